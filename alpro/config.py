@@ -1,0 +1,319 @@
+"""The types of params.yaml: one typed configuration, unknown keys refused, contradictions refused at start.
+
+`params.yaml` is the single source (recipes/ holds complete ones); every stage of dvc.yaml loads it through
+`load`. The defaults below are the paper's (REFERENCE: section 3 of the ALPRO paper, arXiv 2112.09583).
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from alpro.errors import ConfigError
+
+Fraction = float
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, values can't be changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- the machine ------------------------------------------------------------------------------------------
+
+
+class Launch(Section):
+    """On how many processes and hosts the stages that train and evaluate run."""
+
+    processes: PositiveInt = Field(1, description="Number of processes over all hosts (the world size).")
+    hosts: str | None = Field(None, description="Horovod's host list, `name:slots,...`; null: this machine.")
+    threads: PositiveInt = Field(1, description="CPU threads of each process.")
+    start_timeout_s: PositiveFloat = Field(120, description="Give up when the processes have not met by then.")
+    stall_timeout_s: PositiveFloat = Field(1800, description="End the run when a process shows no progress so long.")
+
+
+class Loader(Section):
+    """How samples are read."""
+
+    workers: int = Field(0, ge=0, description="Reading processes of each training process; 0 reads in the process itself.")
+    prefetch: PositiveInt = Field(2, description="Batches that each worker keeps ready.")
+    max_unreadable: Fraction = Field(0.001, ge=0, le=1, description="Training stops when a larger share can't be read.")
+
+
+# --- the model --------------------------------------------------------------------------------------------
+
+
+class Model(Section):
+    """Sizes of the model; the defaults are ALPRO's (TimeSformer-B/16 and BERT-base)."""
+
+    image_size: PositiveInt = Field(224, description="Side of the square frames, in pixels.")
+    patch_size: PositiveInt = 16
+    width: PositiveInt = Field(768, description="Width of the vision, text and multimodal encoders.")
+    heads: PositiveInt = 12
+    intermediate: PositiveInt = Field(3072, description="Hidden width of every MLP.")
+    vision_layers: PositiveInt = 12
+    text_layers: PositiveInt = Field(6, description="Layers of the text encoder (BERT's lower half).")
+    fusion_layers: PositiveInt = Field(6, description="Layers of the multimodal encoder (BERT's upper half).")
+    embed_dim: PositiveInt = Field(256, description="Width of the space in which VTC compares.")
+    vocab_size: PositiveInt = 30522
+    max_positions: PositiveInt = 512
+    dropout: float = Field(0.1, ge=0, lt=1, description="Of the text and multimodal encoders.")
+    drop_path: float = Field(0.1, ge=0, lt=1, description="Of the last block of the vision encoder; 0 in the first.")
+    temperature: PositiveFloat = Field(0.07, description="VTC's at the start; learned, clamped to [0.001, 0.5].")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Model:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
+
+
+# --- data -------------------------------------------------------------------------------------------------
+
+
+class Corpus(Section):
+    """Captions for the prompter's and the pre-training."""
+
+    media: Literal["video", "image"]
+    train: str = Field(description="Annotation file: .csv, .parquet, .jsonl or .json.")
+    val: str | None = None
+    root: str = Field(description="Folder of the videos or images that the file names.")
+
+
+class Dataset(Section):
+    """A down-stream data set in the official layout; its name is the name of the task."""
+
+    task: Literal["retrieval", "qa"]
+    annotations: str = Field(description="Folder with train/val/test.jsonl and, for qa, train_ans2label.json.")
+    videos: str = Field(description="Folder of the videos; may be another set's (MSRVTT-QA uses msrvtt_ret's).")
+
+
+class Sample(Section):
+    """What `alpro data sample` makes."""
+
+    seed: int = 0
+    frame_size: PositiveInt = Field(96, description="Side of the made videos, in pixels.")
+    pretrain_videos: PositiveInt = 800
+    pretrain_images: PositiveInt = 300
+    train_videos: PositiveInt = Field(500, description="Of each down-stream video collection.")
+    val_videos: PositiveInt = 60
+    test_videos: PositiveInt = 120
+
+
+class Text(Section):
+    """The tokenizer."""
+
+    tokenizer: str = Field(description="Folder with a WordPiece vocabulary (vocab.txt).")
+
+
+class Entities(Section):
+    """The entity list of PEM."""
+
+    source: str | None = Field(None, description="A `unigrams.txt` to take as it is; null: count the captions' nouns.")
+    number: PositiveInt = Field(1000, description="How many of the most frequent nouns are entities.")
+
+
+# --- training ---------------------------------------------------------------------------------------------
+
+
+class RandAugment(Section):
+    """RandAugment, the same for all frames of a clip."""
+
+    operations: PositiveInt = 2
+    magnitude: PositiveFloat = 5
+
+
+class Training(Section):
+    """One training; the defaults hold for all four."""
+
+    epochs: PositiveInt
+    max_steps: PositiveInt | None = Field(None, description="Stop after so many optimizer steps; null: all epochs.")
+    batch_size: PositiveInt = Field(description="Samples per process and micro-step.")
+    accumulation: PositiveInt = Field(1, description="Micro-steps per optimizer step.")
+    accumulate: Literal["mean", "sum"] = Field("mean", description="What is made of the micro-steps' gradients.")
+    learning_rate: PositiveFloat
+    weight_decay: float = Field(0.001, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: PositiveFloat = 1e-6
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of all steps in which the rate grows.")
+    grad_clip: PositiveFloat = Field(description="Largest norm of the whole gradient.")
+    num_frames: PositiveInt
+    max_text_tokens: PositiveInt
+    validations: PositiveInt = Field(description="How often the validation split is evaluated, evenly over the steps.")
+    train_frames: Literal["random", "headtail", "uniform"] = "headtail"
+    eval_frames: Literal["uniform", "uniform_floor", "headtail"] = "uniform"
+    decode_size: PositiveInt | None = Field(None, description="Frames are read at this side, then cropped; null: the model's.")
+    randaugment: RandAugment | None = RandAugment()
+    reshuffle: bool = Field(True, description="A new order in every epoch.")
+    distinct_videos: bool = Field(True, description="No two captions of one video in a batch.")
+    gradient_checkpointing: Literal["off", "exact", "official"] = Field(
+        "off", description="Of the vision encoder; `official` loses the attention's and MLP's gradients, as the released code."
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    select_by: str = Field(description="Validation metric that says which checkpoint is best; `-name`: smaller is better.")
+    save_every_s: PositiveFloat = Field(600, description="Resume state is written at least so often.")
+    log_every: PositiveInt = Field(10, description="Steps between two log lines.")
+
+
+class Objectives(Section):
+    """Weights of the pre-training losses; 0 turns one off."""
+
+    vtc: float = Field(1.0, ge=0)
+    vtm: float = Field(1.0, ge=0)
+    mlm: float = Field(1.0, ge=0)
+    pem: float = Field(1.0, ge=0)
+
+
+class PEM(Section):
+    """Prompting entity modeling."""
+
+    ensemble: bool = Field(True, description="Average each entity's prompt over all templates; false: the first alone.")
+    ignore: Literal["max_probability", "argmax_zero"] = Field(
+        "max_probability", description="Which crops carry no label: under the threshold (paper), or of entity 0 (released code)."
+    )
+    threshold: float = Field(0.2, ge=0, le=1)
+    crop_area: tuple[float, float] = (0.3, 0.5)
+    crop_aspect: tuple[float, float] = (0.3, 1 / 0.3)
+
+
+class CorpusTraining(Training):
+    """A training on caption corpora."""
+
+    corpora: list[str] = Field(description="Names under `corpora`.")
+    mix: Literal["equal", "size"] = Field("equal", description="How a step's corpus is drawn: equal odds, or by size.")
+
+
+class Pretraining(CorpusTraining):
+    """The pre-training of the video-language model."""
+
+    objectives: Objectives = Objectives()
+    mlm_probability: float = Field(0.15, gt=0, lt=1)
+    pem: PEM = PEM()
+
+
+class Init(Section):
+    """Where trainings start: the output of another stage, a checkpoint (own or official), or a file of recipes/init."""
+
+    prompter: str
+    teacher: str = Field(description="The prompter that pre-training asks.")
+    pretrain: str
+    finetune: str
+
+
+class Evaluate(Section):
+    """The evaluation of a task's test split."""
+
+    checkpoint: str = Field(description="What is evaluated; by default what the fine-tuning stage made.")
+    split: Literal["test", "val"] = "test"
+    batch_pairs: PositiveInt = Field(64, description="Text-video pairs of one multimodal batch.")
+    rerank: PositiveInt | None = Field(None, description="VTM scores only the K best of VTC per query; null: all.")
+    round_scores: int | None = Field(None, description="Decimals to which scores are rounded before ranking (released code: 4).")
+    bootstrap: PositiveInt = Field(1000, description="Resamples of the interval.")
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    recipe: str
+    seed: int = 42
+    launch: Launch = Launch()
+    loader: Loader = Loader()
+    model: Model = Model()
+    text: Text
+    entities: Entities = Entities()
+    sample: Sample | None = Field(None, description="Made data; null where the data are real.")
+    corpora: dict[str, Corpus]
+    datasets: dict[str, Dataset]
+    init: Init
+    prompter: CorpusTraining
+    pretrain: Pretraining
+    finetune: dict[str, Training]
+    evaluate: dict[str, Evaluate]
+    zeroshot: dict[str, Evaluate] = {}
+    ablations: bool = Field(False, description="Train and evaluate the video-blind and the one-frame model too.")
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Params:
+        for where, training in (("prompter", self.prompter), ("pretrain", self.pretrain)):
+            for name in training.corpora:
+                if name not in self.corpora:
+                    raise ValueError(f"{where}.corpora names {name!r}, which `corpora` does not have{nearest(name, self.corpora)}")
+        for where, section in (("finetune", self.finetune), ("evaluate", self.evaluate), ("zeroshot", self.zeroshot)):
+            for name in section:
+                if name not in self.datasets:
+                    raise ValueError(f"{where}.{name}: `datasets` has no {name!r}{nearest(name, self.datasets)}")
+        for name, dataset in self.datasets.items():
+            if name not in self.finetune or name not in self.evaluate:
+                raise ValueError(f"datasets.{name}: finetune.{name} and evaluate.{name} must be given too")
+            if name in self.zeroshot and dataset.task != "retrieval":
+                raise ValueError(f"zeroshot.{name}: only retrieval can be evaluated without fine-tuning")
+        longest = max(t.max_text_tokens for t in (self.prompter, self.pretrain, *self.finetune.values()))
+        if longest > self.model.max_positions:
+            raise ValueError(f"max_text_tokens {longest} is more than model.max_positions {self.model.max_positions}")
+        return self
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and check params.yaml. Raises ConfigError with one line per fault, each naming its key."""
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: not found; `alpro recipe use sample` writes one") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: holds no keys; `alpro recipe use sample` writes a complete one")
+    return parse(raw, where=str(path))
+
+
+def parse(raw: dict[str, Any], where: str = "params.yaml") -> Params:
+    """Check a dict of parameters. Raises ConfigError as `load` does."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{where}: {_line(fault)}" for fault in error.errors())) from None
+
+
+def nearest(name: str, known: Any) -> str:
+    """`; did you mean 'x'?`, or nothing where no known name is close."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def _line(fault: Any) -> str:
+    loc = [str(part) for part in fault["loc"]]
+    key = ".".join(loc)
+    if fault["type"] == "extra_forbidden":
+        section = _section_at(loc[:-1])
+        hint = nearest(loc[-1], section.model_fields) if section else ""
+        return f"{key}: no such parameter{hint}"
+    if fault["type"] == "missing":
+        return f"{key}: missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (got {fault['input']!r})" if key and fault["type"] != "value_error" else f"{key}: {message}".lstrip(": ")
+
+
+def _section_at(loc: list[str]) -> type[Section] | None:
+    """The section type at a path of keys, seen through optional and dict types."""
+    here: Any = Params
+    for name in loc:
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            if name not in here.model_fields:
+                return None
+            here = here.model_fields[name].annotation
+        elif get_origin(here) is dict:
+            here = get_args(here)[1]
+        if get_origin(here) is Union or type(here).__name__ == "UnionType":
+            here = next(arg for arg in get_args(here) if arg is not type(None))
+    return here if isinstance(here, type) and issubclass(here, Section) else None

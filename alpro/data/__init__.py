@@ -1,0 +1,1 @@
+"""Sources, annotations, validation, decoding, augmentation and data sets."""

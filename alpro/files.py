@@ -1,0 +1,75 @@
+"""Writing so that a kill never leaves a half file: aside, flushed, renamed into place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def atomic_write(path: str | Path, content: bytes | str) -> None:
+    """Write a file as a whole or not at all; its folder is made. Raises OSError when the disk refuses."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o644)  # mkstemp's 0600 would keep a colleague or a container from reading it
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON with sorted keys, the same bytes for the same value. NaN is refused: it is no JSON."""
+    atomic_write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_dir(path: str | Path) -> Iterator[Path]:
+    """A new directory that stands at `path`, replacing what stood there, once the block ended well; else nothing changed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    os.chmod(aside, 0o755)
+    try:
+        yield aside
+        for file in aside.rglob("*"):
+            if file.is_file():
+                _fsync(file)
+        _fsync(aside)
+        if path.exists():
+            old = aside.with_name(aside.name + ".old")
+            os.replace(path, old)
+            os.replace(aside, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(aside, path)
+        _fsync(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
