@@ -153,8 +153,8 @@ class Training(Section):
     randaugment: RandAugment | None = RandAugment()
     reshuffle: bool = Field(True, description="A new order in every epoch.")
     distinct_videos: bool = Field(True, description="No two captions of one video in a batch.")
-    gradient_checkpointing: Literal["off", "exact", "official"] = Field(
-        "off", description="Of the vision encoder; `official` loses the attention's and MLP's gradients, as the released code."
+    gradient_checkpointing: Literal["none", "exact", "official"] = Field(
+        "none", description="Of the vision encoder; `official` loses the attention's and MLP's gradients, as the released code."
     )
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     select_by: str = Field(description="Validation metric that says which checkpoint is best; `-name`: smaller is better.")
@@ -207,15 +207,20 @@ class Init(Section):
     finetune: str
 
 
-class Evaluate(Section):
-    """The evaluation of a task's test split."""
+class Evaluation(Section):
+    """How a task's test split is evaluated."""
 
-    checkpoint: str = Field(description="What is evaluated; by default what the fine-tuning stage made.")
     split: Literal["test", "val"] = "test"
     batch_pairs: PositiveInt = Field(64, description="Text-video pairs of one multimodal batch.")
     rerank: PositiveInt | None = Field(None, description="VTM scores only the K best of VTC per query; null: all.")
     round_scores: int | None = Field(None, description="Decimals to which scores are rounded before ranking (released code: 4).")
     bootstrap: PositiveInt = Field(1000, description="Resamples of the interval.")
+
+
+class Evaluate(Evaluation):
+    """The evaluation of a fine-tuned model."""
+
+    checkpoint: str = Field(description="What is evaluated; by default what the fine-tuning stage made.")
 
 
 class Params(Section):
@@ -236,8 +241,7 @@ class Params(Section):
     pretrain: Pretraining
     finetune: dict[str, Training]
     evaluate: dict[str, Evaluate]
-    zeroshot: dict[str, Evaluate] = {}
-    ablations: bool = Field(False, description="Train and evaluate the video-blind and the one-frame model too.")
+    zeroshot: dict[str, Evaluation] = Field({}, description="Retrieval sets on which `init.finetune` is evaluated as it is.")
 
     @model_validator(mode="after")
     def _names_agree(self) -> Params:
