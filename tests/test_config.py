@@ -1,0 +1,73 @@
+"""params.yaml: unknown keys, wrong types and contradictions are refused with the key and the nearest known name."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alpro import config
+from alpro.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def raw() -> dict:
+    return copy.deepcopy(yaml.safe_load((ROOT / "recipes/sample.yaml").read_text()))
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipe_is_complete_and_named_after_its_file(recipe: Path) -> None:
+    assert config.load(recipe).recipe == recipe.stem
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipe_reads_alike_under_both_yaml_versions(recipe: Path) -> None:
+    """DVC reads YAML 1.2, where `off` is a word and `1e-4` a number; both readers must see the same values."""
+    from ruamel.yaml import YAML
+
+    newer = YAML(typ="safe").load(recipe.read_text())
+    assert yaml.safe_load(recipe.read_text()) == newer
+
+
+def test_misspelt_parameter_names_the_nearest(raw: dict) -> None:
+    raw["finetune"]["msvd_qa"]["learning_rte"] = 1.0
+    with pytest.raises(ConfigError, match=r"finetune\.msvd_qa\.learning_rte: no such parameter; did you mean 'learning_rate'"):
+        config.parse(raw)
+
+
+def test_every_fault_is_listed_on_its_own_line(raw: dict) -> None:
+    raw["sede"] = 1
+    raw["pretrain"]["batch_size"] = 0
+    with pytest.raises(ConfigError) as error:
+        config.parse(raw)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 2 and "did you mean 'seed'" in str(error.value) and "pretrain.batch_size" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("model", "patch_size"), 7, "no multiple of patch_size"),
+        (("model", "heads"), 5, "no multiple of heads"),
+        (("prompter", "corpora"), ["webvid"], "did you mean 'webvid2m'"),
+        (("finetune", "msvd_qa", "max_text_tokens"), 1000, "max_positions"),
+        (("zeroshot", "msvd_qa"), {}, "only retrieval"),
+        (("finetune", "msvd_qa", "learning_rate"), "fast", "learning_rate"),
+    ],
+)
+def test_contradictions_are_refused(raw: dict, path: tuple[str, ...], value: object, message: str) -> None:
+    here = raw
+    for key in path[:-1]:
+        here = here[key]
+    here[path[-1]] = value
+    with pytest.raises(ConfigError, match=message):
+        config.parse(raw)
+
+
+def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="alpro recipe use sample"):
+        config.load(tmp_path / "params.yaml")
