@@ -1,4 +1,4 @@
-"""Retrieval and question-answering metrics, as the paper's tables state them (section 4), and as the released code computes them.
+"""Retrieval and question-answering metrics: the paper's (section 4), and the same figures as the released code computes them.
 
 Everything is a function of arrays; Q queries, G gallery items. Percentages are 0 to 100, as users of ALPRO know them.
 """
@@ -130,9 +130,7 @@ def retrieval_truth(owner: Sequence[int], videos: int) -> tuple[list[list[int]],
 # --- retrieval, as released -------------------------------------------------------------------------------
 
 
-def official_retrieval_metrics(
-    scores: Floats, owner: Sequence[int], decimals: int | None = 4
-) -> dict[str, dict[str, float]]:
+def official_retrieval_metrics(scores: Floats, owner: Sequence[int], decimals: int | None = 4) -> dict[str, dict[str, float]]:
     """The released code's numbers: scores (texts, videos) rounded, `torch.sort` without `stable`, and for video to text
     only each video's last caption counted as right. `owner[t]` is the video of caption t.
     """
@@ -202,13 +200,13 @@ def official_qa_metrics(correct: Sequence[bool], types: Sequence[str], world: in
     """
     hit, kind = _same_length(correct, types)
     seen = padded(len(hit), world)
-    exact = qa_metrics(hit[seen], kind[seen])
-    ratios: dict[str, list[float]] = exact.pop("ratios")  # type: ignore[assignment]
-    accuracy = {f"{name}_acc": round(float(exact.get(f"{name}_acc", 0.0)), 2) for name in QUESTION_TYPES}  # type: ignore[arg-type]
+    hit, kind = hit[seen], kind[seen]
+    percent = {name: round(float(100 * hit[kind == name].mean()), 2) if name in kind else 0.0 for name in QUESTION_TYPES}
+    counts = {name: int((kind == name).sum()) for name in QUESTION_TYPES}
     return {
-        "ratios": {f"{name}_ratio": [round(ratios[f"{name}_ratio"][0], 2), ratios[f"{name}_ratio"][1]] for name in QUESTION_TYPES},
-        "overall_acc": round(float(exact["overall_acc"]), 2),  # type: ignore[arg-type]
-        **accuracy,
+        "ratios": {f"{name}_ratio": [round(100 * count / len(hit), 2), count] for name, count in counts.items()},
+        "overall_acc": round(float(100 * hit.mean()), 2),
+        **{f"{name}_acc": percent[name] for name in QUESTION_TYPES},
     }
 
 
@@ -246,11 +244,13 @@ def calibration(confidence: Sequence[float] | Floats, correct: Sequence[bool], b
     for b in range(bins):
         inside = place == b
         if inside.any():
-            rows.append({
-                "confidence": float(100 * sure[inside].mean()),
-                "accuracy": float(100 * hit[inside].mean()),
-                "count": int(inside.sum()),
-            })
+            rows.append(
+                {
+                    "confidence": float(100 * sure[inside].mean()),
+                    "accuracy": float(100 * hit[inside].mean()),
+                    "count": int(inside.sum()),
+                }
+            )
     return Calibration(float(sum(abs(r["confidence"] - r["accuracy"]) * r["count"] for r in rows) / len(sure)), rows)
 
 

@@ -61,9 +61,7 @@ def test_equal_runs_have_p_one() -> None:
 
 def test_p_value_is_uniform_enough_under_no_difference() -> None:
     generator = np.random.default_rng(2)
-    small = sum(
-        compare(*(generator.random((2, 100)) < 0.3), resamples=500, seed=i).p_value < 0.05 for i in range(200)
-    )
+    small = sum(compare(*(generator.random((2, 100)) < 0.3), resamples=500, seed=i).p_value < 0.05 for i in range(200))
     assert 2 <= small <= 24
 
 
