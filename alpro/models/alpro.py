@@ -1,0 +1,239 @@
+"""ALPRO's models of the tasks: pre-training, retrieval, question answering; `build_model` makes each, and the prompter.
+
+    model = build_model("retrieval", num_frames=8)
+    output = model(batch)          # losses, counts, logits
+    output.total.backward()
+
+Parameters have the names of the official checkpoints, weights that nothing reads included.
+Letters: B batch, T frames, N patches, L text tokens, D width, E entities, A answers.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alpro.config import PEM, Model, Objectives
+from alpro.data.batch import Batch
+from alpro.errors import ConfigError
+from alpro.models.base import Alpro, Output, black, labelled, normalize, require
+from alpro.models.initialise import initialise
+from alpro.models.prompter import Prompter
+from alpro.models.text import Bert, MaskedLM
+from alpro.models.timesformer import Checkpointing
+from alpro.objectives import hard_negatives, masked_positions, mlm_loss, pem, pem_loss, vtm_loss
+
+TASKS = ("prompter", "pretrain", "retrieval", "qa")
+Negatives = tuple[Tensor, Tensor]  # for each text another clip, for each clip another text; (B,) row numbers each
+
+
+class Retrieval(Alpro):
+    """VTC and VTM; the score of a pair is the probability that VTM gives to a match."""
+
+    def __init__(self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing = "off") -> None:
+        super().__init__(config, num_frames, gradient_checkpointing, MaskedLM)
+
+    def forward(self, batch: Batch, generator: torch.Generator | None = None, negatives: Negatives | None = None) -> Output:
+        """Both losses of a batch of captioned clips. `generator` draws VTM's negatives, unless they are handed in."""
+        video = self.encode_video(batch.pixels)
+        text = self.encode_text(batch.input_ids, batch.attention_mask)
+        vtc, v2t, t2v, offset = self.contrast(video, text)
+        if negatives is None:
+            negatives = draw_negatives(v2t, t2v, offset, generator)
+        pairs = matches_and_negatives(video, text, batch.attention_mask, negatives)
+        logits, labels = self.match(*pairs), match_labels(video)
+        return Output(
+            losses={"vtc": vtc, "vtm": vtm_loss(logits, labels)},
+            counts={"vtc": len(video), "vtm": len(labels)},
+            logits={"vtc": v2t, "vtm": logits},
+            targets={"vtc": torch.arange(offset, offset + len(video), device=video.device), "vtm": labels},
+        )
+
+
+class QuestionAnswering(Alpro):
+    """A class for each answer, from the multimodal [CLS]."""
+
+    def __init__(self, config: Model, num_frames: int, num_answers: int, gradient_checkpointing: Checkpointing = "off") -> None:
+        super().__init__(config, num_frames, gradient_checkpointing, Bert)
+        self.classifier = two_layers(config.width, num_answers)
+
+    def answer(self, text: Tensor, text_mask: Tensor, video: Tensor) -> Tensor:
+        """Answers' logits (B, A) of encoded questions and clips."""
+        return self.classifier(self.fuse(text, text_mask, video, cls_only=True)[:, 0])
+
+    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Output:
+        """Cross-entropy over the answer list; questions whose answer is outside of it (label -100) don't count."""
+        text = self.encode_text(batch.input_ids, batch.attention_mask)
+        logits = self.answer(text, batch.attention_mask, self.encode_video(batch.pixels))
+        if batch.labels is None:
+            return Output({}, {}, {"qa": logits})
+        count = (batch.labels >= 0).sum()
+        loss = labelled(F.cross_entropy(logits.float(), batch.labels, reduction="sum"), count)
+        return Output({"qa": loss}, {"qa": count}, {"qa": logits}, {"qa": batch.labels})
+
+
+class Pretrain(Alpro):
+    """VTC, VTM, MLM and PEM; an objective of weight 0 costs nothing. Without PEM there is no prompter and no entity head."""
+
+    def __init__(
+        self,
+        config: Model,
+        num_frames: int,
+        num_entities: int,
+        gradient_checkpointing: Checkpointing = "off",
+        objectives: Objectives | None = None,
+        pem: PEM | None = None,
+    ) -> None:
+        super().__init__(config, num_frames, gradient_checkpointing, MaskedLM)
+        self.objectives = objectives or Objectives()
+        self.pem = pem or PEM()
+        self.prompter = self.mpm_head = None
+        if num_entities and self.objectives.pem:
+            self.prompter = Prompter(config, num_frames, num_entities).requires_grad_(False).eval()
+            self.mpm_head = two_layers(config.width, num_entities)
+
+    def train(self, mode: bool = True) -> Pretrain:
+        """As of any module; the prompter stays in evaluation mode."""
+        super().train(mode)
+        if self.prompter is not None:
+            self.prompter.eval()
+        return self
+
+    def forward(self, batch: Batch, generator: torch.Generator | None = None, negatives: Negatives | None = None) -> Output:
+        """The losses of a batch of captioned clips with masked text and crop boxes.
+
+        Each clip and each text is encoded once. The multimodal encoder runs over matching pairs and masked text together
+        in full, and over VTM's negatives for their [CLS] alone.
+        """
+        on = self.objectives
+        pixels = batch.pixels if batch.pixels.is_floating_point() else normalize(batch.pixels)
+        video = self.encode_video(pixels)
+        mask, size = batch.attention_mask, len(video)
+        texts = self.encode_text(batch.input_ids, mask)
+        output = Output({}, {}, {}, {}, weights=on.model_dump())
+
+        if on.vtc or on.vtm:
+            loss, v2t, t2v, offset = self.contrast(video, texts, alone=not on.vtc)
+            if on.vtc:
+                targets = torch.arange(offset, offset + size, device=video.device)
+                _note(output, "vtc", loss, size, v2t, targets)
+            if on.vtm and negatives is None:
+                negatives = draw_negatives(v2t, t2v, offset, generator)
+
+        fused = masked = None
+        if on.mlm:
+            mlm_ids, mlm_labels = require(batch, "mlm_input_ids", "mlm_labels")
+            masked = self.encode_text(mlm_ids, mask)
+        if on.vtm or self.prompter is not None:
+            both = texts if masked is None else torch.cat([texts, masked])
+            fused = self.fuse(both, mask.repeat(len(both) // size, 1), video.repeat(len(both) // size, 1, 1))
+            fused, masked = fused[:size], fused[size:]
+        elif masked is not None:
+            masked = self.fuse(masked, mask, video)
+
+        if on.vtm:
+            wrong = matches_and_negatives(video, texts, mask, negatives, matches=False)
+            logits = torch.cat([self.itm_head(fused[:, 0]), self.match(*wrong)])
+            labels = match_labels(video)
+            _note(output, "vtm", vtm_loss(logits, labels), len(labels), logits, labels)
+        if on.mlm:
+            rows, columns = masked_positions(mlm_labels)
+            logits, labels = self.text_encoder.cls(masked[rows, columns]), mlm_labels[rows, columns]
+            _note(output, "mlm", mlm_loss(logits, labels), len(labels), logits, labels)
+        if self.prompter is not None:
+            patches = fused[:, mask.shape[1] + 1 :]
+            _note(output, "pem", *self._entities(batch, pixels, patches))
+        return output
+
+    def _entities(self, batch: Batch, pixels: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """PEM's loss, number of kept crops, logits and soft labels."""
+        (boxes,) = require(batch, "crop_boxes")
+        inside = pem.boxes_to_mask(boxes, *pixels.shape[-2:])
+        labels = pem.soft_labels(self.prompter.entity_logits(pem.crop(pixels, inside, black(pixels.device)), batch.media))
+        step = self.config.patch_size
+        logits = self.mpm_head(pem.mean_inside(patches, inside[:, ::step, ::step].flatten(1)))
+        keep = pem.kept(labels, self.pem.ignore, self.pem.threshold)
+        return pem_loss(logits, labels, keep), keep.sum(), logits, labels
+
+
+def two_layers(width: int, classes: int) -> nn.Sequential:
+    """The classifier of PEM and of question answering."""
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(True), nn.Linear(2 * width, classes))
+
+
+def draw_negatives(v2t: Tensor, t2v: Tensor, offset: int, generator: torch.Generator | None = None) -> Negatives:
+    """VTM's negatives out of this process's batch, by the similarities (B, pairs of all processes)."""
+    here = slice(offset, offset + len(v2t))
+    clips = hard_negatives(t2v[:, here], generator)
+    return clips, hard_negatives(v2t[:, here], generator)
+
+
+def matches_and_negatives(
+    video: Tensor, text: Tensor, text_mask: Tensor, negatives: Negatives, matches: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Text, mask and video of the B matching pairs (unless left out), B texts with a wrong clip, B clips with a wrong text."""
+    clips, texts = negatives
+    first = 0 if matches else 1
+    return (
+        torch.cat([text, text, text[texts]][first:]),
+        torch.cat([text_mask, text_mask, text_mask[texts]][first:]),
+        torch.cat([video, video[clips], video][first:]),
+    )
+
+
+def match_labels(video: Tensor) -> Tensor:
+    """VTM's classes of B matches and 2B negatives."""
+    labels = torch.zeros(3 * len(video), dtype=torch.long, device=video.device)
+    labels[: len(video)] = 1
+    return labels
+
+
+def build_model(
+    task: str,
+    *,
+    num_frames: int,
+    config: Model | None = None,
+    image_size: int | None = None,
+    num_answers: int | None = None,
+    num_entities: int | None = None,
+    gradient_checkpointing: Checkpointing = "off",
+    objectives: Objectives | None = None,
+    pem: PEM | None = None,
+    seed: int | None = 0,
+) -> Alpro:
+    """A model with the official parameter names, its weights drawn from `seed`; None leaves them on the meta device.
+
+    `task` is prompter, pretrain, retrieval or qa; `config` holds the sizes (default: ALPRO's), `image_size` replaces its
+    image size. `num_answers` is the width of the answer head (qa), `num_entities` the number of entities (prompter, pretrain;
+    0: no PEM). Raises ConfigError for an unknown task or a number that the task needs and wasn't given.
+    """
+    config = config or Model()
+    if image_size is not None and image_size != config.image_size:
+        if image_size % config.patch_size:
+            raise ConfigError(f"image_size {image_size} is no multiple of patch_size {config.patch_size}")
+        config = config.model_copy(update={"image_size": image_size})
+    if task not in TASKS:
+        raise ConfigError(f"task {task!r} is none of {', '.join(TASKS)}")
+    if task == "qa" and num_answers is None:
+        raise ConfigError("a qa model needs num_answers")
+    if task in ("prompter", "pretrain") and num_entities is None:
+        raise ConfigError(f"a {task} model needs num_entities")
+    with torch.device("meta"):  # no time goes into weights that are drawn again
+        model: Alpro
+        if task == "prompter":
+            model = Prompter(config, num_frames, num_entities, gradient_checkpointing)
+        elif task == "pretrain":
+            model = Pretrain(config, num_frames, num_entities, gradient_checkpointing, objectives, pem)
+        elif task == "retrieval":
+            model = Retrieval(config, num_frames, gradient_checkpointing)
+        else:
+            model = QuestionAnswering(config, num_frames, num_answers, gradient_checkpointing)
+    if seed is not None:
+        initialise(model.to_empty(device="cpu"), seed)
+    return model
+
+
+def _note(output: Output, name: str, loss: Tensor, count: Tensor | int, logits: Tensor, targets: Tensor) -> None:
+    output.losses[name], output.counts[name] = loss, count
+    output.logits[name], output.targets[name] = logits, targets

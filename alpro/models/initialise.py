@@ -1,0 +1,60 @@
+"""The weights of a model that starts from nothing: every tensor drawn from a seed, in a fixed order."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+BERT_STD = VIT_STD = 0.02
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Fill every parameter and buffer of a model, in place; the same seed gives the same bits.
+
+    As in the papers of the parts: BERT normal with deviation 0.02, ViT truncated normal with 0.02, biases zero; `temporal_fc`
+    and the time embedding zero, so that a block starts as a ViT's (they get gradients from the first step on); the heads
+    uniform as of torch's linear layers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    filled: set[int] = set()
+    with torch.no_grad():
+        for module in model.modules():
+            if hasattr(module, "tie"):
+                module.tie()
+        for name, module in model.named_modules():
+            own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+            for key, tensor in own.items():
+                if id(tensor) not in filled:
+                    filled.add(id(tensor))
+                    _fill(f"{name}.{key}".lstrip("."), key, module, tensor, generator)
+
+
+def _fill(name: str, key: str, module: nn.Module, tensor: Tensor, generator: torch.Generator) -> None:
+    vision, text = "visual_encoder." in name, "text_encoder." in name
+    if key == "position_ids":
+        tensor.copy_(torch.arange(tensor.shape[1]))
+    elif isinstance(module, nn.LayerNorm):
+        tensor.fill_(1 if key == "weight" else 0)
+    elif isinstance(module, nn.Conv2d):
+        _uniform(tensor, module.weight[0].numel(), generator)
+    elif key.endswith("bias") and (vision or text):
+        tensor.zero_()
+    elif key == "temp":
+        tensor.fill_(module.config.temperature)
+    elif "temporal_fc" in name or key in ("time_embed", "video_prompt_feat", "image_prompt_feat"):
+        tensor.zero_()
+    elif vision:
+        nn.init.trunc_normal_(tensor, std=VIT_STD, a=-2 * VIT_STD, b=2 * VIT_STD, generator=generator)
+    elif text:
+        tensor.normal_(0, BERT_STD, generator=generator)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            tensor[module.padding_idx].zero_()
+    else:
+        _uniform(tensor, module.in_features, generator)
+
+
+def _uniform(tensor: Tensor, fan_in: int, generator: torch.Generator) -> None:
+    bound = 1 / math.sqrt(fan_in)
+    tensor.uniform_(-bound, bound, generator=generator)

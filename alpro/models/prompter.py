@@ -1,0 +1,119 @@
+"""The prompter: VTC alone, trained first, then frozen to say which entities a crop shows (paper section 3.3).
+
+Letters: B batch, E entities, P templates, L text tokens, C width of the shared space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alpro.config import Model
+from alpro.data.batch import Batch
+from alpro.errors import TrainingError
+from alpro.models.base import Alpro, Output
+from alpro.models.text import MaskedLM
+from alpro.models.timesformer import Checkpointing
+
+TEMPLATES = {
+    "video": (
+        "A footage of a {}.",
+        "A footage of the {}.",
+        "A footage of one {}.",
+        "A video of a {}.",
+        "A video of the {}.",
+        "A video of one {}.",
+        "A portrait of a {}.",
+        "A portrait of the {}.",
+        "A portrait of one {}.",
+        "A video footage of a {}.",
+        "A video footage of the {}.",
+        "A video footage of one {}.",
+    ),
+    "image": (
+        "A photo of a {}.",
+        "A photo of the {}.",
+        "A photo of one {}.",
+        "A picture of a {}.",
+        "A picture of the {}.",
+        "A picture of one {}.",
+        "A good photo of the {}.",
+        "A good photo of a {}.",
+        "A good photo of one {}.",
+        "A good picture of the {}.",
+        "A good picture of a {}.",
+        "A good picture of one {}.",
+    ),
+}
+
+
+class Prompter(Alpro):
+    """Both encoders, and the features of each entity's prompts for videos and for images."""
+
+    def __init__(
+        self, config: Model, num_frames: int, num_entities: int, gradient_checkpointing: Checkpointing = "off"
+    ) -> None:
+        super().__init__(config, num_frames, gradient_checkpointing, MaskedLM)
+        self.register_buffer("video_prompt_feat", torch.zeros(num_entities, config.embed_dim))
+        self.register_buffer("image_prompt_feat", torch.zeros(num_entities, config.embed_dim))
+        self._prompts_checked = False
+
+    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Output:
+        """VTC of a batch of captioned clips. Nothing is random here but dropout."""
+        video = self.encode_video(batch.pixels)
+        text = self.encode_text(batch.input_ids, batch.attention_mask)
+        loss, video_to_text, _, offset = self.contrast(video, text)
+        targets = torch.arange(offset, offset + len(video), device=video.device)
+        return Output({"vtc": loss}, {"vtc": len(video)}, {"vtc": video_to_text}, {"vtc": targets})
+
+    @torch.no_grad()
+    def entity_logits(self, pixels: Tensor, media: str) -> Tensor:
+        """Similarity of clips (B, T, 3, H, W) to each entity's prompts, divided by the temperature: (B, E).
+
+        Raises TrainingError when the prompts' features were never made: every entity would be equally likely.
+        """
+        prompts = self.image_prompt_feat if media == "image" else self.video_prompt_feat
+        if not self._prompts_checked:
+            if not prompts.any(1).all():
+                raise TrainingError("the prompter has no entity prompts; call set_prompts with its entity list and tokenizer")
+            self._prompts_checked = True
+        feature = self.video_feature(self.encode_video(pixels))
+        with torch.autocast(feature.device.type, enabled=False):
+            return feature @ prompts.T / self.temp
+
+    def set_prompts(self, entities: Sequence[str], tokenizer: Any, ensemble: bool = True, batch_size: int = 256) -> None:
+        """Make the prompts' features for an entity list; without `ensemble` from the first template alone.
+
+        `tokenizer` is a transformers tokenizer. Prompts are never cut, as 15 tokens (the official length) hold all of them.
+        """
+        for media, buffer in (("video", "video_prompt_feat"), ("image", "image_prompt_feat")):
+            texts = entity_prompts(entities, TEMPLATES[media] if ensemble else TEMPLATES[media][:1])
+            tokens = tokenizer(texts, padding=True, return_tensors="pt")
+            features = self.prompt_features(tokens["input_ids"], tokens["attention_mask"], len(entities), batch_size)
+            setattr(self, buffer, features.to(self.temp.device))
+        self._prompts_checked = False
+
+    @torch.no_grad()
+    def prompt_features(self, input_ids: Tensor, attention_mask: Tensor, entities: int, batch_size: int = 256) -> Tensor:
+        """Tokens (P*E, L), template after template, -> the mean of each entity's unit vectors (E, C).
+
+        As in the released code the mean is not made a unit vector again; its norm is a little under 1.
+        """
+        training, device = self.training, self.temp.device
+        self.eval()
+        features = [
+            self.text_feature(self.encode_text(ids.to(device), mask.to(device)))
+            for ids, mask in zip(input_ids.split(batch_size), attention_mask.split(batch_size), strict=True)
+        ]
+        self.train(training)
+        if not features:
+            return torch.zeros(0, self.config.embed_dim)
+        return torch.cat(features).unflatten(0, (-1, entities)).mean(0)
+
+
+def entity_prompts(entities: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every entity in the first template, then every entity in the second, and so on."""
+    return [template.format(entity) for template in templates for entity in entities]

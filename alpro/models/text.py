@@ -1,0 +1,100 @@
+"""BERT's lower half as the text encoder, its upper half as the multimodal encoder (paper section 3.1).
+
+Both halves are self-attention layers of one BERT: the text encoder reads tokens, the multimodal encoder reads the text's
+features and the video's in one sequence [text ; video]. Letters: B batch, L text tokens, V video tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertOnlyMLMHead
+
+from alpro.config import Model
+
+MASKED = -10000.0  # what is added to the attention score of a padding token
+
+
+class Bert(nn.Module):
+    """Text encoder and multimodal encoder."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.text_layers = config.text_layers
+        bert = bert_config(config)
+        self.embeddings = BertEmbeddings(bert)
+        # Official files hold the positions, so the buffer is saved; token types are all zero and made on the fly.
+        self.embeddings.register_buffer("position_ids", torch.arange(config.max_positions).expand(1, -1))
+        del self.embeddings.token_type_ids
+        self.encoder = nn.Module()
+        self.encoder.layer = nn.ModuleList(BertLayer(bert) for _ in range(bert.num_hidden_layers))
+
+    def text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Tokens (B, L) and their mask (1 = a token) -> (B, L, D)."""
+        x = self.embeddings(input_ids)
+        mask = additive(attention_mask, x.dtype)
+        for layer in self.encoder.layer[: self.text_layers]:
+            x = layer(x, mask)
+        return x
+
+    def fuse(self, text: Tensor, text_mask: Tensor, video: Tensor, cls_only: bool = False) -> Tensor:
+        """(B, L, D), (B, L), (B, V, D) -> (B, L+V, D); with `cls_only` (B, 1, D), for which the last layer does less work."""
+        x = torch.cat([text, video], 1)
+        mask = additive(F.pad(text_mask, (0, video.shape[1]), value=1), x.dtype)
+        *layers, last = self.encoder.layer[self.text_layers :]
+        for layer in layers:
+            x = layer(x, mask)
+        return _first_token(last, x, mask) if cls_only else last(x, mask)
+
+
+class MaskedLM(nn.Module):
+    """Bert with the head of masked language modeling, whose decoder is the word embedding."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.bert = Bert(config)
+        self.cls = BertOnlyMLMHead(bert_config(config))
+        self.tie()
+
+    def tie(self) -> None:
+        """Make the decoder share the word embedding, and the two names of its bias one tensor."""
+        head = self.cls.predictions
+        head.decoder.weight = self.bert.embeddings.word_embeddings.weight
+        head.decoder.bias = head.bias
+
+
+def bert_config(config: Model) -> BertConfig:
+    """transformers' description of a BERT of these sizes."""
+    return BertConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.width,
+        num_hidden_layers=config.text_layers + config.fusion_layers,
+        num_attention_heads=config.heads,
+        intermediate_size=config.intermediate,
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
+        max_position_embeddings=config.max_positions,
+        layer_norm_eps=1e-12,
+        attn_implementation="sdpa",
+    )
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask (B, L) of 1 and 0 as (B, 1, 1, L) to add to attention scores."""
+    return (1 - mask[:, None, None, :].to(dtype)) * MASKED
+
+
+def _first_token(layer: BertLayer, x: Tensor, mask: Tensor) -> Tensor:
+    """What `layer(x, mask)[:, :1]` is, with one query instead of all."""
+    attention = layer.attention.self
+
+    def heads(t: Tensor) -> Tensor:
+        return t.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+
+    q, k, v = heads(attention.query(x[:, :1])), heads(attention.key(x)), heads(attention.value(x))
+    dropout = attention.dropout.p if attention.training else 0.0
+    context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), dropout_p=dropout)
+    context = layer.attention.output(context.transpose(1, 2).flatten(2), x[:, :1])
+    return layer.feed_forward_chunk(context)

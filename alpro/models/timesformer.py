@@ -1,0 +1,136 @@
+"""TimeSformer, the video encoder: a ViT whose blocks attend over time, then over space (paper section 3.1; arXiv 2102.05095).
+
+Letters: B batch, T frames, N patches of a frame, D width. Tokens are `[CLS]` and then the patches in the order (h w t):
+time runs fastest.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention, DropPath, Mlp, PatchEmbed, calculate_drop_path_rates
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from alpro.config import Model
+from alpro.errors import ConfigError
+
+Checkpointing = Literal["off", "exact", "official"]
+KINETICS_CLASSES = 400  # of the classification head that every official checkpoint carries and nothing uses
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class Block(nn.Module):
+    """Divided space-time attention: (B, 1+N*T, D) -> (B, 1+N*T, D)."""
+
+    def __init__(self, width: int, heads: int, intermediate: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(width)
+        self.attn = Attention(width, heads, qkv_bias=True)
+        self.temporal_norm1 = LayerNorm(width)
+        self.temporal_attn = Attention(width, heads, qkv_bias=True)
+        self.temporal_fc = nn.Linear(width, width)
+        self.norm2 = LayerNorm(width)
+        self.mlp = Mlp(width, intermediate)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        batch, tokens, width = x.shape
+        patches = (tokens - 1) // frames
+        cls, x = x[:, :1], x[:, 1:]
+
+        # Time: each place attends over its own T frames. The path is dropped per place, before temporal_fc.
+        places = x.reshape(batch * patches, frames, width)
+        places = self.drop_path(self.temporal_attn(self.temporal_norm1(places)))
+        x = x + self.temporal_fc(places.reshape(batch, patches * frames, width))
+
+        # Space: each frame attends over its own patches and a copy of CLS. The path is dropped per frame; CLS becomes the mean.
+        images = x.reshape(batch, patches, frames, width).transpose(1, 2)  # (B, T, N, D)
+        images = torch.cat([cls[:, None].expand(-1, frames, -1, -1), images], 2).reshape(batch * frames, 1 + patches, width)
+        images = self.drop_path(self.attn(self.norm1(images))).reshape(batch, frames, 1 + patches, width)
+        cls = cls + images[:, :, 0].mean(1, keepdim=True)
+        x = x + images[:, :, 1:].transpose(1, 2).reshape(batch, patches * frames, width)
+
+        x = torch.cat([cls, x], 1)
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class VisionTransformer(nn.Module):
+    """The encoder without pooling; embeddings of other sizes than the input's are interpolated (nearest, 2-D in space)."""
+
+    def __init__(self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing = "off") -> None:
+        super().__init__()
+        self.checkpointing = gradient_checkpointing != "off"
+        side = config.image_size // config.patch_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, config.width))
+        self.time_embed = nn.Parameter(torch.zeros(1, num_frames, config.width))
+        self.patch_embed = PatchEmbed(config.image_size, config.patch_size, embed_dim=config.width, strict_img_size=False)
+        rates = calculate_drop_path_rates(config.drop_path, config.vision_layers)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.intermediate, rate) for rate in rates)
+        self.norm = LayerNorm(config.width)
+        self.head = nn.Linear(config.width, KINETICS_CLASSES)
+        if gradient_checkpointing == "official":
+            # The released checkpointing differentiates only with respect to a layer's input: attention and MLP never learn.
+            for block in self.blocks:
+                for layer in (block.attn, block.temporal_attn, block.mlp):
+                    layer.requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, T, 3, H, W) normalised float -> (B, 1+N*T, D)."""
+        batch, frames, _, height, width = pixels.shape
+        x = self.patch_embed(pixels.flatten(0, 1))  # (B*T, N, D)
+        cls_place, places = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        grid = (height // self.patch_embed.patch_size[0], width // self.patch_embed.patch_size[1])
+        if grid != self.patch_embed.grid_size:
+            places = resize_grid(places, self.patch_embed.grid_size, grid, "nearest")
+        times = self.time_embed
+        if frames != times.shape[1]:
+            times = resize_time(times, frames)
+
+        x = (x + places).unflatten(0, (batch, frames)).transpose(1, 2)  # (B, N, T, D)
+        x = (x + times[:, None]).flatten(1, 2)
+        x = torch.cat([(self.cls_token + cls_place).expand(batch, -1, -1), x], 1)
+        for block in self.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, frames, use_reentrant=False)
+            else:
+                x = block(x, frames)
+        return self.norm(x)
+
+
+class TimeSformer(nn.Module):
+    """The video encoder with its tokens averaged over time."""
+
+    def __init__(self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing = "off") -> None:
+        super().__init__()
+        self.num_frames = num_frames
+        self.image_size = config.image_size
+        self.model = VisionTransformer(config, num_frames, gradient_checkpointing)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, T, 3, H, W) normalised float -> (B, 1+N, D). Raises ConfigError when T, H or W are not the model's."""
+        expected = (self.num_frames, 3, self.image_size, self.image_size)
+        if pixels.dim() != 5 or tuple(pixels.shape[1:]) != expected:
+            raise ConfigError(
+                f"video encoder: got pixels of shape {tuple(pixels.shape)}, built for (B, {', '.join(map(str, expected))}); "
+                "read as many frames of the size that the model was built for, or resize the checkpoint to them"
+            )
+        x = self.model(pixels)
+        patches = x[:, 1:].unflatten(1, (-1, self.num_frames)).mean(2)
+        return torch.cat([x[:, :1], patches], 1)
+
+
+def resize_time(times: Tensor, frames: int) -> Tensor:
+    """Nearest row for each frame: (1, T, D) -> (1, frames, D)."""
+    return F.interpolate(times.transpose(1, 2), size=frames, mode="nearest").transpose(1, 2)
+
+
+def resize_grid(places: Tensor, old: tuple[int, int], new: tuple[int, int], mode: Literal["nearest", "bicubic"]) -> Tensor:
+    """Patch embeddings resized over their two dimensions: (1, old h*w, D) -> (1, new h*w, D)."""
+    image = places.unflatten(1, old).permute(0, 3, 1, 2)
+    image = F.interpolate(image, size=new, mode=mode, antialias=mode == "bicubic")
+    return image.flatten(2).transpose(1, 2)

@@ -1,0 +1,27 @@
+"""VTC, video-text contrastive: each clip against all workers' captions, each caption against all clips (paper eq. 1-2).
+
+Letters: B this process's pairs, A all processes' pairs, E width of the shared space.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def vtc_loss(
+    video: Tensor, text: Tensor, all_video: Tensor, all_text: Tensor, offset: int, temperature: Tensor | float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of both directions' cross-entropies over this process's pairs.
+
+    `video`, `text` (B, E) and `all_video`, `all_text` (A, E) are unit vectors; row `offset + i` of all is row i of this
+    process. Returns the loss and the two similarities divided by the temperature, (B, A) each: video to text, text to video.
+    Computed in float32 also under autocast, where a product of unit vectors would keep two decimals.
+    """
+    with torch.autocast(video.device.type, enabled=False):
+        video_to_text = video.float() @ all_text.float().T / temperature
+        text_to_video = text.float() @ all_video.float().T / temperature
+        targets = torch.arange(offset, offset + len(video), device=video.device)
+        loss = (F.cross_entropy(video_to_text, targets) + F.cross_entropy(text_to_video, targets)) / 2
+    return loss, video_to_text, text_to_video

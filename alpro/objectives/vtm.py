@@ -1,0 +1,25 @@
+"""VTM, video-text matching: does this caption belong to this clip? With two hard negatives a pair (paper section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alpro.errors import ConfigError
+
+
+def hard_negatives(similarity: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """For each row of similarity / temperature (B, B), another row's index drawn by softmax: (B,) int64.
+
+    The diagonal, the true pair, is never drawn. Raises ConfigError for B = 1, where there is no other.
+    """
+    if len(similarity) < 2:
+        raise ConfigError("VTM needs at least 2 pairs in a process's batch for its negatives; set batch_size to 2 or more")
+    weights = similarity.detach().float().clone().fill_diagonal_(float("-inf")).softmax(1)
+    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+
+
+def vtm_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of (P, 2) logits; class 1 is a match."""
+    return F.cross_entropy(logits, labels)
