@@ -1,0 +1,238 @@
+"""Text-video retrieval at the least cost that is exact (paper, section 4.2).
+
+Each video and each caption is encoded once; the multimodal encoder scores (caption, video) pairs in large batches, with
+texts at their real length and its last layer for [CLS] alone.
+
+B pairs of a batch, T frames, L text tokens, N patches, D width; Q captions, V videos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alpro import distributed
+from alpro.data.records import Record
+from alpro.errors import ConfigError, DataError
+from alpro.evaluation import metrics
+from alpro.evaluation.clips import Clips, Look, Strategy
+from alpro.evaluation.texts import CHUNK, TextBank, by_length, encoded, token_ids
+from alpro.evaluation.work import Progress, evaluating, shared, split
+from alpro.models import Alpro
+
+VIDEOS_PER_UNIT = 4  # encoded and scored together; part of the numbers, so it depends on nothing
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RetrievalResult:
+    """All that a retrieval evaluation found; the same on every rank.
+
+    scores (Q, V): VTM's probability of a match, NaN where re-ranking left a pair out; similarities (Q, V): VTC's cosine.
+    """
+
+    video_ids: list[str]
+    text_ids: list[str]
+    texts: list[str]
+    owner: list[int]  # the video of each caption
+    scores: Scores
+    similarities: Scores
+    rerank: int | None = None
+    round_scores: int | None = None
+    _best: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = field(default=None, repr=False)
+
+    @cached_property
+    def text_order(self) -> NDArray[np.float64]:
+        """What ranks the videos for a caption (Q, V): the score; under re-ranking a pair that is not among the K best of
+        VTC stands below all that are, in VTC's order.
+        """
+        return self._order(0)
+
+    @cached_property
+    def video_order(self) -> NDArray[np.float64]:
+        """What ranks the captions for a video (V, Q)."""
+        return self._order(1).T
+
+    def _order(self, direction: int) -> NDArray[np.float64]:
+        scores = self.scores.astype(np.float64)
+        if self.round_scores is not None:
+            return np.round(scores, self.round_scores)
+        if self._best is None:
+            return scores
+        return np.where(self._best[direction], scores, self.similarities.astype(np.float64) - 3)  # cosines reach 1
+
+    @cached_property
+    def described_videos(self) -> list[int]:
+        """Videos that have a caption: the queries of video to text."""
+        return sorted(set(self.owner))
+
+    @cached_property
+    def text_ranks(self) -> metrics.Ranks:
+        """Where each caption's video stands, (Q,)."""
+        return metrics.rank_queries(self.text_order, [[video] for video in self.owner])
+
+    @cached_property
+    def video_ranks(self) -> metrics.Ranks:
+        """Where the best-placed caption of each described video stands."""
+        captions = metrics.retrieval_truth(self.owner, len(self.video_ids))[1]
+        return metrics.rank_queries(self.video_order[self.described_videos], [captions[v] for v in self.described_videos])
+
+    @cached_property
+    def ranks(self) -> tuple[metrics.Ints, metrics.Ints]:
+        """The ranks that the metrics count, text to video and video to text: with `round_scores` the released code's."""
+        if self.round_scores is not None:
+            return metrics.official_ranks(self.scores, self.owner, self.round_scores)
+        return self.text_ranks.stable, self.video_ranks.stable
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """{"text2video": {r1, r5, r10, medianR, meanR}, "video2text": {...}}, recalls in percent."""
+        text, video = self.ranks
+        return {"text2video": metrics.recall_metrics(text), "video2text": metrics.recall_metrics(video)}
+
+    def flat(self) -> dict[str, float]:
+        """The same under one level of names, for training logs: r1 ... meanR, and v2t_r1 ... v2t_meanR."""
+        found = self.metrics()
+        return found["text2video"] | {f"v2t_{name}": value for name, value in found["video2text"].items()}
+
+    def ties(self) -> dict[str, dict[str, dict[str, float]]]:
+        """What ties could make of the metrics, by direction."""
+        return {"text2video": metrics.tie_metrics(self.text_ranks), "video2text": metrics.tie_metrics(self.video_ranks)}
+
+    def best_videos(self, text: int, count: int = 5) -> list[tuple[str, float]]:
+        """The first videos for a caption, with what ranked them."""
+        row = self.text_order[text]
+        return [(self.video_ids[v], float(row[v])) for v in np.argsort(-row, kind="stable")[:count]]
+
+    def best_texts(self, video: int, count: int = 5) -> list[tuple[str, float]]:
+        """The first captions for a video, by their ids, with what ranked them."""
+        row = self.video_order[video]
+        return [(self.text_ids[t], float(row[t])) for t in np.argsort(-row, kind="stable")[:count]]
+
+
+def evaluate_retrieval(
+    model: Alpro,
+    records: Sequence[Record],
+    tokenizer: Any,
+    *,
+    num_frames: int,
+    image_size: int,
+    max_text_tokens: int,
+    frames_strategy: Strategy = "uniform",
+    batch_pairs: int = 64,
+    rerank: int | None = None,
+    round_scores: int | None = None,
+    look: Look = "full",
+    precision: str = "fp32",
+    progress: Progress | None = None,
+) -> RetrievalResult:
+    """Score every caption of the records against every video; all ranks call it and get the same result.
+
+    `rerank` K: VTC ranks, and VTM scores only the K best videos of each caption and captions of each video.
+    `round_scores`: the released code's ranking (rounded, unstable, one caption a video). `look`: what the model is shown.
+    Raises DataError for an unreadable video and for scores that are not finite, ConfigError for contradictory options.
+    """
+    if rerank is not None and round_scores is not None:
+        raise ConfigError("rerank and round_scores exclude each other: the released code scores all pairs")
+    texts = [(f"{record.id}#{n}", text, v) for v, record in enumerate(records) for n, text in enumerate(record.captions)]
+    if not texts:
+        raise DataError("no captions: nothing to retrieve with")
+    clips = Clips(num_frames, frames_strategy, image_size, look)
+    shown = list(records[:1]) if clips.same_for_all else list(records)
+    with evaluating(model, precision) as device:
+        bank, text_features = _encode_texts(model, token_ids(tokenizer, [t[1] for t in texts], max_text_tokens), device)
+        units = [range(start, min(start + VIDEOS_PER_UNIT, len(shown))) for start in range(0, len(shown), VIDEOS_PER_UNIT)]
+        tokens: dict[int, Tensor] = {}  # this rank's units, (videos, 1+N, D)
+        costs = [float(len(unit)) for unit in units]
+        steps = _Steps(progress, 2 * len(split(costs, distributed.size())[distributed.rank()]))
+
+        def encode(unit: int, pixels: Tensor) -> Scores:
+            tokens[unit] = model.encode_video(pixels.to(device))
+            steps.tick()
+            return model.video_feature(tokens[unit]).cpu().numpy()
+
+        video_features = np.concatenate(
+            shared(costs, encode, prepare=lambda unit: torch.stack([clips(shown[v]) for v in units[unit]]))
+        )
+        similarities = text_features @ video_features.T
+        best = _best_pairs(similarities, rerank) if rerank is not None else None
+        wanted = np.ones(similarities.shape, bool) if best is None else best[0] | best[1]
+
+        def score(unit: int) -> Scores:
+            found = _score_pairs(model, bank, tokens.pop(unit), wanted[:, list(units[unit])], batch_pairs)
+            steps.tick()
+            return found
+
+        scores = np.concatenate(shared(costs, score), axis=1)
+    if not np.isfinite(scores[wanted]).all():
+        raise DataError("scores are not finite: the model is broken (NaN weights?)")
+    if clips.same_for_all:  # every video is the one that was scored
+        shape = (len(texts), len(records))
+        scores, similarities = np.broadcast_to(scores, shape).copy(), np.broadcast_to(similarities, shape).copy()
+        best = None
+    return RetrievalResult(
+        video_ids=[record.id for record in records],
+        text_ids=[t[0] for t in texts],
+        texts=[t[1] for t in texts],
+        owner=[t[2] for t in texts],
+        scores=scores,
+        similarities=similarities,
+        rerank=rerank,
+        round_scores=round_scores,
+        _best=best,
+    )
+
+
+def _encode_texts(model: Alpro, ids: list[list[int]], device: torch.device) -> tuple[TextBank, Scores]:
+    """Features of all texts, and their places (Q, E) in VTC's space."""
+    chunks = by_length([len(row) for row in ids], CHUNK)
+
+    def encode(unit: int) -> list[tuple[int, Scores, Scores]]:
+        rows = list(encoded(ids, chunks[unit], model.encode_text, device))
+        places = model.text_feature(torch.stack([tokens[:1] for _, tokens in rows]))
+        return [(i, tokens.float().cpu().numpy(), place.cpu().numpy()) for (i, tokens), place in zip(rows, places, strict=True)]
+
+    rows = sorted((row for unit in shared([float(len(c)) for c in chunks], encode) for row in unit), key=lambda row: row[0])
+    return TextBank([tokens for _, tokens, _ in rows], device), np.stack([place for _, _, place in rows])
+
+
+def _best_pairs(similarities: Scores, count: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Masks (Q, V) of the pairs among the `count` best of VTC: videos of each caption, and captions of each video."""
+
+    def best(rows: Scores) -> NDArray[np.bool_]:
+        mask = np.zeros(rows.shape, bool)
+        np.put_along_axis(mask, np.argsort(-rows, axis=1, kind="stable")[:, :count], True, axis=1)
+        return mask
+
+    return best(similarities), best(similarities.T).T
+
+
+def _score_pairs(model: Alpro, bank: TextBank, videos: Tensor, wanted: NDArray[np.bool_], batch_pairs: int) -> Scores:
+    """VTM's probability of a match for the wanted pairs (Q, videos), NaN elsewhere; videos (videos, 1+N, D)."""
+    scores = np.full(wanted.shape, np.nan, np.float32)
+    text_of, video_of = np.nonzero(wanted)
+    lengths = bank.lengths.cpu().numpy()[text_of]
+    for chunk in by_length(lengths.tolist(), batch_pairs):
+        texts, mask = bank.batch(torch.from_numpy(text_of[chunk]).to(videos.device))
+        match = model.match(texts, mask, videos[torch.from_numpy(video_of[chunk])]).float().softmax(-1)[:, 1]
+        scores[text_of[chunk], video_of[chunk]] = match.cpu().numpy()
+    return scores
+
+
+class _Steps:
+    """Counts this rank's units over both passes."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def tick(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)

@@ -1,0 +1,59 @@
+"""Texts as token ids, and their features kept without padding. B texts of a batch, L tokens of the longest, D width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK = 64  # texts encoded together; part of the numbers, so it depends on nothing
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+    """Ids of each text with [CLS] and [SEP], cut to max_tokens."""
+    return tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"] if texts else []
+
+
+def padded_ids(ids: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids (B, L) filled up with 0 to the longest, and their mask (B, L), 1 = a token."""
+    longest = max(len(row) for row in ids)
+    filled = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], device=device)
+    lengths = torch.tensor([len(row) for row in ids], device=device)
+    return filled, (torch.arange(longest, device=device) < lengths[:, None]).long()
+
+
+def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Indices in chunks of `size`, alike in length, so that little padding is computed."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+class TextBank:
+    """Features of texts, one after the other without padding."""
+
+    def __init__(self, features: Sequence[np.ndarray], device: torch.device) -> None:
+        """features: one array (tokens, D) a text."""
+        lengths = [len(feature) for feature in features]
+        self.lengths = torch.tensor(lengths, device=device)
+        self.starts = torch.tensor([0, *np.cumsum(lengths)[:-1].tolist()], device=device)
+        self.tokens = torch.from_numpy(np.concatenate(list(features))).to(device)
+
+    def batch(self, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, L, D) and mask (B, L) of texts (B,), padded to the longest of them."""
+        lengths = self.lengths[texts, None]
+        places = torch.arange(int(lengths.max()), device=texts.device)
+        # A padding place shows some token of another text: the mask takes all of its weight away.
+        index = (self.starts[texts, None] + places).clamp_(max=len(self.tokens) - 1)
+        return self.tokens[index], (places < lengths).long()
+
+
+def encoded(
+    ids: Sequence[Sequence[int]], chunk: Sequence[int], encode: Callable[[Tensor, Tensor], Tensor], device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    """(text, its features (tokens, D)) for each text of a chunk, encoded together."""
+    filled, mask = padded_ids([ids[i] for i in chunk], device)
+    for i, feature in zip(chunk, encode(filled, mask), strict=True):
+        yield i, feature[: len(ids[i])]

@@ -1,0 +1,137 @@
+"""Small real videos, a small vocabulary and small models of both down-stream tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alpro.config import Model
+from alpro.data.records import Question, Record
+from alpro.models import QuestionAnswering, Retrieval, build_model
+
+WORDS = ["a", "red", "blue", "green", "circle", "square", "star", "moves", "left", "right", "and", "then", "stops", "what", "who", "how", "where", "is", "the", "it"]
+SIZES = Model(
+    image_size=32, patch_size=8, width=32, heads=2, intermediate=64, vision_layers=2, text_layers=2, fusion_layers=2,
+    embed_dim=16, vocab_size=len(WORDS) + 5, max_positions=32,
+)  # fmt: skip
+ANSWERS = {"circle": 0, "square": 1, "star": 2, "red": 3, "blue": 4, "left": 5}
+
+
+def write_video(path: Path, seed: int, frames: int = 8, side: int = 32) -> None:
+    """A short MPEG-4 video of a block that wanders over a coloured ground."""
+    import av
+
+    generator = np.random.default_rng(seed)
+    ground, block = generator.integers(0, 256, (2, 3))
+    place, step = generator.integers(0, side - 8, 2), generator.integers(-2, 3, 2)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt, stream.thread_count = side, side, "yuv420p", 1
+        for n in range(frames):
+            image = np.full((side, side, 3), ground, np.uint8)
+            y, x = np.clip(place + n * step, 0, side - 8)
+            image[y : y + 8, x : x + 8] = block
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import BertTokenizerFast
+
+    path = tmp_path_factory.mktemp("text") / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
+    return BertTokenizerFast(str(path))
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    """Eleven videos: one without caption, one with three; 0 to 4 questions each, their ids mixed over the videos."""
+    root = tmp_path_factory.mktemp("videos")
+    generator = np.random.default_rng(0)
+
+    def sentence(longest: int) -> str:
+        return " ".join(generator.choice(WORDS, generator.integers(2, longest)))
+
+    def choose(names: list[str]) -> str:
+        return str(generator.choice(names))
+
+    ids = iter(generator.permutation(100).tolist())
+    found = []
+    for n in range(11):
+        path = root / f"video{n}.mp4"
+        write_video(path, n)
+        captions = tuple(sentence(14) for _ in range({3: 3, 5: 0}.get(n, 1)))
+        questions = tuple(
+            Question(next(ids), sentence(9), answer=choose([*ANSWERS, "unheard"]), type=choose(["what", "who"]))
+            for _ in range(n % 5)
+        )
+        found.append(Record(f"video{n}", path, captions=captions, questions=questions))
+    return found
+
+
+@pytest.fixture(scope="session")
+def retrieval_model() -> Retrieval:
+    return spread(build_model("retrieval", num_frames=4, config=SIZES))
+
+
+@pytest.fixture(scope="session")
+def qa_model() -> QuestionAnswering:
+    return spread(build_model("qa", num_frames=4, config=SIZES, num_answers=8))
+
+
+def spread(model: torch.nn.Module) -> torch.nn.Module:
+    """Larger weights, so that the scores of different pairs differ clearly."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.dim() > 1:
+                p.add_(0.25 * torch.randn(p.shape, generator=generator))
+    return model
+
+
+@pytest.fixture(scope="session")
+def settings() -> dict[str, int]:
+    return {"num_frames": 4, "image_size": 32, "max_text_tokens": 12}
+
+
+@pytest.fixture
+def worlds(monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Run a function as each rank of a world at once, in threads that exchange objects as the processes would."""
+    return lambda size, function: _run_world(monkeypatch, size, function)
+
+
+def _run_world(monkeypatch: pytest.MonkeyPatch, size: int, function: Callable[[], object]) -> list[object]:
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+
+    from alpro import distributed
+
+    here = threading.local()
+    meet, table = threading.Barrier(size, timeout=60), [None] * size
+
+    def gather(value: object) -> list[object]:
+        table[here.rank] = value
+        meet.wait()
+        everyone = list(table)
+        meet.wait()
+        return everyone
+
+    monkeypatch.setattr(distributed, "rank", lambda: here.rank)
+    monkeypatch.setattr(distributed, "size", lambda: size)
+    monkeypatch.setattr(distributed, "gather_objects", gather)
+
+    def run(rank: int) -> object:
+        here.rank = rank
+        return function()
+
+    try:
+        with ThreadPoolExecutor(size) as pool:
+            return [future.result() for future in [pool.submit(run, rank) for rank in range(size)]]
+    finally:
+        monkeypatch.undo()

@@ -1,0 +1,173 @@
+"""Retrieval: the fast path equals the naive one, whatever the batches, the world and the model's mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from naive import retrieval_scores
+
+from alpro.data.records import Record
+from alpro.errors import ConfigError, DataError
+from alpro.evaluation import metrics
+from alpro.evaluation.retrieval import RetrievalResult, evaluate_retrieval
+
+
+@pytest.fixture(scope="module")
+def naive(retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict[str, int]) -> np.ndarray:
+    return retrieval_scores(retrieval_model, records, tokenizer, **settings, chunk=4)
+
+
+@pytest.fixture(scope="module")
+def result(retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict[str, int]) -> RetrievalResult:
+    return evaluate_retrieval(retrieval_model, records, tokenizer, **settings)
+
+
+def test_scores_and_ranks_equal_the_naive_loop(result: RetrievalResult, naive: np.ndarray) -> None:
+    assert naive.shape == (12, 11)
+    assert np.ptp(naive) > 0.05  # the model tells pairs apart
+    assert np.abs(result.scores - naive).max() < 1e-5
+    wanted = metrics.rank_queries(naive, [[v] for v in result.owner])
+    assert result.text_ranks.stable.tolist() == wanted.stable.tolist()
+
+
+@pytest.mark.parametrize("batch_pairs", [1, 5, 1000])
+def test_batches_do_not_change_scores(
+    batch_pairs: int, result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+) -> None:
+    again = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, batch_pairs=batch_pairs)
+    assert np.abs(again.scores - result.scores).max() < 1e-6
+
+
+@pytest.mark.parametrize("rerank", [None, 2])
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_world_gives_the_same_on_every_rank(
+    size: int, rerank: int | None, worlds: Callable, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+) -> None:
+    alone = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, rerank=rerank)
+    found = worlds(size, lambda: evaluate_retrieval(retrieval_model, records, tokenizer, **settings, rerank=rerank))
+    for other in found:
+        assert np.array_equal(other.scores, alone.scores, equal_nan=True)
+        assert other.metrics() == alone.metrics()
+
+
+def test_several_captions_and_videos_without_one(result: RetrievalResult) -> None:
+    assert result.owner.count(3) == 3 and 5 not in result.owner
+    assert result.described_videos == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert len(result.ranks[0]) == 12 and len(result.ranks[1]) == 10
+    column = result.scores[:, 3]
+    best = max(column[t] for t in range(12) if result.owner[t] == 3)
+    assert result.video_ranks.stable[3] == 1 + (column > best).sum()
+
+
+def test_rerank_of_all_is_the_full_matrix(
+    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+) -> None:
+    again = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, rerank=12)
+    assert again.metrics() == result.metrics()
+    assert np.abs(again.scores - result.scores).max() < 1e-6
+
+
+def test_rerank_scores_the_best_of_vtc_and_ranks_the_rest_by_it(
+    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+) -> None:
+    again = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, rerank=2)
+    assert 22 <= np.isfinite(again.scores).sum() <= 2 * 12 + 2 * 11
+    for text in range(12):
+        by_vtc = np.argsort(-result.similarities[text], kind="stable")
+        best = sorted(by_vtc[:2], key=lambda v: -result.scores[text, v])
+        wanted = [result.video_ids[v] for v in [*best, *by_vtc[2:]]]
+        assert [video for video, _ in again.best_videos(text, 11)] == wanted
+    assert [t for t, _ in again.best_texts(0, 2)] == [
+        result.text_ids[t]
+        for t in sorted(np.argsort(-result.similarities[:, 0], kind="stable")[:2], key=lambda t: -result.scores[t, 0])
+    ]
+
+
+def test_rounding_gives_the_released_ranking(
+    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+) -> None:
+    again = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, round_scores=1)
+    assert again.metrics() == metrics.official_retrieval_metrics(result.scores, result.owner, 1)
+    assert again.ties()["text2video"]["tied_queries"]["share"] > 0
+    with pytest.raises(ConfigError, match="exclude"):
+        evaluate_retrieval(retrieval_model, records, tokenizer, **settings, round_scores=4, rerank=2)
+
+
+def test_blind_model_sees_no_video(retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict) -> None:
+    blind = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, look="blind")
+    assert blind.scores.shape == (12, 11) and np.ptp(blind.scores, axis=1).max() == 0
+    assert blind.ties()["text2video"]["mean"]["r1"] == pytest.approx(100 / 11)
+    one = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, look="one_frame")
+    assert np.ptp(one.scores, axis=1).min() > 0
+
+
+def test_one_frame_is_the_clips_middle_repeated(records: list[Record]) -> None:
+    from alpro.evaluation.clips import Clips
+
+    full, one = Clips(4, "uniform", 32)(records[0]), Clips(4, "uniform", 32, "one_frame")(records[0])
+    assert one.shape == full.shape == (4, 3, 32, 32) and one.dtype == torch.uint8
+    assert all(torch.equal(frame, full[2]) for frame in one)
+    assert not torch.equal(full[0], full[3])
+
+
+def test_model_comes_back_in_its_mode_and_no_random_number_is_drawn(
+    retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+) -> None:
+    retrieval_model.train()
+    retrieval_model.text_encoder.eval()
+    state = torch.get_rng_state()
+    evaluate_retrieval(retrieval_model, records, tokenizer, **settings)
+    assert retrieval_model.training and not retrieval_model.text_encoder.training
+    assert torch.equal(state, torch.get_rng_state())
+    retrieval_model.eval()
+
+
+def test_each_video_is_read_once_and_progress_ends_at_its_total(
+    monkeypatch: pytest.MonkeyPatch, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+) -> None:
+    from alpro.evaluation import clips
+
+    read, steps = [], []
+    original = clips.read_frames
+    monkeypatch.setattr(clips, "read_frames", lambda path, *rest: (read.append(path), original(path, *rest))[1])
+    evaluate_retrieval(retrieval_model, records, tokenizer, **settings, progress=lambda *step: steps.append(step))
+    assert sorted(read) == sorted(record.path for record in records)
+    assert steps == [(n + 1, 6) for n in range(6)]
+
+
+def test_unreadable_video_is_an_error_on_every_rank(
+    worlds: Callable, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict, tmp_path: Any
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    damaged = [*records[:8], replace(records[8], path=broken), *records[9:]]
+
+    def attempt() -> str:
+        with pytest.raises(DataError) as caught:
+            evaluate_retrieval(retrieval_model, damaged, tokenizer, **settings)
+        return str(caught.value)
+
+    messages = worlds(2, attempt)
+    assert all("broken.mp4" in message for message in messages)
+
+
+def test_nan_weights_are_refused(records: list[Record], tokenizer: Any, settings: dict) -> None:
+    from conftest import SIZES
+
+    from alpro.models import build_model
+
+    model = build_model("retrieval", num_frames=4, config=SIZES)
+    with torch.no_grad():
+        model.itm_head.bias.fill_(float("nan"))
+    with pytest.raises(DataError, match="not finite"):
+        evaluate_retrieval(model, records, tokenizer, **settings)
+
+
+def test_no_captions_are_refused(retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict) -> None:
+    with pytest.raises(DataError, match="no captions"):
+        evaluate_retrieval(retrieval_model, [replace(r, captions=()) for r in records], tokenizer, **settings)
