@@ -1,0 +1,45 @@
+"""Encoding with the same bytes on any number of cores: one encoder thread, no dates, no library versions."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpro.data.sample.film import FRAMES_PER_SECOND
+
+
+def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
+    """Encode (T, H, W, 3) RGB frames: `.mp4` as H.264, `.avi` as MPEG-4 part 2."""
+    import av
+    from av.codec.context import Flags
+
+    codec, options = {
+        ".mp4": ("libx264", {"preset": "veryfast", "crf": "18", "threads": "1"}),
+        ".avi": ("mpeg4", {"qscale": "3", "threads": "1"}),
+    }[path.suffix]
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream(codec, rate=FRAMES_PER_SECOND, options=options)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.codec_context.time_base = Fraction(1, FRAMES_PER_SECOND)
+        stream.codec_context.flags |= Flags.bitexact
+        if codec == "mpeg4":
+            stream.codec_context.qmin = stream.codec_context.qmax = 3
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Encode (H, W, 3) RGB pixels as JPEG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
+    path.write_bytes(buffer.getvalue())

@@ -1,0 +1,189 @@
+"""The pixels of a film: settings with some decoration, toys with a face, drawn by signed distances (antialiased).
+
+H, W: frame height and width (equal here).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpro.data.sample.film import Film
+
+Floats = NDArray[np.float32]
+
+RGB = {
+    "red": (222, 38, 38),
+    "yellow": (252, 214, 30),
+    "green": (20, 140, 50),
+    "blue": (38, 76, 222),
+    "purple": (150, 40, 190),
+    "white": (252, 252, 252),
+    "black": (24, 24, 28),
+}
+_DARK = ("blue", "purple", "black", "green", "red")  # their faces and rims are light
+_SPRITE = 192  # side of the distance maps, which cover [-1.25, 1.25] of a toy's half side
+_REACH = 1.25
+
+
+# --- toys -------------------------------------------------------------------------------------------------
+
+
+def _outline(shape: str) -> NDArray[np.float64]:
+    """(points, 2) polygon of a shape inside [-1, 1], y down."""
+    turn = np.linspace(0, 2 * np.pi, 73)[:-1]
+    if shape == "ball":
+        return 0.97 * np.stack([np.cos(turn), np.sin(turn)], 1)
+    if shape == "box":
+        return np.array([(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)])
+    if shape == "star":
+        at = np.arange(10) * np.pi / 5 - np.pi / 2
+        radius = np.where(np.arange(10) % 2 == 0, 1.05, 0.5)
+        return np.stack([radius * np.cos(at), radius * np.sin(at) + 0.06], 1)
+    if shape == "cone":
+        return np.array([(0.0, -1.0), (0.95, 0.88), (-0.95, 0.88)])
+    if shape == "cross":
+        a, b = 0.38, 0.97
+        quarter = np.array([(a, -b), (a, -a), (b, -a)])
+        return np.concatenate([quarter @ np.array([(c, s), (-s, c)]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))])
+    if shape == "heart":
+        x = np.sin(turn) ** 3
+        y = -(13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)) / 15.5
+        return np.stack([x, y - 0.05], 1)
+    raise KeyError(shape)
+
+
+@lru_cache(maxsize=16)
+def _sprite(shape: str) -> tuple[Floats, Floats]:
+    """Distance maps (inside negative, in half sides) of a shape and of its face."""
+    axis = np.linspace(-_REACH, _REACH, _SPRITE)
+    x, y = np.meshgrid(axis, axis)
+    points = np.stack([x, y], -1)[:, :, None, :]
+    start = _outline(shape)
+    edge = np.roll(start, -1, 0) - start
+    along = np.clip(((points - start) * edge).sum(-1) / (edge**2).sum(-1), 0, 1)
+    distance = np.sqrt(((points - start - along[..., None] * edge) ** 2).sum(-1)).min(-1)
+    y0, y1 = start[:, 1], np.roll(start[:, 1], -1)
+    crosses = (y0 <= y[..., None]) != (y1 <= y[..., None])
+    at = start[:, 0] + edge[:, 0] * (y[..., None] - y0) / np.where(edge[:, 1] == 0, 1, edge[:, 1])
+    inside = (crosses & (x[..., None] < at)).sum(-1) % 2 == 1
+    body = np.where(inside, -distance, distance)
+    low = {"cone": 0.3, "star": 0.05, "heart": -0.15}.get(shape, 0.0)  # where the face sits
+    eyes = np.minimum(np.hypot(x - 0.2, y - low + 0.08), np.hypot(x + 0.2, y - low + 0.08)) - 0.11
+    ring = np.abs(np.hypot(x, y - low - 0.1) - 0.2) - 0.05
+    smile = np.maximum(ring, low + 0.16 - y)
+    return body.astype(np.float32), np.minimum(eyes, smile).astype(np.float32)
+
+
+def _sample(distances: Floats, xs: NDArray[np.float64], ys: NDArray[np.float64]) -> Floats:
+    """Bilinear values of a map on the grid that xs and ys (in half sides) span."""
+
+    def weights(values: NDArray[np.float64]) -> tuple[NDArray[np.intp], Floats]:
+        place = np.clip((values + _REACH) / (2 * _REACH) * (_SPRITE - 1), 0, _SPRITE - 1.001)
+        left = place.astype(np.intp)
+        return left, (place - left).astype(np.float32)
+
+    ix, fx = weights(xs)
+    iy, fy = weights(ys)
+    columns = distances[:, ix] * (1 - fx) + distances[:, ix + 1] * fx
+    return columns[iy] * (1 - fy)[:, None] + columns[iy + 1] * fy[:, None]
+
+
+def _stamp(frame: Floats, shape: str, x: float, y: float, side: float, color: str) -> None:
+    """Draw one toy into a frame (H, W, 3); the middle and the side are shares of the frame's side."""
+    size = frame.shape[0]
+    half = side * size / 2
+    x0, x1 = max(int((x * size) - half * _REACH), 0), min(int(x * size + half * _REACH) + 2, size)
+    y0, y1 = max(int((y * size) - half * _REACH), 0), min(int(y * size + half * _REACH) + 2, size)
+    xs = (np.arange(x0, x1) + 0.5 - x * size) / half
+    ys = (np.arange(y0, y1) + 0.5 - y * size) / half
+    body, face = _sprite(shape)
+    distance = _sample(body, xs, ys) * np.float32(half)
+    ink = np.array((255, 255, 255) if color in _DARK else (30, 30, 40), np.float32)
+    fill = np.array(RGB[color], np.float32)
+    patch = frame[y0:y1, x0:x1]
+    rim = np.float32(max(0.045 * half, 0.6))
+    for distances, paint in (
+        (distance, ink),  # a rim sets the toy off from a ground of its own color
+        (distance + rim, fill),
+        (_sample(face, xs, ys) * np.float32(half), ink),
+    ):
+        alpha = np.clip(0.5 - distances, 0, 1)[..., None]
+        patch += alpha * (paint - patch)
+
+
+# --- settings ---------------------------------------------------------------------------------------------
+
+
+def background(setting: str, size: int, rng: np.random.Generator) -> Floats:
+    """(H, W, 3) ground of a film, soft enough that toys of any color stand out."""
+    y, x = np.meshgrid((np.arange(size) + 0.5) / size, (np.arange(size) + 0.5) / size, indexing="ij")
+    unit = 1 / size
+    picture = np.empty((size, size, 3), np.float32)
+
+    def wash(top: tuple[int, int, int], bottom: tuple[int, int, int]) -> None:
+        a, b = np.array(top, np.float32), np.array(bottom, np.float32)
+        picture[:] = a + (b - a) * y[..., None].astype(np.float32)
+
+    def paint(distance: NDArray[np.float64], color: tuple[int, int, int], strength: float = 1.0) -> None:
+        alpha = (strength * np.clip(0.5 - distance / unit, 0, 1)).astype(np.float32)[..., None]
+        picture[:] = picture + alpha * (np.array(color, np.float32) - picture)
+
+    if setting == "meadow":
+        wash((198, 232, 160), (150, 205, 105))
+        for _ in range(26):
+            cx, cy, h = rng.random(), rng.random(), rng.uniform(0.03, 0.06)
+            blade = np.maximum(np.abs(x - cx) - 0.012 * np.clip((y - cy + h) / (2 * h), 0, 1), np.abs(y - cy) - h)
+            paint(blade, (112, 172, 74))
+    elif setting == "sea":
+        wash((176, 224, 246), (118, 188, 232))
+        for row in range(5):
+            height = (row + rng.uniform(0.2, 0.8)) / 5
+            wave = 0.018 * np.sin(2 * np.pi * (rng.uniform(1.5, 3) * x + rng.random()))
+            paint(np.abs(y - height - wave) - 0.012, (224, 244, 253))
+    elif setting == "desert":
+        wash((252, 232, 190), (236, 200, 138))
+        for row in range(3):
+            height = 0.3 + 0.25 * row + rng.uniform(-0.05, 0.05)
+            dune = 0.06 * np.sin(2 * np.pi * (rng.uniform(0.5, 1.0) * x + rng.random()))
+            paint(height + dune - y, (226 - 8 * row, 184 - 10 * row, 120 - 10 * row), 0.6)
+    elif setting == "night":
+        wash((30, 34, 84), (66, 62, 120))
+        for _ in range(24):
+            paint(np.hypot(x - rng.random(), y - rng.random()) - rng.uniform(0.006, 0.012), (236, 232, 196))
+    else:
+        wash((216, 208, 214), (190, 180, 190))
+        left = -rng.uniform(0, 0.1)
+        while left < 1:
+            width, roof = rng.uniform(0.16, 0.26), rng.uniform(0.15, 0.5)
+            paint(np.maximum(np.abs(x - left - width / 2) - width / 2 + 0.01, roof - y), (160, 148, 162))
+            for cx in (left + width * 0.3, left + width * 0.7):
+                for cy in np.arange(roof + 0.08, 1.0, 0.13):
+                    paint(np.maximum(np.abs(x - cx) - 0.022, np.abs(y - cy) - 0.03), (216, 204, 190))
+            left += width
+    return picture
+
+
+# --- whole films ------------------------------------------------------------------------------------------
+
+
+def render(film: Film, size: int, frames: int | None = None) -> NDArray[np.uint8]:
+    """(T, H, W, 3) RGB frames of a film; with `frames`, only so many from its start."""
+    rng = np.random.default_rng(film.seed)
+    ground = background(film.setting, size, rng)
+    times = film.times()[:frames]
+    out = np.empty((len(times), size, size, 3), np.uint8)
+    before: list[tuple[float, float, float, str]] = []
+    for t, time in enumerate(times):
+        now = [track.at(float(time)) for track in film.tracks]
+        if now == before:  # nothing moved
+            out[t] = out[t - 1]
+            continue
+        frame = ground.copy()
+        for track, (x, y, side, color) in zip(film.tracks, now, strict=True):
+            _stamp(frame, track.shape, x, y, side, color)
+        out[t] = np.clip(frame + 0.5, 0, 255).astype(np.uint8)
+        before = now
+    return out

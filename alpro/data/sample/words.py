@@ -1,0 +1,164 @@
+"""What is told of a scene: captions from many templates, paragraphs, captions of stills; each with its telling.
+
+`caption`, `paragraph` and `still_caption` return the text and the telling (a scene with blanks for what the text
+leaves out), so that it can be checked which other scenes the text would describe as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from alpro.data.sample.scenes import DIRECTIONS, Scene, Toy
+
+COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
+PLURALS = {"ball": "balls", "box": "boxes", "star": "stars", "heart": "hearts", "cone": "cones", "cross": "crosses"}
+
+_SETTING = {
+    "meadow": ("on a meadow", "on the meadow", "on the grass"),
+    "sea": ("over the sea", "at sea", "over the water"),
+    "desert": ("in the desert", "in a desert", "on the sand"),
+    "night": ("at night", "in the night", "under the night sky"),
+    "city": ("in the city", "in a city", "in front of houses"),
+}
+_PLACE = {
+    "left": ("at the left", "on the left side"),
+    "right": ("at the right", "on the right side"),
+    "top": ("at the top",),
+    "bottom": ("at the bottom",),
+    "middle": ("in the middle",),
+}
+_MOMENT = {"start": "at the start", "middle": "in the middle of the clip", "end": "at the end"}
+# (third person, participle) of each motion
+_GOES = (("moves", "moving"), ("goes", "going"), ("slides", "sliding"), ("travels", "traveling"))
+_VERBS: dict[str, tuple[tuple[str, str], ...]] = {
+    "grow": (("grows", "growing"), ("gets bigger", "getting bigger"), ("becomes bigger", "becoming bigger")),
+    "shrink": (("shrinks", "shrinking"), ("gets smaller", "getting smaller"), ("becomes smaller", "becoming smaller")),
+    "still": (("stays still", "staying still"), ("rests", "resting"), ("does not move", "not moving")),
+    "change": (("turns {later}", "turning {later}"), ("changes its color to {later}", "changing its color to {later}")),
+    **{way: tuple((f"{one} {way}", f"{ing} {way}") for one, ing in _GOES) for way in DIRECTIONS},
+}
+for _way in ("left", "right"):
+    _VERBS[_way] += ((f"moves to the {_way}", f"moving to the {_way}"), (f"goes to the {_way}", f"going to the {_way}"))
+
+_SINGLE = (
+    "{toy} {does} {where}",
+    "{where} {toy} {does}",
+    "{toy} {where} {does}",
+    "{toy} {doing} {where}",
+    "there is {toy} {doing} {where}",
+    "a video of {toy} {doing} {where}",
+    "we see {toy} that {does} {where}",
+    "{where} there is {toy} that {does}",
+)
+_PAIR = (
+    "{toy} {does} while {other} {other_does} {where}",
+    "{where} {toy} {does} and {other} {other_does}",
+    "{where} {toy} {does} while {other} {other_does}",
+    "{toy} {does} and {other} {other_does} {where}",
+    "a video of {toy} {doing} and {other} {other_doing} {where}",
+)
+_GROUP = (
+    "{toys} {where}",
+    "there are {toys} {where}",
+    "{where} there are {toys}",
+    "a video of {toys} {where}",
+    "we see {toys} {where}",
+)
+_STILL = (
+    "{toys} {where}",
+    "a picture of {toys} {where}",
+    "{where} we see {toys}",
+    "a photo of {toys} {where}",
+    "this picture shows {toys} {where}",
+)
+
+
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _tell_some(toy: Toy, rng: np.random.Generator, everything: bool) -> Toy:
+    """The toy with some of what may stay untold blanked."""
+    keep = rng.random(3) < 0.6
+    if everything:
+        return toy
+    return replace(
+        toy,
+        size=toy.size if keep[0] else "",
+        place=toy.place if keep[1] else "",
+        moment=toy.moment if keep[2] else "",
+    )
+
+
+def _noun_phrase(told: Toy, rng: np.random.Generator, count: int = 1) -> str:
+    place = f" {_pick(rng, _PLACE[told.place])}" if told.place else ""
+    if count > 1:
+        return f"{COUNT_WORDS[count]} {told.color} {PLURALS[told.shape]}{place}"
+    size = f"{told.size} " if told.size else ""
+    return f"a {size}{told.color} {told.shape}{place}"
+
+
+def _verb(told: Toy, rng: np.random.Generator) -> tuple[str, str]:
+    verbs = _VERBS[told.motion]
+    does, doing = verbs[int(rng.integers(len(verbs)))]
+    when = f" {_MOMENT[told.moment]}" if told.moment else ""
+    return does.format(later=told.later) + when, doing.format(later=told.later) + when
+
+
+def caption(scene: Scene, rng: np.random.Generator, everything: bool = False) -> tuple[str, Scene]:
+    """One sentence on a video, and its telling. Sizes, places and moments are told by chance, or with `everything` always."""
+    toys = tuple(_tell_some(toy, rng, everything) for toy in scene.toys)
+    telling = replace(scene, toys=toys)
+    where = _pick(rng, _SETTING[scene.setting])
+    if scene.kind == "group":
+        return _pick(rng, _GROUP).format(toys=_noun_phrase(toys[0], rng, scene.count), where=where), telling
+    does, doing = _verb(toys[0], rng)
+    if scene.kind == "single":
+        return _pick(rng, _SINGLE).format(toy=_noun_phrase(toys[0], rng), does=does, doing=doing, where=where), telling
+    if rng.random() < 0.5:
+        toys = toys[::-1]
+        does, doing = _verb(toys[0], rng)
+    other_does, other_doing = _verb(toys[1], rng)
+    text = _pick(rng, _PAIR).format(
+        toy=_noun_phrase(toys[0], rng),
+        other=_noun_phrase(toys[1], rng),
+        does=does,
+        doing=doing,
+        other_does=other_does,
+        other_doing=other_doing,
+        where=where,
+    )
+    return text, replace(scene, toys=toys)
+
+
+def paragraph(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
+    """Several sentences that tell everything of a video, and the telling (the scene itself)."""
+    where = _pick(rng, _SETTING[scene.setting])
+    toys = list(scene.toys)
+    if rng.random() < 0.5:
+        toys.reverse()
+    bare = [replace(toy, size="", place="") for toy in toys]
+    if scene.kind == "group":
+        first = f"there are {_noun_phrase(bare[0], rng, scene.count)} {where}."
+        rest = [f"the {PLURALS[toys[0].shape]} do not move."]
+    else:
+        phrases = " and ".join(_noun_phrase(toy, rng) for toy in bare)
+        first = f"{where} there {'is' if len(bare) == 1 else 'are'} {phrases}."
+        rest = [f"the {toy.shape} {_verb(toy, rng)[0]}." for toy in toys]
+        rest += [f"the {toy.shape} is {toy.size}." for toy in toys if toy.size]
+        rest += [f"the {toy.shape} is {_pick(rng, _PLACE[toy.place])}." for toy in toys if toy.place]
+    return " ".join([first, *(rest[i] for i in rng.permutation(len(rest)))]), scene
+
+
+def still_caption(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
+    """One sentence on a still image, and its telling, which leaves out motion."""
+    toys = tuple(_tell_some(toy, rng, everything=False) for toy in scene.toys)
+    if scene.kind == "group":
+        phrase = _noun_phrase(toys[0], rng, scene.count)
+    else:
+        phrase = " and ".join(_noun_phrase(toy, rng) for toy in toys)
+    text = _pick(rng, _STILL).format(toys=phrase, where=_pick(rng, _SETTING[scene.setting]))
+    return text, replace(scene, toys=tuple(replace(toy, motion="") for toy in toys))
