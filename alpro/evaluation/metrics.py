@@ -5,12 +5,12 @@ Everything is a function of arrays; Q queries, G gallery items. Percentages are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
 from alpro.errors import DataError
 
@@ -113,7 +113,8 @@ def _chance_found(ranks: Ranks, k: int) -> Floats:
 
 
 def _log_choose(n: Ints, k: Ints) -> Floats:
-    return gammaln(n + 1) - gammaln(k + 1) - gammaln(np.maximum(n - k, 0) + 1)
+    table = np.array([math.lgamma(i + 1) for i in range(int(n.max()) + 1)])  # log of i!
+    return table[n] - table[np.minimum(k, n)] - table[np.maximum(n - k, 0)]
 
 
 def retrieval_truth(owner: Sequence[int], videos: int) -> tuple[list[list[int]], list[list[int]]]:

@@ -14,7 +14,8 @@ from alpro.config import Model
 from alpro.data.records import Question, Record
 from alpro.models import QuestionAnswering, Retrieval, build_model
 
-WORDS = ["a", "red", "blue", "green", "circle", "square", "star", "moves", "left", "right", "and", "then", "stops", "what", "who", "how", "where", "is", "the", "it"]
+WORDS = ["a", "red", "blue", "green", "circle", "square", "star", "moves", "left", "right", "and", "then", "stops"]
+WORDS += ["what", "who", "how", "where", "is", "the", "it"]
 SIZES = Model(
     image_size=32, patch_size=8, width=32, heads=2, intermediate=64, vision_layers=2, text_layers=2, fusion_layers=2,
     embed_dim=16, vocab_size=len(WORDS) + 5, max_positions=32,

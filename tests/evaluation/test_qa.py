@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ANSWERS
-from naive import answer_probabilities
 
 from alpro.data.records import Record
 from alpro.errors import CheckpointError, DataError
 from alpro.evaluation.qa import QAResult, evaluate_qa
+
+from .conftest import ANSWERS
+from .naive import answer_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +98,9 @@ def test_list_longer_than_the_head_is_refused(qa_model: Any, records: list[Recor
 
 
 def test_nan_weights_are_refused(records: list[Record], tokenizer: Any, settings: dict) -> None:
-    from conftest import SIZES
-
     from alpro.models import build_model
+
+    from .conftest import SIZES
 
     model = build_model("qa", num_frames=4, config=SIZES, num_answers=6)
     with torch.no_grad():

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from naive import retrieval_scores
 
 from alpro.data.records import Record
 from alpro.errors import ConfigError, DataError
 from alpro.evaluation import metrics
 from alpro.evaluation.retrieval import RetrievalResult, evaluate_retrieval
+
+from .naive import retrieval_scores
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +158,9 @@ def test_unreadable_video_is_an_error_on_every_rank(
 
 
 def test_nan_weights_are_refused(records: list[Record], tokenizer: Any, settings: dict) -> None:
-    from conftest import SIZES
-
     from alpro.models import build_model
+
+    from .conftest import SIZES
 
     model = build_model("retrieval", num_frames=4, config=SIZES)
     with torch.no_grad():
