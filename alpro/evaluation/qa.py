@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from alpro.data.records import Question, Record
+from alpro.data.video import Strategy
 from alpro.errors import CheckpointError, DataError
 from alpro.evaluation import metrics
-from alpro.evaluation.clips import Clips, Look, Strategy
+from alpro.evaluation.clips import Look, Viewer
 from alpro.evaluation.texts import padded_ids, token_ids
 from alpro.evaluation.work import Progress, evaluating, shared
 from alpro.models import QuestionAnswering
@@ -102,12 +103,14 @@ def evaluate_qa(
     batch_pairs: int = 64,
     look: Look = "full",
     precision: str = "fp32",
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> QAResult:
     """Answer every question of the records once; all ranks call it and get the same result.
 
     answers: label of each answer; classes of the head beyond the list are named `class N` and are never right.
-    `batch_pairs` bounds the questions of one batch. `look`: what the model is shown.
+    `batch_pairs` bounds the questions of one batch. `look`: what the model is shown. `workers`: threads that
+    read ahead.
     Raises DataError for an unreadable video or logits that are not finite, CheckpointError when the head has fewer classes
     than the list has answers.
     """
@@ -119,12 +122,12 @@ def evaluate_qa(
         raise CheckpointError(f"the answer list has {max(answers.values()) + 1} labels, the model's head {classes} classes")
     names = {label: answer for answer, label in answers.items()}
     names = {label: names.get(label, f"class {label}") for label in range(classes)}
-    clips = Clips(num_frames, frames_strategy, image_size, look)
+    viewer = Viewer(num_frames, frames_strategy, image_size, look, workers)
     with evaluating(model, precision) as device:
         ids = [token_ids(tokenizer, [q.text for q in record.questions], max_text_tokens) for record in asked]
 
         def answer(unit: int, pixels: Tensor) -> list[Prediction]:
-            video = model.encode_video(pixels[None].to(device))
+            video = model.encode_video(pixels.to(device))
             found = []
             for start in range(0, len(ids[unit]), batch_pairs):
                 questions = asked[unit].questions[start : start + batch_pairs]
@@ -134,7 +137,7 @@ def evaluate_qa(
 
         # Encoding a frame costs about two pairs of a question and a video (24 and 11 GMAC at the paper's size).
         costs = [2.0 * num_frames + len(record.questions) for record in asked]
-        found = shared(costs, answer, prepare=lambda unit: clips(asked[unit]), progress=progress)
+        found = shared(costs, answer, viewer.units(asked, [[unit] for unit in range(len(asked))]), progress)
     return QAResult(sorted((p for unit in found for p in unit), key=lambda p: p.id))
 
 

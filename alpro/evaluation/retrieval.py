@@ -20,9 +20,10 @@ from torch import Tensor
 
 from alpro import distributed
 from alpro.data.records import Record
+from alpro.data.video import Strategy
 from alpro.errors import ConfigError, DataError
 from alpro.evaluation import metrics
-from alpro.evaluation.clips import Clips, Look, Strategy
+from alpro.evaluation.clips import Look, Viewer
 from alpro.evaluation.texts import CHUNK, TextBank, by_length, encoded, token_ids
 from alpro.evaluation.work import Progress, evaluating, shared, split
 from alpro.models import Alpro
@@ -131,12 +132,14 @@ def evaluate_retrieval(
     round_scores: int | None = None,
     look: Look = "full",
     precision: str = "fp32",
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> RetrievalResult:
     """Score every caption of the records against every video; all ranks call it and get the same result.
 
     `rerank` K: VTC ranks, and VTM scores only the K best videos of each caption and captions of each video.
     `round_scores`: the released code's ranking (rounded, unstable, one caption a video). `look`: what the model is shown.
+    `workers`: threads that read ahead.
     Raises DataError for an unreadable video and for scores that are not finite, ConfigError for contradictory options.
     """
     if rerank is not None and round_scores is not None:
@@ -144,8 +147,8 @@ def evaluate_retrieval(
     texts = [(f"{record.id}#{n}", text, v) for v, record in enumerate(records) for n, text in enumerate(record.captions)]
     if not texts:
         raise DataError("no captions: nothing to retrieve with")
-    clips = Clips(num_frames, frames_strategy, image_size, look)
-    shown = list(records[:1]) if clips.same_for_all else list(records)
+    viewer = Viewer(num_frames, frames_strategy, image_size, look, workers)
+    shown = list(records[:1]) if viewer.same_for_all else list(records)
     with evaluating(model, precision) as device:
         bank, text_features = _encode_texts(model, token_ids(tokenizer, [t[1] for t in texts], max_text_tokens), device)
         units = [range(start, min(start + VIDEOS_PER_UNIT, len(shown))) for start in range(0, len(shown), VIDEOS_PER_UNIT)]
@@ -158,9 +161,7 @@ def evaluate_retrieval(
             steps.tick()
             return model.video_feature(tokens[unit]).cpu().numpy()
 
-        video_features = np.concatenate(
-            shared(costs, encode, prepare=lambda unit: torch.stack([clips(shown[v]) for v in units[unit]]))
-        )
+        video_features = np.concatenate(shared(costs, encode, viewer.units(shown, units)))
         similarities = text_features @ video_features.T
         best = _best_pairs(similarities, rerank) if rerank is not None else None
         wanted = np.ones(similarities.shape, bool) if best is None else best[0] | best[1]
@@ -173,7 +174,7 @@ def evaluate_retrieval(
         scores = np.concatenate(shared(costs, score), axis=1)
     if not np.isfinite(scores[wanted]).all():
         raise DataError("scores are not finite: the model is broken (NaN weights?)")
-    if clips.same_for_all:  # every video is the one that was scored
+    if viewer.same_for_all:  # every video is the one that was scored
         shape = (len(texts), len(records))
         scores, similarities = np.broadcast_to(scores, shape).copy(), np.broadcast_to(similarities, shape).copy()
         best = None

@@ -6,7 +6,6 @@ A unit (some videos with all their texts) is computed in one piece whatever the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -33,45 +32,31 @@ def split(costs: Sequence[float], world: int) -> list[list[int]]:
 def shared(
     costs: Sequence[float],
     job: Callable[..., Result],
-    prepare: Callable[[int], Any] | None = None,
+    feed: Callable[[Sequence[int]], Iterator[Any]] | None = None,
     progress: Progress | None = None,
 ) -> list[Result]:
     """job(unit) of all units, in their order, on every rank; each unit is computed by one rank.
 
-    With `prepare` it is job(unit, prepare(unit)), and the next unit is prepared (frames are read) in a thread meanwhile.
+    With `feed` it is job(unit, x), where feed(units of this rank) yields one x a unit (frames, read ahead).
     Raises on all ranks what the package foresees on one (an unreadable video), so that no rank waits for ever.
     """
     mine = split(costs, distributed.size())[distributed.rank()]
     results: dict[int, Result] = {}
     fault: str | None = None
     try:
-        for done, (unit, prepared) in enumerate(_ahead(mine, prepare)):
-            results[unit] = job(unit, *prepared)
+        food = feed(mine) if feed is not None else None
+        for done, unit in enumerate(mine):
+            results[unit] = job(unit) if food is None else job(unit, next(food))
             if progress is not None:
                 progress(done + 1, len(mine))
     except AlproError as error:
         fault = str(error)
     everyone: list[tuple[str | None, dict[int, Any]]] = distributed.gather_objects((fault, results))
-    for message, _ in everyone:
-        if message is not None:
-            raise DataError(message)
+    faults = [message for message, _ in everyone if message is not None]
+    if faults:
+        raise DataError("; ".join(dict.fromkeys(faults)))
     gathered = {unit: result for _, part in everyone for unit, result in part.items()}
     return [gathered[unit] for unit in range(len(costs))]
-
-
-def _ahead(units: Sequence[int], prepare: Callable[[int], Any] | None) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """(unit, what was prepared for it), the next one's being prepared meanwhile."""
-    if prepare is None:
-        yield from ((unit, ()) for unit in units)
-        return
-    with ThreadPoolExecutor(1) as reader:
-        coming = [reader.submit(prepare, unit) for unit in units[:1]]
-        for place, unit in enumerate(units):
-            current = coming.pop()
-            prepared = current.result()
-            if place + 1 < len(units):
-                coming.append(reader.submit(prepare, units[place + 1]))
-            yield unit, (prepared,)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 
 from alpro.config import Model
 from alpro.data.records import Question, Record
+from alpro.data.text import SPECIAL, load_tokenizer
 from alpro.models import QuestionAnswering, Retrieval, build_model
 
 WORDS = ["a", "red", "blue", "green", "circle", "square", "star", "moves", "left", "right", "and", "then", "stops"]
@@ -43,11 +44,9 @@ def write_video(path: Path, seed: int, frames: int = 8, side: int = 32) -> None:
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from transformers import BertTokenizerFast
-
-    path = tmp_path_factory.mktemp("text") / "vocab.txt"
-    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
-    return BertTokenizerFast(str(path))
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS]) + "\n")
+    return load_tokenizer(folder, vocab_size=SIZES.vocab_size)
 
 
 @pytest.fixture(scope="session")

@@ -65,11 +65,11 @@ def test_batches_do_not_change_answers(
 def test_each_video_is_decoded_and_encoded_once(
     monkeypatch: pytest.MonkeyPatch, qa_model: Any, records: list[Record], tokenizer: Any, settings: dict
 ) -> None:
-    from alpro.evaluation import clips
+    from alpro.data import datasets
 
     read, encoded = [], []
-    original, encode = clips.read_frames, qa_model.encode_video
-    monkeypatch.setattr(clips, "read_frames", lambda path, *rest: (read.append(path), original(path, *rest))[1])
+    original, encode = datasets.read_frames, qa_model.encode_video
+    monkeypatch.setattr(datasets, "read_frames", lambda path, *a, **k: (read.append(path), original(path, *a, **k))[1])
     monkeypatch.setattr(qa_model, "encode_video", lambda pixels: (encoded.append(len(pixels)), encode(pixels))[1])
     evaluate_qa(qa_model, records, tokenizer, ANSWERS, **settings)
     asked = [record for record in records if record.questions]

@@ -13,6 +13,7 @@ import torch
 from alpro.data.records import Record
 from alpro.errors import ConfigError, DataError
 from alpro.evaluation import metrics
+from alpro.evaluation.clips import Viewer
 from alpro.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 
 from .naive import retrieval_scores
@@ -108,9 +109,7 @@ def test_blind_model_sees_no_video(retrieval_model: Any, records: list[Record], 
 
 
 def test_one_frame_is_the_clips_middle_repeated(records: list[Record]) -> None:
-    from alpro.evaluation.clips import Clips
-
-    full, one = Clips(4, "uniform", 32)(records[0]), Clips(4, "uniform", 32, "one_frame")(records[0])
+    (full,), (one,) = (Viewer(4, "uniform", 32, look).clips(records[:1]) for look in ("full", "one_frame"))
     assert one.shape == full.shape == (4, 3, 32, 32) and one.dtype == torch.uint8
     assert all(torch.equal(frame, full[2]) for frame in one)
     assert not torch.equal(full[0], full[3])
@@ -131,11 +130,11 @@ def test_model_comes_back_in_its_mode_and_no_random_number_is_drawn(
 def test_each_video_is_read_once_and_progress_ends_at_its_total(
     monkeypatch: pytest.MonkeyPatch, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
 ) -> None:
-    from alpro.evaluation import clips
+    from alpro.data import datasets
 
     read, steps = [], []
-    original = clips.read_frames
-    monkeypatch.setattr(clips, "read_frames", lambda path, *rest: (read.append(path), original(path, *rest))[1])
+    original = datasets.read_frames
+    monkeypatch.setattr(datasets, "read_frames", lambda path, *a, **k: (read.append(path), original(path, *a, **k))[1])
     evaluate_retrieval(retrieval_model, records, tokenizer, **settings, progress=lambda *step: steps.append(step))
     assert sorted(read) == sorted(record.path for record in records)
     assert steps == [(n + 1, 6) for n in range(6)]

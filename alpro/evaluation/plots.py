@@ -1,0 +1,173 @@
+"""Pictures of an evaluation: a CSV of each for DVC, and a PNG of the same, with the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from alpro.evaluation import metrics
+from alpro.evaluation.clips import Look
+from alpro.evaluation.qa import QAResult
+from alpro.evaluation.retrieval import RetrievalResult
+from alpro.files import atomic_write
+
+NAMES = {"full": "full model", "blind": "video-blind", "one_frame": "one frame"}
+COLOURS = {"full": "#2563eb", "blind": "#9ca3af", "one_frame": "#f59e0b", "chance": "#111827"}
+MOST_FREQUENT = 12  # answers of the confusion table; the others are one row and one column
+OTHER = "(other)"
+
+
+# --- retrieval --------------------------------------------------------------------------------------------
+
+
+def plot_retrieval(looks: Mapping[Look, RetrievalResult], folder: Path) -> None:
+    """rank_histogram, recall_curve: CSV and PNG each."""
+    full = looks["full"]
+    bins = rank_bins(len(full.video_ids))
+    counts = [np.histogram(ranks, bins=[*(low for low, _ in bins), np.inf])[0] for ranks in full.ranks]
+    labels = [f"{low}" if low == high else f"{low}-{high}" for low, high in bins]
+    rows = [dict(zip(("ranks", "text2video", "video2text"), row, strict=True)) for row in zip(labels, *counts, strict=True)]
+    write_csv(folder / "rank_histogram.csv", rows)
+    figure, axes = _figure("Rank of the right video (and caption)", "rank", "queries")
+    place = np.arange(len(bins))
+    axes.bar(place - 0.2, counts[0], 0.4, label="text to video", color=COLOURS["full"])
+    axes.bar(place + 0.2, counts[1], 0.4, label="video to text", color=COLOURS["one_frame"])
+    axes.set_xticks(place, labels, rotation=45 if len(bins) > 8 else 0)
+    _save(figure, axes, folder / "rank_histogram.png")
+
+    curve = recall_curve(looks)
+    write_csv(folder / "recall_curve.csv", curve)
+    figure, axes = _figure("Captions whose video is among the first k", "k", "recall@k (%)")
+    for look in (*looks, "chance"):
+        style = ":" if look == "chance" else "-"
+        axes.plot([r["k"] for r in curve], [r[look] for r in curve], style, label=NAMES.get(look, look), color=COLOURS[look])
+    axes.set_ylim(0, 101)
+    _save(figure, axes, folder / "recall_curve.png")
+
+
+def rank_bins(gallery: int) -> list[tuple[int, int]]:
+    """Ranks (first, last) of each bar: 1, 2, 3, 4-5, 6-10, 11-20, 21-50, and so on up to the gallery's size."""
+    edges, step = [1, 2, 3, 4, 6, 11], 10
+    while edges[-1] <= gallery:
+        edges += [2 * step + 1, 5 * step + 1, 10 * step + 1]
+        step *= 10
+    pairs = [(low, high - 1) for low, high in itertools.pairwise(edges)]
+    return [(low, min(high, gallery)) for low, high in pairs if low <= gallery]
+
+
+def recall_curve(looks: Mapping[Look, RetrievalResult], depth: int = 50) -> list[dict[str, float]]:
+    """recall@k of each look and of chance, text to video, for k up to `depth`."""
+    gallery = len(looks["full"].video_ids)
+    rows = []
+    for k in range(1, min(depth, gallery) + 1):
+        recalls = {look: float(100 * (result.ranks[0] <= k).mean()) for look, result in looks.items()}
+        rows.append({"k": k, **recalls, "chance": 100 * k / gallery})
+    return rows
+
+
+# --- question answering -----------------------------------------------------------------------------------
+
+
+def plot_qa(looks: Mapping[Look, QAResult], summary: Mapping[str, Any], folder: Path) -> None:
+    """accuracy_by_type, accuracy_by_answer, confusion, calibration: a CSV each, and PNG but for the answers."""
+    full = looks["full"]
+    _plot_types(looks, summary, folder)
+    by_answer = metrics.accuracy_by_answer(full.correct, [p.answer for p in full.predictions])
+    write_csv(folder / "accuracy_by_answer.csv", [{"answer": a, "count": n, "accuracy": acc} for a, n, acc in by_answer])
+    _plot_confusion(full, [answer for answer, _, _ in by_answer[:MOST_FREQUENT]], folder)
+
+    bins = full.calibration().bins
+    write_csv(folder / "calibration.csv", bins)
+    figure, axes = _figure("Can its confidence be believed?", "probability of the likeliest answer (%)", "accuracy (%)")
+    axes.plot([0, 100], [0, 100], ":", color=COLOURS["chance"], label="ideal")
+    axes.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o-", color=COLOURS["full"], label="full model")
+    _save(figure, axes, folder / "calibration.png")
+
+
+def _plot_types(looks: Mapping[Look, QAResult], summary: Mapping[str, Any], folder: Path) -> None:
+    kinds = [kind for kind in ("overall", *metrics.QUESTION_TYPES) if f"{kind}_acc" in summary]
+    rows = []
+    for kind in kinds:
+        figures = {look: (summary if look == "full" else summary[look])[f"{kind}_acc"] for look in looks}
+        majority = summary["majority"] if kind == "overall" else summary["majority_by_type"][kind]
+        rows.append({"type": kind, **figures, "majority": majority})
+    write_csv(folder / "accuracy_by_type.csv", rows)
+    figure, axes = _figure("Accuracy by question type", "", "accuracy (%)")
+    place, width = np.arange(len(kinds)), 0.8 / len(looks)
+    for n, look in enumerate(looks):
+        of_look = summary if look == "full" else summary[look]
+        values = np.array([of_look[f"{kind}_acc"] for kind in kinds])
+        ends = np.array([of_look["ci95"][f"{kind}_acc"] for kind in kinds]).T
+        error = np.abs(ends - values)
+        axes.bar(place + (n + 0.5) * width - 0.4, values, width, yerr=error, label=NAMES[look], color=COLOURS[look], capsize=2)
+    axes.hlines(
+        [r["majority"] for r in rows], place - 0.42, place + 0.42, colors=COLOURS["chance"], linestyles=":", label="majority"
+    )
+    axes.set_xticks(place, kinds)
+    _save(figure, axes, folder / "accuracy_by_type.png")
+
+
+def _plot_confusion(full: QAResult, names: Sequence[str], folder: Path) -> None:
+    def shown(answer: str) -> str:
+        return answer if answer in names else OTHER
+
+    pairs = Counter((shown(p.answer), shown(p.predicted)) for p in full.predictions)
+    rows = [
+        {"actual": a, "predicted": b, "count": n} for (a, b), n in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    write_csv(folder / "confusion.csv", rows)
+    labels = [*names, OTHER]
+    table = np.array([[pairs[(a, b)] for b in labels] for a in labels], float)
+    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    figure, axes = _figure("The most frequent answers: right one (row), given one (column)", "", "", size=(7, 6))
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for y, x in zip(*np.nonzero(table), strict=True):
+        axes.text(
+            x, y, f"{int(table[y, x])}", ha="center", va="center", color="white" if share[y, x] > 0.5 else "#374151", fontsize=7
+        )
+    axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.grid(False)
+    _save(figure, axes, folder / "confusion.png")
+
+
+# --- writing ----------------------------------------------------------------------------------------------
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows with the keys of the first; numbers with at most six decimals."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    atomic_write(path, text.getvalue())
+
+
+def _figure(title: str, x: str, y: str, size: tuple[float, float] = (6.4, 3.8)) -> tuple[Figure, Any]:
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _save(figure: Figure, axes: Any, path: Path) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", metadata={"Software": None})  # its version and date would change the bytes
+    atomic_write(path, data.getvalue())
