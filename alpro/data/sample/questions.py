@@ -16,7 +16,7 @@ from alpro.data.sample.words import COUNT_WORDS, PLURALS
 
 TYPES = ("what", "who", "how", "where", "when")
 MOTION_WORDS = frozenset(
-    "go goes going move moves moving direction grow grows shrink shrinks change changes turn turns bigger smaller".split()
+    ("go", "goes", "going", "move", "moves", "direction", "grows", "shrinks", "change", "changes", "turn", "bigger", "smaller")
 )
 
 

@@ -1,0 +1,90 @@
+"""Finds a video's or image's file by its name in the annotations, whatever its extension; each folder is listed once."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+from alpro.errors import DataError
+
+# In order of preference where one name has several files (say, a converted video beside its original).
+VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".mpg", ".m4v", ".wmv", ".3gp", ".3g2", ".mts", ".m2ts")
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+_ALL = frozenset(VIDEO_EXTENSIONS + IMAGE_EXTENSIONS)
+
+
+def bare_name(name: str) -> str:
+    """A name without its media extension, in any case, or a bare dot at its end (which DiDeMo has)."""
+    stem, dot, extension = name.rpartition(".")
+    if dot and stem and (not extension or f".{extension.lower()}" in _ALL):
+        return stem
+    return name
+
+
+class MediaFolder:
+    """The files below a folder, found by the names that annotations use.
+
+    A name may hold an extension (then that very file comes first), none, or a sub-folder. A folder that does not
+    exist has no files. Raises DataError when the folder is a link that leads nowhere.
+    """
+
+    def __init__(self, root: str | Path, media: Literal["video", "image"]) -> None:
+        self.root = Path(root)
+        if self.root.is_symlink() and not self.root.exists():
+            raise DataError(f"{self.root}: the link leads nowhere (to {self.root.readlink()}); mend it")
+        self._extensions = VIDEO_EXTENSIONS if media == "video" else IMAGE_EXTENSIONS
+        self._folders: dict[Path, tuple[set[str], dict[str, str]]] = {}
+
+    def path(self, name: str) -> Path:
+        """Where the file lies, or, when it is missing, where it is expected (with the folder's usual extension)."""
+        whole = self.root / name  # an absolute name stands for itself
+        folder, last = whole.parent, whole.name
+        exact, by_name = self._listing(folder)
+        if last in exact:
+            return whole
+        bare = bare_name(last)
+        if bare in by_name:
+            return folder / by_name[bare]
+        return whole if bare != last and not last.endswith(".") else folder / (bare + self._usual(exact))
+
+    def _listing(self, folder: Path) -> tuple[set[str], dict[str, str]]:
+        """All file names of a folder, and the preferred file of each bare name."""
+        if folder not in self._folders:
+            try:
+                exact = set(os.listdir(folder))
+            except (FileNotFoundError, NotADirectoryError):
+                exact = set()
+            by_name: dict[str, str] = {}
+            for file in sorted(exact, key=self._rank, reverse=True):  # the best comes last and stays
+                if self._rank(file)[0] < len(self._extensions) + 1:
+                    by_name[bare_name(file)] = file
+            self._folders[folder] = exact, by_name
+        return self._folders[folder]
+
+    def _rank(self, file: str) -> tuple[int, str]:
+        if file.endswith(".") and self._extensions is VIDEO_EXTENSIONS:
+            return len(self._extensions), file
+        extension = os.path.splitext(file)[1].lower()
+        return self._extensions.index(extension) if extension in self._extensions else len(self._extensions) + 1, file
+
+    def _usual(self, files: set[str]) -> str:
+        found = Counter(extension for file in files if (extension := os.path.splitext(file)[1].lower()) in self._extensions)
+        return max(self._extensions, key=lambda extension: (found[extension], -self._extensions.index(extension)))
+
+
+def missing(paths: list[Path]) -> set[Path]:
+    """Which of the paths are no files or links to files; each folder is listed once instead of asking for each file."""
+    listings: dict[Path, set[str]] = {}
+    absent = set()
+    for path in paths:
+        if path.parent not in listings:
+            try:
+                with os.scandir(path.parent) as entries:
+                    listings[path.parent] = {entry.name for entry in entries if entry.is_file()}
+            except (FileNotFoundError, NotADirectoryError):
+                listings[path.parent] = set()
+        if path.name not in listings[path.parent]:
+            absent.add(path)
+    return absent

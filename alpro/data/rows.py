@@ -1,0 +1,174 @@
+"""Reads tables of annotations (.jsonl, .json, .csv, .tsv, .parquet) into rows, each knowing its place in the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from alpro.errors import DataError
+
+SHOWN_FAULTS = 10  # an error lists so many faults and counts the rest
+
+
+class Faults:
+    """Collects what is wrong with a file, so that one error names it all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: list[str] = []
+
+    def add(self, where: str, what: str) -> None:
+        """Note a fault at a place such as `line 3`."""
+        self._lines.append(f"{self.path}: {where}: {what}")
+
+    def check(self) -> None:
+        """Raise DataError when there were any."""
+        if self._lines:
+            more = len(self._lines) - SHOWN_FAULTS
+            rest = [f"{self.path}: and {more} more"] if more > 0 else []
+            raise DataError("\n".join(self._lines[:SHOWN_FAULTS] + rest))
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of a file; the place is `line N`, or `row N` (from 1) where rows are no lines.
+
+    Every cell of a CSV is text as it stands there. Raises DataError for a missing or broken file, an unknown kind of
+    file, and a pickle, which is never opened.
+    """
+    kind = path.suffix.lower()
+    if kind in (".pkl", ".pickle"):
+        raise DataError(
+            f"{path}: a pickle runs whatever code it holds, so it is not opened; if you trust its source, convert it: "
+            f"python -c \"import pandas; pandas.read_pickle('{path}').to_csv('{path.with_suffix('.csv')}', index=False)\" "
+            "and name the .csv"
+        )
+    if kind not in _READERS:
+        raise DataError(f"{path}: no reader for such a file; give one of {', '.join(sorted(_READERS))}")
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path}: the link leads nowhere (to {path.readlink()})")
+    if not path.is_file():
+        raise DataError(f"{path}: not found; put the annotation file there, or change its path in params.yaml")
+    try:
+        yield from _READERS[kind](path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start}: not UTF-8; convert the file's encoding") from None
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value. Raises DataError as `read_rows` does."""
+    if not path.is_file():
+        raise DataError(f"{path}: not found; put the file there, or change its path in params.yaml")
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: line {error.lineno}: no JSON: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start}: not UTF-8; convert the file's encoding") from None
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                where = f"{path}: line {number}, column {error.colno}"
+                raise DataError(f"{where}: no JSON: {error.msg}; mend or remove the line") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{path}: line {number}: {_kind(row)} instead of an object; each line is one {{...}}")
+            yield f"line {number}", row
+
+
+def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: {_kind(rows)} instead of a list of rows")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: row {number}: {_kind(row)} instead of an object")
+        yield f"row {number}", row
+
+
+def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pandas
+
+    separator = _separator(path)
+    try:
+        table = pandas.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except pandas.errors.EmptyDataError:
+        raise DataError(f"{path}: empty; the first line names the columns") from None
+    except pandas.errors.ParserError as error:
+        raise DataError(f"{path}: no table: {' '.join(str(error).split())}; quote cells that hold {separator!r}") from None
+    yield from _table(table)
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: no Parquet file: {' '.join(str(error).split())}") from None
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    for number, values in enumerate(zip(*columns.values(), strict=True), 1):
+        yield f"row {number}", dict(zip(columns, values, strict=True))
+
+
+def _table(table: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    names = [str(name).strip() for name in table.columns]
+    for number, values in enumerate(table.itertuples(index=False, name=None), 1):
+        yield f"row {number}", dict(zip(names, values, strict=True))
+
+
+def _separator(path: Path) -> str:
+    """The most frequent of comma, semicolon and tab in the first line."""
+    with path.open(encoding="utf-8-sig") as file:
+        first = file.readline()
+    return max(",;\t", key=first.count)
+
+
+_READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+
+
+def _kind(value: Any) -> str:
+    return {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "a truth value"}.get(
+        type(value), "null" if value is None else type(value).__name__
+    )
+
+
+# --- cells ------------------------------------------------------------------------------------------------
+
+
+def cell(row: dict[str, Any], keys: tuple[str, ...], where: str, faults: Faults, number_too: bool = False) -> str | None:
+    """The first of `keys` that a row has, as text without outer blanks; None, with a fault noted, where it can't be used."""
+    key = next((key for key in keys if key in row), None)
+    if key is None:
+        faults.add(where, f"key {' or '.join(repr(key) for key in keys)} is missing; the row has {', '.join(map(repr, row))}")
+        return None
+    value = row[key]
+    if number_too and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        faults.add(where, f"{key}: {_kind(value)} instead of a text")
+        return None
+    if not value.strip():
+        faults.add(where, f"{key}: empty; give a text or remove the row")
+        return None
+    return value.strip()
+
+
+def texts(row: dict[str, Any], keys: tuple[str, ...], where: str, faults: Faults) -> list[str]:
+    """As `cell`, where the value may also be a list of texts."""
+    key = next((key for key in keys if isinstance(row.get(key), list)), None)
+    if key is None:
+        text = cell(row, keys, where, faults)
+        return [] if text is None else [text]
+    found = [cell({key: value}, (key,), where, faults) for value in row[key]]
+    if not found:
+        faults.add(where, f"{key}: an empty list; give at least one text or remove the row")
+    return [text for text in found if text is not None]
