@@ -34,7 +34,7 @@ def apply(name: str, frames: Tensor, magnitude: float) -> Tensor:
 
 
 def _functional() -> Any:
-    import alpro.torchvision_cure  # noqa: F401  (must come before the first import of torchvision)
+    import alpro.torchvision_cure  # noqa: F401, I001  (must come before the first import of torchvision)
     from torchvision.transforms.v2 import functional
 
     return functional
@@ -60,7 +60,17 @@ def _brightness(frames: Tensor, strength: float) -> Tensor:
 
 def _sharpness(frames: Tensor, strength: float) -> Tensor:
     """Away from, or towards, a blurred frame. Clamped to 0..255, where the released code wraps around."""
-    return _functional().adjust_sharpness(frames, _enhance(strength))
+    factor = _enhance(strength)
+    if factor == 1:
+        return frames
+    pixels = frames.to(torch.int32)
+    rows = pixels[..., :-2, :] + pixels[..., 1:-1, :] + pixels[..., 2:, :]
+    inner = pixels[..., 1:-1, 1:-1]
+    weighted = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * inner
+    blurred = ((2 * weighted + 13) // 26).float()  # weighted / 13, rounded
+    sharp = frames.clone()  # the outermost pixels stay
+    sharp[..., 1:-1, 1:-1] = (blurred + factor * (inner - blurred)).clamp(0, 255).to(torch.uint8)
+    return sharp
 
 
 def _flip(frames: Tensor, strength: float) -> Tensor:

@@ -23,6 +23,7 @@ Strategy = Literal["uniform", "uniform_floor", "random", "headtail"]
 Decoder = Literal["decord", "pyav"]
 _PROBE_SIDE = 32  # a probe looks whether frames decode, not at them
 _PROBE_CHUNK = 128
+_IMPAIRED = 0x80 | 0x100  # streams for those who hear or see little
 
 
 # --- which frames -----------------------------------------------------------------------------------------
@@ -187,10 +188,16 @@ def _read_pyav(path: Path, choose: Callable[[int], list[int]], size: int | None)
 
 
 def _stream(container: Any) -> Any:
-    """The video stream that decord takes too: FFmpeg's best one."""
-    stream = container.streams.best("video")
-    if stream is None:
+    """The video stream that decord takes too: more than a still, of the highest bit rate, the longest.
+
+    So chooses the FFmpeg inside decord; PyAV's newer one also asks which stream is marked as default.
+    """
+    if not container.streams.video:
         raise DataError("holds no video stream")
+    stream = max(
+        container.streams.video,
+        key=lambda s: (not int(s.disposition) & _IMPAIRED, min(5, s.frames), s.bit_rate or 0, s.frames, -s.index),
+    )
     stream.thread_count = 1
     return stream
 
@@ -207,9 +214,8 @@ def _shown(container: Any, stream: Any, size: int | None) -> Iterator[tuple[int,
             turn = {0: [], 1: ["cclock"], 2: ["clock", "clock"], 3: ["clock"]}[round(frame.rotation / 90) % 4]
             graph = av.filter.Graph()
             filters = [graph.add_buffer(template=stream), *(graph.add("transpose", way) for way in turn)]
-            if size:
-                filters.append(graph.add("scale", f"{size}:{size}:flags=bilinear"))
-            filters += [graph.add("format", "rgb24"), graph.add("buffersink")]
+            side = f"{size}:{size}" if size else "iw:ih"
+            filters += [graph.add("scale", f"{side}:flags=bilinear"), graph.add("format", "rgb24"), graph.add("buffersink")]
             graph.link_nodes(*filters).configure()
         graph.push(frame)
         return graph.pull().to_ndarray()

@@ -64,7 +64,7 @@ def test_resized_crops_stay_within_area_and_aspect():
     rng = np.random.RandomState(0)
     for _ in range(200):
         left, top, width, height = augment._part(120, 80, rng, (0.2, 1.0))
-        assert 0 <= left and left + width <= 120 and 0 <= top and top + height <= 80
+        assert min(left, top) >= 0 and left + width <= 120 and top + height <= 80
         assert 0.19 < width * height / 9600 <= 1 and 0.72 < width / height < 1.39
 
 
