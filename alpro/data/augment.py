@@ -1,7 +1,8 @@
 """What training does to frames before the model sees them: RandAugment, the same for all frames, and crops.
 
 Operations, strengths and draws are those of the released code (paper, section 4.2: RandAugment(N=2, M=5) with ten
-operations); warps follow OpenCV's fixed-point arithmetic, so the pixels are equal, without OpenCV.
+operations); warps follow OpenCV's fixed-point arithmetic, so the pixels are equal, without OpenCV. (torchvision's
+versions of contrast, sharpness and warps give other pixels.)
 Letters: T frames, H and W pixels.
 """
 
@@ -33,13 +34,6 @@ def apply(name: str, frames: Tensor, magnitude: float) -> Tensor:
     return _OPERATIONS[name](frames, magnitude / _LARGEST)
 
 
-def _functional() -> Any:
-    import alpro.torchvision_cure  # noqa: F401, I001  (must come before the first import of torchvision)
-    from torchvision.transforms.v2 import functional
-
-    return functional
-
-
 def _enhance(strength: float) -> float:
     return 1.8 * strength + 0.1  # so magnitude 5 changes nothing
 
@@ -55,7 +49,8 @@ def _contrast(frames: Tensor, strength: float) -> Tensor:
 
 
 def _brightness(frames: Tensor, strength: float) -> Tensor:
-    return _functional().adjust_brightness(frames, _enhance(strength))
+    table = (torch.arange(256, dtype=torch.float32) * _enhance(strength)).clamp(0, 255).to(torch.uint8)
+    return table[frames.int()]
 
 
 def _sharpness(frames: Tensor, strength: float) -> Tensor:
