@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from alpro.config import Model
+from alpro.config import Model, Params, parse
 from alpro.data.records import Question, Record
 from alpro.data.text import SPECIAL, load_tokenizer
+from alpro.files import write_json
 from alpro.models import QuestionAnswering, Retrieval, build_model
 
 WORDS = ["a", "red", "blue", "green", "circle", "square", "star", "moves", "left", "right", "and", "then", "stops"]
@@ -22,6 +25,7 @@ SIZES = Model(
     embed_dim=16, vocab_size=len(WORDS) + 5, max_positions=32,
 )  # fmt: skip
 ANSWERS = {"circle": 0, "square": 1, "star": 2, "red": 3, "blue": 4, "left": 5}
+OTHER_LABELS = {answer: 5 - label for answer, label in ANSWERS.items()}  # of the data set, the checkpoint has its own
 
 
 def write_video(path: Path, seed: int, frames: int = 8, side: int = 32) -> None:
@@ -98,6 +102,48 @@ def spread(model: torch.nn.Module) -> torch.nn.Module:
 @pytest.fixture(scope="session")
 def settings() -> dict[str, int]:
     return {"num_frames": 4, "image_size": 32, "max_text_tokens": 12}
+
+
+@pytest.fixture(scope="session")
+def project(
+    tmp_path_factory: pytest.TempPathFactory,
+    records: list[Record],
+    retrieval_model: Retrieval,
+    qa_model: QuestionAnswering,
+    tokenizer: Any,
+) -> Path:
+    """A folder with annotations in the official layout, and a checkpoint of each task."""
+    from alpro.models.checkpoint import save_checkpoint
+
+    root = tmp_path_factory.mktemp("project")
+    captions = [{"clip_name": f"{r.id}.mp4", "caption": c} for r in records for c in r.captions or ("",)]
+    asked = sorted(((q, r.id) for r in records for q in r.questions), key=lambda pair: pair[0].id)
+    questions = [{"video_id": video, "question": q.text, "answer": q.answer, "answer_type": q.type} for q, video in asked]
+    for task, rows in (("msrvtt_ret", [row for row in captions if row["caption"]]), ("msvd_qa", questions)):
+        (root / task).mkdir()
+        (root / task / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json(root / "answers.json", ANSWERS)
+    (root / "msvd_qa" / "train_ans2label.json").write_text(json.dumps(OTHER_LABELS))
+    tokenizer.save_pretrained(root / "text")
+    save_checkpoint(root / "models" / "msrvtt_ret", retrieval_model, {}, {"tokenizer": root / "text"})
+    extras = {"tokenizer": root / "text", "answers.json": root / "answers.json"}
+    save_checkpoint(root / "models" / "msvd_qa", qa_model, {}, extras)
+    return root
+
+
+@pytest.fixture(scope="session")
+def params(project: Path, records: list[Record]) -> Params:
+    """Recipe `tiny` with the two tasks of `project` and its models' sizes."""
+    raw = yaml.safe_load((Path(__file__).parents[2] / "recipes/tiny.yaml").read_text())
+    tasks = ("msrvtt_ret", "msvd_qa")
+    for section in ("datasets", "finetune", "evaluate", "zeroshot"):
+        raw[section] = {task: raw[section][task] for task in tasks if task in raw[section]}
+    for task in tasks:
+        raw["datasets"][task] |= {"annotations": str(project / task), "videos": str(records[0].path.parent)}
+        raw["evaluate"][task] |= {"checkpoint": str(project / "models" / task), "bootstrap": 200}
+        raw["finetune"][task] |= {"max_text_tokens": 12}
+    raw |= {"sample": None, "model": SIZES.model_dump(), "text": {"tokenizer": str(project / "text")}}
+    return parse(raw)
 
 
 @pytest.fixture

@@ -1,0 +1,224 @@
+"""Evaluate a checkpoint on a data set's split, and write the stage's record: figures, predictions, pictures.
+
+    run_evaluation(params, "msrvtt_ret", checkpoint="models/sample/finetune/msrvtt_ret", record="reports/evaluate/msrvtt_ret")
+
+The record holds no times and no names of runs: the same data, checkpoint and parameters give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alpro import distributed
+from alpro.config import Evaluation, Params, Training, nearest
+from alpro.data.annotations import annotation_file, read_answers, read_dataset
+from alpro.data.records import Record
+from alpro.data.text import load_tokenizer
+from alpro.data.video import Strategy
+from alpro.errors import CheckpointError, ConfigError
+from alpro.evaluation.clips import Look
+from alpro.evaluation.progress import reporting
+from alpro.evaluation.qa import QAResult, evaluate_qa
+from alpro.evaluation.retrieval import RetrievalResult, evaluate_retrieval
+from alpro.evaluation.summary import MotionTest, qa_rows, retrieval_rows, summarise_qa, summarise_retrieval
+from alpro.files import atomic_write, new_dir, sha256, write_json
+from alpro.models import Alpro, build_model
+from alpro.models.start import start
+from alpro.models.weights import load_model
+
+LOOKS: tuple[Look, ...] = ("full", "one_frame", "blind")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is evaluated: a model with its tokenizer and, for question answering, its answer list."""
+
+    model: Alpro
+    tokenizer: Any
+    answers: Mapping[str, int] | None
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Viewing:
+    """How clips and texts reach the model."""
+
+    num_frames: int
+    image_size: int
+    max_text_tokens: int
+    frames_strategy: Strategy
+    precision: str
+
+    @classmethod
+    def of(cls, training: Training, image_size: int) -> Viewing:
+        """As the fine-tuning of the data set says."""
+        return cls(training.num_frames, image_size, training.max_text_tokens, training.eval_frames, training.precision)
+
+
+def run_evaluation(
+    params: Params,
+    task: str,
+    *,
+    checkpoint: str | Path,
+    record: str | Path,
+    zero_shot: bool = False,
+    looks: Sequence[Look] = LOOKS,
+) -> dict[str, Any]:
+    """Evaluate a data set's split under params.yaml, with its ablations, and write the record; returns its figures.
+
+    All ranks call it; the first one writes. `checkpoint` is a checkpoint or, for a model that was not trained at all, a file
+    of recipes/init. Raises ConfigError for a task without settings, and as reading data and checkpoints does.
+    """
+    settings = _settings(params, task, zero_shot)
+    dataset, training = params.datasets[task], params.finetune[task]
+    records = read_dataset(dataset, settings.split)
+    tokenizer_folder = _tokenizer_folder(checkpoint, params.text.tokenizer)
+    answers = None if dataset.task == "retrieval" else _answers(checkpoint, dataset)
+    subject = _subject(params, dataset.task, checkpoint, training.num_frames, tokenizer_folder, answers)
+    viewing = Viewing.of(training, subject.model.config.image_size)
+    found = {look: evaluate(subject, records, viewing, settings, look, label=f"{task} {look}") for look in looks}
+    if dataset.task == "retrieval":
+        summary, rows = summarise_retrieval(found, settings.bootstrap), retrieval_rows(found)  # type: ignore[arg-type]
+    else:
+        is_motion = _motion_test(params)
+        summary = summarise_qa(found, settings.bootstrap, is_motion)  # type: ignore[arg-type]
+        rows = qa_rows(found, is_motion)  # type: ignore[arg-type]
+    given = {
+        "recipe": params.recipe,
+        "task": task,
+        "zero_shot": zero_shot,
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": checkpoint_digest(checkpoint),
+        "annotations": str(annotation_file(dataset, settings.split)),
+        "annotations_sha256": sha256(annotation_file(dataset, settings.split)),
+        "videos": dataset.videos,
+        "evaluate": settings.model_dump(exclude={"checkpoint"}),
+        "num_frames": viewing.num_frames,
+        "image_size": viewing.image_size,
+        "max_text_tokens": viewing.max_text_tokens,
+        "frames": viewing.frames_strategy,
+        "precision": viewing.precision,
+        "model": subject.model.config.model_dump(),
+        "looks": list(looks),
+    }
+    if distributed.rank() == 0:
+        write_record(Path(record), given, summary, rows, found)
+    distributed.barrier()
+    return rounded(summary)
+
+
+def evaluate(
+    subject: Subject, records: Sequence[Record], viewing: Viewing, settings: Evaluation, look: Look = "full", label: str = ""
+) -> RetrievalResult | QAResult:
+    """One evaluation of a subject, with its progress shown under `label`."""
+    shared: dict[str, Any] = {
+        "num_frames": viewing.num_frames, "image_size": viewing.image_size, "max_text_tokens": viewing.max_text_tokens,
+        "frames_strategy": viewing.frames_strategy, "precision": viewing.precision, "batch_pairs": settings.batch_pairs,
+        "look": look,
+    }  # fmt: skip
+    with reporting(label) as progress:
+        if subject.answers is not None:
+            return evaluate_qa(subject.model, records, subject.tokenizer, subject.answers, **shared, progress=progress)  # type: ignore[arg-type]
+        return evaluate_retrieval(
+            subject.model, records, subject.tokenizer, **shared, progress=progress,
+            rerank=settings.rerank, round_scores=settings.round_scores,
+        )  # fmt: skip
+
+
+def write_record(
+    folder: Path,
+    given: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    found: Mapping[Look, RetrievalResult | QAResult],
+) -> None:
+    """Write params.json, metrics.json, predictions.jsonl and plots/ into a folder, as a whole or not at all."""
+    from alpro.evaluation.plots import plot_qa, plot_retrieval
+
+    with new_dir(folder) as made:
+        write_json(made / "params.json", given)
+        write_json(made / "metrics.json", rounded(summary))
+        write_rows(made / "predictions.jsonl", rows)
+        if isinstance(found["full"], RetrievalResult):
+            plot_retrieval(found, made / "plots")  # type: ignore[arg-type]
+        else:
+            plot_qa(found, summary, made / "plots")  # type: ignore[arg-type]
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def rounded(value: Any, decimals: int = 6) -> Any:
+    """The same with every float rounded, however deep: digits beyond are noise to whoever reads the file."""
+    if isinstance(value, Mapping):
+        return {key: rounded(inner, decimals) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(inner, decimals) for inner in value]
+    return round(value, decimals) if isinstance(value, float) else value
+
+
+def checkpoint_digest(checkpoint: str | Path) -> str:
+    """SHA-256 of a checkpoint's weights: of model.safetensors in a directory, else of the file."""
+    path = Path(checkpoint)
+    return sha256(path / "model.safetensors" if path.is_dir() else path)
+
+
+def device() -> torch.device:
+    """This process's GPU, or the CPU."""
+    return torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _settings(params: Params, task: str, zero_shot: bool) -> Evaluation:
+    section: Mapping[str, Evaluation] = params.zeroshot if zero_shot else params.evaluate
+    if task not in section:
+        name = "zeroshot" if zero_shot else "evaluate"
+        raise ConfigError(f"{name}.{task}: not in params.yaml{nearest(task, section)}")
+    return section[task]
+
+
+def _subject(
+    params: Params, kind: str, checkpoint: str | Path, frames: int, tokenizer_folder: Path, answers: Mapping[str, int] | None
+) -> Subject:
+    info: Mapping[str, Any] = {}
+    if Path(checkpoint).suffix in (".yaml", ".yml"):
+        width = max(answers.values()) + 1 if answers else None
+        model = build_model(kind, num_frames=frames, config=params.model, num_answers=width, seed=params.seed)
+        start(model, checkpoint, params.seed)
+    else:
+        model, info, _ = load_model(checkpoint, kind, num_frames=frames)
+    tokenizer = load_tokenizer(tokenizer_folder, vocab_size=model.config.vocab_size)
+    return Subject(model.to(device()), tokenizer, answers, info)
+
+
+def _tokenizer_folder(checkpoint: str | Path, otherwise: str) -> Path:
+    """The tokenizer that lies with the checkpoint, or the one of params.yaml."""
+    own = Path(checkpoint) / "tokenizer"
+    return own if own.is_dir() else Path(otherwise)
+
+
+def _answers(checkpoint: str | Path, dataset: Any) -> Mapping[str, int]:
+    """The answer list that lies with the checkpoint, or the data set's."""
+    own = Path(checkpoint) / "answers.json"
+    if not own.is_file():
+        return read_answers(dataset)
+    answers = json.loads(own.read_text(encoding="utf-8"))
+    if not isinstance(answers, dict) or not all(isinstance(label, int) for label in answers.values()):
+        raise CheckpointError(f"{own}: must hold one object {{answer: label}}")
+    return answers
+
+
+def _motion_test(params: Params) -> MotionTest | None:
+    """Which questions need time; only the made data's wording says so."""
+    if params.sample is None:
+        return None
+    from alpro.data.sample.questions import is_motion_question
+
+    return is_motion_question
