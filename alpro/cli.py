@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from alpro.errors import AlproError
 
-app = typer.Typer(name="alpro", help="ALPRO: video-and-language pre-training with entity prompts.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    name="alpro", help="ALPRO: video-and-language pre-training with entity prompts.", no_args_is_help=True, add_completion=False
+)
 data = typer.Typer(help="Make, index and check data.", no_args_is_help=True)
 train = typer.Typer(help="Train one of the four models.", no_args_is_help=True)
 recipe = typer.Typer(help="Complete parameter sets.", no_args_is_help=True)
@@ -25,7 +27,12 @@ app.add_typer(report, name="report")
 ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file.")]
 PARAMS = Path("params.yaml")
 Output = Annotated[Path, typer.Option("--output", help="Folder of the checkpoint.")]
-Record = Annotated[Path | None, typer.Option("--record", help="Folder of the stage's record; default: `record` inside the output.")]
+Init = Annotated[str, typer.Option("--init", help="Where to start: a checkpoint, own or official, or a file of recipes/init.")]
+Teacher = Annotated[str, typer.Option("--teacher", help="The prompter that gives PEM's labels, own or official.")]
+Task = Annotated[str, typer.Option("--task", help="A data set of params.yaml.")]
+Record = Annotated[
+    Path | None, typer.Option("--record", help="Folder of the stage's record; default: `record` inside the output.")
+]
 
 
 @recipe.command("use")
@@ -77,12 +84,12 @@ def data_sample(params: ParamsFile = PARAMS, root: Path = Path("data/sample"), w
 
 
 @data.command("vocabulary")
-def data_vocabulary(params: ParamsFile = PARAMS) -> None:
+def data_vocabulary(output: Path, params: ParamsFile = PARAMS) -> None:
     """Make a WordPiece vocabulary from all training captions and questions."""
     from alpro.config import load
     from alpro.data.prepare import make_vocabulary
 
-    make_vocabulary(load(params))
+    make_vocabulary(load(params), output)
 
 
 @data.command("entities")
@@ -91,27 +98,41 @@ def data_entities(output: Path, params: ParamsFile = PARAMS) -> None:
     from alpro.config import load
     from alpro.data.prepare import make_entities
 
-    make_entities(load(params), output)
+    words = make_entities(load(params), output)
+    typer.echo(f"{len(words)} entities: {', '.join(words[:10])}, ...")
 
 
 @data.command("validate")
-def data_validate(name: str, passed: Path, output: Path, params: ParamsFile = PARAMS) -> None:
+def data_validate(
+    name: str,
+    passed: Annotated[Path, typer.Option(help="Written when the set passed: its hashes.")],
+    output: Annotated[Path, typer.Option(help="Folder of the Data Docs, problems and figures.")],
+    params: ParamsFile = PARAMS,
+) -> None:
     """Validate a corpus or data set with Great Expectations."""
     from alpro.config import load
-    from alpro.data.prepare import validate_set
+    from alpro.data.validation import validate_set
 
-    validate_set(load(params), name, passed=passed, output=output)
+    summary = validate_set(load(params), name, output=output, passed=passed)
+    typer.echo(f"{name}: passed, {summary.warnings} warnings; {output}/index.html")
 
 
 @train.command("prompter")
-def train_prompter(init: str, output: Output, record: Record = None, params: ParamsFile = PARAMS, max_steps: int | None = None) -> None:
+def train_prompter(
+    init: Init, output: Output, record: Record = None, params: ParamsFile = PARAMS, max_steps: int | None = None
+) -> None:
     """Train the prompter (VTC alone) on the caption corpora."""
     _train("prompter", None, params, init, None, output, record, max_steps)
 
 
 @train.command("pretrain")
 def train_pretrain(
-    init: str, teacher: str, output: Output, record: Record = None, params: ParamsFile = PARAMS, max_steps: int | None = None
+    init: Init,
+    teacher: Teacher,
+    output: Output,
+    record: Record = None,
+    params: ParamsFile = PARAMS,
+    max_steps: int | None = None,
 ) -> None:
     """Pre-train the video-language model (VTC, VTM, MLM, PEM)."""
     _train("pretrain", None, params, init, teacher, output, record, max_steps)
@@ -119,10 +140,95 @@ def train_pretrain(
 
 @train.command("finetune")
 def train_finetune(
-    task: str, init: str, output: Output, record: Record = None, params: ParamsFile = PARAMS, max_steps: int | None = None
+    task: Task, init: Init, output: Output, record: Record = None, params: ParamsFile = PARAMS, max_steps: int | None = None
 ) -> None:
     """Fine-tune for a down-stream data set."""
     _train("finetune", task, params, init, None, output, record, max_steps)
+
+
+def _train(
+    stage: str,
+    task: str | None,
+    params: Path,
+    init: str,
+    teacher: str | None,
+    output: Path,
+    record: Path | None,
+    max_steps: int | None,
+) -> None:
+    from alpro.config import load
+    from alpro.training.run import run_training
+
+    run_training(
+        load(params),
+        stage,
+        task,
+        init=init,
+        teacher=teacher,
+        output=output,
+        record=record or output / "record",
+        max_steps=max_steps,
+    )
+
+
+@app.command()
+def evaluate(
+    task: Task,
+    checkpoint: Annotated[str, typer.Option(help="A checkpoint, own or official, or an official output folder.")],
+    record: Annotated[Path, typer.Option(help="Folder of the figures and predictions.")],
+    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Use the settings under `zeroshot`.")] = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Evaluate a checkpoint on a data set, with its video-blind and one-frame looks."""
+    from alpro.config import load
+    from alpro.evaluation.run import run_evaluation
+
+    run_evaluation(load(params), task, checkpoint=checkpoint, record=record, zero_shot=zero_shot)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def launch(verb: list[str], params: ParamsFile = PARAMS) -> None:
+    """Run a verb on the processes and hosts of `launch` in params.yaml: `alpro launch -- train pretrain ...`."""
+    from alpro.config import load
+    from alpro.launch import main as run
+
+    raise typer.Exit(run(load(params).launch, verb))
+
+
+@report.command("make")
+def report_make(params: ParamsFile = PARAMS, root: Path = Path("reports")) -> None:
+    """Write reports/summary.json and reports/index.html from the stages' records."""
+    from alpro.config import load
+    from alpro.report import make_report
+
+    make_report(load(params), root)
+
+
+@report.command("show")
+def report_show(params: ParamsFile = PARAMS, root: Path = Path("reports")) -> None:
+    """Print the results table, and where to look next."""
+    from alpro.config import load
+    from alpro.report import show_report
+
+    show_report(load(params), root)
+
+
+@track.command("sync")
+def track_sync(params: ParamsFile = PARAMS) -> None:
+    """Fill the MLflow store with the runs and checkpoints that it lacks."""
+    from alpro.config import load
+    from alpro.tracking.sync import sync
+
+    typer.echo(str(sync(Path.cwd(), load(params))))
+
+
+@track.command("status")
+def track_status(params: ParamsFile = PARAMS) -> None:
+    """Show what the MLflow store has of this checkout's results."""
+    from alpro.config import load
+    from alpro.tracking.status import status
+
+    typer.echo(str(status(Path.cwd(), load(params))))
 
 
 def main() -> None:

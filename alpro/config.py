@@ -176,7 +176,8 @@ class PEM(Section):
 
     ensemble: bool = Field(True, description="Average each entity's prompt over all templates; false: the first alone.")
     ignore: Literal["max_probability", "argmax_zero"] = Field(
-        "max_probability", description="Which crops carry no label: under the threshold (paper), or of entity 0 (released code)."
+        "max_probability",
+        description="Which crops carry no label: under the threshold (paper), or of entity 0 (released code).",
     )
     threshold: float = Field(0.2, ge=0, le=1)
     crop_area: tuple[float, float] = (0.3, 0.5)
@@ -213,7 +214,9 @@ class Evaluation(Section):
     split: Literal["test", "val"] = "test"
     batch_pairs: PositiveInt = Field(64, description="Text-video pairs of one multimodal batch.")
     rerank: PositiveInt | None = Field(None, description="VTM scores only the K best of VTC per query; null: all.")
-    round_scores: int | None = Field(None, description="Decimals to which scores are rounded before ranking (released code: 4).")
+    round_scores: int | None = Field(
+        None, description="Decimals to which scores are rounded before ranking (released code: 4)."
+    )
     bootstrap: PositiveInt = Field(1000, description="Resamples of the interval.")
 
 
@@ -248,7 +251,9 @@ class Params(Section):
         for where, training in (("prompter", self.prompter), ("pretrain", self.pretrain)):
             for name in training.corpora:
                 if name not in self.corpora:
-                    raise ValueError(f"{where}.corpora names {name!r}, which `corpora` does not have{nearest(name, self.corpora)}")
+                    raise ValueError(
+                        f"{where}.corpora names {name!r}, which `corpora` does not have{nearest(name, self.corpora)}"
+                    )
         for where, section in (("finetune", self.finetune), ("evaluate", self.evaluate), ("zeroshot", self.zeroshot)):
             for name in section:
                 if name not in self.datasets:
@@ -305,7 +310,11 @@ def _line(fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{key}: missing"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{key}: {message} (got {fault['input']!r})" if key and fault["type"] != "value_error" else f"{key}: {message}".lstrip(": ")
+    return (
+        f"{key}: {message} (got {fault['input']!r})"
+        if key and fault["type"] != "value_error"
+        else f"{key}: {message}".lstrip(": ")
+    )
 
 
 def _section_at(loc: list[str]) -> type[Section] | None:

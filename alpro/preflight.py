@@ -49,13 +49,17 @@ def missing_inputs(params: Params) -> list[Missing]:
                 if path:
                     wanted.append((path, f"corpora.{name}", "README, Data preparation: " + name))
         if params.entities.source:
-            wanted.append((params.entities.source, "entities.source", "put the file there, or null to count the captions' nouns"))
+            wanted.append(
+                (params.entities.source, "entities.source", "put the file there, or null to count the captions' nouns")
+            )
     if f"{models}/prompter" in made:
         wanted.append((params.init.prompter, "init.prompter", checkpoint))
     for name, dataset in params.datasets.items():
         for path in (dataset.annotations, dataset.videos):
             wanted.append((path, f"datasets.{name}", "README, Data preparation: " + name))
-    wanted.append((params.text.tokenizer, "text.tokenizer", "a folder with BERT's vocabulary (vocab.txt, tokenizer_config.json)"))
+    wanted.append(
+        (params.text.tokenizer, "text.tokenizer", "a folder with BERT's vocabulary (vocab.txt, tokenizer_config.json)")
+    )
 
     stages = {*made, f"{models}/text", "data/sample"} if params.sample else made
     missing: dict[str, Missing] = {}

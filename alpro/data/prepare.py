@@ -1,0 +1,51 @@
+"""What is made of a data set before any training: a vocabulary, and the entity list of PEM."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from alpro.config import Params
+from alpro.data.annotations import read_corpus, read_dataset
+from alpro.data.entities import count_nouns, read_entities, write_entities
+from alpro.data.text import train_vocabulary
+from alpro.errors import DataError
+from alpro.files import new_dir
+
+ENTITY_FILE = "unigrams.txt"
+
+
+def training_texts(params: Params) -> Iterator[str]:
+    """Every caption and question of all training splits."""
+    for corpus in params.corpora.values():
+        for record in read_corpus(corpus):
+            yield from record.captions
+    for dataset in params.datasets.values():
+        for record in read_dataset(dataset, "train"):
+            yield from record.captions
+            yield from (question.text for question in record.questions)
+
+
+def make_vocabulary(params: Params, output: Path) -> None:
+    """Write a WordPiece vocabulary of `model.vocab_size` tokens from the training texts. Raises DataError."""
+    train_vocabulary(training_texts(params), output, params.model.vocab_size)
+
+
+def make_entities(params: Params, output: Path) -> list[str]:
+    """Write the folder of the entity list (`unigrams.txt`): given, or the captions' most frequent nouns; returns it.
+
+    The list may hold fewer than `entities.number` words where the captions do. Raises DataError.
+    """
+    number = params.entities.number
+    if params.entities.source:
+        words = read_entities(params.entities.source, number)
+        counts = Counter({word: len(words) - rank for rank, word in enumerate(words)})
+        if len(words) < number:
+            raise DataError(f"{params.entities.source}: holds {len(words)} words, entities.number asks for {number}")
+    else:
+        counts = Counter()
+        for name in params.pretrain.corpora:
+            counts += count_nouns(caption for record in read_corpus(params.corpora[name]) for caption in record.captions)
+    with new_dir(output) as aside:
+        return write_entities(counts, aside / ENTITY_FILE, number)
