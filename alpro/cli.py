@@ -55,7 +55,7 @@ def recipe_list() -> None:
 
 @app.command()
 def preflight(params: ParamsFile = PARAMS) -> None:
-    """Check params.yaml and list all missing inputs, before the first stage."""
+    """Check params.yaml and list all missing inputs."""
     from alpro import preflight as checks
     from alpro.config import load
 
@@ -118,9 +118,7 @@ def data_validate(
 
 
 @train.command("prompter")
-def train_prompter(
-    init: Init, output: Output, record: Record = None, params: ParamsFile = PARAMS, max_steps: int | None = None
-) -> None:
+def train_prompter(init: Init, output: Output, record: Record, params: ParamsFile = PARAMS, max_steps: MaxSteps = None) -> None:
     """Train the prompter (VTC alone) on the caption corpora."""
     _train("prompter", None, params, init, None, output, record, max_steps)
 
@@ -140,7 +138,7 @@ def train_pretrain(
 
 @train.command("finetune")
 def train_finetune(
-    task: Task, init: Init, output: Output, record: Record = None, params: ParamsFile = PARAMS, max_steps: int | None = None
+    task: Task, init: Init, output: Output, record: Record, params: ParamsFile = PARAMS, max_steps: MaxSteps = None
 ) -> None:
     """Fine-tune for a down-stream data set."""
     _train("finetune", task, params, init, None, output, record, max_steps)
@@ -153,7 +151,7 @@ def _train(
     init: str,
     teacher: str | None,
     output: Path,
-    record: Path | None,
+    record: Path,
     max_steps: int | None,
 ) -> None:
     from alpro.config import load
@@ -179,7 +177,7 @@ def evaluate(
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Use the settings under `zeroshot`.")] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Evaluate a checkpoint on a data set, with its video-blind and one-frame looks."""
+    """Evaluate a checkpoint on a data set."""
     from alpro.config import load
     from alpro.evaluation.run import run_evaluation
 
@@ -188,7 +186,7 @@ def evaluate(
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def launch(verb: list[str], params: ParamsFile = PARAMS) -> None:
-    """Run a verb on the processes and hosts of `launch` in params.yaml: `alpro launch -- train pretrain ...`."""
+    """Run a verb on many processes: alpro launch -- VERB."""
     from alpro.config import load
     from alpro.launch import main as run
 
