@@ -11,7 +11,11 @@ import typer
 from alpro.errors import AlproError
 
 app = typer.Typer(
-    name="alpro", help="ALPRO: video-and-language pre-training with entity prompts.", no_args_is_help=True, add_completion=False
+    name="alpro",
+    help="ALPRO: video-and-language pre-training with entity prompts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 data = typer.Typer(help="Make, index and check data.", no_args_is_help=True)
 train = typer.Typer(help="Train one of the four models.", no_args_is_help=True)
@@ -30,9 +34,8 @@ Output = Annotated[Path, typer.Option("--output", help="Folder of the checkpoint
 Init = Annotated[str, typer.Option("--init", help="Where to start: a checkpoint, own or official, or a file of recipes/init.")]
 Teacher = Annotated[str, typer.Option("--teacher", help="The prompter that gives PEM's labels, own or official.")]
 Task = Annotated[str, typer.Option("--task", help="A data set of params.yaml.")]
-Record = Annotated[
-    Path | None, typer.Option("--record", help="Folder of the stage's record; default: `record` inside the output.")
-]
+Record = Annotated[Path, typer.Option("--record", help="Folder of the record: parameters, history, figures.")]
+MaxSteps = Annotated[int | None, typer.Option(min=1, help="Stop after so many optimizer steps.")]
 
 
 @recipe.command("use")
