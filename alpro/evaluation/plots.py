@@ -167,7 +167,7 @@ def _figure(title: str, x: str, y: str, size: tuple[float, float] = (6.4, 3.8)) 
 
 def _save(figure: Figure, axes: Any, path: Path) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=4)
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": None})  # its version and date would change the bytes
     atomic_write(path, data.getvalue())

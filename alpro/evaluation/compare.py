@@ -1,0 +1,91 @@
+"""Two evaluations of the same queries, compared query by query: what `alpro compare` shows and a promotion decides by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alpro.errors import DataError
+from alpro.evaluation import bootstrap
+from alpro.evaluation.metrics import RECALLS
+
+Row = Mapping[str, Any]
+HEADLINE = {"retrieval": "text2video.r1", "qa": "overall_acc"}
+SAME = ("direction", "id", "video", "text", "question", "answer")  # what must agree for a query to be the same one
+
+
+@dataclass(frozen=True, slots=True)
+class RunComparison:
+    """Run A against run B: `figures` by official name, recalls and accuracies in percent; difference = A - B."""
+
+    kind: str  # retrieval or qa
+    figures: dict[str, bootstrap.Comparison]
+
+    @property
+    def headline(self) -> bootstrap.Comparison:
+        """R@1 from text to video, or the overall accuracy."""
+        return self.figures[HEADLINE[self.kind]]
+
+
+def compare_runs(a: str | Path, b: str | Path, *, resamples: int = 10_000, seed: int = 0) -> RunComparison:
+    """Compare the records of two evaluations (folders with predictions.jsonl), paired per query, whole videos drawn.
+
+    Raises DataError where a record is missing or damaged, and where the two did not answer the same queries.
+    """
+    first, second = _read(Path(a)), _read(Path(b))
+    _same_queries(first, second, Path(a), Path(b))
+    others = _values(second)
+    figures = {
+        name: bootstrap.compare(values, others[name][0], groups=groups, resamples=resamples, seed=seed)
+        for name, (values, groups) in _values(first).items()
+    }
+    return RunComparison("retrieval" if "direction" in first[0] else "qa", figures)
+
+
+def _values(rows: Sequence[Row]) -> dict[str, tuple[list[float], list[str]]]:
+    """Per-query values of each figure, with the video of each."""
+    found: dict[str, tuple[list[float], list[str]]] = {}
+    if "direction" in rows[0]:
+        for direction in ("text2video", "video2text"):
+            of = [row for row in rows if row["direction"] == direction]
+            videos = [row["video"] for row in of]
+            for k in RECALLS:
+                found[f"{direction}.r{k}"] = ([100.0 * (row["rank"] <= k) for row in of], videos)
+            found[f"{direction}.meanR"] = ([float(row["rank"]) for row in of], videos)
+        return found
+    for kind in ("overall", *sorted({row["type"] for row in rows})):
+        of = [row for row in rows if kind in ("overall", row["type"])]
+        found[f"{kind}_acc"] = ([100.0 * row["correct"] for row in of], [row["video"] for row in of])
+    return found
+
+
+def _read(folder: Path) -> list[Row]:
+    path = folder / "predictions.jsonl"
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found; name the record of an evaluation, as reports/evaluate/msrvtt_ret") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: damaged ({error}); evaluate again") from None
+    needed = {"id", "video", "rank"} if rows and "direction" in rows[0] else {"id", "video", "type", "correct"}
+    for number, row in enumerate(rows, 1):
+        if missing := needed - set(row):
+            raise DataError(f"{path}:{number}: lacks {', '.join(sorted(missing))}; evaluate again")
+    if not rows:
+        raise DataError(f"{path}: holds no queries; evaluate again")
+    return rows
+
+
+def _same_queries(first: Sequence[Row], second: Sequence[Row], a: Path, b: Path) -> None:
+    if len(first) != len(second):
+        raise DataError(f"{a} answers {len(first)} queries, {b} {len(second)}: only runs on the same data can be compared")
+    for one, other in zip(first, second, strict=True):
+        for key in SAME:
+            if one.get(key) != other.get(key):
+                raise DataError(
+                    f"{a} and {b} answer different queries ({key} {one.get(key)!r} and {other.get(key)!r}): "
+                    "only runs on the same data can be compared"
+                )
