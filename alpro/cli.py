@@ -131,7 +131,7 @@ def train_pretrain(
     init: Init,
     teacher: Teacher,
     output: Output,
-    record: Record = None,
+    record: Record,
     params: ParamsFile = PARAMS,
     max_steps: int | None = None,
 ) -> None:
