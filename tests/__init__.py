@@ -1,0 +1,1 @@
+"""The tests, mirroring the package; goldens/ holds numbers of the released code."""
