@@ -41,6 +41,8 @@ def _enhance(strength: float) -> float:
 def _contrast(frames: Tensor, strength: float) -> Tensor:
     """Away from, or towards, each frame's mean brightness."""
     factor = _enhance(strength)
+    if factor == 1:
+        return frames
     weights = torch.tensor(_CONTRAST_WEIGHTS, dtype=torch.float64)
     means = frames.mean((2, 3), dtype=torch.float64) @ weights  # (T,)
     levels = torch.arange(256, dtype=torch.float64)
@@ -49,8 +51,8 @@ def _contrast(frames: Tensor, strength: float) -> Tensor:
 
 
 def _brightness(frames: Tensor, strength: float) -> Tensor:
-    table = (torch.arange(256, dtype=torch.float32) * _enhance(strength)).clamp(0, 255).to(torch.uint8)
-    return table[frames.int()]
+    factor = _enhance(strength)
+    return frames if factor == 1 else (frames.float() * factor).clamp(0, 255).to(torch.uint8)
 
 
 def _sharpness(frames: Tensor, strength: float) -> Tensor:
@@ -116,17 +118,18 @@ def warp(frames: Tensor, matrix: tuple[float, ...], single: bool = True) -> Tens
 
     column, right = position(a, b, c)  # (H, W) each
     row, below = position(d, e, f)
-    bordered = torch.nn.functional.pad(frames, (1, 1, 1, 1), value=FILL).flatten(2)  # (T, 3, (H+2)(W+2))
-    column, row = (column + 1), (row + 1)
-    moved = torch.zeros((*frames.shape[:2], height * width), dtype=torch.int32)
+    bordered = torch.nn.functional.pad(frames, (1, 1, 1, 1), value=FILL)
+    pixels = bordered.flatten(2).flatten(0, 1).T.contiguous()  # ((H+2)(W+2), 3T): one look-up moves a pixel of all frames
+    moved = torch.zeros((height * width, pixels.shape[1]), dtype=torch.int32)
+    column, row = column + 1, row + 1
     for dy, weight_y in ((0, 32 - below), (1, below)):
         for dx, weight_x in ((0, 32 - right), (1, right)):
-            weight = (weight_y * weight_x).flatten().to(torch.int32)
+            weight = (weight_y * weight_x).to(torch.int32)
             if not weight.any():
                 continue
             source = (row + dy).clamp(0, height + 1) * (width + 2) + (column + dx).clamp(0, width + 1)
-            moved += bordered.index_select(2, source.flatten()).to(torch.int32) * weight
-    return ((moved + 512) >> 10).to(torch.uint8).view_as(frames)
+            moved.addcmul_(pixels.index_select(0, source.flatten()).to(torch.int32), weight.view(-1, 1))
+    return ((moved + 512) >> 10).to(torch.uint8).T.contiguous().view_as(frames)
 
 
 _OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -179,7 +182,7 @@ def random_resized_crop(image: Any, size: int, rng: np.random.RandomState, scale
 
     Ten tries, then the largest part in the middle whose aspect is allowed: torchvision's RandomResizedCrop.
     """
-    left, top, width, height = _part(*image.size, rng, scale)
+    left, top, width, height = _part(image.width, image.height, rng, scale)
     return _squared(image, size, (left, top, left + width, top + height))
 
 

@@ -181,9 +181,6 @@ class PackedRecords(Sequence[Record]):
     """
 
     def __init__(self, records: Sequence[Record]) -> None:
-        if isinstance(records, PackedRecords):
-            self._bytes, self._ends = records._bytes, records._ends
-            return
         packed = [pickle.dumps(record, protocol=5) for record in records]
         self._ends = np.cumsum([len(item) for item in packed], dtype=np.int64)
         self._bytes = np.frombuffer(b"".join(packed), dtype=np.uint8)
@@ -213,8 +210,9 @@ class Collated:
         """The same in page-locked memory, from where copies to a GPU overlap with its work."""
         if self.batch is None:
             return self
-        tensors = {f.name: v.pin_memory() for f in fields(Batch) if isinstance(v := getattr(self.batch, f.name), Tensor)}
-        return replace(self, batch=replace(self.batch, **tensors))
+        values = {field.name: getattr(self.batch, field.name) for field in fields(Batch)}
+        pinned: dict[str, Any] = {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, batch=replace(self.batch, **pinned))
 
 
 class Collator:

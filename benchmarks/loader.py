@@ -1,0 +1,147 @@
+"""How fast batches come, against bare decord on the same files; what augmentation costs; whether memory stays flat.
+
+    python benchmarks/loader.py --workers 2 [--videos FOLDER] [--reads 20000]
+
+Without a folder it makes videos of MSRVTT's shape (320x240, 300 frames, H.264) in a temporary one. Prints a table, and
+JSON on the last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alpro.config import RandAugment
+from alpro.data.datasets import ClipDataset, Collator, View
+from alpro.data.index import build_index
+from alpro.data.loader import TrainLoader
+from alpro.data.records import Record
+from alpro.data.sampler import BatchPlan
+from alpro.data.video import frame_indices
+
+FRAMES, SIZE, BATCH = 8, 224, 8
+
+
+class Words:
+    """A tokenizer that costs nothing: the benchmark is about frames."""
+
+    pad_token_id, mask_token_id, all_special_ids = 0, 4, (0, 1, 2, 3, 4)
+
+    def __call__(self, texts: list[str], **_: Any) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[2, 7, 8, 9, 3] for _ in texts]}
+
+    def __len__(self) -> int:
+        return 100
+
+
+def make_videos(folder: Path, number: int) -> list[Path]:
+    """Moving noise, so that the files are as large as filmed ones."""
+    import av
+
+    paths = []
+    for i in range(number):
+        rng = np.random.default_rng(i)
+        scene = np.kron(rng.integers(0, 255, (60, 100, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+        with av.open(str(folder / f"{i}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=25, options={"preset": "veryfast", "crf": "23"})
+            stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+            for t in range(300):
+                pixels = scene[t % 240 : t % 240 + 240, t : t + 320]
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")))
+            container.mux(stream.encode())
+        paths.append(folder / f"{i}.mp4")
+    return paths
+
+
+def bare(paths: list[Path], threads: int, clips: int) -> float:
+    """Clips a second of decord alone, in so many threads: open, draw frames, decode at the model's size."""
+    import decord
+
+    def read(i: int) -> int:
+        reader = decord.VideoReader(str(paths[i % len(paths)]), width=SIZE, height=SIZE, num_threads=1)
+        return reader.get_batch(frame_indices(len(reader), FRAMES, "random", random.Random(i))).asnumpy().size
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(read, range(threads)))  # warm
+        start = time.perf_counter()
+        list(pool.map(read, range(clips)))
+    return clips / (time.perf_counter() - start)
+
+
+def loaded(paths: list[Path], workers: int, clips: int, randaugment: RandAugment | None) -> float:
+    """Clips a second of the training's loader, after its workers have started."""
+    loader = make_loader(paths, workers, clips + BATCH * (2 * workers + 1), randaugment)
+    batches = iter(loader)
+    for _ in range(2 * workers + 1):  # what was read ahead while they started
+        next(batches)
+    start = time.perf_counter()
+    done = sum(len(batch) for _, batch in batches)
+    return done / (time.perf_counter() - start)
+
+
+def make_loader(paths: list[Path], workers: int, clips: int, randaugment: RandAugment | None) -> TrainLoader:
+    """The loader over these files for so many clips."""
+    records = [Record(str(i), path, captions=("a",)) for i, path in enumerate(paths)] * (BATCH // len(paths) + 1)
+    data = ClipDataset("bench", records, "corpus", View(FRAMES, SIZE, "random", randaugment=randaugment), seed=0)
+    plan = BatchPlan({"bench": len(data)}, BATCH, epochs=1 + clips // (len(data) // BATCH * BATCH), seed=0)
+    return TrainLoader({"bench": data}, plan, Collator(Words(), 30, seed=0), workers=workers, stop_step=clips // BATCH)
+
+
+def memory_growth(paths: list[Path], reads: int) -> tuple[float, float]:
+    """MB after a tenth of the reads, and after all of them, in this process."""
+    loader = make_loader(paths, 0, reads, None)
+    early, now, count = 0.0, 0.0, 0
+    for _, batch in loader:
+        count += len(batch)
+        now = resident_mb()
+        if not early and count >= reads / 10:
+            early = now
+    return early, now
+
+
+def resident_mb() -> float:
+    """Memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=Path, help="folder of videos to read")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--clips", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=3, help="each speed is the best of so many")
+    parser.add_argument("--reads", type=int, default=0, help="also watch the memory over so many reads")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = sorted(p for p in args.videos.rglob("*") if p.is_file()) if args.videos else make_videos(Path(folder), 32)
+        rows: dict[str, float] = {"bare decord": 0, "loader": 0, "loader + RandAugment": 0}
+        for _ in range(args.repeats):  # in turns, so that a busy machine hurts all alike
+            rows["bare decord"] = max(rows["bare decord"], bare(paths, args.workers, args.clips))
+            rows["loader"] = max(rows["loader"], loaded(paths, args.workers, args.clips, None))
+            augmented = loaded(paths, args.workers, args.clips, RandAugment())
+            rows["loader + RandAugment"] = max(rows["loader + RandAugment"], augmented)
+        start = time.perf_counter()
+        build_index(paths, Path(folder) / "index.parquet", args.workers)
+        result: dict[str, Any] = {"workers": args.workers, "clips_per_s": rows, "share": rows["loader"] / rows["bare decord"]}
+        result["index_ms_per_video"] = (time.perf_counter() - start) / len(paths) * 1e3
+        for name, rate in rows.items():
+            print(f"{name:24}{rate:8.1f} clips/s  {rate / rows['bare decord']:6.1%}")
+        print(f"{'index':24}{result['index_ms_per_video']:8.1f} ms/video, every frame decoded, {args.workers} processes")
+        if args.reads:
+            early, late = memory_growth(paths, args.reads)
+            result["memory_mb"] = [early, late]
+            growth = f"{early:.0f} MB, after {args.reads} {late:.0f} MB: {late / early - 1:+.2%}"
+            print(f"memory after {args.reads // 10} reads {growth}")
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
