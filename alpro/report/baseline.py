@@ -1,0 +1,91 @@
+"""The committed comparison of pre-training with training from scratch: benchmarks/baseline.json, over several seeds.
+
+{"command": "make baseline", "date": "2026-01-31", "recipe": "sample", "seeds": [42, 43, 44],
+ "tasks": {"msrvtt_ret": {"metric": "r1", "pretrained": [30.1, 29.4, 31.0], "scratch": [20.2, 19.0, 21.3]}}}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from alpro.errors import DataError
+from alpro.report.collect import read_json
+
+PATH = Path("benchmarks/baseline.json")
+
+
+class TaskBaseline(BaseModel):
+    """Both trainings of one task: the metric's value for each seed, in percent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: str
+    pretrained: list[float] = Field(min_length=1)
+    scratch: list[float] = Field(min_length=1)
+
+    @property
+    def gain(self) -> float:
+        """How much better pre-training is in the mean over the seeds."""
+        return mean(self.pretrained) - mean(self.scratch)
+
+
+class Baseline(BaseModel):
+    """The file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    command: str
+    date: str
+    recipe: str
+    seeds: list[int]
+    tasks: dict[str, TaskBaseline]
+
+    @model_validator(mode="after")
+    def _a_value_a_seed(self) -> Baseline:
+        for name, task in self.tasks.items():
+            if not len(task.pretrained) == len(task.scratch) == len(self.seeds):
+                raise ValueError(f"{name}: {len(self.seeds)} seeds need as many values of each training")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the baseline's table."""
+
+    task: str
+    metric: str
+    pretrained: float
+    scratch: float
+    gain: float
+    each: list[float]  # the gain of each seed
+
+
+def read_baseline(path: Path = PATH) -> Baseline | None:
+    """The committed baseline, or None where there is none yet. Raises DataError for a file that is not one."""
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    if not content.get("tasks"):
+        return None
+    try:
+        return Baseline.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise DataError(f"{path}: {where + ': ' if where else ''}{fault['msg']}; `make baseline` writes it") from None
+
+
+def rows(baseline: Baseline) -> list[Row]:
+    """The table: means over the seeds, and the gain of each seed."""
+    return [
+        Row(name, task.metric, mean(task.pretrained), mean(task.scratch), task.gain, _each(task))
+        for name, task in baseline.tasks.items()
+    ]
+
+
+def _each(task: TaskBaseline) -> list[float]:
+    return [a - b for a, b in zip(task.pretrained, task.scratch, strict=True)]

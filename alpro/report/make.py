@@ -1,0 +1,52 @@
+"""Write the report, and show it at the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alpro.config import Params
+from alpro.errors import DataError
+from alpro.files import atomic_write, write_json
+from alpro.report.baseline import read_baseline
+from alpro.report.collect import Entry, read_curves, read_evaluations, read_json, summarise
+from alpro.report.table import results_table
+
+ROOT = Path("reports")
+
+
+def make_report(params: Params, root: str | Path = ROOT) -> dict[str, Entry]:
+    """Write summary.json and index.html under root from the records that lie there; returns the summary.
+
+    The same records give the same bytes. Raises DataError when there is no evaluation's record at all, or a damaged one.
+    """
+    from alpro.report.page import page
+
+    root = Path(root)
+    records = read_evaluations(params, root)
+    if not records:
+        raise DataError(f"{root}/evaluate: no record of recipe {params.recipe}; `dvc repro` evaluates")
+    summary = summarise(records)
+    write_json(root / "summary.json", summary)
+    atomic_write(root / "index.html", page(params, summary, records, read_curves(params, root), read_baseline()))
+    return summary
+
+
+def show_report(params: Params, root: str | Path = ROOT) -> None:
+    """Print the results table, and where to look next. Raises DataError when there is no summary yet."""
+    import rich
+
+    from alpro.tracking import store_uri
+
+    root = Path(root)
+    summary = read_json(root / "summary.json")
+    rich.print()
+    for table in results_table(summary):
+        rich.print(table)
+        rich.print()
+    wanted = [*params.datasets, *(f"{task}_zeroshot" for task in params.zeroshot)]
+    if missing := [name for name in wanted if name not in summary]:
+        print(f"not evaluated: {', '.join(missing)}")
+    print(f"report      {root / 'index.html'}")
+    print(f"data docs   {root / 'validate'}/*/index.html")
+    print(f"runs        mlflow ui --backend-store-uri {store_uri()}")
+    print(f"keep them   git add dvc.lock && git commit -m 'Results of recipe {params.recipe}'")

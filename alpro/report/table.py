@@ -1,0 +1,75 @@
+"""The results at the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+Entry = Mapping[str, Any]
+TYPES = ("what", "who", "how", "where", "when")
+
+
+def results_table(summary: Mapping[str, Entry]) -> list[Table]:
+    """Tables of retrieval and question answering from reports/summary.json, each figure with its 95 % interval.
+
+    Print them with rich: `rich.print(*results_table(summary))`.
+    """
+    tables = []
+    retrieval = {name: entry for name, entry in summary.items() if entry["task"] == "retrieval"}
+    if retrieval:
+        table = _table(
+            "Text-to-video retrieval, percent", "R@1 [95 %]", "R@5", "R@10", "MdR", "chance", "blind", "one frame", "n"
+        )
+        for name, entry in retrieval.items():
+            table.add_row(
+                title(name), with_interval(entry, "r1"), number(entry["r5"]), number(entry["r10"]), number(entry["medianR"]),
+                number(entry["chance"]), ablation(entry, "blind", "r1"), ablation(entry, "one_frame", "r1"), str(entry["n"]),
+            )  # fmt: skip
+        tables.append(table)
+    answering = {name: entry for name, entry in summary.items() if entry["task"] == "qa"}
+    if answering:
+        table = _table("Question answering, percent", "accuracy [95 %]", *TYPES, "majority", "blind", "one frame", "n")
+        for name, entry in answering.items():
+            kinds = [number(entry[f"{kind}_acc"]) if f"{kind}_acc" in entry else "" for kind in TYPES]
+            table.add_row(
+                title(name), with_interval(entry, "overall_acc"), *kinds, number(entry["majority"]),
+                ablation(entry, "blind", "overall_acc"), ablation(entry, "one_frame", "overall_acc"), str(entry["n"]),
+            )  # fmt: skip
+        tables.append(table)
+    return tables
+
+
+def title(name: str) -> str:
+    """A set's name as people write it: `msrvtt_ret_zeroshot` -> MSRVTT retrieval, zero-shot."""
+    words = {"msrvtt": "MSRVTT", "didemo": "DiDeMo", "msvd": "MSVD"}
+    stem, zero_shot = name.removesuffix("_zeroshot"), name.endswith("_zeroshot")
+    data, _, task = stem.rpartition("_")
+    shown = {"ret": f"{words.get(data, data)} retrieval", "qa": f"{words.get(data, data)}-QA"}.get(task, stem)
+    return shown + (", zero-shot" if zero_shot else "")
+
+
+def number(value: float) -> str:
+    """One decimal, as the paper's tables."""
+    return f"{value:.1f}"
+
+
+def with_interval(entry: Entry, name: str) -> str:
+    """`33.9 [31.0, 36.8]`."""
+    low, high = entry["ci95"][name]
+    return f"{number(entry[name])} [{number(low)}, {number(high)}]"
+
+
+def ablation(entry: Entry, look: str, name: str) -> str:
+    """An ablation's figure, or nothing where it was not evaluated."""
+    return number(entry[look][name]) if look in entry else ""
+
+
+def _table(name: str, *columns: str) -> Table:
+    table = Table(title=Text(name, style="bold"), title_justify="left", header_style="dim", box=None, pad_edge=False)
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
