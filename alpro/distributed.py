@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from alpro import watch
 from alpro.errors import LaunchError
 
 Op = Literal["sum", "mean", "max", "min"]
@@ -38,6 +39,7 @@ def init() -> None:
     global _horovod
     if _horovod is not None or not _launched():
         return
+    watch.start()
     # Fusion follows the timing of the ranks and would change the order of summation; must be set before Horovod starts.
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
     try:
@@ -49,6 +51,7 @@ def init() -> None:
         ) from None
     horovod.init()
     _horovod = horovod
+    watch.joined()
 
 
 def shutdown() -> None:

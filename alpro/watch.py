@@ -1,0 +1,192 @@
+"""A process's side of `alpro launch`: it tells how far it is, and never outlives what started it.
+
+The launcher's address comes in `ALPRO_LAUNCHER` (host:port:token). Over that one connection go heartbeats, the line of a
+failure, and, by its mere end, the news that the launcher is gone: then the process ends at once, on any host. A process that
+`horovodrun` started by hand watches its parent instead. Nothing here needs Horovod or torch.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+ADDRESS = "ALPRO_LAUNCHER"
+ORPHANED = 70  # exit code of a process whose launcher died
+POLL_S = 0.5
+
+_link: _Link | None = None
+_stop = threading.Event()
+
+
+class _Link:
+    """The connection to the launcher."""
+
+    def __init__(self, address: str, rank: int) -> None:
+        host, port, token = address.rsplit(":", 2)
+        self.socket = socket.create_connection((host, int(port)), timeout=30)
+        self.socket.settimeout(None)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a failure must not wait behind a heartbeat
+        self.owner = os.getpid()
+        self.lock = threading.Lock()
+        self.count = 0
+        self.send(event="hello", token=token, rank=rank, host=socket.gethostname(), pid=os.getpid())
+        threading.Thread(target=self._wait_for_end, name="launcher-watch", daemon=True).start()
+
+    def send(self, **message: Any) -> None:
+        try:
+            with self.lock:
+                self.socket.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            _orphaned()
+
+    def _wait_for_end(self) -> None:
+        try:
+            while self.socket.recv(64):
+                _stop.set()  # the launcher has nothing else to say
+        except OSError:
+            pass
+        _orphaned()
+
+
+def start() -> None:
+    """Begin to watch, where this process was started as one of a world; a second call does nothing."""
+    global _link
+    if _link is not None or "HOROVOD_RANK" not in os.environ:
+        return
+    die_with_parent()
+    address = os.environ.get(ADDRESS)
+    if address is None:
+        watch_process(os.getppid())
+        return
+    try:
+        _link = _Link(address, int(os.environ["HOROVOD_RANK"]))
+    except OSError:
+        _orphaned()
+
+
+def joined() -> None:
+    """Tell the launcher that this process has met the others of its world."""
+    if _link is not None:
+        _link.send(event="joined")
+        # registered after Horovod's own exit handler, so it runs before that one disturbs the other ranks
+        atexit.register(_leave)
+        sys.excepthook = _tell_then(sys.excepthook)
+
+
+def stoppable(can: bool) -> None:
+    """Tell the launcher whether this process looks at `stop_asked`, so that it is worth waiting for."""
+    if _link is not None:
+        _link.send(event="stoppable", can=can)
+
+
+def stop_asked() -> bool:
+    """True once the launcher, or whoever called `ask_to_stop`, wants an end at the next good moment."""
+    return _stop.is_set()
+
+
+def ask_to_stop() -> None:
+    """What the handler of SIGTERM calls."""
+    _stop.set()
+
+
+def beat(what: str, step: int | None = None, total: int | None = None) -> None:
+    """Tell the launcher that this process goes on, and where it is."""
+    if _link is None or _link.owner != os.getpid():
+        return
+    _link.count += 1
+    _link.send(event="beat", count=_link.count, what=what, step=step, total=total)
+
+
+def failed(line: str) -> None:
+    """Tell the launcher why this process is about to end, before the others can fail because of it."""
+    if _link is not None and _link.owner == os.getpid():
+        _link.send(event="failed", line=line)
+
+
+def _tell_then(hook: Any) -> Any:
+    """An exception hook that tells the launcher first: the other ranks can only fail after that."""
+
+    def tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        failed(f"{kind.__name__}: {error}".splitlines()[0])
+        hook(kind, error, trace)
+
+    return tell
+
+
+def _leave() -> None:
+    if _link is not None and _link.owner == os.getpid():
+        _link.send(event="leaving")
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies (Linux; elsewhere nothing happens).
+
+    For children that would otherwise be found only by polling: training processes, readers of a loader.
+    """
+    set_parent_death_signal(signal.SIGKILL)
+
+
+def set_parent_death_signal(number: int) -> None:
+    """`prctl(PR_SET_PDEATHSIG)` for the calling process; cleared by fork, kept through exec."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(1, number, 0, 0, 0)
+
+
+def watch_process(pid: int) -> None:
+    """End this process soon after another one is gone, from a thread."""
+    began = _started(pid)
+
+    def poll() -> None:
+        while _started(pid) == began:
+            time.sleep(POLL_S)
+        _orphaned()
+
+    if began is not None:
+        threading.Thread(target=poll, name="parent-watch", daemon=True).start()
+
+
+def watch_pipeline() -> None:
+    """Under `dvc repro`: end when DVC is killed, which would leave its stage running (the shell between them lives on)."""
+    if "DVC_STAGE" not in os.environ:
+        return
+    pid = os.getppid()
+    for _ in range(4):
+        if pid <= 1:
+            return
+        watch_process(pid)
+        if b"dvc" in _read(pid, "cmdline"):
+            return
+        pid = int(_stat(pid)[1] or 0)
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, in the kernel's ticks: with the number it names one process for ever; None: gone."""
+    state, _, began = _stat(pid)
+    return None if state in ("", "Z", "X") else began
+
+
+def _stat(pid: int) -> tuple[str, str, str]:
+    """State, parent and start of a process; empty where there is none."""
+    fields = _read(pid, "stat").decode(errors="replace").rpartition(")")[2].split()
+    return (fields[0], fields[1], fields[19]) if len(fields) > 19 else ("", "", "")
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
+def _orphaned() -> None:
+    os._exit(ORPHANED)
