@@ -356,7 +356,7 @@ def dead_pid() -> int:
 def test_the_lock_of_a_dead_process_is_removed(tmp_path: Path) -> None:
     pid = dead_pid()
     path = rwlock(tmp_path, model=pid)
-    assert dvc_lock.clear_rwlock(tmp_path) == [f"removed the lock that dead process {pid} (dvc repro) had left"]
+    assert dvc_lock.clear_rwlock(tmp_path) == [f"removed the lock that dead process {pid} (repro) had left"]
     assert not path.exists()
 
 

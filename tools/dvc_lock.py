@@ -62,7 +62,7 @@ def clear_rwlock(root: Path) -> list[str]:
             os.replace(aside, path)
         else:
             path.unlink()
-        return [f"removed the lock that dead process {pid} (dvc {cmd}) had left" for pid, cmd in sorted(dead.items())]
+        return [f"removed the lock that dead process {pid} ({cmd}) had left" for pid, cmd in sorted(dead.items())]
 
 
 def abandoned(root: Path) -> dict[int, str]:

@@ -1,8 +1,9 @@
 """Run a command while holding a lock, and leave no process of it behind: `hold.py NAME COMMAND...`.
 
 A second one with the same name ends at once with exit code 3 and says who holds the lock. When the command ends, or this
-process is told to, whatever it started and left is ended too, within 5 s. When this process is killed, so that it can do
-nothing any more, the command is told by the system (Linux), and the next `hold.py` ends what still runs.
+process is told to stop, or its parent dies, whatever the command started and left is ended too, within 5 s. When this
+process is killed, so that it can do nothing any more, the system tells the command, and the next `hold.py` ends what
+still runs. Needs Linux.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def acquire(name: str) -> IO[str] | None:
                 file.close()
                 return None
             # the holder was killed; what it started still runs and holds the lock for it
-            ended = processes.stop(processes.has_open(path))
+            ended = processes.stop([], also=lambda: processes.has_open(path))
             print(f"{name}: ended {len(ended)} processes that a killed run had left behind")
     file.seek(0)
     file.truncate()
@@ -73,29 +74,33 @@ def run(lock: IO[str], command: list[str]) -> int:
         if os.getppid() != me:
             os._exit(1)
 
-    asked: list[int] = []
-
     def on_signal(number: int, _frame: object) -> None:
-        asked.append(number)
-        if child.poll() is None:
-            child.send_signal(signal.SIGTERM)
+        raise SystemExit(128 + number)
 
     os.set_inheritable(lock.fileno(), True)  # so that the lock lives as long as the last of the command's processes
     child = subprocess.Popen(command, close_fds=False, preexec_fn=in_child)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the command as well, which knows what to do
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
-    code = child.wait()
-    left = processes.stop([], also=lambda: processes.descendants(me))
-    if left:
+    try:
+        code = child.wait()
+    except SystemExit:
+        _end_all()
+        raise
+    if left := _end_all():
         print(f"ended {len(left)} processes that were left over", file=sys.stderr)
-    if asked:
-        return 128 + asked[0]
     return 128 - code if code < 0 else code
+
+
+def _end_all() -> list[int]:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    return processes.stop([], also=lambda: processes.descendants(os.getpid()))
 
 
 def main() -> int:
     name, *command = sys.argv[1:]
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # a killed `make` takes us, and so the whole run, along
     lock = acquire(name)
     return BUSY if lock is None else run(lock, command)
 
