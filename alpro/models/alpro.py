@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from alpro.config import PEM, Model, Objectives
 from alpro.data.batch import Batch
 from alpro.errors import ConfigError
-from alpro.models.base import Alpro, Output, black, labelled, normalize, require
+from alpro.models.base import Alpro, Negatives, Output, black, labelled, normalize, require
 from alpro.models.initialise import initialise
 from alpro.models.prompter import Prompter
 from alpro.models.text import Bert, MaskedLM
 from alpro.models.timesformer import Checkpointing
-from alpro.objectives import hard_negatives, masked_positions, mlm_loss, pem, pem_loss, vtm_loss
+from alpro.objectives import masked_positions, mlm_loss, pem, pem_loss, vtm_loss
 
 TASKS = ("prompter", "pretrain", "retrieval", "qa")
-Negatives = tuple[Tensor, Tensor]  # for each text another clip, for each clip another text; (B,) row numbers each
 
 
 class Retrieval(Alpro):
@@ -39,10 +38,9 @@ class Retrieval(Alpro):
         video = self.encode_video(batch.pixels)
         text = self.encode_text(batch.input_ids, batch.attention_mask)
         vtc, v2t, t2v, offset = self.contrast(video, text)
-        if negatives is None:
-            negatives = draw_negatives(v2t, t2v, offset, generator)
-        pairs = matches_and_negatives(video, text, batch.attention_mask, negatives)
-        logits, labels = self.match(*pairs), match_labels(video)
+        negatives = negatives or self.draw_negatives(v2t, t2v, offset, generator)
+        texts, clips, labels = match_pairs(len(video), negatives)
+        logits = self.match(text[texts], batch.attention_mask[texts], video[clips])
         return Output(
             losses={"vtc": vtc, "vtm": vtm_loss(logits, labels)},
             counts={"vtc": len(video), "vtm": len(labels)},
@@ -118,8 +116,8 @@ class Pretrain(Alpro):
             if on.vtc:
                 targets = torch.arange(offset, offset + size, device=video.device)
                 _note(output, "vtc", loss, size, v2t, targets)
-            if on.vtm and negatives is None:
-                negatives = draw_negatives(v2t, t2v, offset, generator)
+            if on.vtm:
+                negatives = negatives or self.draw_negatives(v2t, t2v, offset, generator)
 
         fused = masked = None
         if on.mlm:
@@ -133,9 +131,10 @@ class Pretrain(Alpro):
             masked = self.fuse(masked, mask, video)
 
         if on.vtm:
-            wrong = matches_and_negatives(video, texts, mask, negatives, matches=False)
-            logits = torch.cat([self.itm_head(fused[:, 0]), self.match(*wrong)])
-            labels = match_labels(video)
+            t, v, labels = match_pairs(size, negatives)
+            logits = self.itm_head(fused[:, 0])
+            if len(labels) > size:
+                logits = torch.cat([logits, self.match(texts[t[size:]], mask[t[size:]], video[v[size:]])])
             _note(output, "vtm", vtm_loss(logits, labels), len(labels), logits, labels)
         if on.mlm:
             rows, columns = masked_positions(mlm_labels)
@@ -162,31 +161,14 @@ def two_layers(width: int, classes: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(True), nn.Linear(2 * width, classes))
 
 
-def draw_negatives(v2t: Tensor, t2v: Tensor, offset: int, generator: torch.Generator | None = None) -> Negatives:
-    """VTM's negatives out of this process's batch, by the similarities (B, pairs of all processes)."""
-    here = slice(offset, offset + len(v2t))
-    clips = hard_negatives(t2v[:, here], generator)
-    return clips, hard_negatives(v2t[:, here], generator)
-
-
-def matches_and_negatives(
-    video: Tensor, text: Tensor, text_mask: Tensor, negatives: Negatives, matches: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Text, mask and video of the B matching pairs (unless left out), B texts with a wrong clip, B clips with a wrong text."""
+def match_pairs(size: int, negatives: Negatives) -> tuple[Tensor, Tensor, Tensor]:
+    """VTM's pairs as rows of texts, rows of clips, and classes: matches, texts with a wrong clip, clips with a wrong text."""
     clips, texts = negatives
-    first = 0 if matches else 1
-    return (
-        torch.cat([text, text, text[texts]][first:]),
-        torch.cat([text_mask, text_mask, text_mask[texts]][first:]),
-        torch.cat([video, video[clips], video][first:]),
-    )
-
-
-def match_labels(video: Tensor) -> Tensor:
-    """VTM's classes of B matches and 2B negatives."""
-    labels = torch.zeros(3 * len(video), dtype=torch.long, device=video.device)
-    labels[: len(video)] = 1
-    return labels
+    match = torch.arange(size, device=clips.device)
+    text_rows = torch.cat([match, match[: len(clips)], texts])
+    clip_rows = torch.cat([match, clips, match[: len(texts)]])
+    labels = (torch.arange(len(text_rows), device=clips.device) < size).long()
+    return text_rows, clip_rows, labels
 
 
 def build_model(

@@ -18,9 +18,11 @@ from alpro.data.batch import Batch
 from alpro.models.text import Bert, MaskedLM
 from alpro.models.timesformer import Checkpointing, TimeSformer
 from alpro.objectives.vtc import vtc_loss
+from alpro.objectives.vtm import hard_negatives
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, RGB
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+Negatives = tuple[Tensor, Tensor]  # for each text another clip, for each clip another text; (B,) row numbers each
 TEMPERATURES = (0.001, 0.5)  # to which the learned temperature is clamped
 
 
@@ -110,6 +112,17 @@ class Alpro(nn.Module):
         all_v, all_t = everyone.split(v.shape[1], 1)
         offset = distributed.row_offset(len(v))
         return *vtc_loss(v, t, all_v, all_t, offset, self.temp), offset
+
+    def draw_negatives(self, v2t: Tensor, t2v: Tensor, offset: int, generator: torch.Generator | None) -> Negatives:
+        """VTM's negatives out of this process's batch, by the similarities (B, pairs of all processes).
+
+        A batch of one has none: in training a ConfigError, in evaluation (a split's last batch) VTM sees the match alone.
+        """
+        if len(v2t) == 1 and not self.training:
+            return (none := torch.arange(0, device=v2t.device)), none
+        here = slice(offset, offset + len(v2t))
+        clips = hard_negatives(t2v[:, here], generator)
+        return clips, hard_negatives(v2t[:, here], generator)
 
 
 def normalize(pixels: Tensor) -> Tensor:

@@ -1,0 +1,57 @@
+"""The text encoder and the multimodal encoder are BERT's two halves."""
+
+from __future__ import annotations
+
+import torch
+from transformers import BertModel
+
+from alpro.models.text import bert_config
+
+
+def test_two_halves_are_one_bert(small, batch):
+    model = small("qa").eval()
+    bert = BertModel(bert_config(model.config), add_pooling_layer=False).eval()
+    state = {k: v for k, v in model.text_encoder.state_dict().items() if not k.endswith("position_ids")}
+    bert.load_state_dict(state, strict=False)
+    b = batch()
+    text = model.encode_text(b.input_ids, b.attention_mask)
+    nothing = torch.zeros(len(text), 0, model.config.width)
+    whole = bert(b.input_ids, b.attention_mask).last_hidden_state
+    real = b.attention_mask.bool()
+    torch.testing.assert_close(model.fuse(text, b.attention_mask, nothing)[real], whole[real], rtol=1e-5, atol=1e-5)
+
+
+def test_cls_alone_is_what_the_whole_fusion_gives(small, batch):
+    model = small("retrieval").eval()
+    b = batch()
+    video, text = model.encode_video(b.pixels), model.encode_text(b.input_ids, b.attention_mask)
+    whole = model.fuse(text, b.attention_mask, video)
+    alone = model.fuse(text, b.attention_mask, video, cls_only=True)
+    assert whole.shape[1] == text.shape[1] + video.shape[1] and alone.shape[1] == 1
+    torch.testing.assert_close(alone, whole[:, :1], rtol=1e-6, atol=1e-6)
+
+
+def test_cls_alone_has_the_same_gradients(small, batch):
+    model = small("qa").eval()
+    b = batch()
+    grads = []
+    for cls_only in (False, True):
+        model.zero_grad()
+        video, text = model.encode_video(b.pixels), model.encode_text(b.input_ids, b.attention_mask)
+        model.fuse(text, b.attention_mask, video, cls_only)[:, 0].square().sum().backward()
+        grads.append({key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    for key in grads[0]:
+        torch.testing.assert_close(grads[1][key], grads[0][key], rtol=1e-4, atol=1e-5)
+
+
+def test_padding_changes_nothing(small, batch):
+    model = small("retrieval").eval()
+    b = batch()
+    longer = torch.nn.functional.pad(b.input_ids, (0, 9)), torch.nn.functional.pad(b.attention_mask, (0, 9))
+    video = model.encode_video(b.pixels)
+    short, long = model.encode_text(b.input_ids, b.attention_mask), model.encode_text(*longer)
+    torch.testing.assert_close(long[:, : short.shape[1]], short, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        model.match(long, longer[1], video), model.match(short, b.attention_mask, video), rtol=1e-5, atol=1e-5
+    )

@@ -1,0 +1,97 @@
+"""The video encoder: divided attention at any size, and two ways of checkpointing gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alpro.errors import ConfigError
+from alpro.models.timesformer import Block, TimeSformer, resize_grid
+
+
+def naive_block(block: Block, x: torch.Tensor, frames: int) -> torch.Tensor:
+    """The same block, one place and one frame at a time."""
+    cls, x = x[:, :1], x[:, 1:].clone()
+    for n in range(x.shape[1] // frames):
+        place = slice(n * frames, (n + 1) * frames)
+        x[:, place] = x[:, place] + block.temporal_fc(block.temporal_attn(block.temporal_norm1(x[:, place])))
+    seen, out = [], x.clone()
+    for t in range(frames):
+        attended = block.attn(block.norm1(torch.cat([cls, x[:, t::frames]], 1)))
+        seen.append(attended[:, :1])
+        out[:, t::frames] = x[:, t::frames] + attended[:, 1:]
+    x = torch.cat([cls + torch.stack(seen).mean(0), out], 1)
+    return x + block.mlp(block.norm2(x))
+
+
+def test_block_attends_over_time_then_over_space():
+    torch.manual_seed(0)
+    block = Block(24, 3, 48, 0.0).eval()
+    x = torch.randn(2, 1 + 5 * 3, 24)
+    torch.testing.assert_close(block(x, 3), naive_block(block, x, 3), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("image_size", "patch_size", "frames"), [(32, 8, 1), (48, 16, 2), (40, 8, 5)])
+def test_any_size_gives_cls_and_one_token_a_patch(small, image_size, patch_size, frames):
+    config = small("retrieval").config.model_copy(update={"image_size": image_size, "patch_size": patch_size})
+    model = small("retrieval", config=config, num_frames=frames)
+    tokens = model.encode_video(torch.randint(0, 256, (2, frames, 3, image_size, image_size), dtype=torch.uint8))
+    assert tokens.shape == (2, 1 + (image_size // patch_size) ** 2, 48)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 3, 32, 32), (2, 3, 3, 40, 32), (2, 3, 1, 32, 32), (3, 3, 32, 32)])
+def test_clips_of_another_shape_are_refused_by_name(small, shape):
+    with pytest.raises(ConfigError, match=r"built for \(B, 3, 3, 32, 32\)"):
+        small("retrieval").encode_video(torch.zeros(shape))
+
+
+def loss_and_gradients(model, batch) -> tuple[float, dict[str, torch.Tensor | None]]:
+    torch.manual_seed(5)  # dropout and dropped paths
+    total = model(batch).total
+    total.backward()
+    return total.item(), {key: parameter.grad for key, parameter in model.named_parameters()}
+
+
+def test_exact_checkpointing_changes_no_gradient(small, batch):
+    (loss, grads), (loss_checkpointed, grads_checkpointed) = (
+        loss_and_gradients(small("qa", gradient_checkpointing=mode).train(), batch()) for mode in ("off", "exact")
+    )
+    assert loss == loss_checkpointed
+    for key, gradient in grads.items():
+        other = grads_checkpointed[key]
+        assert (gradient is None) == (other is None), key
+        assert gradient is None or torch.allclose(gradient, other, rtol=1e-6, atol=1e-9), key
+
+
+def test_official_checkpointing_leaves_attention_and_mlp_untrained(small, batch):
+    (_, grads), (_, official) = (
+        loss_and_gradients(small("qa", gradient_checkpointing=mode).train(), batch()) for mode in ("off", "official")
+    )
+    lost = {key for key in grads if (grads[key] is None) != (official[key] is None)}
+    assert lost == {k for k in grads if "visual" in k and any(part in k for part in (".attn.", ".temporal_attn.", ".mlp."))}
+    assert all(torch.allclose(grads[key], g, rtol=1e-6, atol=1e-9) for key, g in official.items() if g is not None)
+
+
+def test_paths_are_dropped_in_training_only_and_more_with_depth(small, batch):
+    config = small("retrieval").config.model_copy(update={"drop_path": 0.5, "dropout": 0.0})
+    model = small("retrieval", config=config)
+    rates = [block.drop_path.drop_prob for block in model.visual_encoder.model.blocks]
+    assert rates == [0.0, 0.5]
+    pixels = batch().pixels
+    model.train()
+    assert not model.encode_video(pixels).equal(model.encode_video(pixels))
+    model.eval()
+    assert model.encode_video(pixels).equal(model.encode_video(pixels))
+
+
+def test_bicubic_resizing_keeps_the_two_dimensions():
+    ramp = torch.arange(4.0)[:, None].expand(4, 4).reshape(1, 16, 1)  # rows 0, 1, 2, 3
+    resized = resize_grid(ramp, (4, 4), (8, 8), "bicubic").reshape(8, 8)
+    assert torch.allclose(resized, resized[:, :1].expand(-1, 8), atol=1e-6)
+    assert (resized[1:, 0] > resized[:-1, 0]).all()
+
+
+def test_meta_device_shows_sizes_without_memory(small):
+    model = small("retrieval", seed=None)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert isinstance(model.visual_encoder, TimeSformer)
