@@ -64,6 +64,14 @@ format: setup  ## Put the code into the project's style
 doctor: setup  ## Say what works on this machine
 	@$(ALPRO) doctor
 
+.PHONY: ui
+ui: setup  ## MLflow's pages of the runs, at http://127.0.0.1:5000 (PORT=5001 for another port)
+	@PYTHONPATH=. $(BIN)/python tools/ui.py
+
+.PHONY: bench
+bench: setup  ## Measure speed and memory; each benchmark prints a table, and JSON on its last line
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
 .PHONY: lock
 lock: setup  ## Write requirements.lock anew from pyproject.toml; UPGRADE=1 takes the newest versions
 	@$(BIN)/python tools/lock.py $(if $(UPGRADE),--upgrade)

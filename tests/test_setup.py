@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -24,6 +25,7 @@ import make_venv
 import pip_settings
 import processes
 import pytest
+import ui as make_ui
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -510,3 +512,39 @@ def test_a_command_that_heeds_the_system_ends_with_its_killed_holder(tmp_path: P
     child.kill()
     child.communicate()
     wait_until(lambda: not any(processes.alive(pid) for pid in below), 5)
+
+
+# --- make ui ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A store's file that exists, and `make ui` pointed at it."""
+    store = tmp_path / "mlflow.db"
+    store.touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+    monkeypatch.delenv("PORT", raising=False)
+    return store
+
+
+def test_the_pages_are_not_started_without_runs(ui: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ui.unlink()
+    assert make_ui.main() == 1
+    assert "no runs yet" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_one_line(ui: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("PORT", str(port))
+        assert make_ui.main() == 1
+    assert capsys.readouterr().err.startswith(f"ui: port {port} can't be used")
+
+
+def test_the_pages_show_this_projects_store(ui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setenv("PORT", str(free.getsockname()[1]))
+    called: list[list[str]] = []
+    monkeypatch.setattr(make_ui.os, "execv", lambda path, words: called.append(words))
+    make_ui.main()
+    assert called[0][1:4] == ["-m", "mlflow", "ui"] and called[0][-1] == f"sqlite:///{ui}"
