@@ -59,16 +59,16 @@ def gallery(record: EvaluationRecord, dataset: Dataset, films: Films) -> str:
     rows = record.rows()
     if record.kind == "retrieval":
         queries = [row for row in rows if row["direction"] == "text2video"]
-        return _section(queries, lambda row: row["rank"] == 1, lambda row: _query(row, paths, films))
+        return _section(("Hits", "Misses"), queries, lambda row: row["rank"] == 1, lambda row: _query(row, paths, films))
     videos: dict[str, list[Row]] = {}
     for row in rows:
         videos.setdefault(row["video"], []).append(row)
     cards = [{"video": video, "rows": asked} for video, asked in videos.items()]
-    return _section(
-        cards,
-        lambda card: 2 * sum(r["correct"] for r in card["rows"]) > len(card["rows"]),
-        lambda card: _asked(card, paths, films),
-    )
+
+    def mostly_right(card: Mapping[str, Any]) -> bool:
+        return 2 * sum(row["correct"] for row in card["rows"]) > len(card["rows"])
+
+    return _section(("Mostly right", "Mostly wrong"), cards, mostly_right, lambda card: _asked(card, paths, films))
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -76,10 +76,10 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
     return list(items) if len(items) <= count else [items[n * len(items) // count] for n in range(count)]
 
 
-def _section(items: Sequence[Any], is_hit: Callable[[Any], bool], card: Callable[[Any], str]) -> str:
+def _section(names: tuple[str, str], items: Sequence[Any], is_hit: Callable[[Any], bool], card: Callable[[Any], str]) -> str:
     hits, misses = [item for item in items if is_hit(item)], [item for item in items if not is_hit(item)]
     parts = []
-    for name, found, count in (("Hits", hits, HITS), ("Misses", misses, MISSES)):
+    for name, found, count in ((names[0], hits, HITS), (names[1], misses, MISSES)):
         shown = spread(found, count)
         if shown:
             parts.append(f"<h4>{name} <small>{len(shown)} of {len(found)}</small></h4>")
@@ -123,5 +123,7 @@ def _jpeg(frames: np.ndarray) -> str:
     from PIL import Image
 
     data = io.BytesIO()
+    frames = frames.copy()
+    frames[:-1, :, -2:] = 255  # a line between them
     Image.fromarray(np.concatenate(list(frames), axis=1)).save(data, "JPEG", quality=80)
     return base64.b64encode(data.getvalue()).decode()

@@ -39,11 +39,11 @@ def show_report(params: Params, root: str | Path = ROOT) -> None:
 
     root = Path(root)
     summary = read_json(root / "summary.json")
+    wanted = [*params.datasets, *(f"{task}_zeroshot" for task in params.zeroshot)]
     rich.print()
-    for table in results_table(summary):
+    for table in results_table({name: summary[name] for name in wanted if name in summary}):
         rich.print(table)
         rich.print()
-    wanted = [*params.datasets, *(f"{task}_zeroshot" for task in params.zeroshot)]
     if missing := [name for name in wanted if name not in summary]:
         print(f"not evaluated: {', '.join(missing)}")
     print(f"report      {root / 'index.html'}")

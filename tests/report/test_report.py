@@ -1,0 +1,132 @@
+"""The report: the summary's entries, a page that needs nothing from outside, a table at the terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from alpro.config import Params
+from alpro.errors import DataError
+from alpro.files import sha256
+from alpro.report import make_report, results_table, show_report
+from alpro.report.table import title
+
+BASELINE = {
+    "command": "make baseline", "date": "2026-01-31", "recipe": "sample", "seeds": [1, 2, 3],
+    "tasks": {"msrvtt_ret": {"metric": "r1", "pretrained": [30, 31, 32], "scratch": [20, 22, 21]}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def made(reports: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the reports with a report made of them, in a folder with a committed baseline."""
+    shutil.copytree(reports, tmp_path / "reports")
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/baseline.json").write_text(json.dumps(BASELINE))
+    monkeypatch.chdir(tmp_path)
+    make_report(params, "reports")
+    return tmp_path / "reports"
+
+
+def test_summary_has_an_entry_for_each_evaluation(made: Path) -> None:
+    summary = json.loads((made / "summary.json").read_text())
+    assert set(summary) == {"msrvtt_ret", "msvd_qa", "msrvtt_ret_zeroshot"}
+    for name in ("msrvtt_ret", "msrvtt_ret_zeroshot"):
+        entry = summary[name]
+        assert {"n", "r1", "r5", "r10", "medianR", "meanR", "ci95", "chance", "video2text"} <= set(entry)
+        assert set(entry["ci95"]) == {"r1", "r5", "r10", "medianR", "meanR"} == set(entry["video2text"]["ci95"])
+    qa = summary["msvd_qa"]
+    assert {"n", "overall_acc", "what_acc", "who_acc", "ratios", "ci95", "majority", "blind", "one_frame"} <= set(qa)
+    for look in ("blind", "one_frame"):
+        assert {"r1", "ci95", "gain"} <= set(summary["msrvtt_ret"][look])
+        assert {"overall_acc", "ci95", "gain"} <= set(qa[look])
+    assert "blind" not in summary["msrvtt_ret_zeroshot"]
+
+
+def test_page_needs_nothing_from_outside(made: Path) -> None:
+    page = (made / "index.html").read_text()
+    assert not re.search(r'(?:src|href)\s*=\s*"(?!#|data:)', page)
+    assert not re.search(r"url\((?!data:)|@import|<script|https?://", page)
+    assert page.count("data:image/jpeg;base64,") == 10  # each video's frames once, however often it is shown
+
+
+def test_page_is_well_formed_and_shows_every_part(made: Path) -> None:
+    page = (made / "index.html").read_text()
+    checker = Nesting()
+    checker.feed(page)
+    assert checker.open == []
+    for part in ("Results", "Pre-training against none", "Training", "Ranks and answers", "Test videos"):
+        assert f">{part}</h2>" in page
+    assert "make baseline" in page and "2026-01-31" in page and "+10.0" in page
+    assert "MSRVTT retrieval, zero-shot" in page and "MSVD-QA" in page
+    assert page.count("<svg") == 2 + 3  # loss and validation of the training; ranks twice, accuracy by type once
+
+
+def test_same_records_give_the_same_bytes(made: Path, params: Params) -> None:
+    before = sha256(made / "index.html"), sha256(made / "summary.json")
+    make_report(params, "reports")
+    assert (sha256(made / "index.html"), sha256(made / "summary.json")) == before
+
+
+def test_report_without_baseline_and_videos_is_still_made(made: Path, params: Params) -> None:
+    Path("benchmarks/baseline.json").write_text("{}")
+    absent = {name: dataset.model_copy(update={"videos": str(made / "none")}) for name, dataset in params.datasets.items()}
+    make_report(params.model_copy(update={"datasets": absent}), "reports")
+    page = (made / "index.html").read_text()
+    assert "Pre-training against none" not in page and 'class="film none"' in page
+
+
+def test_records_of_another_recipe_are_passed_over(made: Path, params: Params) -> None:
+    with pytest.raises(DataError, match="no record of recipe other"):
+        make_report(params.model_copy(update={"recipe": "other"}), "reports")
+
+
+def test_damaged_records_are_named(made: Path, params: Params) -> None:
+    (made / "evaluate/msvd_qa/metrics.json").write_text("{")
+    with pytest.raises(DataError, match=r"msvd_qa/metrics.json: no JSON"):
+        make_report(params, "reports")
+
+
+def test_baseline_with_a_value_missing_is_named(made: Path, params: Params) -> None:
+    broken = {**BASELINE, "seeds": [1, 2]}
+    Path("benchmarks/baseline.json").write_text(json.dumps(broken))
+    with pytest.raises(DataError, match=r"baseline\.json: .*msrvtt_ret: 2 seeds"):
+        make_report(params, "reports")
+
+
+def test_terminal_shows_the_figures_and_where_to_look(made: Path, params: Params, capsys: pytest.CaptureFixture) -> None:
+    summary = json.loads((made / "summary.json").read_text())
+    assert [table.row_count for table in results_table(summary)] == [2, 1]
+    show_report(params, "reports")
+    shown = capsys.readouterr().out
+    assert f"{summary['msvd_qa']['overall_acc']:.1f}" in shown
+    assert "reports/index.html" in shown and "mlflow ui" in shown and "git add dvc.lock" in shown.splitlines()[-1]
+
+
+def test_titles_are_as_people_write_them() -> None:
+    assert title("didemo_ret_zeroshot") == "DiDeMo retrieval, zero-shot"
+    assert title("msvd_qa") == "MSVD-QA"
+    assert title("kitchen_ret") == "kitchen retrieval" and title("other") == "other"
+
+
+class Nesting(HTMLParser):
+    """Raises where tags are not nested."""
+
+    EMPTY = ("meta", "link", "br", "img", "input", "rect", "line", "circle", "polyline")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
