@@ -1,0 +1,97 @@
+"""Great Expectations on a corpus or data set: what is wrong with it, row by row, before anything is trained on it.
+
+The published figures are in facts.py. For each set there are metrics.json,
+problems.jsonl, params.json, index.parquet (its files) and index.html (Data Docs that need no network); the same data
+give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alpro.config import Params
+from alpro.data.validation.limits import limits_of
+from alpro.data.validation.problems import Problem
+from alpro.errors import ConfigError, DataError
+from alpro.files import new_dir, write_json
+
+__all__ = ["Problem", "Summary", "validate", "validate_set"]
+
+SHOWN = 10  # errors that the exception lists
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a validation found: all problems (of one check at most 1,000), and the figures of metrics.json by set."""
+
+    problems: tuple[Problem, ...]
+    metrics: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def errors(self) -> int:
+        """How many errors there are, those counted that are not listed."""
+        return sum(figures["errors"] for figures in self.metrics.values())
+
+    @property
+    def warnings(self) -> int:
+        """How many warnings there are."""
+        return sum(figures["warnings"] for figures in self.metrics.values())
+
+    def check(self) -> None:
+        """Raise DataError that lists the first errors by file, row and video."""
+        errors = [problem.line() for problem in self.problems if problem.severity == "error"]
+        if errors:
+            more = [f"  and {self.errors - SHOWN} more"] if self.errors > SHOWN else []
+            listed = [f"  {line}" for line in errors[:SHOWN]]
+            names = ", ".join(name for name, figures in self.metrics.items() if figures["errors"])
+            raise DataError("\n".join([f"{self.errors} errors in {names}:", *listed, *more]))
+
+
+def validate(params: Params, names: Sequence[str], out_dir: str | Path) -> Summary:
+    """Validate corpora and data sets of `params` by their names; one folder each in `out_dir`, with its passed.json.
+
+    Everything is written for all sets before errors are raised, so that they can be looked at.
+    Raises DataError when there are errors, ConfigError for a name that `params` does not have.
+    """
+    out_dir = Path(out_dir)
+    parts = [_validate(params, name, out_dir / name, out_dir / name / "passed.json") for name in names]
+    return _together(parts)
+
+
+def validate_set(params: Params, name: str, output: str | Path, passed: str | Path) -> Summary:
+    """As `validate`, for one set: its folder is `output`; `passed` is written where it passed, and removed where not.
+
+    `passed` holds hashes of annotations and videos alone, so what depends on it runs again when the data changed.
+    """
+    return _together([_validate(params, name, Path(output), Path(passed))])
+
+
+def _together(parts: Sequence[Summary]) -> Summary:
+    metrics = {name: figures for part in parts for name, figures in part.metrics.items()}
+    summary = Summary(tuple(problem for part in parts for problem in part.problems), metrics)
+    summary.check()
+    return summary
+
+
+def _validate(params: Params, name: str, output: Path, passed: Path) -> Summary:
+    from alpro.config import nearest
+    from alpro.data.validation import docs, run
+
+    if name not in params.corpora and name not in params.datasets:
+        known = {**params.corpora, **params.datasets}
+        raise ConfigError(f"neither `corpora` nor `datasets` has {name!r}{nearest(name, known)}")
+    passed.unlink(missing_ok=True)
+    limits = limits_of(params, name)
+    with new_dir(output) as folder:
+        checked = run.check(params, name, limits, folder / "index.parquet")
+        write_json(folder / "params.json", {"set": name, **limits.as_dict()})
+        write_json(folder / "metrics.json", checked.metrics)
+        (folder / "problems.jsonl").write_text("".join(p.json() + "\n" for p in checked.problems), encoding="utf-8")
+        docs.write_docs(name, checked.results, folder)
+    summary = Summary(tuple(checked.problems), {name: checked.metrics})
+    if not summary.errors:
+        write_json(passed, {"set": name, **checked.identity()})
+    return summary

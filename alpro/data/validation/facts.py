@@ -1,0 +1,44 @@
+"""What is published about the official sets: how many rows and videos each split has, and which videos nobody has.
+
+Sources: MSRVTT-QA and MSVD-QA, Xu et al., "Video Question Answering via Gradually Refined Attention over Appearance
+and Motion", ACM MM 2017 (tables 1 and 2); DiDeMo, Hendricks et al., ICCV 2017; MSRVTT's 1k-A test list, Yu et al.,
+"A Joint Sequence Fusion Model", ECCV 2018; the counts of videos with questions are those of the released files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The figures of one split; None where none is published."""
+
+    rows: int | None = None
+    videos: int | None = None
+    types: dict[str, int] = field(default_factory=dict)
+
+
+def _types(what: int, who: int, how: int, when: int, where: int) -> dict[str, int]:
+    return {"what": what, "who": who, "how": how, "when": when, "where": where}
+
+
+PUBLISHED: dict[str, dict[str, Published]] = {
+    "msrvtt_ret": {"test": Published(rows=1000, videos=1000)},
+    "didemo_ret": {"val": Published(videos=1065), "test": Published(videos=1004)},
+    "msrvtt_qa": {
+        "train": Published(158581, 6513, _types(108792, 43592, 4067, 1626, 504)),
+        "val": Published(12278, 497, _types(8337, 3439, 344, 106, 52)),
+        "test": Published(72821, 2990, _types(49869, 20385, 1640, 677, 250)),
+    },
+    "msvd_qa": {
+        "train": Published(30933, 1161, _types(19485, 10479, 736, 161, 72)),
+        "val": Published(6415, 245, _types(3995, 2168, 185, 51, 16)),
+        "test": Published(13157, 504, _types(8149, 4552, 370, 58, 28)),
+    },
+}
+
+KNOWN_MISSING: dict[str, frozenset[str]] = {
+    # DiDeMo's one video that is gone at its source
+    "didemo_ret": frozenset({"77807177@N00_5753455690_1e04ccb364"}),
+}

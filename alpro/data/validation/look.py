@@ -1,0 +1,61 @@
+"""Looks at each video or image of a set once, as training would read it, and keeps what it saw as an index (Parquet)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alpro.data.index import SCHEMA, build_index
+from alpro.data.video import VideoInfo, read_image
+from alpro.errors import DataError
+from alpro.files import sha256
+
+CACHES = Path(".state/index")  # one file for each folder of videos, so two sets on the same videos look once
+A_WORKER = 256  # files that make another process worth its start
+
+
+def look(videos: pd.DataFrame, media: str, root: str, index: Path) -> None:
+    """Write the index of all files that `videos` names by `path`; fill in its columns content, frames and error."""
+    paths = sorted(set(videos["path"].dropna()))
+    workers = min(len(os.sched_getaffinity(0)), 1 + len(paths) // A_WORKER)
+    if media == "image":
+        infos = _look_at_images(paths, workers, index)
+    else:
+        infos = build_index(paths, index, workers, cache=CACHES / f"{_slug(root)}.jsonl")
+    videos["frames"] = videos["path"].map({path: infos[path].frames for path in paths if infos[path].readable})
+    videos["content"] = videos["path"].map({path: infos[path].sha256 for path in paths if infos[path].sha256})
+    videos["error"] = videos["path"].map({path: infos[path].reason for path in paths})
+
+
+def _look_at_images(paths: list[str], workers: int, index: Path) -> dict[str, VideoInfo]:
+    if workers > 1:
+        # fresh processes: a fork of one that already has threads may hang
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            infos = list(pool.map(_look_at_image, paths, chunksize=64))
+    else:
+        infos = [_look_at_image(path) for path in paths]
+    columns = {name: [info.as_dict()[name] for info in infos] for name in SCHEMA.names if name != "path"}
+    pq.write_table(pa.table({"path": paths, **columns}, schema=SCHEMA), index, compression="zstd")
+    return dict(zip(paths, infos, strict=True))
+
+
+def _look_at_image(path: str) -> VideoInfo:
+    readable, reason, size, digest, length = False, "", (0, 0), "", 0
+    try:
+        size = read_image(path).size
+        readable = True
+    except DataError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+    if os.path.isfile(path):
+        digest, length = sha256(path), os.path.getsize(path)
+    return VideoInfo(readable, int(readable), 0.0, 0.0, *size, 0, "pillow" if readable else "none", digest, length, reason)
+
+
+def _slug(root: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in root)

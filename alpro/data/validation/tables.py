@@ -1,0 +1,133 @@
+"""A set as two tables, which is what Great Expectations validates: its annotation rows, and its videos.
+
+The rows are read as they stand, with their faults, where the readers (alpro/data/annotations.py) refuse the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from alpro.config import Corpus, Dataset
+from alpro.data import annotations as layouts
+from alpro.data.media_files import MediaFolder, bare_name
+from alpro.data.rows import read_rows
+from alpro.errors import DataError
+
+ROWS = ["n", "file", "place", "split", "video", "text", "tokens", "answer", "type", "label", "asked"]
+READ = ["file", "place", "split", "video", "path", "text", "answer", "type"]
+VIDEOS = ["n", "file", "place", "split", "video", "path", "content", "frames", "error"]
+
+
+@dataclass(slots=True)
+class Tables:
+    """`rows` has one entry a caption or question, `videos` one a video and split; `faults` is what could not be read at all.
+
+    rows: n, file, place (`line 3`), split, video, text, tokens, and for qa answer, type, label (the answer's class) and
+    asked (video and question). videos: n, file, place (of its first row), split, video, path, content (hash), frames, error.
+    """
+
+    rows: pd.DataFrame
+    videos: pd.DataFrame
+    files: dict[str, Path]  # of each split, and `answers`
+    faults: list[str]
+    known_missing: int  # videos left out
+
+
+def read_tables(source: Corpus | Dataset, needed: Sequence[str], known_missing: frozenset[str]) -> Tables:
+    """Read a corpus or data set; token lengths, content hashes and frames are still to be filled in.
+
+    Splits that are not `needed` may be missing, and their videos have no path: nobody reads them.
+    """
+    faults: list[str] = []
+    files = _files(source, needed, faults)
+    answers = _answers(source, faults) if isinstance(source, Dataset) and source.task == "qa" else None
+    media = source.media if isinstance(source, Corpus) else "video"
+    folder = MediaFolder(source.root if isinstance(source, Corpus) else source.videos, media)
+    columns: dict[str, list[Any]] = {column: [] for column in READ}
+    for split, file in files.items():
+        before = len(columns["file"])
+        try:
+            for row in _rows(source, split, file, folder):
+                for column, value in zip(READ, row, strict=True):
+                    columns[column].append(value)
+            if len(columns["file"]) == before:
+                faults.append(f"{file}: holds no rows; put the {split} annotations there")
+        except DataError as error:
+            faults += str(error).splitlines()
+    if isinstance(source, Dataset) and answers is not None:
+        files["answers"] = Path(source.annotations) / "train_ans2label.json"
+    rows = pd.DataFrame(columns, dtype=object).reindex(columns=[*ROWS, "path"])
+    gone = rows["video"].isin(known_missing)
+    rows_missing = int(rows.loc[gone, "video"].nunique())
+    rows = rows[~gone].reset_index(drop=True)
+    rows["n"] = rows.index
+    rows["label"] = rows["answer"].map(answers) if answers is not None else 0  # without a list nothing is outside it
+    rows["asked"] = rows["video"] + " / " + rows["text"]
+    videos = (
+        rows.dropna(subset=["path"]).drop_duplicates(["split", "video", "path"]).reindex(columns=VIDEOS).reset_index(drop=True)
+    )
+    videos["n"] = videos.index
+    videos.loc[~videos["split"].isin(needed), "path"] = None
+    return Tables(rows.drop(columns="path"), videos, files, faults, rows_missing)
+
+
+def _files(source: Corpus | Dataset, needed: Sequence[str], faults: list[str]) -> dict[str, Path]:
+    if isinstance(source, Corpus):
+        return {"train": Path(source.train)} | ({"val": Path(source.val)} if source.val else {})
+    files = {}
+    for split in layouts.SPLITS:
+        try:
+            files[split] = layouts.annotation_file(source, split)
+        except DataError as error:
+            if split in needed:
+                faults.append(str(error))
+    return files
+
+
+def _answers(source: Dataset, faults: list[str]) -> dict[str, int] | None:
+    try:
+        return layouts.read_answers(source)
+    except DataError as error:
+        faults.append(str(error))
+        return None
+
+
+def _rows(source: Corpus | Dataset, split: str, file: Path, folder: MediaFolder) -> Iterator[tuple[str | None, ...]]:
+    """One tuple of the columns READ for each caption or question."""
+    qa = isinstance(source, Dataset) and source.task == "qa"
+    name_keys = layouts._MEDIA if isinstance(source, Corpus) else layouts._VIDEO
+    shown = str(file)
+    places: dict[str, tuple[str, str]] = {}
+    for place, row in read_rows(file):
+        name = _text(row, name_keys)
+        video, path = name, None
+        if name:
+            name = layouts._in_page(name, row)
+            if name not in places:
+                places[name] = bare_name(name), str(folder.path(name))
+            video, path = places[name]
+        if qa:
+            question = _text(row, ("question",))
+            kind = _text(row, ("answer_type",)) if "answer_type" in row else (question or "").split(" ")[0].lower()
+            yield shown, place, split, video, path, question, _text(row, ("answer",)), kind
+        else:
+            for caption in _texts(row, layouts._CAPTION):
+                yield shown, place, split, video, path, caption, None, None
+
+
+def _texts(row: dict[str, Any], keys: tuple[str, ...]) -> list[str | None]:
+    many = next((row[key] for key in keys if isinstance(row.get(key), list)), None)
+    return [_text(row, keys)] if many is None else [_text({"": one}, ("",)) for one in many] or [None]
+
+
+def _text(row: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+    """The first of the keys that the row has, without outer blanks; None where it is no text."""
+    value = next((row[key] for key in keys if key in row), None)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return None
+    return str(value).strip()
