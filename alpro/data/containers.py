@@ -1,12 +1,16 @@
-"""Was a file cut short? Answered from the sizes that its container declares, without decoding.
+"""What a container says about its file, without decoding: was it cut short, does it hide frames?
 
 decord and FFmpeg open a cut .avi or .mkv in silence and report fewer frames. Each of these containers says in
 its first bytes how long it is; a file that ends earlier was not copied to its end.
+
+An .mp4 or .mov that was trimmed without encoding anew still holds what was cut away, hidden by an edit list. decord
+counts the hidden frames and repeats others in their place; FFmpeg leaves them out, as players do.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,6 +39,77 @@ def missing_bytes(path: str | Path) -> int:
     return 0
 
 
+def hides_frames(path: str | Path) -> bool:
+    """Whether an .mp4 or .mov has an edit list that leaves out frames of a video track. Raises OSError."""
+    with Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        end = 0
+        while end + 8 <= size:
+            file.seek(end)
+            head = file.read(16)
+            length, kind, start = _box(head, size - end)
+            if (kind not in _BOXES and not end) or length < 8:
+                return False
+            if kind == b"moov":
+                file.seek(end + start)
+                return _movie_hides(file.read(length - start))
+            end += length
+    return False
+
+
+def _box(head: bytes, left: int) -> tuple[int, bytes, int]:
+    """Length, type and start of the content of the box that begins here."""
+    length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+    if length == 1:  # the size follows as 64 bits
+        return int.from_bytes(head[8:16], "big"), kind, 16
+    return length or left, kind, 8  # 0: to the end
+
+
+def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 0
+    while at + 8 <= len(content):
+        length, kind, start = _box(content[at : at + 16], len(content) - at)
+        if length < start:
+            return
+        yield kind, content[at + start : at + length]
+        at += length
+
+
+def _movie_hides(movie: bytes) -> bool:
+    parts = list(_boxes(movie))
+    ticks = next((_times(content)[0] for kind, content in parts if kind == b"mvhd"), 0)  # a second, of the whole
+    return any(kind == b"trak" and _track_hides(dict(_boxes(content)), ticks) for kind, content in parts)
+
+
+def _track_hides(track: dict[bytes, bytes], movie_ticks: int) -> bool:
+    media = dict(_boxes(track.get(b"mdia", b"")))
+    edits = dict(_boxes(track.get(b"edts", b""))).get(b"elst", b"")
+    if not edits or media.get(b"hdlr", b"")[8:12] != b"vide" or b"mdhd" not in media or not movie_ticks:
+        return False
+    table = dict(_boxes(dict(_boxes(media.get(b"minf", b""))).get(b"stbl", b"")))
+    ticks, duration = _times(media[b"mdhd"])
+    frame = int.from_bytes(table.get(b"stts", b"")[12:16], "big")  # ticks of the first frame
+    delay = int.from_bytes(table.get(b"ctts", b"")[12:16], "big", signed=True)  # of the first frame's showing
+    width = 8 if edits[0] else 4  # version 1 has 64-bit numbers
+    shown = []
+    for at in range(8, 8 + int.from_bytes(edits[4:8], "big") * (2 * width + 4), 2 * width + 4):
+        length = int.from_bytes(edits[at : at + width], "big")
+        start = int.from_bytes(edits[at + width : at + 2 * width], "big", signed=True)
+        if start >= 0:  # -1: a pause before the first frame
+            shown.append((start, length * ticks / movie_ticks))
+    if len(shown) != 1:
+        return len(shown) > 1
+    start, length = shown[0]
+    return start - delay >= frame or (length > 0 and duration + delay - start - length >= 1.5 * frame)
+
+
+def _times(header: bytes) -> tuple[int, int]:
+    """Ticks a second, and duration in ticks, of an mvhd or mdhd."""
+    if header[:1] == b"\1":
+        return int.from_bytes(header[20:24], "big"), int.from_bytes(header[24:32], "big")
+    return int.from_bytes(header[12:16], "big"), int.from_bytes(header[16:20], "big")
+
+
 def _riff_end(file: BinaryIO, size: int) -> int:
     """Chunks of the top level one after the other: an .avi above 1 GB has several."""
     end = 0
@@ -51,13 +126,8 @@ def _iso_end(file: BinaryIO, size: int) -> int:
     end = 0
     while end + 8 <= size:
         file.seek(end)
-        head = file.read(16)
-        length = int.from_bytes(head[:4], "big")
-        if length == 1:  # the size follows as 64 bits
-            length = int.from_bytes(head[8:16], "big")
-        elif length == 0:  # to the end of the file
-            return size
-        if length < 8:  # no box: trailing bytes that players ignore
+        length, _, start = _box(file.read(16), size - end)
+        if length < start:  # no box: trailing bytes that players ignore
             return size
         end += length
     return end

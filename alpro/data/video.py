@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alpro.data.containers import missing_bytes
+from alpro.data.containers import hides_frames, missing_bytes
 from alpro.errors import DataError
 from alpro.files import sha256
 
@@ -150,6 +150,7 @@ def _read_decord(path: Path, choose: Callable[[int], list[int]], size: int | Non
     decord = _decord()
     side = size or -1
     try:
+        _refuse_hidden(path)
         reader = decord.VideoReader(str(path), width=side, height=side, num_threads=1)
         indices = choose(len(reader))
         unique, back = np.unique(indices, return_inverse=True)
@@ -157,6 +158,11 @@ def _read_decord(path: Path, choose: Callable[[int], list[int]], size: int | Non
     except (RuntimeError, IndexError, decord.DECORDError) as error:
         raise DataError(_one_line(error)) from None
     return pixels if len(unique) == len(indices) else pixels[back]
+
+
+def _refuse_hidden(path: Path) -> None:
+    if hides_frames(path):
+        raise DataError("its edit list hides frames, which decord would count")
 
 
 def _read_pyav(path: Path, choose: Callable[[int], list[int]], size: int | None) -> np.ndarray:
@@ -326,6 +332,7 @@ def _try_decoders(path: Path, known: dict[str, Any], every_frame: bool) -> None:
 def _count_decord(path: Path, every_frame: bool) -> int:
     decord = _decord()
     try:
+        _refuse_hidden(path)
         reader = decord.VideoReader(str(path), width=_PROBE_SIDE, height=_PROBE_SIDE, num_threads=1)
         total = len(reader)
         wanted = list(range(total)) if every_frame else sorted({*frame_indices(total, 16, "uniform"), total - 1})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from clips import make_video
 
-from alpro.data.containers import missing_bytes
+from alpro.data.containers import hides_frames, missing_bytes
 from alpro.data.video import frame_indices, probe, read_frames, read_image
 from alpro.errors import DataError
 
@@ -161,6 +161,33 @@ def test_an_avi_that_only_lost_its_index_is_read(tmp_path):
     short.write_bytes(whole.read_bytes()[:-20])
     assert probe(short).readable
     np.testing.assert_array_equal(read_frames(short, 4, 32), read_frames(whole, 4, 32))
+
+
+def trimmed(whole, start_s=0, end_s=None):
+    """The same bytes under an edit list that shows a part."""
+    content = bytearray(whole.read_bytes())
+    at = content.index(b"elst") + 12  # after version, flags and the number of edits: duration, start
+    movie_ticks = int.from_bytes(content[(i := content.index(b"mvhd")) + 16 : i + 20], "big")
+    ticks = int.from_bytes(content[(i := content.index(b"mdhd")) + 16 : i + 20], "big")
+    first = int.from_bytes(content[at + 4 : at + 8], "big")
+    if end_s is not None:
+        content[at : at + 4] = int((end_s - start_s) * movie_ticks).to_bytes(4, "big")
+    content[at + 4 : at + 8] = int(first + start_s * ticks).to_bytes(4, "big")
+    part = whole.with_name(f"trimmed_{start_s}_{end_s}.mp4")
+    part.write_bytes(content)
+    return part
+
+
+def test_frames_that_an_edit_list_hides_are_not_read(tmp_path):
+    """A film trimmed on a phone: 60 frames in the file, 12 a second, of which a player shows a part."""
+    whole = make_video(tmp_path / "a.mp4", 60, codec="libx264")
+    every = read_frames(whole, range(60), 32)
+    assert not hides_frames(whole) and probe(whole).decoder == "decord"
+    for start, end, shown in ((1, None, range(12, 60)), (0, 3, range(36)), (2, 4, range(24, 48))):
+        part = trimmed(whole, start, end)
+        info = probe(part)
+        assert hides_frames(part) and (info.readable, info.frames, info.decoder) == (True, len(shown), "pyav")
+        np.testing.assert_array_equal(read_frames(part, range(info.frames), 32), every[list(shown)])
 
 
 def test_the_second_decoder_reads_the_frames_that_the_first_would_have(tmp_path, monkeypatch):
