@@ -176,6 +176,9 @@ def horovod_sources(tmp_path: Path) -> Path:
     (tmp_path / "horovod/torch").mkdir(parents=True)
     (tmp_path / "horovod/common/ops/cuda").mkdir(parents=True)
     (tmp_path / "cmake/Modules").mkdir(parents=True)
+    (tmp_path / "cmake/Utilities.cmake").write_text(
+        'string(REGEX REPLACE "${PROJECT_SOURCE_DIR}(/)?" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}")\n'
+    )
     (tmp_path / "CMakeLists.txt").write_text("set(CMAKE_CXX_STANDARD 14)\n")
     (tmp_path / "horovod/torch/CMakeLists.txt").write_text("    set(CMAKE_CXX_STANDARD 14)\n")
     (tmp_path / "horovod/common/ops/cuda/CMakeLists.txt").write_text("set(CMAKE_CUDA_STANDARD 11)\n")
@@ -191,6 +194,8 @@ def test_horovods_sources_are_set_to_the_cpp_of_torch_and_kept_from_cuda(horovod
     assert "STANDARD 20" in (horovod_sources / "horovod/torch/CMakeLists.txt").read_text()
     assert "if ((False) and" in (horovod_sources / "cmake/Modules/FindPytorch.cmake").read_text()
     assert "-DCMAKE_POLICY_VERSION_MINIMUM=3.5" in arguments
+    utilities = (horovod_sources / "cmake/Utilities.cmake").read_text()
+    assert utilities == 'string(REPLACE "${PROJECT_SOURCE_DIR}/" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}/")\n'
 
 
 def test_a_gpu_build_keeps_cuda(horovod_sources: Path) -> None:

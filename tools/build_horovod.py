@@ -18,6 +18,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 import processes
@@ -143,7 +144,7 @@ def wheel(python: Path, switch: str) -> tuple[Path, bool]:
         if kept := cached(key):
             return kept, False
         _sweep(root, key)
-        work = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))
+        work = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))  # not in /tmp, which may be small or forbid running
         log = root / f"{key}.log"
         label = " with NCCL (not proven: no machine with a GPU has tried it)" if switch == "nccl" else ""
         print(f"setup: building Horovod {VERSION} for torch {torch}{label}", flush=True)
@@ -160,6 +161,9 @@ def wheel(python: Path, switch: str) -> tuple[Path, bool]:
             built = sorted(out.glob("horovod-*.whl"))
             if code or not built:
                 raise BuildError(f"building Horovod failed (exit {code}); the last lines of {log}:\n{_tail(log)}")
+            with zipfile.ZipFile(built[0]) as archive:
+                if not any(name.startswith("horovod/torch/mpi_lib_v2") for name in archive.namelist()):
+                    raise BuildError(f"the built wheel holds no library for torch; see {log}")
             shutil.rmtree(root / key, ignore_errors=True)
             os.replace(out, root / key)
         finally:

@@ -3,6 +3,7 @@
 
 1. C++20 instead of 14: torch's headers need it.  2. CMake 4 no longer accepts the policies of Gloo's old files unless told.
 3. Without GPU operations, no look at CUDA at all: a CUDA build of torch beside any nvcc would switch it on half.
+4. The library's place is found by a regular expression out of the sources' path: a `+` in that path puts it nowhere.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ def prepare(source: Path, gpu: bool) -> list[str]:
     """Edit Horovod's fresh sources in place; returns the additional arguments for cmake."""
     for name in ("CMakeLists.txt", "horovod/torch/CMakeLists.txt"):
         _replace(source / name, r"CMAKE_CXX_STANDARD 14\b", "CMAKE_CXX_STANDARD 20")
+    _replace(
+        source / "cmake/Utilities.cmake",
+        r'REGEX REPLACE "\$\{PROJECT_SOURCE_DIR\}\(/\)\?" "" SUB_FOLDER "\$\{CMAKE_CURRENT_SOURCE_DIR\}"',
+        'REPLACE "${PROJECT_SOURCE_DIR}/" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}/"',
+    )
     arguments = ["-DCMAKE_POLICY_VERSION_MINIMUM=3.5"]
     if gpu:
         # CUDA 13's compiler knows nothing before C++17
