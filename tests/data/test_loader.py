@@ -1,7 +1,10 @@
 """Batches in order: the same with any number of workers and from any step; what can't be read is counted, or refused."""
 
 import os
+import select
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -114,6 +117,31 @@ def test_a_reading_process_that_dies_is_a_clear_error(records, collator):
     plan = BatchPlan({"a": len(data)}, 2, epochs=1, seed=0)
     with pytest.raises(TrainingError, match=r"step 0: a reading process died .*loader.workers.*/video\d"):
         next(iter(TrainLoader({"a": data}, plan, collator, workers=1)))
+
+
+_ENDLESS = """
+import os, signal
+from alpro.data.loader import _read_ahead
+
+class Data:
+    def __getitem__(self, key):
+        return key
+
+batches = _read_ahead({"a": Data()}, ([("a", 0, 0)] for _ in iter(int, 1)), lambda keys: os.getpid(), 1, 2)
+print(next(batches), flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's signal at a parent's death")
+def test_a_killed_training_leaves_no_reading_process_behind():
+    training = subprocess.Popen([sys.executable, "-c", _ENDLESS], stdout=subprocess.PIPE, text=True)
+    assert training.stdout
+    reader = os.pidfd_open(int(training.stdout.readline()))
+    training.kill()
+    training.wait()
+    assert select.select([reader], [], [], 5)[0], "the reading process lives on"  # readable: it has ended
+    os.close(reader)
 
 
 def test_validation_sees_each_sample_once_and_no_process_idles(records, collator):
