@@ -1,0 +1,309 @@
+"""Filling MLflow from the records on disk, so that it shows the pipeline's state whatever happened to it before.
+
+One parent run stands for one *state* of the pipeline: a recipe and the set of records that its stages left. Whoever
+changes a learning rate and reproduces gets a second parent. Every parent has a run for **each** stage, also for those
+that DVC skipped because nothing changed for them: in MLflow's table two states can then be opened, compared and deleted
+each for itself. Such a repeated run is written from the same record, so it holds the same numbers, and its tag
+`alpro.origin` names the run in which the stage really ran; registered models point there.
+
+A run is complete when it has the tag `alpro.record`, which is set last. So an interrupted sync goes on where it was, and
+a live run (see `live`) of the same stage whose parameters and points agree with the record is completed, not repeated.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpro import lineage
+from alpro.config import Params
+from alpro.errors import TrackingError
+from alpro.files import sha256
+from alpro.tracking import runs
+from alpro.tracking.records import Record, flat_numbers, flat_params, read_records
+from alpro.tracking.runs import FILES, LIVE, PARENT, PIPELINE, RECORD, STAGE
+from alpro.tracking.store import Store, alone, opened, shown
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+TRAINED = ("prompter", "pretrain", "finetune")
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What a sync did: names of stages and model versions."""
+
+    store: str
+    experiment: str
+    parent: str
+    created: list[str] = field(default_factory=list)
+    completed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    registered: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class State:
+    """What the disk says: the records, and what git and DVC know of them."""
+
+    root: Path
+    params: Params
+    records: Sequence[Record]
+    stages: Mapping[str, lineage.LockedStage]
+    git: lineage.GitState
+
+    @property
+    def key(self) -> str:
+        """The state's name: a digest of recipe and records."""
+        listing = [self.params.recipe, *(f"{record.stage} {record.digest}" for record in self.records)]
+        return hashlib.sha256("\n".join(listing).encode()).hexdigest()
+
+    def locked(self, record: Record) -> lineage.LockedStage | None:
+        """The stage of dvc.lock that wrote a record."""
+        return lineage.stage_of(f"reports/{record.stage}", self.stages)
+
+
+def read_state(root: Path, params: Params) -> State:
+    """Read records, locks and git's state. Raises TrackingError where there is no record yet, or a damaged one."""
+    root = Path(root).resolve()
+    records = read_records(root, params)
+    if not records:
+        raise TrackingError(f"{root / 'reports'}: no stage of recipe {params.recipe} has left a record yet; run `dvc repro`")
+    return State(root, params, records, lineage.locked_stages(root), lineage.git_state(root))
+
+
+def sync(root: Path | str, params: Params, *, tags: Mapping[str, str] | None = None) -> Synced:
+    """Bring the store to the state on disk; what is there already is left alone. `tags` go to the parent run.
+
+    Raises TrackingError (one line) where the store can't be used or a record is damaged.
+    """
+    from alpro.registry import register_checkpoints
+
+    state = read_state(Path(root), params)
+    with alone(state.root), opened(state.root) as store:
+        parent = _parent(store, state, tags or {})
+        done = Synced(shown(store.uri), store.experiment, parent.info.run_id)
+        children = _children(store, state, parent, done)
+        done.registered.extend(register_checkpoints(store, state, children))
+        _finish_parent(store, state, parent, children)
+    return done
+
+
+# --- the parent ---------------------------------------------------------------------------------------------
+
+
+def find_parent(store: Store, state: State) -> Run | None:
+    """The state's parent run."""
+    found = runs.search(store.client, store.experiment, runs.tag(PIPELINE, state.key))
+    return next((run for run in found if PARENT not in run.data.tags), None)
+
+
+def _parent(store: Store, state: State, tags: Mapping[str, str]) -> Run:
+    parent = find_parent(store, state)
+    if parent is None:
+        recipe = state.params.recipe
+        parent = store.client.create_run(
+            store.experiment, run_name=f"{recipe}-{state.key[:8]}", tags={PIPELINE: state.key, "alpro.recipe": recipe}
+        )
+    params = flat_params(state.params.model_dump(mode="json"))
+    runs.log_params(store.client, parent, params)
+    runs.set_tags(store.client, parent, {**_commit_tags(state, parent), **tags})
+    return store.client.get_run(parent.info.run_id)
+
+
+def _commit_tags(state: State, run: Run) -> dict[str, str]:
+    """Which commit holds the state. Once a commit held it exactly, later ones don't take its place."""
+    if run.data.tags.get("alpro.git.clean") == "yes" or state.git.commit is None:
+        return {}
+    tags = {
+        "mlflow.source.git.commit": state.git.commit,
+        "mlflow.source.name": "dvc.yaml",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": _user(),
+        "alpro.git.clean": "yes" if state.git.clean else "no",
+        "alpro.git.changed": ", ".join(state.git.changed)[:2000],
+    }
+    digest = lineage.locks_digest(state.root)
+    return {**tags, "alpro.lock": digest} if digest else tags
+
+
+def _finish_parent(store: Store, state: State, parent: Run, children: Mapping[str, Run]) -> None:
+    """The figures of all evaluations, the report and a table of the stages, at the parent."""
+    client, run_id = store.client, parent.info.run_id
+    reports = state.root / "reports"
+    folders = {record.folder for record in state.records}
+    loose = [f for f in sorted(reports.rglob("*")) if f.is_file() and not folders & set(f.parents) and f.name != ".gitignore"]
+    final = {f"{r.task}/{key}": value for r in state.records if r.kind == "evaluate" for key, value in r.final.items()}
+    summary = reports / "summary.json"
+    if summary.exists():
+        final |= flat_numbers(_summary(summary))
+    new = {key: value for key, value in final.items() if parent.data.metrics.get(key) != runs.comparable((key, 0, value))[2]}
+    runs.log_points(client, run_id, [((key, 0, value), runs.now_ms()) for key, value in new.items()])
+    listing = [f"{sha256(file)}  {file.relative_to(reports).as_posix()}" for file in loose]
+    digest = hashlib.sha256("\n".join(listing).encode()).hexdigest()
+    if loose and parent.data.tags.get(FILES) != digest:
+        _upload(store, run_id, reports, loose)
+    runs.set_tags(client, parent, {"mlflow.note.content": _note(store, state, children), FILES: digest})
+    if parent.info.status != "FINISHED":
+        client.set_terminated(run_id, "FINISHED")
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TrackingError(f"{path}: no JSON ({error}); `dvc repro report` writes it") from None
+
+
+def _note(store: Store, state: State, children: Mapping[str, Run]) -> str:
+    lines = [f"State `{state.key[:8]}` of recipe **{state.params.recipe}**.", ""]
+    lines += ["| stage | run | ran first in |", "|---|---|---|"]
+    for record in state.records:
+        run = children[record.stage]
+        origin = run.data.tags.get("alpro.origin")
+        first = _link(store, origin) if origin else "here"
+        lines.append(f"| {record.stage} | {_link(store, run.info.run_id)} | {first} |")
+    return "\n".join(lines)
+
+
+def _link(store: Store, run_id: str) -> str:
+    return f"[{run_id[:8]}](#/experiments/{store.experiment}/runs/{run_id})"
+
+
+# --- the stages ---------------------------------------------------------------------------------------------
+
+
+def _children(store: Store, state: State, parent: Run, done: Synced) -> dict[str, Run]:
+    """A complete run for every record, by stage."""
+    under = list(runs.search(store.client, store.experiment, runs.tag(PARENT, parent.info.run_id)))
+    complete = {run.data.tags[RECORD]: run for run in under if RECORD in run.data.tags}
+    half = [run for run in under if RECORD not in run.data.tags]
+    half += [run for run in runs.search(store.client, store.experiment, runs.tag(LIVE, "open")) if PARENT not in run.data.tags]
+    children = {}
+    for record in state.records:
+        run = complete.get(record.digest)
+        if run is not None:
+            done.unchanged.append(record.stage)
+        else:
+            run = _adopt(store, record, half)
+            (done.completed if run else done.created).append(record.stage)
+            run = _complete(store, state, parent, record, run or _new(store, state, parent, record))
+        children[record.stage] = _refresh(store, state, record, run)
+    return children
+
+
+def _adopt(store: Store, record: Record, half: Iterable[Run]) -> Run | None:
+    """The unfinished run, of those that agree with the record, that has most of it; those that contradict it are marked."""
+    points = {runs.comparable(point) for point in record.points}
+    best: tuple[int, Run] | None = None
+    for run in half:
+        if run.data.tags.get(STAGE) != record.stage or runs.being_written(run):
+            continue
+        if any(record.params.get(key) != value for key, value in run.data.params.items()):
+            continue  # another training: its record may come back from DVC's cache one day
+        logged = set(runs.logged_points(store.client, run))
+        final = {runs.comparable((key, 0, value)) for key, value in record.final.items()}
+        if logged <= points | final:
+            best = max(best or (-1, run), (len(logged), run), key=lambda found: found[0])
+        elif run.data.tags.get(LIVE) == "open":
+            runs.set_tags(store.client, run, {LIVE: "superseded"})
+    return best[1] if best else None
+
+
+def _new(store: Store, state: State, parent: Run, record: Record) -> Run:
+    same = runs.search(store.client, store.experiment, runs.tag(RECORD, record.digest))
+    origin = next((run.info.run_id for run in same if "alpro.origin" not in run.data.tags), None)
+    tags = {STAGE: record.stage, PARENT: parent.info.run_id, **({"alpro.origin": origin} if origin else {})}
+    return store.client.create_run(store.experiment, run_name=record.stage, tags=tags)
+
+
+def _complete(store: Store, state: State, parent: Run, record: Record, run: Run) -> Run:
+    """Add what the run lacks of the record; the tag that says so comes last."""
+    client, run_id = store.client, run.info.run_id
+    there = runs.logged_points(client, run)
+    now = runs.now_ms()
+    points = [*record.points, *((key, 0, value) for key, value in record.final.items())]
+    runs.log_points(client, run_id, [(point, now) for point in points if runs.comparable(point) not in there])
+    runs.log_params(client, run, record.params)
+    tags = {PARENT: parent.info.run_id, PIPELINE: state.key, "alpro.recipe": state.params.recipe, "alpro.task": record.task}
+    runs.set_tags(client, run, {**tags, LIVE: "done"} if LIVE in run.data.tags else tags)
+    if run.info.status != "FINISHED":
+        client.set_terminated(run_id, "FINISHED", max([*there.values(), run.info.start_time]) if there else None)
+    runs.set_tags(client, run, {RECORD: record.digest})
+    return client.get_run(run_id)
+
+
+def _refresh(store: Store, state: State, record: Record, run: Run) -> Run:
+    """What may change though the record did not: its pictures, what dvc.lock says, the commit that holds it."""
+    client, run_id = store.client, run.info.run_id
+    tags = _commit_tags(state, run)
+    if run.data.tags.get(FILES) != record.files_digest:
+        _upload(store, run_id, record.folder, record.files)
+        tags[FILES] = record.files_digest
+    locked = state.locked(record)
+    if locked is not None:
+        _inputs(store, state, record, run, locked)
+        entry = json.dumps(locked.as_json(), sort_keys=True)
+        agrees = lineage.agrees(state.root, f"reports/{record.stage}", locked)
+        tags |= {"alpro.dvc.stage": locked.name, "alpro.dvc.lock": "agrees" if agrees else "differs"}
+        digest = hashlib.sha256(entry.encode()).hexdigest()
+        if run.data.tags.get("alpro.dvc.entry") != digest:
+            client.log_text(run_id, entry, "dvc.lock.json")
+            tags["alpro.dvc.entry"] = digest
+    if all(run.data.tags.get(key) == value for key, value in tags.items()):
+        return run
+    runs.set_tags(client, run, tags)
+    return client.get_run(run_id)
+
+
+def _inputs(store: Store, state: State, record: Record, run: Run, locked: lineage.LockedStage) -> None:
+    """The data sets that the stage read, each with DVC's hash as its digest."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    logged = {(given.dataset.name, given.dataset.digest) for given in run.inputs.dataset_inputs} if run.inputs else set()
+    context = InputTag("mlflow.data.context", "training" if record.kind in TRAINED else "evaluation")
+    given = [
+        DatasetInput(Dataset(path, dep.hash, "local", json.dumps({"uri": path}), profile=json.dumps(vars(dep))), [context])
+        for path, dep in sorted(data_deps(state, locked).items())
+        if (path, dep.hash) not in logged
+    ]
+    if given:
+        store.client.log_inputs(run.info.run_id, given)
+
+
+def data_deps(state: State, locked: lineage.LockedStage) -> dict[str, lineage.Locked]:
+    """The data that a stage reads, with what the lock says of them.
+
+    Trainings depend on corpora through the files that say they were validated, so validations are looked through.
+    """
+    corpora, datasets = state.params.corpora.values(), state.params.datasets.values()
+    named = {path for corpus in corpora for path in (corpus.train, corpus.val, corpus.root)}
+    named |= {path for dataset in datasets for path in (dataset.annotations, dataset.videos)}
+    found: dict[str, lineage.Locked] = {}
+    for path, dep in locked.deps.items():
+        if path.startswith("data/") or path in named:
+            found[path] = dep
+        elif "/validated" in path:
+            for stage in state.stages.values():
+                if stage.name.startswith("validate") and any(lineage.touch(path, out) for out in stage.outs):
+                    found |= data_deps(state, stage)
+    return found
+
+
+def _upload(store: Store, run_id: str, base: Path, files: Sequence[Path]) -> None:
+    for file in files:
+        inner = file.parent.relative_to(base).as_posix()
+        store.client.log_artifact(run_id, str(file), None if inner == "." else inner)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"

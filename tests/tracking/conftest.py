@@ -1,0 +1,79 @@
+"""A project in a temporary folder whose pipeline has ended, and a store whose tables are made once."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+from tracked_project import with_store, write_all
+
+from alpro.config import Params, parse
+from alpro.tracking import store, sync
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with MLflow's tables and nothing in them (making one takes seconds)."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    store._make(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def no_other_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names no store."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "ALPRO_LIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """Recipe `tiny` with one task of each kind."""
+    raw = yaml.safe_load(RECIPE.read_text())
+    for section in ("datasets", "finetune", "evaluate", "zeroshot"):
+        raw[section] = {task: value for task, value in raw[section].items() if task in ("msrvtt_ret", "msvd_qa")}
+    return parse(raw)
+
+
+@pytest.fixture(scope="session")
+def ended(params: Params, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline that has ended: records of all stages, checkpoints, locks that agree with them; no git, an empty store."""
+    root = tmp_path_factory.mktemp("ended") / "project"
+    shutil.copytree(RECIPE.parent / "init", root / "recipes" / "init")
+    (root / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+    write_all(root, params)
+    with_store(root, empty_store)
+    return root
+
+
+@pytest.fixture
+def project(ended: Path, tmp_path: Path) -> Path:
+    """A pipeline that has ended, and a store that knows nothing of it."""
+    return Path(shutil.copytree(ended, tmp_path / "project"))
+
+
+@pytest.fixture(scope="session")
+def mirror(ended: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after a sync. Tests that change something take `synced`."""
+    root = Path(shutil.copytree(ended, tmp_path_factory.mktemp("mirror") / "project"))
+    sync(root, params)
+    return root
+
+
+@pytest.fixture
+def synced(mirror: Path, tmp_path: Path) -> Path:
+    """A copy of `mirror`: a checkout that was moved after its sync."""
+    return Path(shutil.copytree(mirror, tmp_path / "project"))
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port of this machine at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

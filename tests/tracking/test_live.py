@@ -1,0 +1,230 @@
+"""A live run shows a training while it runs, and no store, however dead, stops or slows one."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tracked_project import STEPS, contents, history, params_of, with_store
+
+from alpro.tracking import live, sync
+from alpro.tracking.records import flat_params
+from alpro.tracking.runs import LIVE, PARENT
+from alpro.tracking.writer import Writer
+
+TRAINED = "finetune/msvd_qa"
+ROWS = history(TRAINED, STEPS)
+LIVE_MODULE = sys.modules["alpro.tracking.live"]
+
+
+def writer(root: Path, stage: str = TRAINED, salt: str = "", key: str = "key") -> Writer:
+    return Writer(stage, flat_params(params_of(stage, salt)), key, str(root))
+
+
+def send(one: Writer, rows: list[dict], end: str = "") -> Writer:
+    for row in rows:
+        one.take(row, at_ms=int(time.time() * 1000))
+    one.send(end=end)
+    return one
+
+
+def curve(root: Path, stage: str = TRAINED, key: str = "train/loss") -> list[tuple[int, float]]:
+    store = contents(root)
+    (run,) = store.runs[stage]
+    return sorted((metric.step, metric.value) for metric in store.client.get_metric_history(run.info.run_id, key))
+
+
+LOSSES = sorted((row["step"], row["loss"]) for row in ROWS if row["split"] == "train")
+
+
+def test_a_live_run_that_ended_is_completed_not_doubled(project, params):
+    send(writer(project), ROWS, end="FINISHED")
+    (before,) = contents(project).runs[TRAINED]
+    assert (before.info.status, before.data.tags[LIVE]) == ("FINISHED", "open")
+    done = sync(project, params)
+    (after,) = contents(project).runs[TRAINED]
+    assert TRAINED in done.completed
+    assert after.info.run_id == before.info.run_id
+    assert after.info.end_time == before.info.end_time
+    assert (after.data.tags[PARENT], after.data.tags[LIVE]) == (done.parent, "done")
+    assert after.data.metrics["final/best_step"] == 100
+    assert curve(project) == LOSSES
+
+
+def test_a_resumed_training_goes_on_in_the_run_of_the_killed_one(project):
+    send(writer(project), ROWS[:20])
+    send(writer(project), ROWS[10:], end="FINISHED")
+    assert curve(project) == LOSSES
+
+
+def test_another_training_gets_another_run(project):
+    send(writer(project), ROWS[:20])
+    send(writer(project, salt="other", key="other"), history(TRAINED, STEPS, "other"), end="FINISHED")
+    assert len(contents(project).runs[TRAINED]) == 2
+
+
+def test_a_live_run_that_contradicts_the_record_is_set_aside_not_deleted(project, params):
+    send(writer(project), [{**row, "loss": 1.5} for row in ROWS[:5]])
+    done = sync(project, params)
+    assert TRAINED in done.created
+    runs = contents(project).runs[TRAINED]
+    assert sorted(run.data.tags.get(LIVE, "") for run in runs) == ["", "superseded"]
+
+
+def test_a_live_run_of_other_parameters_is_left_alone(project, params):
+    send(writer(project, salt="other", key="other"), history(TRAINED, STEPS, "other")[:5])
+    sync(project, params)
+    assert sorted(run.data.tags.get(LIVE, "") for run in contents(project).runs[TRAINED]) == ["", "open"]
+
+
+def test_a_store_that_is_away_is_said_once_and_gets_everything_when_it_is_back(project, monkeypatch, unused_port, capsys):
+    one = writer(project)
+    with monkeypatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused_port}")
+        send(one, ROWS[:10])
+        one.not_before = 0
+        send(one, ROWS[10:20])
+    assert one.failures == 2
+    assert capsys.readouterr().err.count("no MLflow server answers") == 1
+    one.not_before = 0
+    send(one, ROWS[20:], end="FINISHED")
+    assert curve(project) == LOSSES
+
+
+def test_after_a_failure_the_store_is_left_in_peace_for_a_while(project, monkeypatch, unused_port):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused_port}")
+    one = send(writer(project), ROWS[:10])
+    send(one, ROWS[10:])
+    assert one.failures == 1
+
+
+def test_switched_off_nothing_is_started(project, monkeypatch):
+    monkeypatch.setenv("ALPRO_LIVE", "off")
+    monkeypatch.setattr(LIVE_MODULE, "START_AFTER_S", 0)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with live(TRAINED, params_of(TRAINED), root=project) as run:
+        run.log(ROWS[0])
+
+
+def test_a_short_training_starts_no_process(project, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with live(TRAINED, params_of(TRAINED), root=project) as run:
+        for row in ROWS:
+            run.log(row)
+
+
+@pytest.mark.parametrize("program", ["exit 0", "exec sleep 600", "kill -9 $$"])
+def test_whatever_the_writer_does_the_training_goes_on(project, program, capsys):
+    """It ends at once, never reads what it is sent, or is killed."""
+    started = time.monotonic()
+    with live(TRAINED, params_of(TRAINED), root=project) as run:
+        run._command, run._start_at = ["/bin/sh", "-c", program], 0
+        for row in ROWS * 50:
+            run.log(row)
+        process = run._process
+    assert time.monotonic() - started < 5
+    assert process is None or process.poll() is not None
+    assert capsys.readouterr().err.count("alpro: live tracking") <= 1
+
+
+def test_a_training_shows_while_it_runs(project, monkeypatch):
+    monkeypatch.setattr(LIVE_MODULE, "START_AFTER_S", 0)
+    with live(TRAINED, params_of(TRAINED), root=project) as run:
+        for row in ROWS[:30]:
+            run.log(row)
+        assert select.select([run._process.stdout], [], [], 120)[0], "the writer did not open the store"
+        (shown,) = contents(project).runs[TRAINED]
+        assert (shown.info.status, shown.data.params["model.width"]) == ("RUNNING", "64")
+        for row in ROWS[30:]:
+            run.log(row)
+    assert contents(project).runs[TRAINED][0].info.status == "FINISHED"
+    assert curve(project) == LOSSES
+
+
+TRAINING = """
+import sys, signal
+from alpro.tracking import live
+sys.modules["alpro.tracking.live"].START_AFTER_S = 0
+with live("finetune/msvd_qa", {"stage": "finetune/msvd_qa"}) as run:
+    run.log({"step": 1, "split": "train", "loss": 1.0})
+    print("going", flush=True)
+    signal.pause()
+"""
+
+
+def test_the_writer_ends_soon_after_a_killed_training(project):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    training = subprocess.Popen(
+        [sys.executable, "-c", TRAINING], cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert training.stdout.readline() == b"going\n"
+    training.send_signal(signal.SIGKILL)
+    started = time.monotonic()
+    training.stderr.read()  # until nobody holds it any more: the writer inherited it
+    assert time.monotonic() - started < 10
+    training.wait()
+    training.stdout.close()
+    training.stderr.close()
+
+
+@pytest.mark.slow
+def test_a_server_killed_in_mid_run_costs_nothing(project, params, empty_store, tmp_path, monkeypatch, unused_port, capfd):
+    """A real `mlflow server` dies while a training logs to it; with the server back, a sync fills in the rest."""
+    with_store(tmp_path / "server", empty_store)
+    uri = f"http://127.0.0.1:{unused_port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(LIVE_MODULE, "START_AFTER_S", 0)
+    server = _serve(tmp_path / "server", unused_port)
+    try:
+        with live(TRAINED, params_of(TRAINED), root=project) as run:
+            for row in ROWS[:20]:
+                run.log(row)
+            assert select.select([run._process.stdout], [], [], 120)[0], "the writer did not reach the server"
+            _stop(server)
+            started = time.monotonic()
+            for row in ROWS[20:]:
+                run.log(row)
+            assert time.monotonic() - started < 1
+        server = _serve(tmp_path / "server", unused_port)
+        (half,) = contents(project).runs[TRAINED]
+        done = sync(project, params)
+        assert TRAINED in done.completed
+        (whole,) = contents(project).runs[TRAINED]
+        assert whole.info.run_id == half.info.run_id
+        assert curve(project) == LOSSES
+        listed = contents(project).client.list_artifacts(whole.info.run_id, "plots")
+        assert [artifact.path for artifact in listed] == ["plots/curve.png"]
+    finally:
+        _stop(server)
+
+
+def _serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    store = folder / ".mlflow" / "mlflow.db"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{store}", "--artifacts-destination", str(folder / "artifacts")]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    server = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+            return server
+        except OSError:
+            select.select([], [], [], 0.2)
+    _stop(server)
+    raise AssertionError("mlflow server did not start")
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()

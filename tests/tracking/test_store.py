@@ -1,0 +1,87 @@
+"""Every worktree and temporary experiment folder of a project finds the same store, and the tables are made once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from tracked_project import with_store
+
+from alpro.tracking.store import opened, shown, store_uri
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A git repository with one commit."""
+    root = tmp_path / "main"
+    root.mkdir()
+    _git(root, "init", "-q")
+    _git(root, "commit", "-q", "--allow-empty", "-m", "x")
+    return root
+
+
+def test_the_store_lies_in_the_main_checkout_seen_from_anywhere_in_it(repository):
+    (repository / "sub").mkdir()
+    assert store_uri(repository) == store_uri(repository / "sub") == f"sqlite:///{repository}/.mlflow/mlflow.db"
+
+
+def test_a_worktree_finds_the_same_store(repository, tmp_path):
+    _git(repository, "worktree", "add", "-q", str(tmp_path / "elsewhere" / "tree"))
+    assert store_uri(tmp_path / "elsewhere" / "tree") == store_uri(repository)
+
+
+def test_a_temporary_experiment_of_dvc_finds_the_same_store(repository, tmp_path):
+    """`dvc exp run --temp` makes a repository of its own inside the main one, or inside a worktree."""
+    tree = tmp_path / "tree"
+    _git(repository, "worktree", "add", "-q", str(tree))
+    for outer in (repository, tree):
+        inner = outer / ".dvc" / "tmp" / "exps" / "standalone" / "tmpabc"
+        inner.mkdir(parents=True)
+        _git(inner, "init", "-q")
+        assert store_uri(inner) == store_uri(repository)
+
+
+def test_without_git_the_store_lies_in_the_project(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert store_uri(tmp_path) == f"sqlite:///{tmp_path}/.mlflow/mlflow.db"
+
+
+def test_the_environment_names_another_store(repository, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere:5000")
+    assert store_uri(repository) == "http://somewhere:5000"
+
+
+def test_a_password_is_not_shown():
+    assert shown("https://me:secret@host:5000/x") == "https://host:5000/x"
+    assert shown("sqlite:////some/where/mlflow.db") == "sqlite:////some/where/mlflow.db"
+
+
+def test_artifacts_lie_beside_the_tables(repository, empty_store):
+    with_store(repository, empty_store)
+    with opened(repository) as store:
+        assert store.files == repository / ".mlflow" / "artifacts"
+        assert store.client.get_experiment(store.experiment).artifact_location == str(store.files)
+    with opened(repository) as again:
+        assert again.experiment == store.experiment
+
+
+def test_an_open_store_leaves_the_environment_as_it_was(repository, empty_store):
+    with_store(repository, empty_store)
+    with opened(repository) as store:
+        assert os.environ["MLFLOW_TRACKING_URI"] == store.uri
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert "MLFLOW_REGISTRY_URI" not in os.environ
+
+
+def test_a_deleted_experiment_is_restored(repository, empty_store):
+    with_store(repository, empty_store)
+    with opened(repository) as store:
+        store.client.delete_experiment(store.experiment)
+    with opened(repository) as store:
+        assert store.client.get_experiment(store.experiment).lifecycle_stage == "active"
+
+
+def _git(root: Path, *args: str) -> None:
+    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *args], cwd=root, check=True, capture_output=True)
