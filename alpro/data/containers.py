@@ -99,8 +99,8 @@ def _track_hides(track: dict[bytes, bytes], movie_ticks: int) -> bool:
             shown.append((start, length * ticks / movie_ticks))
     if len(shown) != 1:
         return len(shown) > 1
-    start, length = shown[0]
-    return start - delay >= frame or (length > 0 and duration + delay - start - length >= 1.5 * frame)
+    first, lasts = shown[0]
+    return first - delay >= frame or (lasts > 0 and duration + delay - first - lasts >= 1.5 * frame)
 
 
 def _times(header: bytes) -> tuple[int, int]:

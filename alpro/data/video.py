@@ -147,6 +147,8 @@ def _decord() -> Any:
 
 
 def _read_decord(path: Path, choose: Callable[[int], list[int]], size: int | None) -> np.ndarray:
+    """decord's frames. Where a key frame is followed by frames shown before it (open GOPs, as HEVC's) its seek may land
+    a frame or two beside the one asked for; the released figures were made so."""
     decord = _decord()
     side = size or -1
     try:
