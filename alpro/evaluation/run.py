@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from alpro import distributed
-from alpro.config import Evaluation, Params, Training, nearest
+from alpro.config import Dataset, Evaluation, Params, Training, nearest
 from alpro.data.annotations import annotation_file, read_answers, read_dataset
 from alpro.data.records import Record
 from alpro.data.text import load_tokenizer
@@ -79,8 +79,8 @@ def run_evaluation(
     dataset, training = params.datasets[task], params.finetune[task]
     records = read_dataset(dataset, settings.split)
     tokenizer_folder = _tokenizer_folder(checkpoint, params.text.tokenizer)
-    answers = None if dataset.task == "retrieval" else _answers(checkpoint, dataset)
-    subject = _subject(params, dataset.task, checkpoint, training.num_frames, tokenizer_folder, answers)
+    answers = None if dataset.task == "retrieval" else read_answer_list(checkpoint, dataset)
+    subject = load_subject(params, dataset.task, checkpoint, training.num_frames, tokenizer_folder, answers)
     viewing = Viewing.of(training, subject.model.config.image_size)
     found = {look: evaluate(subject, records, viewing, settings, look, label=f"{task} {look}") for look in looks}
     if dataset.task == "retrieval":
@@ -184,9 +184,13 @@ def _settings(params: Params, task: str, zero_shot: bool) -> Evaluation:
     return section[task]
 
 
-def _subject(
+def load_subject(
     params: Params, kind: str, checkpoint: str | Path, frames: int, tokenizer_folder: Path, answers: Mapping[str, int] | None
 ) -> Subject:
+    """A checkpoint's model for a task (retrieval or qa), on this process's device.
+
+    A file of recipes/init in the checkpoint's place makes an untrained model.
+    """
     info: Mapping[str, Any] = {}
     if Path(checkpoint).suffix in (".yaml", ".yml"):
         width = max(answers.values()) + 1 if answers else None
@@ -198,21 +202,27 @@ def _subject(
     return Subject(model.to(device()), tokenizer, answers, info)
 
 
+def read_answer_list(checkpoint: str | Path, dataset: Dataset, file: str | Path | None = None) -> Mapping[str, int]:
+    """The answer list: the file that was named, else the one that lies with the checkpoint, else the data set's.
+
+    Raises CheckpointError, or DataError for the data set's, when it can't be read.
+    """
+    own = Path(file) if file else Path(checkpoint) / "answers.json"
+    if not file and not own.is_file():
+        return read_answers(dataset)
+    try:
+        answers = json.loads(own.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{own}: no answer list ({' '.join(str(error).split())})") from None
+    if not isinstance(answers, dict) or not answers or not all(type(label) is int for label in answers.values()):
+        raise CheckpointError(f"{own}: must hold one object {{answer: label}}")
+    return answers
+
+
 def _tokenizer_folder(checkpoint: str | Path, otherwise: str) -> Path:
     """The tokenizer that lies with the checkpoint, or the one of params.yaml."""
     own = Path(checkpoint) / "tokenizer"
     return own if own.is_dir() else Path(otherwise)
-
-
-def _answers(checkpoint: str | Path, dataset: Any) -> Mapping[str, int]:
-    """The answer list that lies with the checkpoint, or the data set's."""
-    own = Path(checkpoint) / "answers.json"
-    if not own.is_file():
-        return read_answers(dataset)
-    answers = json.loads(own.read_text(encoding="utf-8"))
-    if not isinstance(answers, dict) or not all(isinstance(label, int) for label in answers.values()):
-        raise CheckpointError(f"{own}: must hold one object {{answer: label}}")
-    return answers
 
 
 def _motion_test(params: Params) -> MotionTest | None:

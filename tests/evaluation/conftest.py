@@ -21,7 +21,7 @@ from alpro.models import QuestionAnswering, Retrieval, build_model
 WORDS = ["a", "red", "blue", "green", "circle", "square", "star", "moves", "left", "right", "and", "then", "stops"]
 WORDS += ["what", "who", "how", "where", "is", "the", "it"]
 SIZES = Model(
-    image_size=32, patch_size=8, width=32, heads=2, intermediate=64, vision_layers=2, text_layers=2, fusion_layers=2,
+    image_size=32, patch_size=8, width=128, heads=2, intermediate=64, vision_layers=2, text_layers=2, fusion_layers=2,
     embed_dim=16, vocab_size=len(WORDS) + 5, max_positions=32,
 )  # fmt: skip
 ANSWERS = {"circle": 0, "square": 1, "star": 2, "red": 3, "blue": 4, "left": 5}
@@ -95,7 +95,7 @@ def spread(model: torch.nn.Module) -> torch.nn.Module:
     with torch.no_grad():
         for p in model.parameters():
             if p.dim() > 1:
-                p.add_(0.25 * torch.randn(p.shape, generator=generator))
+                p.add_(0.1 * torch.randn(p.shape, generator=generator))
     return model
 
 
