@@ -232,13 +232,19 @@ def broadcast_object(value: Any, root: int = 0) -> Any:
     return pickle.loads(horovod.broadcast(data, root, name="alpro.object").numpy().tobytes())
 
 
+def broadcast(tensor: Tensor, root: int = 0, name: str = "broadcast") -> None:
+    """Overwrite a tensor, which has the same shape everywhere, with the root's."""
+    if (horovod := _world()) is not None:
+        with torch.no_grad():
+            whole = _carried(tensor.reshape(-1), lambda t: horovod.broadcast(t, root, name=f"alpro.{name}"))
+            tensor.copy_(whole.view_as(tensor))
+
+
 def broadcast_state(module: nn.Module, root: int = 0) -> None:
     """Give every rank the root's parameters and buffers, in place."""
-    if (horovod := _world()) is None:
-        return
-    with torch.no_grad():
-        for name, tensor in sorted(module.state_dict(keep_vars=False).items()):
-            tensor.copy_(_carried(tensor.reshape(-1), lambda t, n=name: horovod.broadcast(t, root, name=n)).view_as(tensor))
+    for name, tensor in sorted(module.state_dict().items()):
+        if tensor.numel():
+            broadcast(tensor, root, name)
 
 
 def barrier() -> None:

@@ -1,0 +1,413 @@
+"""The one engine of all four trainings: micro-steps, one gradient exchange, clip, schedule, step; validation, snapshots, log.
+
+A *task* says how its model, data and losses are made and how it is evaluated; the engine knows nothing of video or text.
+N processes of batch B do the mathematics of one with N x B: each loss is a mean over its items (clips, masked tokens, kept
+crops), so a rank's share of it is weighted by its count of items before the gradients are averaged.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from alpro import distributed, watch
+from alpro.config import Training, nearest
+from alpro.errors import ConfigError, TrainingError
+from alpro.training import randomness
+from alpro.training.log import Clock, Log
+from alpro.training.optim import AdamW
+from alpro.training.schedule import learning_rate, validation_steps
+from alpro.training.state import Snapshot, Store
+
+CHEAP_SAVE_S = 3.0  # a stop that was asked for waits for a snapshot that is known to take no longer
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Losses(Protocol):
+    """What a model's forward returns."""
+
+    losses: Mapping[str, Tensor]  # means over this rank's items
+    counts: Mapping[str, Tensor | int]  # how many items
+    weights: Mapping[str, float]  # 1 where a name is missing
+
+
+class Loader(Protocol):
+    """This rank's batches, by micro-step."""
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Task(Protocol):
+    """What the engine has to know of a training. Batches have `ids`, a length, and `to(device)`."""
+
+    model: nn.Module
+    losses: Sequence[str]  # the names that the model's output has
+    metrics: Collection[str]  # the names that `validate` returns
+    micro_steps_per_epoch: int
+
+    def loader(self, start: int, stop: int) -> Loader:
+        """Batches of the micro-steps from `start` up to, without, `stop`."""
+
+    def validate(self) -> dict[str, float]:
+        """Metrics of the validation split, the same on every rank; called in evaluation mode, without gradients."""
+
+
+@dataclass
+class Best:
+    """The validation that the named metric likes best."""
+
+    step: int
+    value: float
+    metrics: dict[str, float]
+    weights: dict[str, Tensor] | None = field(default=None, repr=False)  # in memory, where there is no store
+
+
+class Engine:
+    """One training; `run` does it."""
+
+    def __init__(
+        self,
+        task: Task,
+        settings: Training,
+        *,
+        seed: int,
+        device: torch.device | None = None,
+        store: Store | None = None,
+        log: Log | None = None,
+    ) -> None:
+        """`store` and what `log` shows are the first rank's alone. Raises ConfigError for an unknown `select_by`."""
+        self.task, self.settings, self.seed, self.store = task, settings, seed, store
+        self.device = device or torch.device("cpu")
+        self.rank, self.world = distributed.rank(), distributed.size()
+        self.model = task.model.to(self.device)
+        self.named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.parameters = list(self.named.values())
+        self.optimizer = AdamW(
+            self.parameters, settings.learning_rate, settings.betas, settings.epsilon, settings.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.accumulation = settings.accumulation
+        steps = settings.epochs * task.micro_steps_per_epoch // self.accumulation
+        self.total = min(steps, settings.max_steps or steps)
+        if self.total < 1:
+            raise ConfigError(f"{settings.epochs} x {task.micro_steps_per_epoch} micro-steps are less than one accumulation")
+        self.due = validation_steps(self.total, settings.validations)
+        self.metric, self.sign = settings.select_by.removeprefix("-"), -1 if settings.select_by.startswith("-") else 1
+        if self.metric not in task.metrics:
+            known = ", ".join(sorted(task.metrics))
+            hint = nearest(self.metric, task.metrics)
+            raise ConfigError(f"select_by {settings.select_by!r}: no such metric{hint}; there are {known}")
+        self.step = 0
+        self.best: Best | None = None
+        self.window = torch.zeros(len(task.losses) + 1, dtype=torch.float64, device=self.device)  # sums since the last line
+        self.window_steps = 0
+        self.log = log or Log()
+        self.clock = Clock()
+        self.saved_s = time.monotonic()
+        self.save_took_s = 0.0
+
+    # --- the training -----------------------------------------------------------------------------------------
+
+    def run(self) -> Best:
+        """Train to the end, from the newest snapshot if there is one; the model then has the best weights.
+
+        Raises TrainingError, on all ranks, for numbers that are not finite, a full disk, or a stop that was asked for.
+        """
+        # before anything is drawn, so that a first run and a resumed one start alike
+        randomness.seed_everything(self.seed, "training", self.rank)
+        distributed.broadcast_state(self.model)
+        loader_state = self._resume()
+        loader = self.task.loader(self.step * self.accumulation, self.total * self.accumulation)
+        if loader_state is not None:
+            loader.load_state_dict(loader_state)
+        self.model.train()
+        with _stop_on_sigterm(), self.log.running(self.step, self.total):
+            batches = iter(loader)
+            while self.step < self.total:
+                wanted = self._step(batches)
+                if self.step in self.due:
+                    self._validate()
+                if wanted.save or (wanted.stop and self.save_took_s < CHEAP_SAVE_S):
+                    self._save(loader)
+                if wanted.stop:
+                    raise TrainingError(f"stopped at step {self.step} of {self.total}, as asked; {self._last_good()}")
+        assert self.best is not None  # the last step is always validated
+        self._take_best()
+        return self.best
+
+    def _step(self, batches: Iterator[tuple[int, Any]]) -> _Wanted:
+        """One optimizer step: micro-steps, exchange, clip, update."""
+        step = self.step + 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.settings.learning_rate, self.settings.warmup_ratio, self.total)
+        self.optimizer.zero_grad(set_to_none=True)
+        wanted = _Wanted(self.rank == 0 and self._save_is_due(), watch.stop_asked())
+        parts: list[Tensor] = []
+        ids: list[str] = []
+        for _ in range(self.accumulation):
+            watch.beat("reading", step, self.total)
+            with self.clock.waiting():
+                _, batch = next(batches)
+            self.clock.clips += len(batch)
+            ids += batch.ids
+            watch.beat("computing", step, self.total)
+            parts.append(self._backward(batch.to(self.device), wanted))
+        watch.beat("exchange", step, self.total)
+        if self.world > 1 and not self.scaler.is_enabled():
+            _spoil(self.parameters, torch.stack(parts))
+        distributed.exchange_gradients(self.parameters)
+        norm, skipped = self._clip(step, parts, ids)
+        if not skipped:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step = step
+        self.window += torch.stack(parts).sum(0)
+        self.window_steps += 1
+        if step % self.settings.log_every == 0 or step == self.total:
+            self._write_line(norm)
+        self.log.advance(step)
+        return wanted
+
+    def _backward(self, batch: Any, wanted: _Wanted) -> Tensor:
+        """Gradients of one micro-step; returns this rank's share of the world's mean loss and its parts, (1 + parts,)."""
+        half = _AUTOCAST.get(self.settings.precision)
+        with torch.autocast(self.device.type, half, enabled=half is not None):
+            output: Losses = self.model(batch)
+        names = self.task.losses
+        means = torch.stack([_at_least_float(output.losses[name]) for name in names])
+        weights = means.new_tensor([output.weights.get(name, 1.0) for name in names])
+        scales = torch.ones_like(means)
+        if self.world > 1:
+            counts = torch.stack([torch.as_tensor(output.counts[name], dtype=torch.float64).to(self.device) for name in names])
+            asked = torch.tensor([wanted.save, wanted.stop], dtype=torch.float64, device=self.device)
+            everyone = distributed.all_reduce(torch.cat([counts, asked]), "sum", name="counts")
+            # mean over ranks of (mean_r * count_r * world / count) = mean over all items; no items anywhere: nothing
+            scales = (counts * self.world / everyone[:-2].clamp(min=1)).to(means.dtype)
+            wanted.save, wanted.stop = (everyone[-2:] > 0).tolist()
+        divisor = self.accumulation if self.settings.accumulate == "mean" else 1
+        self.scaler.scale((means * weights * scales).sum() / divisor).backward()
+        shares = (means * scales).detach().double() / self.accumulation
+        return torch.cat([(shares * weights.double()).sum()[None], shares])
+
+    def _clip(self, step: int, parts: list[Tensor], ids: list[str]) -> tuple[float, bool]:
+        """Clip by the norm of the whole gradient; returns it, and whether fp16's scale was too large for this step."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        value = norm.item()
+        bad_loss = not math.isfinite(torch.stack(parts).sum().item())
+        if self.scaler.is_enabled():
+            bad_loss = distributed.any_true(bad_loss)
+        if math.isfinite(value) and not bad_loss:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.grad_clip, norm)
+            return value, False
+        if self.scaler.is_enabled() and not bad_loss and self.scaler.get_scale() > 1:
+            return 0.0, True
+        raise self._not_finite(step, parts, ids)
+
+    def _not_finite(self, step: int, parts: list[Tensor], ids: list[str]) -> TrainingError:
+        sums = torch.stack(parts).sum(0).tolist()
+        bad = [name for name, value in zip(("loss", *self.task.losses), sums, strict=True) if not math.isfinite(value)]
+        everyone = distributed.gather_objects((self.rank, bad[-1:], ids))
+        culprits = [found for found in everyone if found[1]] or everyone
+        where = "; ".join(f"rank {rank}: {(name or ['gradient'])[0]}, batch {', '.join(of)}" for rank, name, of in culprits)
+        return TrainingError(f"step {step}: loss or gradient is not finite ({where}); {self._last_good()}")
+
+    # --- validation -------------------------------------------------------------------------------------------
+
+    def _validate(self) -> None:
+        watch.beat("validation", self.step, self.total)
+        with self.clock.paused(), randomness.aside(self.seed, "validation", self.rank), torch.no_grad():
+            self.model.eval()
+            metrics = self.task.validate()
+            self.model.train()
+        if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
+            raise TrainingError(f"step {self.step}: validation gives no finite {', '.join(bad)}; {self._last_good()}")
+        self.log.write({"step": self.step, "epoch": self._epoch(), "split": "val", **metrics})
+        value = metrics[self.metric]
+        if self.best is not None and self.sign * value <= self.sign * self.best.value:
+            return
+        self.best = Best(self.step, value, metrics)
+        with _agreed("the best weights"):
+            if self.store is not None:
+                self.store.save_best(self.step, self._weights())
+            elif self.rank == 0:
+                self.best.weights = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
+
+    def _take_best(self) -> None:
+        """Give the model the best weights, on every rank."""
+        assert self.best is not None
+        with _agreed("the best weights"):
+            if self.rank == 0:
+                self._put(self.store.best(self.best.step).tensors("weights") if self.store else self.best.weights or {})
+        distributed.broadcast_state(self.model)
+
+    # --- snapshots --------------------------------------------------------------------------------------------
+
+    def _save(self, loader: Loader) -> None:
+        """Write a snapshot, on which all ranks agreed to be at this step."""
+        began_s = time.monotonic()
+        watch.beat("saving", self.step, self.total)
+        own = {
+            "random": randomness.capture(),
+            "window": self.window.tolist(),
+            "loader": loader.state_dict(),
+        }
+        ranks = distributed.gather_objects(own)
+        with self.clock.paused(), _agreed("the resume state"):
+            if self.store is not None:
+                self.store.save(self.step, self._facts(ranks), weights=self._weights(), moments=self._moments())
+        self.saved_s = time.monotonic()
+        self.save_took_s = self.saved_s - began_s
+
+    def _facts(self, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+        best = None if self.best is None else {"step": self.best.step, "value": self.best.value, "metrics": self.best.metrics}
+        return {
+            "total": self.total,
+            "world": self.world,
+            "updates": {name: self.optimizer.state[p]["step"] for name, p in self.named.items() if self.optimizer.state[p]},
+            "scaler": self.scaler.state_dict(),
+            "window_steps": self.window_steps,
+            "history": self.log.history,
+            "best": best or {},
+            "ranks": ranks,
+        }
+
+    def _weights(self) -> dict[str, Tensor]:
+        """All that training changes: trainable parameters, and buffers."""
+        kept = self.model.state_dict(keep_vars=True)
+        buffers = {name: b for name, b in self.model.named_buffers() if name in kept}
+        return {**self.named, **buffers}
+
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self._weights().items():
+                tensor.copy_(weights[name])
+
+    def _moments(self) -> dict[str, Tensor]:
+        return {
+            f"{kind}.{name}": self.optimizer.state[p][kind]
+            for name, p in self.named.items()
+            for kind in ("exp_avg", "exp_avg_sq")
+            if self.optimizer.state[p]
+        }
+
+    def _resume(self) -> dict[str, Any] | None:
+        """Go on from the newest snapshot; returns this rank's state of the loader, None where the training starts anew.
+
+        Only the first rank reads the disk: every other one gets what it read.
+        """
+        snapshot = self.store.newest() if self.store is not None else None
+        facts: dict[str, Any] | None = distributed.broadcast_object(snapshot.facts if snapshot else None)
+        if facts is None:
+            return None
+        self._load_tensors(snapshot, facts["updates"])
+        self.step, self.window_steps = facts["step"], facts["window_steps"]
+        if facts["scaler"]:
+            self.scaler.load_state_dict(facts["scaler"])
+        self.best = Best(**facts["best"]) if facts["best"] else None
+        self.log.resume(facts["history"])
+        own = facts["ranks"][self.rank]
+        self.window = torch.tensor(own["window"], dtype=torch.float64, device=self.device)
+        randomness.restore(own["random"])
+        self.log.say(f"resume: going on after step {self.step} of {self.total}")
+        return own["loader"]
+
+    def _load_tensors(self, snapshot: Snapshot | None, updates: Mapping[str, int]) -> None:
+        if snapshot is not None:
+            self._put(snapshot.tensors("weights"))
+        distributed.broadcast_state(self.model)
+        moments = snapshot.tensors("moments") if snapshot is not None else {}
+        for name, p in self.named.items():
+            if name in updates:
+                state = {kind: torch.zeros_like(p) for kind in ("exp_avg", "exp_avg_sq")}
+                for kind, tensor in state.items():
+                    if snapshot is not None:
+                        tensor.copy_(moments[f"{kind}.{name}"])
+                    distributed.broadcast(tensor)
+                self.optimizer.state[p].update(step=updates[name], **state)
+
+    def _save_is_due(self) -> bool:
+        return self.store is not None and time.monotonic() - self.saved_s >= self.settings.save_every_s
+
+    def _last_good(self) -> str:
+        """Where a training that stops can be taken up; the first rank knows."""
+        last = self.store.last() if self.store is not None else None
+        place = distributed.broadcast_object(str(last) if last else None)
+        return f"the last good state is {place}; run the same command again to go on" if place else "no state was saved yet"
+
+    # --- what one sees ----------------------------------------------------------------------------------------
+
+    def _write_line(self, norm: float) -> None:
+        """A row of the history: means over the steps since the last one, the same on every rank and in every run."""
+        means = (distributed.all_reduce(self.window, "mean", name="window") / self.window_steps).tolist()
+        self.window.zero_()
+        self.window_steps = 0
+        rate = self.optimizer.param_groups[0]["lr"]
+        names = ("loss", *self.task.losses)
+        row = {"step": self.step, "epoch": self._epoch(), "split": "train"} | dict(zip(names, means, strict=True))
+        self.log.write({**row, "lr": rate, "grad_norm": norm}, self.clock.lap(self.world, self.device))
+
+    def _epoch(self) -> int:
+        """The epoch, from 0, that the last step belonged to."""
+        return (self.step * self.accumulation - 1) // self.task.micro_steps_per_epoch
+
+
+@dataclass
+class _Wanted:
+    """What was asked for, and what all ranks, told so in the exchange of counts, do after this step."""
+
+    save: bool
+    stop: bool
+
+
+def _spoil(parameters: Sequence[nn.Parameter], losses: Tensor) -> None:
+    """Make a gradient NaN where a loss is not finite: the exchange carries it to all ranks, and they stop at the same step."""
+    for p in parameters:
+        if p.grad is not None:
+            p.grad.add_((losses.sum() * 0).to(p.grad.dtype))
+            return
+
+
+def _at_least_float(loss: Tensor) -> Tensor:
+    return loss if loss.dtype == torch.float64 else loss.float()
+
+
+@contextmanager
+def _agreed(what: str) -> Iterator[None]:
+    """A disk that refuses on the first rank stops all of them, with one line."""
+    fault = ""
+    try:
+        yield
+    except (OSError, TrainingError) as error:
+        fault = str(error)
+    faults: Iterable[str] = distributed.gather_objects(fault)
+    if fault := next(filter(None, faults), ""):
+        raise TrainingError(f"{what} could not be written or read: {fault}; mend that and run the same command again to go on")
+
+
+@contextmanager
+def _stop_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the training after the step, with a snapshot where that is quick."""
+    try:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: watch.ask_to_stop())
+    except ValueError:  # not in the main thread: whoever runs it so decides about signals
+        yield
+        return
+    watch.stoppable(True)
+    try:
+        yield
+    finally:
+        watch.stoppable(False)
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,64 @@
+"""Random states: seeded alike and apart on every rank, captured and put back to the bit, kept out of validation."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_everything(*parts: int | str) -> None:
+    """Seed Python's, NumPy's and torch's generators from any parts, such as the seed and the rank."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    seed = int.from_bytes(digest[:8], "little") % 2**63
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)  # CUDA's generators included
+
+
+def capture() -> dict[str, Any]:
+    """All random states of this process, as what JSON can hold."""
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],
+        "torch": _text(torch.get_rng_state()),
+        "cuda": _text(torch.cuda.get_rng_state()) if torch.cuda.is_initialized() else None,
+    }
+
+
+def restore(state: dict[str, Any]) -> None:
+    """Put back what `capture` returned."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(_tensor(state["torch"]))
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(_tensor(state["cuda"]))
+
+
+@contextmanager
+def aside(*parts: int | str) -> Iterator[None]:
+    """Random numbers inside come from a seed of their own; outside everything goes on as if nothing had been drawn."""
+    before = capture()
+    seed_everything(*parts)
+    try:
+        yield
+    finally:
+        restore(before)
+
+
+def _text(state: torch.Tensor) -> str:
+    return base64.b64encode(state.numpy().tobytes()).decode()
+
+
+def _tensor(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

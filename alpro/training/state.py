@@ -1,0 +1,179 @@
+"""What a killed training goes on from: snapshots on disk that are whole or not there, checked before they are believed.
+
+A store is one directory, `.state/<stage>/<fingerprint>`: `step-<n>` holds a snapshot (tensors as safetensors, the rest as
+JSON, and MANIFEST.json with every file's checksum), `best-<n>` the best weights so far. The last two snapshots are kept,
+and the best weights they speak of. `lock` is held by the process that trains; the kernel frees it when that process dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from alpro.errors import TrainingError
+from alpro.files import new_dir, sha256, write_json
+
+KEEP = 2
+MANIFEST = "MANIFEST.json"
+
+
+class Lock:
+    """A file that one process at a time holds: a record lock, which dies with its process and no child inherits."""
+
+    def __init__(self, path: Path, doing: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        while True:
+            self.handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.lockf(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.exists(path) and os.path.samestat(os.fstat(self.handle), os.stat(path)):
+                    break  # else its last holder removed it between our two calls
+                os.close(self.handle)
+            except OSError:
+                holder = os.pread(self.handle, 200, 0).decode(errors="replace").strip() or "another process"
+                os.close(self.handle)
+                raise TrainingError(f"{path}: {doing} already runs ({holder}); wait for it, or end it first") from None
+        os.ftruncate(self.handle, 0)
+        os.pwrite(self.handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let others in; the file goes too. A second call does nothing."""
+        if self.handle >= 0:
+            self.path.unlink(missing_ok=True)
+            os.close(self.handle)
+            self.handle = -1
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A whole, checked directory of the store."""
+
+    path: Path
+    facts: dict[str, Any]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """One of its groups of tensors, on the CPU."""
+        return safetensors.torch.load_file(self.path / f"{name}.safetensors")
+
+
+class Store:
+    """The snapshots of one training; only the first rank has one."""
+
+    def __init__(self, path: str | Path, say: Callable[[str], None] = print) -> None:
+        self.path = Path(path)
+        self.say = say
+        self.lock = Lock(self.path / "lock", "a training")
+        for left in self.path.glob(".*"):  # a write that a kill cut off
+            shutil.rmtree(left, ignore_errors=True)
+
+    def save(self, step: int, facts: dict[str, Any], **groups: dict[str, Tensor]) -> Path:
+        """Write the snapshot of a step, then drop older ones. Raises OSError when the disk refuses; nothing is lost then."""
+        path = self._write(self.path / f"step-{step:09d}", {"step": step, **facts}, groups)
+        snapshots = self._names("step-")
+        for old in snapshots[:-KEEP]:
+            shutil.rmtree(old)
+        spoken_of = {self._facts(snapshot).get("best", {}).get("step") for snapshot in snapshots[-KEEP:]}
+        for best in self._names("best-"):
+            if _step(best) not in spoken_of and _step(best) < step:
+                shutil.rmtree(best)
+        return path
+
+    def save_best(self, step: int, weights: dict[str, Tensor]) -> Path:
+        """Write the best weights so far, as those of a step."""
+        return self._write(self.path / f"best-{step:09d}", {"step": step}, {"weights": weights})
+
+    def best(self, step: int) -> Snapshot:
+        """The best weights, by their step. Raises TrainingError when they are not whole."""
+        path = self.path / f"best-{step:09d}"
+        fault = check(path)
+        if fault:
+            raise TrainingError(f"{path}: {fault}; remove {self.path} and train again")
+        return Snapshot(path, self._facts(path))
+
+    def last(self) -> Path | None:
+        """Where the newest snapshot lies."""
+        return next(reversed(self._names("step-")), None)
+
+    def newest(self) -> Snapshot | None:
+        """The newest snapshot that is whole; damaged ones are named, and removed so that they are not counted again."""
+        for path in reversed(self._names("step-")):
+            fault = check(path)
+            best = self._facts(path).get("best", {}).get("step") if not fault else None
+            if best is not None:
+                fault = check(self.path / f"best-{best:09d}")
+            if not fault:
+                return Snapshot(path, self._facts(path))
+            self.say(f"resume: {path}: {fault}; falling back to the snapshot before")
+            shutil.rmtree(path)
+        return None
+
+    def delete(self) -> None:
+        """Remove everything: the training ended well."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let another process have it."""
+        self.lock.release()
+
+    def _names(self, prefix: str) -> list[Path]:
+        return sorted(self.path.glob(f"{prefix}*"))
+
+    def _facts(self, path: Path) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads((path / "facts.json").read_text())
+        return facts
+
+    def _write(self, path: Path, facts: dict[str, Any], groups: dict[str, dict[str, Tensor]]) -> Path:
+        with new_dir(path) as aside:
+            for name, tensors in groups.items():
+                whole = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
+                safetensors.torch.save_file(whole, aside / f"{name}.safetensors")
+            write_json(aside / "facts.json", facts)
+            write_json(aside / MANIFEST, {file.name: sha256(file) for file in sorted(aside.iterdir())})
+        return path
+
+
+def check(path: Path) -> str:
+    """What is wrong with a directory of the store; empty when it is whole."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        for name, digest in manifest.items():
+            if sha256(path / name) != digest:
+                return f"{name} does not have the checksum of {MANIFEST}"
+        if "facts.json" not in manifest:
+            return "facts.json is missing"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except ValueError:
+        return f"{MANIFEST} can't be read"
+    return ""
+
+
+def prune(stage: Path, keep: Path, others: int = 2) -> None:
+    """Remove all but the newest `others` stores of a stage besides `keep`, as long as nobody trains in them."""
+    stores = [path for path in stage.iterdir() if path.is_dir() and path != keep and not path.name.startswith(".")]
+    for old in sorted(stores, key=lambda path: path.stat().st_mtime)[:-others]:
+        try:
+            lock = Lock(old / "lock", "a training")
+        except TrainingError:
+            continue
+        gone = Path(tempfile.mkdtemp(dir=stage, prefix=".gone."))
+        os.replace(old, gone)
+        lock.release()
+        shutil.rmtree(gone)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rsplit("-", 1)[1])
