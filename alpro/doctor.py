@@ -143,7 +143,7 @@ def _decoders(root: Path) -> Check:
     import numpy as np
 
     clip = _made_clip()
-    with av.open(BytesIO(clip)) as container:
+    with av.open(BytesIO(clip), "r") as container:
         ours = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     detail = f"PyAV {av.__version__}"
     if len(ours) != CLIP_FRAMES:

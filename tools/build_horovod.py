@@ -20,6 +20,7 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import processes
 
@@ -180,12 +181,12 @@ def _sweep(root: Path, key: str) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _wait_for(guard: object, key: str) -> None:
+def _wait_for(guard: IO[str], key: str) -> None:
     try:
-        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[call-overload]
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         print(f"setup: another process builds {key}; waiting for it", flush=True)
-        fcntl.flock(guard, fcntl.LOCK_EX)  # type: ignore[call-overload]
+        fcntl.flock(guard, fcntl.LOCK_EX)
 
 
 def _add_link_name(gpu: dict[str, str], work: Path) -> None:

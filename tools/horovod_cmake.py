@@ -23,7 +23,8 @@ def prepare(source: Path, gpu: bool) -> list[str]:
         r'REGEX REPLACE "\$\{PROJECT_SOURCE_DIR\}\(/\)\?" "" SUB_FOLDER "\$\{CMAKE_CURRENT_SOURCE_DIR\}"',
         'REPLACE "${PROJECT_SOURCE_DIR}/" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}/"',
     )
-    arguments = ["-DCMAKE_POLICY_VERSION_MINIMUM=3.5"]
+    # without debugging symbols: a third of the time, a tenth of the size
+    arguments = ["-DCMAKE_POLICY_VERSION_MINIMUM=3.5", "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O2 -DNDEBUG"]
     if gpu:
         # CUDA 13's compiler knows nothing before C++17
         _replace(source / "horovod/common/ops/cuda/CMakeLists.txt", r"CMAKE_CUDA_STANDARD 11\b", "CMAKE_CUDA_STANDARD 17")

@@ -109,7 +109,7 @@ def make_venv(old: dict[str, Any], new: dict[str, str]) -> None:
     except subprocess.CalledProcessError as error:
         raise SetupError(f"Python's venv module failed: {error}; on Debian and Ubuntu install python3-venv") from None
     python = VENV / "bin" / "python"
-    call("installing uv", [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"uv=={UV}"])
+    call("installing uv", [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", f"uv=={UV}"])
 
 
 def install(switch: str) -> str:
