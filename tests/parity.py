@@ -229,7 +229,7 @@ def retrieval_training() -> Differences:
 
 def question_answering(name: str, train: bool = True) -> Differences:
     golden, saved = case(name), arrays(name)
-    checkpointing = "official" if golden.get("gradient_checkpointing") else "off"
+    checkpointing = "official" if golden.get("gradient_checkpointing") else "none"
     frames = golden["model_num_frm"]
     model = fresh("qa", num_frames=frames, num_answers=golden["num_labels"], gradient_checkpointing=checkpointing)
     with torch.set_grad_enabled(train):

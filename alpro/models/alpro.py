@@ -30,7 +30,7 @@ TASKS = ("prompter", "pretrain", "retrieval", "qa")
 class Retrieval(Alpro):
     """VTC and VTM; the score of a pair is the probability that VTM gives to a match."""
 
-    def __init__(self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing = "off") -> None:
+    def __init__(self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing = "none") -> None:
         super().__init__(config, num_frames, gradient_checkpointing, MaskedLM)
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None, negatives: Negatives | None = None) -> Output:
@@ -52,7 +52,9 @@ class Retrieval(Alpro):
 class QuestionAnswering(Alpro):
     """A class for each answer, from the multimodal [CLS]."""
 
-    def __init__(self, config: Model, num_frames: int, num_answers: int, gradient_checkpointing: Checkpointing = "off") -> None:
+    def __init__(
+        self, config: Model, num_frames: int, num_answers: int, gradient_checkpointing: Checkpointing = "none"
+    ) -> None:
         super().__init__(config, num_frames, gradient_checkpointing, Bert)
         self.classifier = two_layers(config.width, num_answers)
 
@@ -74,19 +76,23 @@ class QuestionAnswering(Alpro):
 class Pretrain(Alpro):
     """VTC, VTM, MLM and PEM; an objective of weight 0 costs nothing. Without PEM there is no prompter and no entity head."""
 
+    text_encoder: MaskedLM
+    prompter: Prompter | None
+    mpm_head: nn.Sequential
+
     def __init__(
         self,
         config: Model,
         num_frames: int,
         num_entities: int,
-        gradient_checkpointing: Checkpointing = "off",
+        gradient_checkpointing: Checkpointing = "none",
         objectives: Objectives | None = None,
         pem: PEM | None = None,
     ) -> None:
         super().__init__(config, num_frames, gradient_checkpointing, MaskedLM)
         self.objectives = objectives or Objectives()
         self.pem = pem or PEM()
-        self.prompter = self.mpm_head = None
+        self.prompter = None
         if num_entities and self.objectives.pem:
             self.prompter = Prompter(config, num_frames, num_entities).requires_grad_(False).eval()
             self.mpm_head = two_layers(config.width, num_entities)
@@ -104,56 +110,53 @@ class Pretrain(Alpro):
         Each clip and each text is encoded once. The multimodal encoder runs over matching pairs and masked text together
         in full, and over VTM's negatives for their [CLS] alone.
         """
-        on = self.objectives
-        pixels = batch.pixels if batch.pixels.is_floating_point() else normalize(batch.pixels)
-        video = self.encode_video(pixels)
-        mask, size = batch.attention_mask, len(video)
-        texts = self.encode_text(batch.input_ids, mask)
+        on, mask, size = self.objectives, batch.attention_mask, len(batch)
         output = Output({}, {}, {}, {}, weights=on.model_dump())
+        pixels = batch.pixels if batch.pixels.is_floating_point() else normalize(batch.pixels)
+        video, text = self.encode_video(pixels), self.encode_text(batch.input_ids, mask)
+        masked_ids, mlm_labels = require(batch, "mlm_input_ids", "mlm_labels") if on.mlm else (batch.input_ids[:0],) * 2
+        masked = self.encode_text(masked_ids, mask) if on.mlm else text[:0]
+        fused, masked = self._fuse_both(text if on.vtm or self.prompter is not None else text[:0], masked, mask, video)
 
         if on.vtc or on.vtm:
-            loss, v2t, t2v, offset = self.contrast(video, texts, alone=not on.vtc)
+            loss, v2t, t2v, offset = self.contrast(video, text, alone=not on.vtc)
             if on.vtc:
-                targets = torch.arange(offset, offset + size, device=video.device)
-                _note(output, "vtc", loss, size, v2t, targets)
+                _note(output, "vtc", loss, size, v2t, torch.arange(offset, offset + size, device=video.device))
             if on.vtm:
-                negatives = negatives or self.draw_negatives(v2t, t2v, offset, generator)
-
-        fused = masked = None
-        if on.mlm:
-            mlm_ids, mlm_labels = require(batch, "mlm_input_ids", "mlm_labels")
-            masked = self.encode_text(mlm_ids, mask)
-        if on.vtm or self.prompter is not None:
-            both = texts if masked is None else torch.cat([texts, masked])
-            fused = self.fuse(both, mask.repeat(len(both) // size, 1), video.repeat(len(both) // size, 1, 1))
-            fused, masked = fused[:size], fused[size:]
-        elif masked is not None:
-            masked = self.fuse(masked, mask, video)
-
-        if on.vtm:
-            t, v, labels = match_pairs(size, negatives)
-            logits = self.itm_head(fused[:, 0])
-            if len(labels) > size:
-                logits = torch.cat([logits, self.match(texts[t[size:]], mask[t[size:]], video[v[size:]])])
-            _note(output, "vtm", vtm_loss(logits, labels), len(labels), logits, labels)
+                t, v, labels = match_pairs(size, negatives or self.draw_negatives(v2t, t2v, offset, generator))
+                logits, t, v = self.itm_head(fused[:, 0]), t[size:], v[size:]
+                if len(t):
+                    logits = torch.cat([logits, self.match(text[t], mask[t], video[v])])
+                _note(output, "vtm", vtm_loss(logits, labels), len(labels), logits, labels)
         if on.mlm:
             rows, columns = masked_positions(mlm_labels)
             logits, labels = self.text_encoder.cls(masked[rows, columns]), mlm_labels[rows, columns]
             _note(output, "mlm", mlm_loss(logits, labels), len(labels), logits, labels)
         if self.prompter is not None:
-            patches = fused[:, mask.shape[1] + 1 :]
-            _note(output, "pem", *self._entities(batch, pixels, patches))
+            labels = self._soft_labels(self.prompter, batch, pixels)
+            inside = self._crops(batch, pixels)[:, :: self.config.patch_size, :: self.config.patch_size].flatten(1)
+            logits = self.mpm_head(pem.mean_inside(fused[:, mask.shape[1] + 1 :], inside))
+            keep = pem.kept(labels, self.pem.ignore, self.pem.threshold)
+            _note(output, "pem", pem_loss(logits, labels, keep), keep.sum(), logits, labels)
         return output
 
-    def _entities(self, batch: Batch, pixels: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """PEM's loss, number of kept crops, logits and soft labels."""
+    def _fuse_both(self, text: Tensor, masked: Tensor, mask: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+        """The multimodal encoder over the text and the masked text of the same clips, in one pass; either may be empty."""
+        copies = (len(text) + len(masked)) // len(video)
+        if not copies:
+            return text, masked
+        fused = self.fuse(torch.cat([text, masked]), mask.repeat(copies, 1), video.repeat(copies, 1, 1))
+        return fused[: len(text)], fused[len(text) :]
+
+    def _crops(self, batch: Batch, pixels: Tensor) -> Tensor:
+        """Where each clip's crop is, (B, H, W) bool."""
         (boxes,) = require(batch, "crop_boxes")
-        inside = pem.boxes_to_mask(boxes, *pixels.shape[-2:])
-        labels = pem.soft_labels(self.prompter.entity_logits(pem.crop(pixels, inside, black(pixels.device)), batch.media))
-        step = self.config.patch_size
-        logits = self.mpm_head(pem.mean_inside(patches, inside[:, ::step, ::step].flatten(1)))
-        keep = pem.kept(labels, self.pem.ignore, self.pem.threshold)
-        return pem_loss(logits, labels, keep), keep.sum(), logits, labels
+        return pem.boxes_to_mask(boxes, *pixels.shape[-2:])
+
+    def _soft_labels(self, prompter: Prompter, batch: Batch, pixels: Tensor) -> Tensor:
+        """What the prompter sees in the crops, (B, E)."""
+        crops = pem.crop(pixels, self._crops(batch, pixels), black(pixels.device))
+        return pem.soft_labels(prompter.entity_logits(crops, batch.media))
 
 
 def two_layers(width: int, classes: int) -> nn.Sequential:
@@ -179,7 +182,7 @@ def build_model(
     image_size: int | None = None,
     num_answers: int | None = None,
     num_entities: int | None = None,
-    gradient_checkpointing: Checkpointing = "off",
+    gradient_checkpointing: Checkpointing = "none",
     objectives: Objectives | None = None,
     pem: PEM | None = None,
     seed: int | None = 0,
@@ -197,23 +200,27 @@ def build_model(
         config = config.model_copy(update={"image_size": image_size})
     if task not in TASKS:
         raise ConfigError(f"task {task!r} is none of {', '.join(TASKS)}")
-    if task == "qa" and num_answers is None:
-        raise ConfigError("a qa model needs num_answers")
-    if task in ("prompter", "pretrain") and num_entities is None:
-        raise ConfigError(f"a {task} model needs num_entities")
     with torch.device("meta"):  # no time goes into weights that are drawn again
         model: Alpro
         if task == "prompter":
-            model = Prompter(config, num_frames, num_entities, gradient_checkpointing)
+            model = Prompter(config, num_frames, _given(task, num_entities=num_entities), gradient_checkpointing)
         elif task == "pretrain":
-            model = Pretrain(config, num_frames, num_entities, gradient_checkpointing, objectives, pem)
+            entities = _given(task, num_entities=num_entities)
+            model = Pretrain(config, num_frames, entities, gradient_checkpointing, objectives, pem)
         elif task == "retrieval":
             model = Retrieval(config, num_frames, gradient_checkpointing)
         else:
-            model = QuestionAnswering(config, num_frames, num_answers, gradient_checkpointing)
+            model = QuestionAnswering(config, num_frames, _given(task, num_answers=num_answers), gradient_checkpointing)
     if seed is not None:
         initialise(model.to_empty(device="cpu"), seed)
     return model
+
+
+def _given(task: str, **argument: int | None) -> int:
+    ((name, value),) = argument.items()
+    if value is None:
+        raise ConfigError(f"a {task} model needs {name}")
+    return value
 
 
 def _note(output: Output, name: str, loss: Tensor, count: Tensor | int, logits: Tensor, targets: Tensor) -> None:

@@ -52,6 +52,8 @@ class Output:
 class Alpro(nn.Module):
     """Both encoders under the official names. The tasks' models add their heads."""
 
+    text_encoder: Bert | MaskedLM
+
     def __init__(
         self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing, text: type[Bert | MaskedLM]
     ) -> None:

@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from alpro.models.base import Alpro
+from alpro.models.text import MaskedLM
+
 BERT_STD = VIT_STD = 0.02
 
 
@@ -21,7 +24,7 @@ def initialise(model: nn.Module, seed: int) -> None:
     filled: set[int] = set()
     with torch.no_grad():
         for module in model.modules():
-            if hasattr(module, "tie"):
+            if isinstance(module, MaskedLM):
                 module.tie()
         for name, module in model.named_modules():
             own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
@@ -41,7 +44,7 @@ def _fill(name: str, key: str, module: nn.Module, tensor: Tensor, generator: tor
         _uniform(tensor, module.weight[0].numel(), generator)
     elif key.endswith("bias") and (vision or text):
         tensor.zero_()
-    elif key == "temp":
+    elif isinstance(module, Alpro) and key == "temp":
         tensor.fill_(module.config.temperature)
     elif "temporal_fc" in name or key in ("time_embed", "video_prompt_feat", "image_prompt_feat"):
         tensor.zero_()
@@ -51,8 +54,10 @@ def _fill(name: str, key: str, module: nn.Module, tensor: Tensor, generator: tor
         tensor.normal_(0, BERT_STD, generator=generator)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             tensor[module.padding_idx].zero_()
-    else:
+    elif isinstance(module, nn.Linear):
         _uniform(tensor, module.in_features, generator)
+    else:
+        raise NotImplementedError(f"no rule for {name}")
 
 
 def _uniform(tensor: Tensor, fan_in: int, generator: torch.Generator) -> None:

@@ -53,8 +53,11 @@ TEMPLATES = {
 class Prompter(Alpro):
     """Both encoders, and the features of each entity's prompts for videos and for images."""
 
+    video_prompt_feat: Tensor  # (E, C)
+    image_prompt_feat: Tensor
+
     def __init__(
-        self, config: Model, num_frames: int, num_entities: int, gradient_checkpointing: Checkpointing = "off"
+        self, config: Model, num_frames: int, num_entities: int, gradient_checkpointing: Checkpointing = "none"
     ) -> None:
         super().__init__(config, num_frames, gradient_checkpointing, MaskedLM)
         self.register_buffer("video_prompt_feat", torch.zeros(num_entities, config.embed_dim))

@@ -6,6 +6,8 @@ features and the video's in one sequence [text ; video]. Letters: B batch, L tex
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,14 +30,19 @@ class Bert(nn.Module):
         # Official files hold the positions, so the buffer is saved; token types are all zero and made on the fly.
         self.embeddings.register_buffer("position_ids", torch.arange(config.max_positions).expand(1, -1))
         del self.embeddings.token_type_ids
-        self.encoder = nn.Module()
+        self.encoder = nn.Module()  # the level of the official names
         self.encoder.layer = nn.ModuleList(BertLayer(bert) for _ in range(bert.num_hidden_layers))
+
+    @property
+    def layers(self) -> list[BertLayer]:
+        """All layers, the text encoder's first."""
+        return cast(list[BertLayer], list(self.encoder.get_submodule("layer").children()))
 
     def text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Tokens (B, L) and their mask (1 = a token) -> (B, L, D)."""
         x = self.embeddings(input_ids)
         mask = additive(attention_mask, x.dtype)
-        for layer in self.encoder.layer[: self.text_layers]:
+        for layer in self.layers[: self.text_layers]:
             x = layer(x, mask)
         return x
 
@@ -43,7 +50,7 @@ class Bert(nn.Module):
         """(B, L, D), (B, L), (B, V, D) -> (B, L+V, D); with `cls_only` (B, 1, D), for which the last layer does less work."""
         x = torch.cat([text, video], 1)
         mask = additive(F.pad(text_mask, (0, video.shape[1]), value=1), x.dtype)
-        *layers, last = self.encoder.layer[self.text_layers :]
+        *layers, last = self.layers[self.text_layers :]
         for layer in layers:
             x = layer(x, mask)
         return _first_token(last, x, mask) if cls_only else last(x, mask)
@@ -67,7 +74,7 @@ class MaskedLM(nn.Module):
 
 def bert_config(config: Model) -> BertConfig:
     """transformers' description of a BERT of these sizes."""
-    return BertConfig(
+    description = BertConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.width,
         num_hidden_layers=config.text_layers + config.fusion_layers,
@@ -77,8 +84,9 @@ def bert_config(config: Model) -> BertConfig:
         attention_probs_dropout_prob=config.dropout,
         max_position_embeddings=config.max_positions,
         layer_norm_eps=1e-12,
-        attn_implementation="sdpa",
     )
+    description._attn_implementation = "sdpa"
+    return description
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

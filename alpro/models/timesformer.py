@@ -11,14 +11,14 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, DropPath, Mlp, PatchEmbed, calculate_drop_path_rates
+from timm.layers import Attention, DropPath, Mlp, PatchEmbed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from alpro.config import Model
 from alpro.errors import ConfigError
 
-Checkpointing = Literal["off", "exact", "official"]
+Checkpointing = Literal["none", "exact", "official"]
 KINETICS_CLASSES = 400  # of the classification head that every official checkpoint carries and nothing uses
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -61,15 +61,15 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """The encoder without pooling; embeddings of other sizes than the input's are interpolated (nearest, 2-D in space)."""
 
-    def __init__(self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing = "off") -> None:
+    def __init__(self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing = "none") -> None:
         super().__init__()
-        self.checkpointing = gradient_checkpointing != "off"
+        self.checkpointing = gradient_checkpointing != "none"
         side = config.image_size // config.patch_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, config.width))
         self.time_embed = nn.Parameter(torch.zeros(1, num_frames, config.width))
         self.patch_embed = PatchEmbed(config.image_size, config.patch_size, embed_dim=config.width, strict_img_size=False)
-        rates = calculate_drop_path_rates(config.drop_path, config.vision_layers)
+        rates = torch.linspace(0, config.drop_path, config.vision_layers, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.intermediate, rate) for rate in rates)
         self.norm = LayerNorm(config.width)
         self.head = nn.Linear(config.width, KINETICS_CLASSES)
@@ -87,7 +87,7 @@ class VisionTransformer(nn.Module):
         grid = (height // self.patch_embed.patch_size[0], width // self.patch_embed.patch_size[1])
         if grid != self.patch_embed.grid_size:
             places = resize_grid(places, self.patch_embed.grid_size, grid, "nearest")
-        times = self.time_embed
+        times: Tensor = self.time_embed
         if frames != times.shape[1]:
             times = resize_time(times, frames)
 
@@ -105,7 +105,7 @@ class VisionTransformer(nn.Module):
 class TimeSformer(nn.Module):
     """The video encoder with its tokens averaged over time."""
 
-    def __init__(self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing = "off") -> None:
+    def __init__(self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing = "none") -> None:
         super().__init__()
         self.num_frames = num_frames
         self.image_size = config.image_size

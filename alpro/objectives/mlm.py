@@ -16,4 +16,5 @@ def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def masked_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column of each position of labels (B, L) that is to be predicted, in reading order."""
-    return torch.nonzero(labels != IGNORED, as_tuple=True)
+    rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
+    return rows, columns

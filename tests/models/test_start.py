@@ -90,7 +90,7 @@ def test_bert_directory_fills_both_halves(small, tmp_path, task):
     bert = BertForMaskedLM(bert_config(model.config))
     bert.save_pretrained(tmp_path / "bert")
     (report,) = init_weights(model, Spec(text=str(tmp_path / "bert")), seed=1)
-    assert model.bert.encoder.layer[3].output.dense.weight.equal(bert.bert.encoder.layer[3].output.dense.weight)
+    assert model.bert.layers[3].output.dense.weight.equal(bert.bert.encoder.layer[3].output.dense.weight)
     if task == "retrieval":
         assert model.text_encoder.cls.predictions.transform.dense.weight.equal(bert.cls.predictions.transform.dense.weight)
         assert model.text_encoder.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
@@ -107,7 +107,7 @@ def test_old_and_bare_bert_files_are_understood(small, tmp_path):
     (tmp_path / "old").mkdir()
     torch.save(state, tmp_path / "old/pytorch_model.bin")
     (report,) = init_weights(model, Spec(text=str(tmp_path / "old")), seed=1)
-    assert model.bert.encoder.layer[0].output.LayerNorm.weight.equal(bert.encoder.layer[0].output.LayerNorm.weight)
+    assert model.bert.layers[0].output.LayerNorm.weight.equal(bert.encoder.layer[0].output.LayerNorm.weight)
     assert "text_encoder.cls" in str(report) and "text_encoder.bert (2)" in str(report)  # no head in it; its pooler not used
 
 

@@ -54,7 +54,7 @@ def loss_and_gradients(model, batch) -> tuple[float, dict[str, torch.Tensor | No
 
 def test_exact_checkpointing_changes_no_gradient(small, batch):
     (loss, grads), (loss_checkpointed, grads_checkpointed) = (
-        loss_and_gradients(small("qa", gradient_checkpointing=mode).train(), batch()) for mode in ("off", "exact")
+        loss_and_gradients(small("qa", gradient_checkpointing=mode).train(), batch()) for mode in ("none", "exact")
     )
     assert loss == loss_checkpointed
     for key, gradient in grads.items():
@@ -65,7 +65,7 @@ def test_exact_checkpointing_changes_no_gradient(small, batch):
 
 def test_official_checkpointing_leaves_attention_and_mlp_untrained(small, batch):
     (_, grads), (_, official) = (
-        loss_and_gradients(small("qa", gradient_checkpointing=mode).train(), batch()) for mode in ("off", "official")
+        loss_and_gradients(small("qa", gradient_checkpointing=mode).train(), batch()) for mode in ("none", "official")
     )
     lost = {key for key in grads if (grads[key] is None) != (official[key] is None)}
     assert lost == {k for k in grads if "visual" in k and any(part in k for part in (".attn.", ".temporal_attn.", ".mlp."))}

@@ -86,7 +86,7 @@ def test_pretraining_starts_question_answering_with_a_new_classifier(small):
     source, target = small("pretrain", seed=1), small("qa", seed=2)
     before = target.classifier[0].weight.clone()
     report = load_into(target, source.state_dict())
-    assert target.bert.encoder.layer[3].output.dense.weight.equal(source.bert.encoder.layer[3].output.dense.weight)
+    assert target.bert.layers[3].output.dense.weight.equal(source.bert.layers[3].output.dense.weight)
     assert target.classifier[0].weight.equal(before)
     assert {key.split(".")[0] for key in report.new} == {"classifier"}
     assert "classifier (4)" in str(report)
@@ -159,7 +159,7 @@ def test_lavis_checkpoint_goes_through_the_same_table(small, tmp_path):
         assert info["task"] == task
         target = small(task, seed=5)
         report = load_into(target, state, info)
-        assert target.bert.encoder.layer[0].output.dense.weight.equal(model.bert.encoder.layer[0].output.dense.weight)
+        assert target.bert.layers[0].output.dense.weight.equal(model.bert.layers[0].output.dense.weight)
         assert report.new and all(key.startswith(left_out) for key in report.new)
 
 
