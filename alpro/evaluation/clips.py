@@ -26,6 +26,7 @@ class Viewer:
     image_size: int
     look: Look = "full"  # blind: every pixel 0; one_frame: the middle frame of the clip, repeated
     workers: int = 1  # threads that read ahead
+    decode_size: int | None = None  # side at which frames are decoded before the middle is cut out; None: image_size
 
     def __post_init__(self) -> None:
         if self.strategy == "random":
@@ -42,7 +43,8 @@ class Viewer:
         if self.look == "blind":
             yield from (torch.zeros(shape, dtype=torch.uint8) for _ in records)
             return
-        for _, clip in iter_clips(records, self.num_frames, self.strategy, self.image_size, self.workers):
+        size = self.decode_size
+        for _, clip in iter_clips(records, self.num_frames, self.strategy, self.image_size, self.workers, decode_size=size):
             yield clip[self.num_frames // 2].expand(shape) if self.look == "one_frame" else clip
 
     def units(self, records: Sequence[Record], units: Sequence[Sequence[int]]) -> Callable[[Sequence[int]], Iterator[Tensor]]:

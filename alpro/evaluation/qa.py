@@ -104,13 +104,14 @@ def evaluate_qa(
     look: Look = "full",
     precision: str = "fp32",
     workers: int = 1,
+    decode_size: int | None = None,
     progress: Progress | None = None,
 ) -> QAResult:
     """Answer every question of the records once; all ranks call it and get the same result.
 
     answers: label of each answer; classes of the head beyond the list are named `class N` and are never right.
     `batch_pairs` bounds the questions of one batch. `look`: what the model is shown. `workers`: threads that
-    read ahead.
+    read ahead. `decode_size`: as in training, None for image_size.
     Raises DataError for an unreadable video or logits that are not finite, CheckpointError when the head has fewer classes
     than the list has answers.
     """
@@ -122,7 +123,7 @@ def evaluate_qa(
         raise CheckpointError(f"the answer list has {max(answers.values()) + 1} labels, the model's head {classes} classes")
     names = {label: answer for answer, label in answers.items()}
     names = {label: names.get(label, f"class {label}") for label in range(classes)}
-    viewer = Viewer(num_frames, frames_strategy, image_size, look, workers)
+    viewer = Viewer(num_frames, frames_strategy, image_size, look, workers, decode_size)
     with evaluating(model, precision) as device:
         ids = [token_ids(tokenizer, [q.text for q in record.questions], max_text_tokens) for record in asked]
 

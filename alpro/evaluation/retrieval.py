@@ -9,7 +9,7 @@ B pairs of a batch, T frames, L text tokens, N patches, D width; Q captions, V v
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -93,6 +93,11 @@ class RetrievalResult:
             return metrics.official_ranks(self.scores, self.owner, self.round_scores)
         return self.text_ranks.stable, self.video_ranks.stable
 
+    def reranked(self, count: int | None) -> RetrievalResult:
+        """What re-ranking the `count` best of VTC makes of these scores, without computing any again; None: VTC alone."""
+        best = _best_pairs(self.similarities, 0 if count is None else count)
+        return replace(self, rerank=count, round_scores=None, _best=best)
+
     def metrics(self) -> dict[str, dict[str, float]]:
         """{"text2video": {r1, r5, r10, medianR, meanR}, "video2text": {...}}, recalls in percent."""
         text, video = self.ranks
@@ -133,13 +138,14 @@ def evaluate_retrieval(
     look: Look = "full",
     precision: str = "fp32",
     workers: int = 1,
+    decode_size: int | None = None,
     progress: Progress | None = None,
 ) -> RetrievalResult:
     """Score every caption of the records against every video; all ranks call it and get the same result.
 
     `rerank` K: VTC ranks, and VTM scores only the K best videos of each caption and captions of each video.
     `round_scores`: the released code's ranking (rounded, unstable, one caption a video). `look`: what the model is shown.
-    `workers`: threads that read ahead.
+    `workers`: threads that read ahead. `decode_size`: as in training, None for image_size.
     Raises DataError for an unreadable video and for scores that are not finite, ConfigError for contradictory options.
     """
     if rerank is not None and round_scores is not None:
@@ -147,7 +153,7 @@ def evaluate_retrieval(
     texts = [(f"{record.id}#{n}", text, v) for v, record in enumerate(records) for n, text in enumerate(record.captions)]
     if not texts:
         raise DataError("no captions: nothing to retrieve with")
-    viewer = Viewer(num_frames, frames_strategy, image_size, look, workers)
+    viewer = Viewer(num_frames, frames_strategy, image_size, look, workers, decode_size)
     shown = list(records[:1]) if viewer.same_for_all else list(records)
     with evaluating(model, precision) as device:
         bank, text_features = _encode_texts(model, token_ids(tokenizer, [t[1] for t in texts], max_text_tokens), device)

@@ -54,11 +54,19 @@ class Viewing:
     max_text_tokens: int
     frames_strategy: Strategy
     precision: str
+    decode_size: int | None = None
 
     @classmethod
     def of(cls, training: Training, image_size: int) -> Viewing:
         """As the fine-tuning of the data set says."""
-        return cls(training.num_frames, image_size, training.max_text_tokens, training.eval_frames, training.precision)
+        return cls(
+            num_frames=training.num_frames,
+            image_size=image_size,
+            max_text_tokens=training.max_text_tokens,
+            frames_strategy=training.eval_frames,
+            precision=training.precision,
+            decode_size=training.decode_size,
+        )
 
 
 def run_evaluation(
@@ -104,6 +112,7 @@ def run_evaluation(
         "max_text_tokens": viewing.max_text_tokens,
         "frames": viewing.frames_strategy,
         "precision": viewing.precision,
+        "decode_size": viewing.decode_size,
         "model": subject.model.config.model_dump(),
         "looks": list(looks),
     }
@@ -120,7 +129,7 @@ def evaluate(
     shared: dict[str, Any] = {
         "num_frames": viewing.num_frames, "image_size": viewing.image_size, "max_text_tokens": viewing.max_text_tokens,
         "frames_strategy": viewing.frames_strategy, "precision": viewing.precision, "batch_pairs": settings.batch_pairs,
-        "look": look,
+        "decode_size": viewing.decode_size, "look": look,
     }  # fmt: skip
     with reporting(label) as progress:
         if subject.answers is not None:

@@ -90,6 +90,16 @@ def test_rerank_scores_the_best_of_vtc_and_ranks_the_rest_by_it(
     ]
 
 
+def test_reranking_a_full_matrix_needs_no_second_evaluation(
+    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+) -> None:
+    again = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, rerank=2)
+    assert result.reranked(2).metrics() == again.metrics()
+    by_vtc = metrics.rank_queries(result.similarities, [[v] for v in result.owner])
+    assert result.reranked(None).text_ranks.stable.tolist() == by_vtc.stable.tolist()
+    assert result.reranked(12).metrics() == result.metrics()
+
+
 def test_rounding_gives_the_released_ranking(
     result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
 ) -> None:
