@@ -1,0 +1,62 @@
+"""Processes for tests: forked children that can be killed, and worlds under the launcher."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+needs_horovod = pytest.mark.skipif(
+    importlib.util.find_spec("horovod") is None, reason="Horovod is not installed here (`make setup` builds it)"
+)
+
+
+@contextmanager
+def forked(job: Callable[[], object]) -> Iterator[int]:
+    """A child that does a job, killed at the end; without the seconds that importing torch takes."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            job()
+            code = 0
+        finally:
+            os._exit(code)
+    try:
+        yield child
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(child, 0)
+
+
+def world(processes: int, command: Sequence[str], **options: float) -> subprocess.Popen[str]:
+    """`alpro launch` of a command of Python's on some processes; its output is a pipe, stderr included."""
+    settings = {"processes": processes, "start_timeout_s": 300, "stall_timeout_s": 300, **options}
+    code = (
+        "import sys\nfrom alpro.config import Launch\nfrom alpro.errors import LaunchError\n"
+        "from alpro.launch import run_world\n"
+        f"try: run_world(Launch(**{settings!r}), [sys.executable, *sys.argv[1:]])\n"
+        "except LaunchError as error: print('LaunchError:', error); sys.exit(1)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "ALPRO_LIVE": "off"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *command], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def done(process: subprocess.Popen[str], timeout_s: float = 400) -> str:
+    """Wait for a world that is to end well; its output."""
+    output, _ = process.communicate(timeout=timeout_s)
+    assert process.returncode == 0, output
+    return output

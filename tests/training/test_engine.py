@@ -1,0 +1,157 @@
+"""The engine: what it computes, what it says, and how it stops; on one process, with a toy task."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alpro import watch
+from alpro.errors import ConfigError, TrainingError
+from alpro.training.engine import Engine
+from alpro.training.state import Store
+from tests.training.processes import forked
+from tests.training.toy import ToyTask, gradients, same, settings, train
+
+
+def test_a_run_gives_the_same_bits_every_time() -> None:
+    assert same(train(8, dropout=0.3), train(8, dropout=0.3))
+
+
+def test_the_history_has_a_row_for_each_line_and_validation_and_no_times() -> None:
+    history = train(9)["history"]
+    assert [(row["step"], row["split"]) for row in history] == [
+        (2, "train"), (3, "val"), (4, "train"), (6, "train"), (6, "val"), (8, "train"), (9, "train"), (9, "val"),
+    ]  # fmt: skip
+    assert set(history[0]) == {"step", "epoch", "split", "loss", "contrast", "items", "lr", "grad_norm"}
+    assert history[0]["loss"] == pytest.approx(history[0]["contrast"] + 0.5 * history[0]["items"])
+
+
+def test_validation_draws_nothing_from_the_training() -> None:
+    often, seldom = (train(8, dropout=0.3, changes={"validations": n})["history"] for n in (8, 1))
+    assert [row for row in often if row["split"] == "train"] == [row for row in seldom if row["split"] == "train"]
+
+
+def test_the_best_validation_is_what_the_model_ends_with() -> None:
+    largest, smallest = (train(8, changes={"validations": 8, "select_by": by}) for by in ("score", "-score"))
+    scores = [row["score"] for row in largest["history"] if row["split"] == "val"]
+    assert largest["best"][1] == max(scores) and smallest["best"][1] == min(scores)
+    assert abs(largest["weights"]["left.weight"].sum().item()) == pytest.approx(max(scores))
+    assert abs(smallest["weights"]["left.weight"].sum().item()) == pytest.approx(min(scores))
+
+
+def test_accumulation_takes_the_mean_of_micro_steps_or_their_sum() -> None:
+    one, mean, sum_ = (gradients(changes={"accumulation": 2, "accumulate": how}) for how in ("mean", "mean", "sum"))
+    assert same(one, mean)
+    assert torch.equal(mean["losses"], sum_["losses"])  # what is shown is the mean either way
+    for name, gradient in mean["gradients"].items():
+        if gradient is not None:
+            torch.testing.assert_close(sum_["gradients"][name], 2 * gradient)
+
+
+def test_parameters_that_nothing_reads_or_that_are_frozen_stay_as_they_are() -> None:
+    weights, before = train(4)["weights"], ToyTask(1).model.state_dict()
+    for name in ("unused.weight", "frozen.weight", "frozen.bias"):
+        assert torch.equal(weights[name], before[name])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_keeps_weights_and_state_in_fp32(precision: str) -> None:
+    result = train(6, changes={"precision": precision})
+    assert all(tensor.dtype == torch.float32 for tensor in result["weights"].values())
+    full = train(6)
+    for row, exact in zip(result["history"], full["history"], strict=True):
+        if row["split"] == "train":
+            assert row["loss"] == pytest.approx(exact["loss"], rel=0.05)
+
+
+def test_fp16_makes_its_scale_smaller_where_gradients_overflow() -> None:
+    engine = Engine(ToyTask(30), settings(precision="fp16", validations=1), seed=1)
+    engine.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+    before = engine.model.head.weight.clone()
+    engine.run()
+    assert engine.scaler.get_scale() < 2.0**24
+    assert not torch.equal(before, engine.model.head.weight)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_numbers_that_are_not_finite_stop_with_step_batch_and_last_good_state(tmp_path: Path, value: str) -> None:
+    with pytest.raises(TrainingError) as stopped:
+        train(8, state=str(tmp_path), bad_step=5, bad_value=value, sleep_s=0.002, changes={"save_every_s": 0.001})
+    line = str(stopped.value)
+    assert "step 5" in line and "toy/0, toy/1" in line and "\n" not in line
+    assert f"{tmp_path}/step-00000000" in line
+
+
+def test_an_unknown_metric_is_refused_before_the_first_step() -> None:
+    with pytest.raises(ConfigError, match="no such metric; did you mean 'score'"):
+        train(4, changes={"select_by": "-scor"})
+
+
+def test_a_full_disk_stops_with_one_line_and_the_last_good_state_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(8, dropout=0.3)
+    save, calls = Store.save, []
+
+    def refuse(self: Store, step: int, *args: Any, **groups: Any) -> Path:
+        calls.append(step)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(self, step, *args, **groups)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "save", refuse)
+        with pytest.raises(TrainingError, match=r"resume state could not be written.*No space left on device"):
+            train(8, state=str(tmp_path), dropout=0.3, changes={"save_every_s": 1e-6})
+    assert same(train(8, state=str(tmp_path), dropout=0.3), whole)  # there is room again
+
+
+def test_a_stop_that_is_asked_for_saves_and_the_next_run_ends_in_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_stop", threading.Event())
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(TrainingError, match=r"stopped at step \d+ of 30, as asked; the last good state is "):
+        train(30, state=str(tmp_path), dropout=0.3, sleep_s=0.02)
+    watch._stop.clear()
+    resumed = train(30, state=str(tmp_path), dropout=0.3)
+    assert same(resumed, train(30, dropout=0.3))
+
+
+def test_killed_again_and_again_a_training_ends_in_the_same_bits(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "dropout": 0.3,
+        "changes": {"save_every_s": 0.001, "validations": 12, "accumulation": 2, "precision": "bf16"},
+    }
+    whole = train(80, **options)
+    generator = torch.Generator().manual_seed(11)
+    out, kills = tmp_path / "out.pt", 0
+
+    def work() -> None:
+        torch.save(train(80, state=str(tmp_path / "state"), sleep_s=0.002, **options), tmp_path / "aside.pt")
+        os.replace(tmp_path / "aside.pt", out)
+
+    while not out.exists():
+        with forked(work) as child:
+            if kills < 20:
+                time.sleep(0.02 + 0.25 * torch.rand((), generator=generator).item())
+                os.kill(child, signal.SIGKILL)
+                kills += 1
+            os.waitpid(child, 0)
+    assert kills >= 3
+    assert same(torch.load(out), whole)
+
+
+def test_the_learning_rate_and_norm_that_are_shown_are_the_real_ones() -> None:
+    row = train(4, changes={"log_every": 1, "warmup_ratio": 0.0, "learning_rate": 0.008})["history"][0]
+    assert row["lr"] == pytest.approx(0.008 * 3 / 4)
+    gradient = torch.cat([g.flatten() for g in gradients()["gradients"].values() if g is not None])
+    assert row["grad_norm"] == pytest.approx(gradient.norm().item(), rel=1e-5)
+    assert math.isfinite(row["loss"])

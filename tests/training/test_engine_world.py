@@ -1,0 +1,105 @@
+"""Many processes do the mathematics of one, to the stated tolerance, and end together."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from tests.training.processes import done, needs_horovod, world
+from tests.training.toy import gradients, same, train
+
+pytestmark = needs_horovod
+TOY = ["-m", "tests.training.toy"]
+JOBS = [
+    ["gradients", {}],
+    ["gradients", {"dtype": "float64"}],
+    ["gradients", {"dtype": "float64", "changes": {"accumulation": 3}}],
+    ["train", {"steps": 8}],
+]
+
+
+def check_equal(found: list[Any]) -> None:
+    for (_, options), one, tolerance in zip(JOBS, (gradients(**j[1]) for j in JOBS[:3]), (1e-5, 1e-10, 1e-10), strict=False):  # type: ignore[arg-type]
+        many = found[JOBS.index(["gradients", options])]
+        torch.testing.assert_close(many["losses"], one["losses"], rtol=0, atol=max(1e-10, tolerance / 10))
+        whole = torch.stack([g.norm() for g in one["gradients"].values() if g is not None]).norm()
+        for name, gradient in one["gradients"].items():
+            if gradient is None:
+                assert many["gradients"][name] is None
+            else:
+                error = (many["gradients"][name] - gradient).norm()
+                assert error <= tolerance * max(gradient.norm(), 1e-6 * whole), name
+    one = train(8)
+    for row, other in zip(found[3]["history"], one["history"], strict=True):
+        assert other == pytest.approx(row, rel=2e-4)
+    assert found[3]["best"] == pytest.approx(one["best"], rel=1e-4)
+
+
+def run(processes: int, out: Path, jobs: Any) -> list[Any]:
+    done(world(processes, [*TOY, str(out), json.dumps(jobs)]))
+    return torch.load(out)
+
+
+def test_two_processes_do_the_mathematics_of_one(tmp_path: Path) -> None:
+    check_equal(run(2, tmp_path / "out.pt", JOBS))
+
+
+@pytest.mark.slow
+def test_four_processes_do_too_and_give_the_same_bits_twice(tmp_path: Path) -> None:
+    first, second = (run(4, tmp_path / name, JOBS) for name in ("a.pt", "b.pt"))
+    check_equal(first)
+    assert all(same(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("fault", [{"bad_step": 4, "bad_value": "inf"}, {"die_step": 4}], ids=["inf", "exception"])
+def test_a_fault_on_one_rank_ends_all_with_its_own_words_first(tmp_path: Path, fault: dict[str, Any]) -> None:
+    process = world(2, [*TOY, str(tmp_path / "out.pt"), json.dumps([["train", {"steps": 8, "show": True, **fault}]])])
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 1
+    said = next(line for line in output.splitlines() if line.startswith("alpro launch: rank"))
+    if "bad_step" in fault:
+        assert "step 4: loss or gradient is not finite (rank 1: " in said and "batch toy/" in said
+    else:
+        assert said.startswith("alpro launch: rank 1") and "a fault on one rank" in said
+    assert "HorovodInternalError" not in output
+
+
+def kill_until_done(tmp_path: Path, kills: int, seed: int) -> list[Any]:
+    """Two processes, whose launcher is killed again and again."""
+    options = {"steps": 60, "dropout": 0.3, "sleep_s": 0.05, "state": str(tmp_path / "state")}
+    jobs = [["train", {**options, "changes": {"save_every_s": 0.05, "validations": 12}}]]
+    out, generator = tmp_path / "out.pt", torch.Generator().manual_seed(seed)
+    for _ in range(kills):
+        process = world(2, [*TOY, str(out), json.dumps(jobs)])
+        launcher = psutil.Process(process.pid)
+        before = len(list((tmp_path / "state").glob("step-*")))
+        until_s = time.monotonic() + 300
+        while time.monotonic() < until_s and not out.exists():  # until it has come a little further
+            names = list((tmp_path / "state").glob("step-*"))
+            if len(names) > min(before, 1) or (before and any(path.stat().st_mtime > launcher.create_time() for path in names)):
+                break
+            time.sleep(0.05)
+        time.sleep(torch.rand((), generator=generator).item())
+        family = launcher.children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive
+        if out.exists():
+            break
+    done(world(2, [*TOY, str(out), json.dumps(jobs)]))
+    return torch.load(out)
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
+def test_two_processes_whose_launcher_is_killed_end_in_the_same_bits(tmp_path: Path, kills: int) -> None:
+    jobs = [["train", {"steps": 60, "dropout": 0.3, "changes": {"validations": 12}}]]
+    whole = run(2, tmp_path / "whole.pt", jobs)
+    assert all(same(a, b) for a, b in zip(kill_until_done(tmp_path, kills, seed=7), whole, strict=True))

@@ -1,0 +1,196 @@
+"""A training small enough to be done many times: two losses, one over all ranks' rows, one with uneven counts.
+
+As a script it is one process of a world: `python -m tests.training.toy OUT.pt '{"steps": 12, ...}'`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alpro import distributed
+from alpro.config import Training
+from alpro.training.engine import Engine, _Wanted
+from alpro.training.log import Log
+from alpro.training.state import Store
+
+WIDTH, ITEMS = 6, 5
+
+
+@dataclass(frozen=True)
+class ToyBatch:
+    ids: list[str]
+    x: Tensor  # (B, WIDTH)
+    y: Tensor  # (B, WIDTH)
+    labels: Tensor  # (B, ITEMS), -100 where nothing is to be predicted
+
+    def to(self, device: torch.device) -> ToyBatch:
+        return ToyBatch(self.ids, self.x.to(device), self.y.to(device), self.labels.to(device))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class ToyOutput:
+    losses: dict[str, Tensor]
+    counts: dict[str, Tensor | int]
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+class ToyModel(nn.Module):
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.left, self.right = nn.Linear(WIDTH, 4), nn.Linear(WIDTH, 4)
+        self.head = nn.Linear(4, ITEMS * 3)
+        self.unused = nn.Linear(3, 3)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+        self.dropout = dropout
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, batch: ToyBatch) -> ToyOutput:
+        u = F.dropout(F.normalize(self.left(batch.x), dim=-1), self.dropout, self.training)
+        v = F.normalize(self.right(batch.y), dim=-1)
+        if self.training:
+            self.seen += 1
+        all_u, all_v = distributed.gather(torch.cat([u, v], 1)).split(4, 1)
+        targets = torch.arange(len(u)) + distributed.row_offset(len(u))
+        contrast = (F.cross_entropy(u @ all_v.T / 0.2, targets) + F.cross_entropy(v @ all_u.T / 0.2, targets)) / 2
+        logits = self.head(u).view(-1, 3)
+        labels = batch.labels.flatten()
+        count = (labels >= 0).sum()
+        items = F.cross_entropy(logits, labels, reduction="sum") / count.clamp(min=1)
+        return ToyOutput({"contrast": contrast, "items": items}, {"contrast": len(u), "items": count}, {"items": 0.5})
+
+
+class ToyLoader:
+    def __init__(self, task: ToyTask, start: int, stop: int) -> None:
+        self.task, self.start, self.stop, self.read = task, start, stop, 0
+
+    def __iter__(self) -> Iterator[tuple[int, ToyBatch]]:
+        for step in range(self.start, self.stop):
+            self.read += 1
+            yield step, self.task.batch(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"read": self.read}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.read = state["read"]
+
+
+class ToyTask:
+    losses = ("contrast", "items")
+    metrics = ("score",)
+
+    def __init__(
+        self, steps: int, rows: int = 8, dropout: float = 0.0, dtype: torch.dtype = torch.float32, **faults: Any
+    ) -> None:
+        self.model = ToyModel(dropout).to(dtype)
+        self.micro_steps_per_epoch, self.rows, self.dtype, self.faults = steps, rows, dtype, faults
+
+    def loader(self, start: int, stop: int) -> ToyLoader:
+        return ToyLoader(self, start, stop)
+
+    def batch(self, step: int) -> ToyBatch:
+        """This rank's rows of the step's global batch; ranks have different numbers of them."""
+        g = torch.Generator().manual_seed(1000 + step)
+        x, y = (torch.randn(self.rows, WIDTH, generator=g, dtype=torch.float64).to(self.dtype) for _ in range(2))
+        labels = torch.randint(-2, 3, (self.rows, ITEMS), generator=g)
+        labels[labels < 0] = -100
+        labels[0] = -100
+        world, rank = distributed.size(), distributed.rank()
+        ends = [round(self.rows * (r / world) ** 0.8) for r in range(world + 1)]
+        mine = slice(ends[rank], ends[rank + 1])
+        if self.faults.get("bad_step") == step + 1 and rank == world - 1:
+            x[mine] = float(self.faults.get("bad_value", "nan"))
+        if self.faults.get("die_step") == step + 1 and rank == world - 1:
+            raise ValueError("a fault on one rank")
+        time.sleep(self.faults.get("sleep_s", 0))
+        return ToyBatch([f"toy/{n}" for n in range(ends[rank], ends[rank + 1])], x[mine], y[mine], labels[mine])
+
+    def validate(self) -> dict[str, float]:
+        torch.rand(3)  # whatever it draws must not be felt by the training
+        return {"score": float(self.model.left.weight.sum().abs())}
+
+
+def settings(**changes: Any) -> Training:
+    values: dict[str, Any] = {
+        "epochs": 1, "batch_size": 4, "learning_rate": 0.01, "grad_clip": 1.0, "num_frames": 1, "max_text_tokens": 4,
+        "validations": 3, "select_by": "score", "log_every": 2, "warmup_ratio": 0.2,
+    }  # fmt: skip
+    return Training(**(values | changes))
+
+
+def train(
+    steps: int,
+    state: str | None = None,
+    seed: int = 1,
+    changes: dict[str, Any] | None = None,
+    show: bool = False,
+    **of_task: Any,
+) -> dict[str, Any]:
+    """Train; everything there is to compare about it."""
+    task = ToyTask(steps, **of_task)
+    first = distributed.rank() == 0
+    store = Store(state) if state and first else None
+    try:
+        engine = Engine(task, settings(**(changes or {})), seed=seed, store=store, log=Log(shown=show and first))
+        best = engine.run()
+    finally:
+        if store:
+            store.close()
+    return {
+        "weights": {k: v.clone() for k, v in task.model.state_dict().items()},
+        "best": [best.step, best.value],
+        "history": engine.log.history,
+        "random": torch.rand(4),
+    }
+
+
+def gradients(dtype: str = "float32", changes: dict[str, Any] | None = None, **of_task: Any) -> dict[str, Any]:
+    """The first step's losses and gradients, as the optimizer would get them."""
+    kind = getattr(torch, dtype)
+    task = ToyTask(4, dtype=kind, **of_task)
+    engine = Engine(task, settings(**(changes or {})), seed=1)
+    task.model.train()
+    parts = [engine._backward(task.batch(step), _Wanted(False, False)) for step in range(engine.accumulation)]
+    distributed.exchange_gradients(engine.parameters)
+    losses = distributed.all_reduce(torch.stack(parts).sum(0), "mean")
+    return {"losses": losses, "gradients": {name: p.grad for name, p in engine.named.items()}}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the bit, however deep."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+def main(out: str, jobs: str) -> None:
+    """Do jobs, `[["train", {...}], ...]`, on every rank; the first one writes what came out."""
+    distributed.init()
+    results = [{"train": train, "gradients": gradients}[job](**options) for job, options in json.loads(jobs)]
+    if distributed.rank() == 0:
+        aside = Path(out + ".aside")
+        torch.save(results, aside)
+        os.replace(aside, out)
+    distributed.barrier()
+    distributed.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
