@@ -7,15 +7,17 @@ version it was trained from, and which run made it; the fine-tuned ones carry th
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpro import lineage
+from alpro.config import Params, Training
 from alpro.files import sha256
 from alpro.preflight import made_by_pipeline
-from alpro.tracking.store import Store
+from alpro.tracking.store import Store, folder
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -29,6 +31,7 @@ DVC = "alpro.dvc.hash"
 PARENT = "alpro.parent"  # the versions that the training started from, as `alpro-pretrain/3`
 START = "alpro.start"  # checkpoints it started from that are no registered version, with DVC's hash
 WEIGHTS = "model.safetensors"
+FILES = (WEIGHTS, "config.json")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,12 @@ class Checkpoint:
     @property
     def model(self) -> str:
         """Name of the registered model."""
-        return f"alpro-{self.stage.split('/')[-1]}"
+        return f"alpro-{self.task}"
+
+    @property
+    def task(self) -> str:
+        """The down-stream data set, else the stage."""
+        return self.stage.split("/")[-1]
 
     @property
     def finetuned(self) -> bool:
@@ -62,7 +70,12 @@ def checkpoints(state: State) -> list[Checkpoint]:
     made = {path.removeprefix(prefix) for path in made_by_pipeline(state.params)}
     order = [*(stage for stage in ("prompter", "pretrain") if stage in made), *sorted(made - {"prompter", "pretrain"})]
     found = [Checkpoint(stage, prefix + stage, state.root / prefix / stage) for stage in order]
-    return [checkpoint for checkpoint in found if (checkpoint.folder / WEIGHTS).is_file()]
+    return [checkpoint for checkpoint in found if all((checkpoint.folder / name).is_file() for name in FILES)]
+
+
+def training_of(checkpoint: Checkpoint, params: Params) -> Training:
+    """The parameters of the training that makes a checkpoint."""
+    return {"prompter": params.prompter, "pretrain": params.pretrain}.get(checkpoint.stage) or params.finetune[checkpoint.task]
 
 
 def register_checkpoints(store: Store, state: State, stage_runs: Mapping[str, Run]) -> list[str]:
@@ -93,17 +106,24 @@ def find_version(store: Store, model: str, tag: str, value: str) -> ModelVersion
 
 
 def _register(store: Store, state: State, checkpoint: Checkpoint, digest: str, run: Run | None) -> ModelVersion:
-    """Copy the checkpoint into the store as a model of the run that made it, and make a version of it.
+    """Pack the checkpoint as a model that can be loaded, as one of the run that made it, and make a version of it.
 
     The version appears last, with its tags: a kill before that leaves a model that nothing refers to.
     """
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    from alpro.serving import package
 
     client = store.client
     run_id = run.data.tags.get("alpro.origin", run.info.run_id) if run else None
     model = client.create_logged_model(store.experiment, name=checkpoint.model, source_run_id=run_id, tags={CHECKPOINT: digest})
-    client.log_model_artifacts(model.model_id, str(checkpoint.folder))
+    described = Model(artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id)
+    with tempfile.TemporaryDirectory(dir=folder(state.root), prefix=".pack.") as aside:
+        made, views = Path(aside) / "model", training_of(checkpoint, state.params)
+        package.save(checkpoint.folder, made, frames=views.eval_frames, max_text_tokens=views.max_text_tokens, model=described)
+        client.log_model_artifacts(model.model_id, str(made))
     client.finalize_logged_model(model.model_id, "READY")
     if run_id:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
@@ -162,4 +182,4 @@ def _about(checkpoint: Checkpoint) -> str:
         "prompter": "The prompter: gives video crops their entity labels in pre-training.",
         "pretrain": "The pre-trained video-language model.",
     }
-    return kind.get(checkpoint.stage, f"Fine-tuned for {checkpoint.stage.split('/')[-1]}.") + " ALPRO, arXiv 2112.09583."
+    return kind.get(checkpoint.stage, f"Fine-tuned for {checkpoint.task}.") + " ALPRO, arXiv 2112.09583."

@@ -88,12 +88,14 @@ def write_checkpoint(root: Path, params: Params, stage: str, salt: str = "") -> 
     folder = root / "models" / params.recipe / stage
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(f"{stage}{salt}".encode() * 100)
-    (folder / "config.json").write_text(json.dumps({"task": stage}))
+    task = stage.split("/")[-1]
+    kind = params.datasets[task].task if task in params.datasets else stage
+    (folder / "config.json").write_text(json.dumps({"task": kind}))
     return folder
 
 
-def write_locks(root: Path, params: Params) -> None:
-    """dvc.yaml and dvc.lock for what lies there: trainings in stages/ (with `wdir: ..`), evaluations in the root."""
+def write_locks(root: Path, params: Params, only: list[str] | None = None) -> None:
+    """dvc.yaml and dvc.lock for what lies there, or `only` some stages: trainings in stages/ (`wdir: ..`), the rest in root."""
     prefix = f"models/{params.recipe}"
     data = {"path": "data/any/txt", "hash": "md5", "md5": "0" * 32 + ".dir", "size": 10, "nfiles": 3}
 
@@ -107,6 +109,8 @@ def write_locks(root: Path, params: Params) -> None:
         "outs": [{"path": f"{prefix}/validated/corpora/webvid2m.json", "md5": "1" * 32}],
     }
     for stage, steps in stages_of(params).items():
+        if only is not None and stage not in only:
+            continue
         kind, _, task = stage.partition("/")
         outs = [
             entry(f"reports/{stage}/{name}") for name in ("params.json", "metrics.json", *(["history.jsonl"] if steps else []))
