@@ -185,7 +185,7 @@ def _read_ahead(
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     loader = torch.utils.data.DataLoader(
         _Mixed(datasets),
-        batch_sampler=keys,  # type: ignore[arg-type]  # any iterable of lists of keys
+        batch_sampler=keys,
         collate_fn=collator,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
