@@ -189,6 +189,9 @@ class CorpusTraining(Training):
 
     corpora: list[str] = Field(description="Names under `corpora`.")
     mix: Literal["equal", "size"] = Field("equal", description="How a step's corpus is drawn: equal odds, or by size.")
+    augment_images: bool = Field(
+        True, description="Crop, flip and RandAugment images; false where captions tell left from right."
+    )
 
 
 class Pretraining(CorpusTraining):

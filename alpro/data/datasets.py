@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alpro.config import PEM, Model, RandAugment, Training
+from alpro.config import PEM, CorpusTraining, Model, RandAugment, Training
 from alpro.data import augment
 from alpro.data.batch import Batch
 from alpro.data.masking import crop_box, mask_tokens
@@ -41,12 +41,20 @@ class View:
     frames: Strategy
     decode_size: int | None = None  # side at which they are decoded, before the crop; None: `size`
     randaugment: RandAugment | None = None
-    train: bool = True  # crops are drawn, else taken from the middle; images are augmented, else squeezed
+    train: bool = True  # crops are drawn, else taken from the middle
+    augment_images: bool = True  # in training; else images are squeezed to the size, as in evaluation
 
     @classmethod
     def training(cls, training: Training, model: Model) -> View:
         """As params.yaml says for a training."""
-        return cls(training.num_frames, model.image_size, training.train_frames, training.decode_size, training.randaugment)
+        return cls(
+            training.num_frames,
+            model.image_size,
+            training.train_frames,
+            training.decode_size,
+            training.randaugment,
+            augment_images=not isinstance(training, CorpusTraining) or training.augment_images,
+        )
 
     @classmethod
     def evaluation(cls, training: Training, model: Model) -> View:
@@ -163,7 +171,7 @@ def look_at_video(record: Record, view: View, drawn: Any, rng: np.random.RandomS
 def look_at_image(record: Record, view: View, rng: np.random.RandomState | None) -> Tensor:
     """An image as one frame: (1, 3, size, size) uint8. Raises DataError."""
     image = read_image(record.path)
-    if not (view.train and rng):
+    if not (view.train and view.augment_images and rng):
         return augment.resize_image(image, view.size)
     frame = augment.random_resized_crop(image, view.size, rng)
     if rng.uniform() < 0.5:

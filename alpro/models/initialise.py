@@ -10,17 +10,19 @@ from torch import Tensor, nn
 from alpro.models.base import Alpro
 from alpro.models.text import MaskedLM
 
-BERT_STD = VIT_STD = 0.02
+STD = 0.02  # BERT's and ViT's, at their width
+STD_WIDTH = 768
 
 
-def initialise(model: nn.Module, seed: int) -> None:
+def initialise(model: Alpro, seed: int) -> None:
     """Fill every parameter and buffer of a model, in place; the same seed gives the same bits.
 
-    As in the papers of the parts: BERT normal with deviation 0.02, ViT truncated normal with 0.02, biases zero; `temporal_fc`
-    and the time embedding zero, so that a block starts as a ViT's (they get gradients from the first step on); the heads
-    uniform as of torch's linear layers.
+    As in the papers of the parts: BERT normal, ViT truncated normal, biases zero; the heads uniform as of torch's linear
+    layers. The deviation is 0.02 at width 768 and keeps a layer's output as large at other widths. Attention over time
+    starts like the other layers; only weights that come from a ViT need it to start as nothing (`start.load_vision`).
     """
     generator = torch.Generator().manual_seed(seed)
+    std = STD * math.sqrt(STD_WIDTH / model.config.width)
     filled: set[int] = set()
     with torch.no_grad():
         for module in model.modules():
@@ -31,10 +33,10 @@ def initialise(model: nn.Module, seed: int) -> None:
             for key, tensor in own.items():
                 if id(tensor) not in filled:
                     filled.add(id(tensor))
-                    _fill(f"{name}.{key}".lstrip("."), key, module, tensor, generator)
+                    _fill(f"{name}.{key}".lstrip("."), key, module, tensor, std, generator)
 
 
-def _fill(name: str, key: str, module: nn.Module, tensor: Tensor, generator: torch.Generator) -> None:
+def _fill(name: str, key: str, module: nn.Module, tensor: Tensor, std: float, generator: torch.Generator) -> None:
     vision, text = "visual_encoder." in name, "text_encoder." in name
     if key == "position_ids":
         tensor.copy_(torch.arange(tensor.shape[1]))
@@ -46,12 +48,12 @@ def _fill(name: str, key: str, module: nn.Module, tensor: Tensor, generator: tor
         tensor.zero_()
     elif isinstance(module, Alpro) and key == "temp":
         tensor.fill_(module.config.temperature)
-    elif "temporal_fc" in name or key in ("time_embed", "video_prompt_feat", "image_prompt_feat"):
+    elif key in ("video_prompt_feat", "image_prompt_feat"):
         tensor.zero_()
     elif vision:
-        nn.init.trunc_normal_(tensor, std=VIT_STD, a=-2 * VIT_STD, b=2 * VIT_STD, generator=generator)
+        nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator)
     elif text:
-        tensor.normal_(0, BERT_STD, generator=generator)
+        tensor.normal_(0, std, generator=generator)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             tensor[module.padding_idx].zero_()
     elif isinstance(module, nn.Linear):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
@@ -70,7 +71,7 @@ def load_vision(model: Alpro, source: str) -> Report:
     """A ViT's weights into the video encoder; a ViT that knows no time lends its spatial attention to the temporal one.
 
     `source` is a timm model's name, or a file with a ViT's or a TimeSformer's weights. `temporal_fc` and the time embedding
-    stay zero for a ViT, so that the video encoder starts as that ViT on each frame.
+    are zero after a ViT, so that the video encoder starts as that ViT on each frame.
     """
     if Path(source).suffix in FILES:
         state = {key.removeprefix("model."): tensor for key, tensor in open_weights(Path(source)).items()}
@@ -86,8 +87,12 @@ def load_vision(model: Alpro, source: str) -> Report:
     def optional(key: str) -> bool:
         return ".temporal_fc." in key or key.endswith("time_embed") or key.startswith((prefix + "head.", prefix + "fc_norm."))
 
-    report = Report(source, "video encoder")
-    return fit(own, have, report, f"vision: {source}", optional=optional, resize="bicubic")
+    report = fit(own, have, Report(source, "video encoder"), f"vision: {source}", optional=optional, resize="bicubic")
+    with torch.no_grad():  # what a ViT has no weights for must start as nothing, or each frame would be another ViT's
+        for key, parameter in own.items():
+            if key not in have and (".temporal_fc." in key or key.endswith("time_embed")):
+                parameter.zero_()
+    return report
 
 
 def load_text(model: Alpro, source: str) -> Report:
