@@ -10,6 +10,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from alpro.models.alpro import Alpro, Pretrain, QuestionAnswering, Retrieval
 from alpro.models.base import PIXEL_MEAN, PIXEL_STD
 from alpro.models.prompter import Prompter
 
+NEVER = -1e4  # the logit of a class that fills up an answer head; float16 holds it
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 State = dict[str, Tensor]
 Info = dict[str, Any]
@@ -83,17 +85,28 @@ def save_checkpoint(
 def export_official(model: Alpro, path: str | Path) -> None:
     """Write an official-style .pt: a plain state dict in float32 under the official names, tied tensors under both.
 
-    The released code loads it as its own (`e2e_weights_path`, `teacher_weights_path`, `ckpt/model_step_N.pt`).
+    The released code loads it as its own (`e2e_weights_path`, `teacher_weights_path`, `ckpt/model_step_N.pt`). It builds
+    answer heads of at least 1,500 classes and drops one of another size in silence, so a smaller head is filled up with
+    classes that are never the answer.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export.") as aside:
         made = Path(aside) / path.name  # torch writes the file's name into the archive
         state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
+        if isinstance(model, QuestionAnswering):
+            missing = answer_head_width(len(state["classifier.2.bias"])) - len(state["classifier.2.bias"])
+            for key, filling in (("classifier.2.weight", 0.0), ("classifier.2.bias", NEVER)):
+                state[key] = torch.cat([state[key], torch.full((missing, *state[key].shape[1:]), filling)])
         torch.save({key: t.float() if t.is_floating_point() else t for key, t in state.items()}, made)
         with made.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(made, path)
+
+
+def answer_head_width(answers: int) -> int:
+    """The released code's width of the answer head for a list of so many answers: never under 1,500."""
+    return max(answers, 1500)
 
 
 def describe(model: Alpro) -> Info:
@@ -140,7 +153,8 @@ def _read_pickle(path: Path) -> State:
             if not any(name.endswith("/data.pkl") for name in archive.namelist()):
                 raise CheckpointError(f"{path}: a zip, but no checkpoint; unpack it and name the .pt file inside")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about pickle's protocol, before refusing it
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever unpickling stumbles over: reported, never passed over
         if "GLOBAL" in str(error):  # torch's word for a function or class that it would have to call
             reason = "opening it would run code that it carries; nothing was executed"

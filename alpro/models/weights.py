@@ -24,6 +24,7 @@ from alpro.models.alpro import Alpro, build_model
 from alpro.models.checkpoint import (
     Info,
     State,
+    answer_head_width,
     describe,
     export_official,
     load_checkpoint,
@@ -177,11 +178,6 @@ def load_model(
     model = build_model(task or info["task"], **(arguments | overrides))
     report = load_into(model, state, info, resize)
     return model.eval(), info, report
-
-
-def answer_head_width(answers: int) -> int:
-    """The released code's width of the answer head for a list of so many answers: never under 1,500."""
-    return max(answers, 1500)
 
 
 def _resized(key: str, tensor: Tensor, like: Tensor, mode: Resize) -> Tensor | None:

@@ -24,7 +24,7 @@ def same_bytes(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_official_to_own_to_official_keeps_every_byte(small, tmp_path, task):
-    model = small(task)
+    model = small(task, num_answers=1500)
     export_official(model, tmp_path / "official.pt")
     assert type(torch.load(tmp_path / "official.pt", weights_only=True)) in (dict, OrderedDict)
     loaded, info, _ = load_model(tmp_path / "official.pt", config=model.config)
@@ -35,6 +35,16 @@ def test_official_to_own_to_official_keeps_every_byte(small, tmp_path, task):
     first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("official.pt", "again.pt"))
     assert list(first) == list(second) == list(model.state_dict())
     assert same_bytes(first, second)
+
+
+def test_small_answer_head_is_exported_at_the_width_that_the_released_code_builds(small, batch, tmp_path):
+    model = small("qa").eval()
+    export_official(model, tmp_path / "official.pt")
+    exported, info, _ = load_model(tmp_path / "official.pt", config=model.config)
+    assert info["num_answers"] == 1500
+    logits, wide = model(batch()).logits["qa"], exported(batch()).logits["qa"]
+    torch.testing.assert_close(wide.softmax(1)[:, :5], logits.softmax(1))
+    assert not wide.softmax(1)[:, 5:].any()
 
 
 def test_own_directory_holds_everything_and_the_same_bytes_each_time(small, tmp_path):
