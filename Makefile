@@ -68,6 +68,10 @@ doctor: setup  ## Say what works on this machine
 ui: setup  ## MLflow's pages of the runs, at http://127.0.0.1:5000 (PORT=5001 for another port)
 	@PYTHONPATH=. $(BIN)/python tools/ui.py
 
+.PHONY: baseline
+baseline: setup  ## Compare pre-training with training from scratch over three seeds, for the report (half an hour and more)
+	@$(BIN)/python -E -S tools/hold.py repro env PYTHONPATH=. $(BIN)/python tools/baseline.py
+
 .PHONY: bench
 bench: setup  ## Measure speed and memory; each benchmark prints a table, and JSON on its last line
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
