@@ -26,6 +26,7 @@ Op = Literal["sum", "mean", "max", "min"]
 BUCKET_ELEMENTS = 32 * 2**20  # gradients are exchanged in pieces of 128 MB: the copy stays small beside the model
 
 _horovod: Any = None  # horovod.torch once started
+_gathered: Tensor | None = None  # this rank's rows in the last `gather`
 
 
 # --- the world --------------------------------------------------------------------------------------------
@@ -129,9 +130,16 @@ def gather(x: Tensor, sizes: list[int] | None = None) -> Tensor:
     return _Gather.apply(x, sizes if sizes is not None else row_sizes(len(x)))
 
 
+def gathered_finite() -> bool:
+    """Whether this rank's rows in the last `gather` were finite: if not, it is the one that spoilt the others' losses."""
+    return _gathered is None or bool(_gathered.isfinite().all())
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, sizes: list[int]) -> Tensor:
+        global _gathered
+        _gathered = x.detach()
         ctx.start, ctx.rows = sum(sizes[: rank()]), len(x)
         return _carried(x, lambda t: _horovod.allgather(t, name="alpro.gather"))
 

@@ -217,11 +217,12 @@ class Engine:
         raise self._not_finite(step, parts, ids)
 
     def _not_finite(self, step: int, parts: list[Tensor], ids: list[str]) -> TrainingError:
-        sums = torch.stack(parts).sum(0).tolist()
-        bad = [name for name, value in zip(("loss", *self.task.losses), sums, strict=True) if not math.isfinite(value)]
-        everyone = distributed.gather_objects((self.rank, bad[-1:], ids))
-        culprits = [found for found in everyone if found[1]] or everyone
-        where = "; ".join(f"rank {rank}: {(name or ['gradient'])[0]}, batch {', '.join(of)}" for rank, name, of in culprits)
+        sums = torch.stack(parts).sum(0).tolist()[1:]
+        bad = [name for name, value in zip(self.task.losses, sums, strict=True) if not math.isfinite(value)]
+        everyone = distributed.gather_objects((self.rank, bad, ids, distributed.gathered_finite()))
+        # a loss over all ranks' rows is spoilt everywhere by the one rank whose rows are not finite
+        culprits = [of for of in everyone if not of[3]] or [of for of in everyone if of[1]] or everyone
+        where = "; ".join(f"rank {of[0]}: {', '.join(of[1]) or 'gradient'}; batch {', '.join(of[2])}" for of in culprits)
         return TrainingError(f"step {step}: loss or gradient is not finite ({where}); {self._last_good()}")
 
     # --- validation -------------------------------------------------------------------------------------------
