@@ -54,10 +54,10 @@ def rank_queries(scores: Floats, truth: Sequence[Sequence[int]]) -> Ranks:
     columns: dict[str, Ints] = {
         name: np.empty(queries, np.int64) for name in ("stable", "optimistic", "pessimistic", "right", "wrong")
     }
-    for q, right in enumerate(truth):
-        if not len(right):
+    for q, items in enumerate(truth):
+        if not len(items):
             raise DataError(f"query {q} has no right item in the gallery")
-        row, right = scores[q], np.asarray(right, np.int64)
+        row, right = scores[q], np.asarray(items, np.int64)
         best = row[right].max()
         above = int((row > best).sum())
         equal = np.flatnonzero(row == best)
@@ -70,9 +70,8 @@ def rank_queries(scores: Floats, truth: Sequence[Sequence[int]]) -> Ranks:
     return Ranks(**columns)
 
 
-def recall_metrics(ranks: Ints | Floats) -> dict[str, float]:
+def recall_metrics(ranks: Ints) -> dict[str, float]:
     """r1, r5, r10 (percent), medianR and meanR of ranks (Q,)."""
-    ranks = np.asarray(ranks)
     found = {f"r{k}": float(100 * (ranks <= k).mean()) for k in RECALLS}
     return {**found, "medianR": float(np.median(ranks)), "meanR": float(ranks.mean())}
 

@@ -69,7 +69,7 @@ def recall_curve(looks: Mapping[Look, RetrievalResult], depth: int = 50) -> list
     gallery = len(looks["full"].video_ids)
     rows = []
     for k in range(1, min(depth, gallery) + 1):
-        recalls = {look: float(100 * (result.ranks[0] <= k).mean()) for look, result in looks.items()}
+        recalls: dict[str, float] = {look: float(100 * (result.ranks[0] <= k).mean()) for look, result in looks.items()}
         rows.append({"k": k, **recalls, "chance": 100 * k / gallery})
     return rows
 
@@ -97,7 +97,7 @@ def _plot_types(looks: Mapping[Look, QAResult], summary: Mapping[str, Any], fold
     kinds = [kind for kind in ("overall", *metrics.QUESTION_TYPES) if f"{kind}_acc" in summary]
     rows = []
     for kind in kinds:
-        figures = {look: (summary if look == "full" else summary[look])[f"{kind}_acc"] for look in looks}
+        figures: dict[str, float] = {look: (summary if look == "full" else summary[look])[f"{kind}_acc"] for look in looks}
         majority = summary["majority"] if kind == "overall" else summary["majority_by_type"][kind]
         rows.append({"type": kind, **figures, "majority": majority})
     write_csv(folder / "accuracy_by_type.csv", rows)

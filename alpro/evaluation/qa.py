@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alpro.data.records import Question, Record
 from alpro.data.video import Strategy
 from alpro.errors import CheckpointError, DataError
 from alpro.evaluation import metrics
 from alpro.evaluation.clips import Look, Viewer
+from alpro.evaluation.metrics import Calibration
 from alpro.evaluation.texts import padded_ids, token_ids
 from alpro.evaluation.work import Progress, evaluating, shared
 from alpro.models import QuestionAnswering
@@ -85,7 +86,7 @@ class QAResult:
         """Share of questions with the right answer among the five likeliest, in percent."""
         return float(100 * np.mean([p.in_top for p in self.predictions]))
 
-    def calibration(self) -> metrics.Calibration:
+    def calibration(self) -> Calibration:
         """How far the likeliest answer's probability can be believed."""
         return metrics.calibration([p.top[0][1] for p in self.predictions], self.correct)
 
@@ -118,7 +119,7 @@ def evaluate_qa(
     asked = [record for record in records if record.questions]
     if not asked:
         raise DataError("no questions: nothing to answer")
-    classes = model.classifier[-1].out_features
+    classes = cast(nn.Linear, model.classifier[-1]).out_features
     if max(answers.values()) >= classes:
         raise CheckpointError(f"the answer list has {max(answers.values()) + 1} labels, the model's head {classes} classes")
     names = {label: answer for answer, label in answers.items()}

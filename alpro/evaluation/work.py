@@ -70,7 +70,8 @@ def evaluating(model: nn.Module, precision: str = "fp32") -> Iterator[torch.devi
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     model.eval()
     try:
-        with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        # no_grad, not inference_mode: Horovod cannot resize tensors that are made in the latter.
+        with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             yield device
     finally:
         for module, training in modes:

@@ -162,6 +162,7 @@ def _run_world(monkeypatch: pytest.MonkeyPatch, size: int, function: Callable[[]
     meet, table = threading.Barrier(size, timeout=60), [None] * size
 
     def gather(value: object) -> list[object]:
+        assert not torch.is_inference_mode_enabled()  # Horovod could not resize tensors that are made in it
         table[here.rank] = value
         meet.wait()
         everyone = list(table)
