@@ -27,6 +27,8 @@ app.add_typer(train, name="train")
 app.add_typer(recipe, name="recipe")
 app.add_typer(track, name="track")
 app.add_typer(report, name="report")
+weights = typer.Typer(help="Import, export and show checkpoints.", no_args_is_help=True)
+app.add_typer(weights, name="weights")
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file.")]
 PARAMS = Path("params.yaml")
@@ -176,15 +178,84 @@ def _train(
 def evaluate(
     task: Task,
     checkpoint: Annotated[str, typer.Option(help="A checkpoint, own or official, or an official output folder.")],
-    record: Annotated[Path, typer.Option(help="Folder of the figures and predictions.")],
-    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Use the settings under `zeroshot`.")] = False,
+    record: Annotated[
+        Path | None, typer.Option(help="Write a stage's record there, with the ablations, as params.yaml says.")
+    ] = None,
+    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="With --record: use the settings under `zeroshot`.")] = False,
+    step: Annotated[str, typer.Option(help="Of an output folder: best, last or a number.")] = "best",
+    videos: Annotated[str | None, typer.Option(help="Folder of the videos, if not params.yaml's.")] = None,
+    annotations: Annotated[str | None, typer.Option(help="train, val or test.jsonl, or their folder.")] = None,
+    answers: Annotated[str | None, typer.Option(help="The answer list, if not the checkpoint's.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder of the vocabulary, if not the checkpoint's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Text-video pairs of one multimodal batch.")] = None,
+    rerank: Annotated[int | None, typer.Option(min=1, help="Score by VTM only the K best of VTC per query.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of results_<split>/step_<N>/.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Read this recipe in place of params.yaml.")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Evaluate a checkpoint on a data set."""
+    from alpro import recipes
     from alpro.config import load
+    from alpro.evaluation.inference import evaluate_checkpoint
     from alpro.evaluation.run import run_evaluation
 
-    run_evaluation(load(params), task, checkpoint=checkpoint, record=record, zero_shot=zero_shot)
+    settings = load(recipes.path_of(recipe) if recipe else params)
+    if record is not None:
+        run_evaluation(settings, task, checkpoint=checkpoint, record=record, zero_shot=zero_shot)
+        return
+    evaluate_checkpoint(
+        settings,
+        task,
+        checkpoint,
+        step=step,
+        videos=videos,
+        annotations=annotations,
+        answers=answers,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        rerank=rerank,
+        output=output,
+    )
+
+
+@weights.command("show")
+def weights_show(
+    checkpoint: str, task: Annotated[str | None, typer.Option(help="Show what of it a task's model takes.")] = None
+) -> None:
+    """Print a checkpoint's sizes and tensors, and its differences to a task's model."""
+    from alpro.models.show import show
+
+    typer.echo(show(checkpoint, task))
+
+
+@weights.command("import")
+def weights_import(
+    checkpoint: str,
+    output: Output,
+    task: Annotated[str | None, typer.Option(help="prompter, pretrain, retrieval or qa, if not the checkpoint's own.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of its vocabulary, kept with it.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="Its answer list (train_ans2label.json), kept with it.")] = None,
+    num_frames: Annotated[int | None, typer.Option(min=1, help="Resize the time embedding.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Resize the position embedding.")] = None,
+) -> None:
+    """Turn an official .pt into a checkpoint of our own."""
+    from alpro.models.show import import_checkpoint
+
+    typer.echo(
+        import_checkpoint(
+            checkpoint, output, task, tokenizer=tokenizer, answers=answers, num_frames=num_frames, image_size=image_size
+        )
+    )
+
+
+@weights.command("export")
+def weights_export(checkpoint: str, output: Path) -> None:
+    """Write an official-style .pt that the released code loads."""
+    from alpro.models.weights import export_official, load_model
+
+    model, _, _ = load_model(checkpoint)
+    export_official(model, output)
+    typer.echo(f"{output}: written")
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -238,4 +309,9 @@ def main() -> None:
         app(standalone_mode=True)
     except AlproError as error:
         typer.echo(f"alpro: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a missing permission
+        if error.filename is None and error.errno is None:
+            raise
+        typer.echo(f"alpro: {error.filename or 'output'}: {error.strerror}", err=True)
         sys.exit(2)

@@ -19,7 +19,7 @@ def names() -> list[str]:
 def describe(name: str) -> str:
     """The comment on a recipe's first lines, as one line."""
     lines = []
-    for line in _path(name).read_text(encoding="utf-8").splitlines():
+    for line in path_of(name).read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("# "))
@@ -28,12 +28,13 @@ def describe(name: str) -> str:
 
 def use(name: str, params: Path = Path("params.yaml")) -> None:
     """Write params.yaml from a recipe; from then on params.yaml is the only source. Raises ConfigError on a bad recipe."""
-    path = _path(name)
+    path = path_of(name)
     load(path)
     atomic_write(params, path.read_bytes())
 
 
-def _path(name: str) -> Path:
+def path_of(name: str) -> Path:
+    """The file of a recipe. Raises ConfigError for an unknown name."""
     path = RECIPES / f"{name}.yaml"
     if not path.exists():
         raise ConfigError(f"recipe {name!r}: not in {RECIPES}/ ({', '.join(names()) or 'empty'}){nearest(name, names())}")
