@@ -11,16 +11,21 @@ from numpy.typing import NDArray
 
 from alpro.data.sample.film import FRAMES_PER_SECOND
 
+# Without x264's lookahead: on very small frames its decisions, and so the bytes, differ from run to run.
+_CODECS = {
+    ".mp4": ("libx264", {"preset": "veryfast", "crf": "18", "threads": "1", "x264-params": "rc-lookahead=0:mbtree=0:weightp=0"}),
+    ".avi": ("mpeg4", {"qscale": "3", "threads": "1"}),
+}
+
 
 def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
     """Encode (T, H, W, 3) RGB frames: `.mp4` as H.264, `.avi` as MPEG-4 part 2."""
     import av
     from av.codec.context import Flags
+    from av.video.reformatter import VideoReformatter
 
-    codec, options = {
-        ".mp4": ("libx264", {"preset": "veryfast", "crf": "18", "threads": "1"}),
-        ".avi": ("mpeg4", {"qscale": "3", "threads": "1"}),
-    }[path.suffix]
+    codec, options = _CODECS[path.suffix]
+    reformatter = VideoReformatter()
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(codec, rate=FRAMES_PER_SECOND, options=options)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
@@ -30,7 +35,7 @@ def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
         if codec == "mpeg4":
             stream.codec_context.qmin = stream.codec_context.qmax = 3
         for index, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = reformatter.reformat(av.VideoFrame.from_ndarray(pixels, format="rgb24"), format="yuv420p", threads=1)
             frame.pts = index
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
