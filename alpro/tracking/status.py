@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,14 +29,11 @@ class Status:
         """Whether `alpro track sync` would find nothing to do."""
         return set(self.stages.values()) <= {"complete"} and "not registered" not in self.models.values()
 
-    def lines(self) -> Iterator[str]:
-        """The status as text."""
-        yield f"store    {self.store}"
-        yield f"parent   {self.parent or 'none for this state'}"
+    def __str__(self) -> str:
+        lines = [f"store    {self.store}", f"parent   {self.parent or 'none for this state'}"]
         for kind, table in (("run", self.stages), ("model", self.models)):
-            for name, what in table.items():
-                yield f"{kind:8} {name:32} {what}"
-        yield "complete" if self.complete else "`alpro track sync` fills in what is missing"
+            lines += [f"{kind:8} {name:36} {what}" for name, what in table.items()]
+        return "\n".join([*lines, "complete" if self.complete else "`alpro track sync` fills in what is missing"])
 
 
 def status(root: Path | str, params: Params) -> Status:

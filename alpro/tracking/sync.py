@@ -47,6 +47,16 @@ class Synced:
     unchanged: list[str] = field(default_factory=list)
     registered: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        lines = [f"MLflow {self.store}: parent run {self.parent}"]
+        told = {
+            "new runs": self.created,
+            "completed": self.completed,
+            "there already": self.unchanged,
+            "new versions": self.registered,
+        }
+        return "\n".join([*lines, *(f"  {what}: {', '.join(names)}" for what, names in told.items() if names)])
+
 
 @dataclass(frozen=True)
 class State:
@@ -201,15 +211,17 @@ def _children(store: Store, state: State, parent: Run, done: Synced) -> dict[str
 def _adopt(store: Store, record: Record, half: Iterable[Run]) -> Run | None:
     """The unfinished run, of those that agree with the record, that has most of it; those that contradict it are marked."""
     points = {runs.comparable(point) for point in record.points}
+    points |= {runs.comparable((key, 0, value)) for key, value in record.final.items()}
+    curves = {key for key, _, _ in points}
     best: tuple[int, Run] | None = None
     for run in half:
         if run.data.tags.get(STAGE) != record.stage or runs.being_written(run):
             continue
         if any(record.params.get(key) != value for key, value in run.data.params.items()):
             continue  # another training: its record may come back from DVC's cache one day
-        logged = set(runs.logged_points(store.client, run))
-        final = {runs.comparable((key, 0, value)) for key, value in record.final.items()}
-        if logged <= points | final:
+        # a live run shows more curves than a record: those that depend on the machine (clips a second)
+        logged = {point for point in runs.logged_points(store.client, run) if point[0] in curves}
+        if logged <= points:
             best = max(best or (-1, run), (len(logged), run), key=lambda found: found[0])
         elif run.data.tags.get(LIVE) == "open":
             runs.set_tags(store.client, run, {LIVE: "superseded"})

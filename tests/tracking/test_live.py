@@ -59,6 +59,13 @@ def test_a_live_run_that_ended_is_completed_not_doubled(project, params):
     assert curve(project) == LOSSES
 
 
+def test_a_live_run_may_show_what_the_record_leaves_out(project, params):
+    send(writer(project), [{**row, "clips_per_s": 40.0 + row["step"]} for row in ROWS], end="FINISHED")
+    assert TRAINED in sync(project, params).completed
+    assert curve(project) == LOSSES
+    assert curve(project, key="train/clips_per_s")[0] == (10, 50.0)
+
+
 def test_a_resumed_training_goes_on_in_the_run_of_the_killed_one(project):
     send(writer(project), ROWS[:20])
     send(writer(project), ROWS[10:], end="FINISHED")

@@ -1,0 +1,233 @@
+"""A checkpoint answers as a service what the evaluation finds, sees no file outside of its folder, and travels alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+
+from alpro.config import Model
+from alpro.data.records import Question, Record
+from alpro.data.text import train_vocabulary
+from alpro.errors import DataError
+from alpro.evaluation.qa import evaluate_qa
+from alpro.evaluation.retrieval import evaluate_retrieval
+from alpro.models import build_model
+from alpro.models.weights import save_checkpoint
+from alpro.serving import package
+from alpro.serving.service import Service
+
+TESTS = Path(__file__).parents[1]
+TEXTS = ["a red circle moves to the left", "what moves to the left ?", "a blue square", "what colour is the square ?"]
+SIZES = {
+    "image_size": 32, "patch_size": 8, "width": 32, "heads": 2, "intermediate": 64, "vision_layers": 1, "text_layers": 1,
+    "fusion_layers": 1, "embed_dim": 16, "vocab_size": 200, "max_positions": 40,
+}  # fmt: skip
+HEADS = {"retrieval": {}, "qa": {"num_answers": 6}, "prompter": {"num_entities": 3}, "pretrain": {"num_entities": 3}}
+ANSWERS = {"red": 0, "blue": 1, "circle": 2}
+LOOK = {"num_frames": 2, "image_size": 32, "max_text_tokens": 20}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small checkpoint of each task."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    train_vocabulary(TEXTS * 3, folder / "text", SIZES["vocab_size"])
+    (folder / "answers.json").write_text(json.dumps(ANSWERS))
+    for task, head in HEADS.items():
+        extras = {"tokenizer": folder / "text"} | ({"answers.json": folder / "answers.json"} if task == "qa" else {})
+        save_checkpoint(folder / task, build_model(task, num_frames=2, config=Model(**SIZES), **head), {}, extras)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two videos; another file lies beside it."""
+    folder = tmp_path_factory.mktemp("media") / "videos"
+    folder.mkdir()
+    shutil.copy(TESTS / "goldens" / "l_clip.mp4", folder / "one.mp4")
+    shutil.copy(TESTS / "videos" / "torchcodec_h265_video.mp4", folder / "two.mp4")
+    shutil.copy(TESTS / "goldens" / "l_clip.mp4", folder.parent / "secret.mp4")
+    (folder / "link.mp4").symlink_to(folder.parent / "secret.mp4")
+    return folder
+
+
+def service(checkpoints: Path, task: str, videos: Path) -> Service:
+    return Service.load(checkpoints / task, "uniform", LOOK["max_text_tokens"], str(videos))
+
+
+def test_answers_are_those_of_the_evaluation(checkpoints, videos):
+    asked = service(checkpoints, "qa", videos)
+    table = pandas.DataFrame(
+        {"video": ["two.mp4", "one.mp4", "two.mp4"], "question": [TEXTS[1], TEXTS[3], TEXTS[3]]}, index=[7, 8, 9]
+    )
+    found = asked.ask(table)
+    two = Record(
+        "two", videos / "two.mp4", questions=(Question(0, TEXTS[1], "red", "what"), Question(1, TEXTS[3], "red", "what"))
+    )
+    one = Record("one", videos / "one.mp4", questions=(Question(2, TEXTS[3], "red", "what"),))
+    expected = evaluate_qa(asked.model, [two, one], asked.tokenizer, ANSWERS, **LOOK).predictions
+    assert list(found.index) == [7, 8, 9]
+    assert list(found.answer) == [expected[0].predicted, expected[2].predicted, expected[1].predicted]
+    assert found.probability[9] == pytest.approx(expected[1].top[0][1], abs=1e-6)
+    assert found.top_answers[7] == [answer for answer, _ in expected[0].top]
+
+
+def test_scores_are_those_of_the_evaluation(checkpoints, videos):
+    asked = service(checkpoints, "retrieval", videos)
+    pairs = [(video, text) for text in TEXTS for video in ("one.mp4", "two.mp4")]
+    found = asked.ask(pandas.DataFrame(pairs, columns=["video", "caption"]))
+    records = [Record("one", videos / "one.mp4", captions=tuple(TEXTS)), Record("two", videos / "two.mp4")]
+    expected = evaluate_retrieval(asked.model, records, asked.tokenizer, **LOOK)
+    np.testing.assert_allclose(found.score.to_numpy().reshape(4, 2), expected.scores, atol=1e-6)
+    np.testing.assert_allclose(found.similarity.to_numpy().reshape(4, 2), expected.similarities, atol=1e-6)
+
+
+@pytest.mark.parametrize(("task", "columns"), [("prompter", ["similarity"]), ("pretrain", ["score", "similarity"])])
+def test_models_before_the_fine_tuning_score_captions_too(checkpoints, videos, task, columns):
+    found = service(checkpoints, task, videos).ask(pandas.DataFrame({"video": ["one.mp4"], "caption": [TEXTS[0]]}))
+    assert list(found.columns) == columns
+
+
+@pytest.mark.parametrize("name", ["../secret.mp4", "link.mp4", "/etc/passwd", "x/../../secret.mp4"])
+def test_a_file_outside_of_the_folder_is_refused(checkpoints, videos, name):
+    with pytest.raises(DataError, match="lies outside of the folder of videos"):
+        service(checkpoints, "retrieval", videos).ask(pandas.DataFrame({"video": [name], "caption": [TEXTS[0]]}))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"video": "none.mp4", "caption": "a"}, "'none.mp4': there is no such file"),
+        ({"video": "a\0b", "caption": "a"}, "is no path"),
+        ({"video": "https://host/x.mp4", "caption": "a"}, "there is no such file"),
+        ({"video": "one.mp4", "caption": "  "}, "rows 0: caption is empty"),
+        ({"video": "one.mp4"}, "no column caption; it needs video and caption"),
+        ({"video": "bad.mp4", "caption": "a"}, "bad.mp4"),
+    ],
+)
+def test_a_bad_row_is_named_without_the_folder(checkpoints, videos, row, said):
+    (videos / "bad.mp4").write_text("no video")
+    with pytest.raises(DataError) as caught:
+        service(checkpoints, "retrieval", videos).ask(pandas.DataFrame([row]))
+    assert said in str(caught.value)
+    assert str(videos) not in str(caught.value)
+
+
+def test_the_folder_is_named_by_the_environment_else_the_working_directory(checkpoints, videos, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ALPRO_MEDIA_ROOT", raising=False)
+    assert Service.load(checkpoints / "qa", "uniform", 20).media_root == tmp_path
+    monkeypatch.setenv("ALPRO_MEDIA_ROOT", str(videos))
+    assert Service.load(checkpoints / "qa", "uniform", 20).media_root == videos
+
+
+@pytest.fixture(scope="module")
+def packed(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The QA checkpoint as an MLflow model."""
+    pytest.importorskip("mlflow")
+    into = tmp_path_factory.mktemp("packed") / "qa"
+    package.save(checkpoints / "qa", into, frames="uniform", max_text_tokens=20)
+    return into
+
+
+def test_a_packed_model_holds_no_pickle_and_says_what_it_needs(packed):
+    assert not [*packed.rglob("*.pkl"), *packed.rglob("__pycache__")]
+    needs = (packed / "requirements.txt").read_text()
+    assert "torch==" in needs
+    assert "+" not in needs
+    assert not any(name in needs for name in ("horovod", "dvc", "prefect", "great_expectations"))
+
+
+def test_a_packed_model_answers_as_its_signature_says(packed, videos):
+    import mlflow
+
+    model = mlflow.pyfunc.load_model(str(packed), model_config={"media_root": str(videos)})
+    found = model.predict(pandas.DataFrame({"video": ["one.mp4"], "question": [TEXTS[1]]}))
+    assert list(found.columns) == model.metadata.signature.outputs.input_names()
+    assert model.metadata.signature.inputs.input_names() == ["video", "question"]
+    with pytest.raises(mlflow.MlflowException, match="outside of the folder") as caught:
+        model.predict(pandas.DataFrame({"video": ["../secret.mp4"], "question": [TEXTS[1]]}))
+    assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+
+
+@pytest.mark.slow
+def test_a_packed_model_answers_where_alpro_is_not_installed(packed, videos, tmp_path):
+    """It is loaded in a process that has no path to this checkout."""
+    code = """
+import pandas, mlflow, sys
+model = mlflow.pyfunc.load_model(sys.argv[1], model_config={"media_root": sys.argv[2]})
+import alpro
+assert alpro.__file__.startswith(sys.argv[1]), alpro.__file__
+assert not {"horovod", "dvc", "prefect", "great_expectations"} & set(sys.modules)
+found = model.predict(pandas.DataFrame({"video": ["one.mp4"], "question": ["what moves to the left ?"]}))
+print(list(found.columns))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", code, str(packed), str(videos)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("['answer', 'probability', 'top_answers', 'top_probabilities']")
+
+
+@pytest.fixture
+def served(packed: Path, videos: Path, tmp_path: Path) -> Iterator[str]:
+    """`mlflow models serve` of the packed model; gives its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(packed), "--env-manager", "local"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # mlflow starts uvicorn by name
+    environment = {**os.environ, "ALPRO_MEDIA_ROOT": str(videos), "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": path}
+    server = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/ping", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < deadline, "the server did not start"
+                select.select([], [], [], 0.2)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@pytest.mark.slow
+def test_a_server_answers_and_refuses_files_outside_of_its_folder(served):
+    status, body = _post(served, [["one.mp4", TEXTS[1]]])
+    assert status == 200
+    assert set(body["predictions"][0]) == {"answer", "probability", "top_answers", "top_probabilities"}
+    for name in ("../secret.mp4", "/etc/passwd", "none.mp4"):
+        status, body = _post(served, [[name, TEXTS[1]]])
+        assert status == 400
+        assert "folder of videos" in body["message"]
+    assert _post(served, [["one.mp4", ""]])[0] == 400
+
+
+def _post(address: str, rows: list[list[str]]) -> tuple[int, dict]:
+    content = json.dumps({"dataframe_split": {"columns": ["video", "question"], "data": rows}}).encode()
+    request = urllib.request.Request(f"{address}/invocations", content, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
