@@ -93,6 +93,23 @@ def _thread_variables(threads: int) -> dict[str, str]:
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
 
 
+def own_address(hosts: str | None) -> str:
+    """The address under which the processes on `hosts` reach this one: loopback where all of them are this machine.
+
+    Raises LaunchError for a host whose name nobody knows.
+    """
+    for host in (part.rsplit(":", 1)[0] for part in (hosts or "").split(",") if part):
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent: it only chooses a way
+                probe.connect((socket.gethostbyname(host), 9))
+                address, other = probe.getsockname()[0], probe.getpeername()[0]
+        except OSError as error:
+            raise LaunchError(f"launch.hosts: {host!r} can't be found ({error}); write `name:slots,...`") from None
+        if address != other and not other.startswith("127."):
+            return address
+    return "127.0.0.1"
+
+
 @dataclass
 class _Rank:
     """What is known of one process."""
@@ -139,8 +156,8 @@ class _Run:
         self.leavers: list[_Rank] = []  # in the order in which they left
         self.words: list[str] = []  # what horovodrun itself printed
         self.stopping = ""
-        self.listener = socket.create_server(("" if settings.hosts else "127.0.0.1", 0))
-        host = socket.getfqdn() if settings.hosts else "127.0.0.1"
+        host = own_address(settings.hosts)
+        self.listener = socket.create_server((host, 0))
         environment["PYTHONUNBUFFERED"] = "1"
         environment[watch.ADDRESS] = f"{host}:{self.listener.getsockname()[1]}:{self.token}"
         self.process = subprocess.Popen(

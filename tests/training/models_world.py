@@ -1,0 +1,107 @@
+"""The four real models, small, on one process of a world: the gradients of one step, as the optimizer would get them.
+
+As a script: `python -m tests.training.models_world OUT.pt`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alpro import distributed
+from alpro.config import PEM, Model, Objectives
+from alpro.data.batch import Batch
+from alpro.models import build_model
+from alpro.models.base import Output
+from alpro.training.engine import Engine, _Wanted
+from tests.training.toy import settings
+
+ROWS = 8
+SIZES = Model(
+    image_size=32, patch_size=8, width=32, heads=2, intermediate=64, vision_layers=2, text_layers=1, fusion_layers=1,
+    embed_dim=16, vocab_size=60, max_positions=16, dropout=0.0, drop_path=0.0,
+)  # fmt: skip
+LOSSES = {"prompter": ("vtc",), "pretrain": ("vtc", "vtm", "mlm", "pem"), "retrieval": ("vtc", "vtm"), "qa": ("qa",)}
+
+
+def batch_of(rows: slice) -> Batch:
+    """Rows of one global batch; masked tokens and known answers are spread unevenly."""
+    g = torch.Generator().manual_seed(9)
+    pixels = torch.randint(0, 256, (ROWS, 2, 3, 32, 32), generator=g).to(torch.uint8)
+    ids = torch.randint(5, 60, (ROWS, 7), generator=g)
+    mask = (torch.arange(7) < torch.randint(3, 8, (ROWS, 1), generator=g)).long()
+    mask[:, :3] = 1
+    labels = torch.full((ROWS, 7), -100)
+    labels[0, 1] = labels[1, 1] = labels[5, 1] = labels[5, 2] = labels[7, 2] = 8
+    answers = torch.tensor([1, -100, -100, 0, 2, -100, 1, 2])
+    boxes = torch.tensor([[8, 0, 16, 24]]).expand(ROWS, -1)
+    return Batch(
+        corpus="made", ids=[f"made/{n}" for n in range(ROWS)][rows], pixels=pixels[rows], input_ids=ids[rows],
+        attention_mask=mask[rows], mlm_input_ids=ids[rows].roll(1, 1), mlm_labels=labels[rows], crop_boxes=boxes[rows],
+        labels=answers[rows],
+    )  # fmt: skip
+
+
+class WithNegatives(nn.Module):
+    """A model whose VTM negatives are handed in: each row's is its neighbour, on this process in a world of up to four."""
+
+    def __init__(self, task: str) -> None:
+        super().__init__()
+        arguments: dict[str, Any] = {"prompter": {"num_entities": 4}, "qa": {"num_answers": 3}}.get(task, {})
+        if task == "pretrain":
+            # of the kept crops, which the threshold lets be few, there are different numbers on each rank
+            arguments = {"num_entities": 4, "objectives": Objectives(vtm=0.5), "pem": PEM(threshold=0.368)}
+        self.task, self.inner = task, build_model(task, num_frames=2, config=SIZES, seed=3, **arguments)
+        if task == "pretrain":
+            g = torch.Generator().manual_seed(1)
+            for name in ("video_prompt_feat", "image_prompt_feat"):
+                feature = nn.functional.normalize(torch.randn(4, 16, generator=g), dim=-1)
+                getattr(self.inner.prompter, name).copy_(feature)
+            self.inner.prompter.temp.fill_(0.5)
+
+    def forward(self, batch: Batch) -> Output:
+        if self.task not in ("pretrain", "retrieval"):
+            return self.inner(batch)
+        neighbour = torch.arange(len(batch)) ^ 1
+        return self.inner(batch, negatives=(neighbour, neighbour))
+
+
+class OneStep:
+    """A task of which only the first step's gradients are wanted."""
+
+    micro_steps_per_epoch, metrics = 1, ("score",)
+
+    def __init__(self, task: str) -> None:
+        self.model, self.losses = WithNegatives(task), LOSSES[task]
+
+
+def gradients() -> dict[str, dict[str, Any]]:
+    """Losses, counts and gradients of each task, of the whole world's batch."""
+    share = ROWS // distributed.size()
+    mine = batch_of(slice(distributed.rank() * share, (distributed.rank() + 1) * share))
+    found: dict[str, dict[str, Any]] = {}
+    for task in LOSSES:
+        made: Any = OneStep(task)
+        engine = Engine(made, settings(validations=1), seed=1)
+        made.model.train()
+        parts: Tensor = engine._backward(mine, _Wanted(False, False))
+        distributed.exchange_gradients(engine.parameters)
+        counts = {name: int(count) for name, count in made.model(mine).counts.items()}
+        found[task] = {
+            "losses": distributed.all_reduce(parts, "mean"),
+            "counts": distributed.gather_objects(counts),
+            "gradients": {name: p.grad for name, p in engine.named.items()},
+        }
+    return found
+
+
+if __name__ == "__main__":
+    distributed.init()
+    result = gradients()
+    if distributed.rank() == 0:
+        torch.save(result, sys.argv[1])
+    distributed.barrier()
+    distributed.shutdown()
