@@ -42,7 +42,7 @@ _VERB_STEMS = """
     arrive return follow lead try use explain discuss describe perform practice demonstrate feature contain include
     enjoy hang touch crawl chase feed wash clean brush fix build break prepare sleep fight shoot compete score win
     lose serve surround sell buy pass reach keep remain happen pose celebrate rise hide zoom raise grab bend shake lean
-    flip hop fade lay bounce slice peel chop scratch
+    flip hop fade lay bounce roll crash slice peel chop scratch
     """
 _IRREGULAR = _words(
     """

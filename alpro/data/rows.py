@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ class Faults:
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row) of a file; the place is `line N`, or `row N` (from 1) where rows are no lines.
+    """(place, row) of a file; the place is `line N` (where the row ends), or `row N` (from 1) where rows are no lines.
 
     Every cell of a CSV is text as it stands there. Raises DataError for a missing or broken file, an unknown kind of
     file, and a pickle, which is never opened.
@@ -94,16 +95,26 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pandas
-
-    separator = _separator(path)
-    try:
-        table = pandas.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except pandas.errors.EmptyDataError:
-        raise DataError(f"{path}: empty; the first line names the columns") from None
-    except pandas.errors.ParserError as error:
-        raise DataError(f"{path}: no table: {' '.join(str(error).split())}; quote cells that hold {separator!r}") from None
-    yield from _table(table)
+    """Every row must have as many cells as the first line has names: a caption with a bare comma is no shorter caption."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        separator = max(",;\t", key=first.count)
+        file.seek(0)
+        table = csv.reader(file, delimiter=separator, strict=True)
+        try:
+            names = [name.strip() for name in next(table, [])]
+            if not names:
+                raise DataError(f"{path}: empty; the first line names the columns")
+            for cells in table:
+                if len(cells) == len(names):
+                    yield f"line {table.line_num}", dict(zip(names, cells, strict=True))
+                elif cells:
+                    raise DataError(
+                        f"{path}: line {table.line_num}: {len(cells)} cells, but {len(names)} columns are named; "
+                        f"quote cells that hold {separator!r}"
+                    )
+        except csv.Error as error:
+            raise DataError(f"{path}: line {table.line_num}: no table: {error}; mend or remove the line") from None
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -117,19 +128,6 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     for number, values in enumerate(zip(*columns.values(), strict=True), 1):
         yield f"row {number}", dict(zip(columns, values, strict=True))
-
-
-def _table(table: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    names = [str(name).strip() for name in table.columns]
-    for number, values in enumerate(table.itertuples(index=False, name=None), 1):
-        yield f"row {number}", dict(zip(names, values, strict=True))
-
-
-def _separator(path: Path) -> str:
-    """The most frequent of comma, semicolon and tab in the first line."""
-    with path.open(encoding="utf-8-sig") as file:
-        first = file.readline()
-    return max(",;\t", key=first.count)
 
 
 _READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}

@@ -17,7 +17,7 @@ from alpro.errors import DataError
 from alpro.files import new_dir
 
 if TYPE_CHECKING:
-    from transformers import BertTokenizerFast
+    from transformers.models.bert import BertTokenizerFast
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FILES = ("vocab.txt", "tokenizer.json")
@@ -34,13 +34,14 @@ def load_tokenizer(directory: str | Path, vocab_size: int | None = None) -> Bert
         raise DataError(
             f"{directory}: holds neither {' nor '.join(FILES)}; put BERT's there, or make one with `alpro data vocabulary`"
         )
-    from transformers import BertTokenizerFast
+    from transformers.models.bert import BertTokenizerFast
 
     try:  # from_pretrained, not BertTokenizerFast(vocab_file=...), which leaves the file unread
         tokenizer = BertTokenizerFast.from_pretrained(str(directory), local_files_only=True)
     except Exception as error:  # the Rust part raises bare Exception
         raise DataError(f"{directory}: no tokenizer can be read: {' '.join(str(error).split())}") from None
-    lost = [token for token in SPECIAL if tokenizer.convert_tokens_to_ids(token) is None or not _knows(tokenizer, token)]
+    own = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)  # what is lacking, transformers adds in silence
+    lost = [token for token in SPECIAL if token not in own]
     if lost:
         raise DataError(f"{directory}: the vocabulary lacks {', '.join(lost)}; it is no BERT vocabulary")
     if vocab_size is not None and len(tokenizer) != vocab_size:
@@ -80,10 +81,6 @@ def copy_tokenizer(source: str | Path, directory: str | Path) -> None:
         for name in (*FILES, "tokenizer_config.json", "special_tokens_map.json"):
             if (source / name).is_file():
                 (aside / name).write_bytes((source / name).read_bytes())
-
-
-def _knows(tokenizer: BertTokenizerFast, token: str) -> bool:
-    return tokenizer.convert_ids_to_tokens(tokenizer.convert_tokens_to_ids(token)) == token
 
 
 # Tokenizing in several threads gains nothing on short captions, and warns in every forked reading process.
