@@ -17,7 +17,7 @@ from alpro.errors import DataError
 from alpro.files import new_dir
 
 if TYPE_CHECKING:
-    from transformers.models.bert import BertTokenizerFast
+    from transformers import BertTokenizerFast  # type: ignore[attr-defined]  # known at run time only
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FILES = ("vocab.txt", "tokenizer.json")
@@ -34,7 +34,7 @@ def load_tokenizer(directory: str | Path, vocab_size: int | None = None) -> Bert
         raise DataError(
             f"{directory}: holds neither {' nor '.join(FILES)}; put BERT's there, or make one with `alpro data vocabulary`"
         )
-    from transformers.models.bert import BertTokenizerFast
+    from transformers import BertTokenizerFast  # type: ignore[attr-defined]  # known at run time only
 
     try:  # from_pretrained, not BertTokenizerFast(vocab_file=...), which leaves the file unread
         tokenizer = BertTokenizerFast.from_pretrained(str(directory), local_files_only=True)

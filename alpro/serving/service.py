@@ -136,11 +136,11 @@ class Service:
         with evaluating(self.model) as device:
             for rows, clip in zip(rows_of.values(), clips, strict=True):
                 filled, mask = padded_ids([ids[row] for row in rows], device)
-                text, video = self.model.encode_text(filled, mask), self.model.encode_video(clip[None].to(device))
-                similarity = self.model.text_feature(text) @ self.model.video_feature(video)[0]
+                text, tokens = self.model.encode_text(filled, mask), self.model.encode_video(clip[None].to(device))
+                similarity = self.model.text_feature(text) @ self.model.video_feature(tokens)[0]
                 found = {"similarity": similarity.tolist()}
                 if self.task != "prompter":
-                    match = self.model.match(text, mask, video.expand(len(rows), -1, -1))
+                    match = self.model.match(text, mask, tokens.expand(len(rows), -1, -1))
                     found["score"] = match.float().softmax(-1)[:, 1].tolist()
                 for at, row in enumerate(rows):
                     results[row] = {name: values[at] for name, values in sorted(found.items())}

@@ -58,7 +58,7 @@ class AdamW(torch.optim.Optimizer):
         count = torch.tensor(float(step), device=device)
         torch._fused_adam_(
             params,
-            [p.grad for p in params],
+            [p.grad for p in params if p.grad is not None],
             [self.state[p]["exp_avg"] for p in params],
             [self.state[p]["exp_avg_sq"] for p in params],
             [],

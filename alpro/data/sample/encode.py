@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
     codec, options = _CODECS[path.suffix]
     reformatter = VideoReformatter()
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream(codec, rate=FRAMES_PER_SECOND, options=options)
+        stream = cast("av.VideoStream", container.add_stream(codec, rate=FRAMES_PER_SECOND, options=options))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         stream.codec_context.thread_count = 1
         stream.codec_context.time_base = Fraction(1, FRAMES_PER_SECOND)

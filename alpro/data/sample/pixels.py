@@ -88,7 +88,7 @@ def _sample(distances: Floats, xs: NDArray[np.float64], ys: NDArray[np.float64])
     ix, fx = weights(xs)
     iy, fy = weights(ys)
     columns = distances[:, ix] * (1 - fx) + distances[:, ix + 1] * fx
-    return columns[iy] * (1 - fy)[:, None] + columns[iy + 1] * fy[:, None]
+    return np.asarray(columns[iy] * (1 - fy)[:, None] + columns[iy + 1] * fy[:, None], dtype=np.float32)
 
 
 def _stamp(frame: Floats, shape: str, x: float, y: float, side: float, color: str) -> None:
