@@ -45,6 +45,7 @@ def launch(settings: Launch, verb: list[str]) -> int:
 
     Raises LaunchError, whose line names the rank and the cause, when a rank fails, is lost, stalls or does not start.
     """
+    watch.watch_pipeline()
     if settings.processes == 1:
         return _in_this_process(settings, verb)
     return run_world(settings, [sys.executable, "-m", "alpro", *verb])
@@ -61,7 +62,6 @@ def _in_this_process(settings: Launch, verb: list[str]) -> int:
     os.environ.update(_thread_variables(settings.threads))
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(settings.threads)
-    watch.watch_pipeline()
     from alpro.cli import app
 
     app(verb, standalone_mode=False)

@@ -159,12 +159,13 @@ def watch_pipeline() -> None:
     """Under `dvc repro`: end when DVC is killed, which would leave its stage running (the shell between them lives on)."""
     if "DVC_STAGE" not in os.environ:
         return
-    pid = os.getppid()
-    for _ in range(4):
-        if pid <= 1:
-            return
-        watch_process(pid)
-        if b"dvc" in _read(pid, "cmdline"):
+    pid, between = os.getppid(), []
+    while pid > 1 and len(between) < 4:
+        between.append(pid)
+        words = _read(pid, "cmdline").split(b"\0")[:3]  # dvc repro; python .venv/bin/dvc repro; python -m dvc repro
+        if any(os.path.basename(word) == b"dvc" for word in words):
+            for ancestor in between:
+                watch_process(ancestor)
             return
         pid = int(_stat(pid)[1] or 0)
 

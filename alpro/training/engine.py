@@ -22,6 +22,7 @@ from alpro import distributed, watch
 from alpro.config import Training, nearest
 from alpro.errors import ConfigError, TrainingError
 from alpro.training import randomness
+from alpro.training.flops import peak_flops
 from alpro.training.log import Clock, Log
 from alpro.training.optim import AdamW
 from alpro.training.schedule import learning_rate, validation_steps
@@ -50,10 +51,18 @@ class Loader(Protocol):
 class Task(Protocol):
     """What the engine has to know of a training. Batches have `ids`, a length, and `to(device)`."""
 
-    model: nn.Module
-    losses: Sequence[str]  # the names that the model's output has
-    metrics: Collection[str]  # the names that `validate` returns
     micro_steps_per_epoch: int
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def losses(self) -> Sequence[str]:
+        """The names that the model's output has."""
+
+    @property
+    def metrics(self) -> Collection[str]:
+        """The names that `validate` returns."""
 
     def loader(self, start: int, stop: int) -> Loader:
         """Batches of the micro-steps from `start` up to, without, `stop`."""
@@ -92,9 +101,7 @@ class Engine:
         self.model = task.model.to(self.device)
         self.named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.parameters = list(self.named.values())
-        self.optimizer = AdamW(
-            self.parameters, settings.learning_rate, settings.betas, settings.epsilon, settings.weight_decay
-        )
+        self.optimizer = AdamW(self.parameters, settings.learning_rate, settings.betas, settings.epsilon, settings.weight_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.accumulation = settings.accumulation
         steps = settings.epochs * task.micro_steps_per_epoch // self.accumulation
@@ -113,6 +120,8 @@ class Engine:
         self.window_steps = 0
         self.log = log or Log()
         self.clock = Clock()
+        peak = peak_flops(self.device, settings.precision)
+        self.clip_share = task.flops_per_clip / peak if peak else None  # seconds
         self.saved_s = time.monotonic()
         self.save_took_s = 0.0
 
@@ -358,7 +367,7 @@ class Engine:
         rate = self.optimizer.param_groups[0]["lr"]
         names = ("loss", *self.task.losses)
         row = {"step": self.step, "epoch": self._epoch(), "split": "train"} | dict(zip(names, means, strict=True))
-        self.log.write({**row, "lr": rate, "grad_norm": norm}, self.clock.lap(self.world, self.device))
+        self.log.write({**row, "lr": rate, "grad_norm": norm}, self.clock.lap(self.world, self.device, self.clip_share))
 
     def _epoch(self) -> int:
         """The epoch, from 0, that the last step belonged to."""

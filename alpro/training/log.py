@@ -39,8 +39,11 @@ class Clock:
         finally:
             self._paused_s += time.monotonic() - began_s
 
-    def lap(self, world: int, device: torch.device) -> dict[str, float]:
-        """Figures since the last call; clips of all `world` ranks, memory of this one."""
+    def lap(self, world: int, device: torch.device, clip_share: float | None = None) -> dict[str, float]:
+        """Figures since the last call; clips of all `world` ranks, memory of this one.
+
+        `clip_share`: seconds that one clip would take at the device's peak, for model FLOPs utilisation.
+        """
         seconds = max(1e-9, time.monotonic() - self._began_s - self._paused_s)
         if device.type == "cuda":
             memory = torch.cuda.max_memory_allocated(device)
@@ -51,6 +54,8 @@ class Clock:
             "data_wait": self._waited_s / seconds,
             "memory_gb": memory / 1e9,
         }
+        if clip_share is not None:
+            figures["mfu"] = self.clips * clip_share / seconds
         self.clips, self._waited_s, self._paused_s, self._began_s = 0, 0.0, 0.0, time.monotonic()
         return figures
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from alpro import distributed
+from alpro import distributed, watch
 from alpro.config import Params, Training, nearest
-from alpro.errors import ConfigError, TrainingError
+from alpro.errors import AlproError, ConfigError, TrainingError
 from alpro.models.weights import save_checkpoint
 from alpro.training import fingerprint
 from alpro.training.engine import Best, Engine
@@ -50,6 +50,24 @@ def run_training(
     CheckpointError before training, TrainingError when the training stops itself or already runs.
     """
     distributed.init()
+    try:
+        return _train(params, stage, task, init, Path(output), Path(record), teacher, max_steps, Path(state))
+    except AlproError as error:
+        watch.failed(str(error))  # before this rank's end can make the others fail
+        raise
+
+
+def _train(
+    params: Params,
+    stage: str,
+    task: str | None,
+    init: str,
+    output: Path,
+    record: Path,
+    teacher: str | None,
+    max_steps: int | None,
+    state: Path,
+) -> Best:
     settings = section(params, stage, task)
     if max_steps is not None:
         settings = settings.model_copy(update={"max_steps": max_steps})
@@ -62,7 +80,7 @@ def run_training(
     given: dict[str, Any] = {}
     if first:
         given = _given(params, stage, task, settings, init, teacher, device)
-    with _place(Path(state) / name, given, Path(output)) as store:
+    with _place(state / name, given, output) as store:
         log = Log(name, shown=first)
         made = make_task(params, stage, task, init, teacher, log.say)
         if first and store is not None:
@@ -71,7 +89,7 @@ def run_training(
             engine = Engine(made, settings, seed=params.seed, device=device, store=store, log=log)
             best = engine.run()
         if first:
-            _write(made, given, best, engine, Path(output), Path(record))
+            _write(made, given, best, engine, output, record)
             log.say(f"step {best.step} is the best by {settings.select_by}; checkpoint in {output}")
         distributed.barrier()
         if store is not None:

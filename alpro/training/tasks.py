@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,8 +26,9 @@ from alpro.data.text import FILES, load_tokenizer
 from alpro.errors import ConfigError
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
-from alpro.models import Alpro, build_model
+from alpro.models import Alpro, Pretrain, Prompter, build_model
 from alpro.models.start import start
+from alpro.training.flops import training_flops
 
 TOKENIZER_FILES = (*FILES, "tokenizer_config.json", "special_tokens_map.json")
 RETRIEVAL_METRICS = tuple(f"{way}{name}" for way in ("", "v2t_") for name in ("r1", "r5", "r10", "medianR", "meanR"))
@@ -37,6 +38,7 @@ QA_METRICS = ("overall_acc", *(f"{kind}_acc" for kind in QUESTION_TYPES))
 class ClipTask:
     """What the four have in common: clips with text, batched by a plan."""
 
+    kind: str  # as `build_model` knows it
     model: Alpro
     losses: Sequence[str]
     metrics: Sequence[str]
@@ -55,6 +57,7 @@ class ClipTask:
             mix=settings.mix if isinstance(settings, CorpusTraining) else "equal",
         )
         self.micro_steps_per_epoch = self.plan.steps_per_epoch
+        self.flops_per_clip = training_flops(self.kind, params.model, settings.num_frames, settings.max_text_tokens)
 
     def loader(self, start: int, stop: int) -> TrainLoader:
         """This rank's batches of some micro-steps."""
@@ -103,9 +106,7 @@ class CorpusTask(ClipTask):
     ) -> None:
         corpora = {name: params.corpora[name] for name in settings.corpora}
         view, eval_view = View.training(settings, params.model), View.evaluation(settings, params.model)
-        train = {
-            name: ClipDataset(name, read_corpus(corpus), "corpus", view, params.seed) for name, corpus in corpora.items()
-        }
+        train = {name: ClipDataset(name, read_corpus(corpus), "corpus", view, params.seed) for name, corpus in corpora.items()}
         self.val = {
             name: ClipDataset(name, records, "corpus", eval_view, params.seed)
             for name, corpus in corpora.items()
@@ -150,6 +151,8 @@ _ACCURACY = {"vtc": "vtc_r1", "vtm": "vtm_acc", "mlm": "mlm_acc"}
 class PrompterTask(CorpusTask):
     """VTC alone; the entity prompts are made when pre-training takes the prompter up."""
 
+    kind = "prompter"
+
     def __init__(self, params: Params, init: str, say: Callable[[str], None]) -> None:
         settings = params.prompter
         model = build_model(
@@ -167,6 +170,8 @@ class PrompterTask(CorpusTask):
 
 class PretrainTask(CorpusTask):
     """The four objectives; PEM asks a frozen prompter, the teacher."""
+
+    kind = "pretrain"
 
     def __init__(self, params: Params, init: str, teacher: str | None, entities: Path, say: Callable[[str], None]) -> None:
         settings: Pretraining = params.pretrain
@@ -188,8 +193,9 @@ class PretrainTask(CorpusTask):
         if pem:
             if teacher is None:
                 raise ConfigError("pre-training with PEM (pretrain.objectives.pem) needs a prompter: give --teacher")
-            _start(model.prompter, teacher, params.seed, say)  # type: ignore[arg-type]
-            model.prompter.set_prompts(words, tokenizer, settings.pem.ensemble)  # type: ignore[union-attr]
+            prompter = cast(Prompter, cast(Pretrain, model).prompter)
+            _start(prompter, teacher, params.seed, say)
+            prompter.set_prompts(words, tokenizer, settings.pem.ensemble)
         on = settings.objectives.model_dump()
         collator = Collator(
             tokenizer,
@@ -220,9 +226,7 @@ class DatasetTask(ClipTask):
         self.val: list[Record] = read_dataset(dataset, "val")
         view = View.training(settings, params.model)
         train = ClipDataset(name, read_dataset(dataset, "train"), dataset.task, view, params.seed, self.answers)
-        super().__init__(
-            params, settings, {name: train}, Collator(self.tokenizer, settings.max_text_tokens, params.seed)
-        )
+        super().__init__(params, settings, {name: train}, Collator(self.tokenizer, settings.max_text_tokens, params.seed))
 
     def _evaluation(self) -> dict[str, Any]:
         settings = self.settings
@@ -240,6 +244,7 @@ class DatasetTask(ClipTask):
 class RetrievalTask(DatasetTask):
     """VTC and VTM; validated by ranking every video for every caption of the validation split."""
 
+    kind = "retrieval"
     losses = ("vtc", "vtm")
     metrics = RETRIEVAL_METRICS
 
@@ -262,6 +267,7 @@ class RetrievalTask(DatasetTask):
 class QuestionAnsweringTask(DatasetTask):
     """Cross-entropy over the answer list; validated by accuracy on the validation split."""
 
+    kind = "qa"
     losses = ("qa",)
     metrics = QA_METRICS
 
@@ -313,7 +319,7 @@ def make_task(
 
 def inputs(params: Params, stage: str, name: str | None, init: str, teacher: str | None) -> dict[str, tuple[str, ...]]:
     """What a stage reads: (kind of digest, path) by its name in the record."""
-    found = {"init": ("content", init), "tokenizer": ("content", params.text.tokenizer)}
+    found: dict[str, tuple[str, ...]] = {"init": ("content", init), "tokenizer": ("content", params.text.tokenizer)}
     if stage == "pretrain" and params.pretrain.objectives.pem:
         found["teacher"] = ("content", teacher or "")
         found["entities"] = ("content", str(entity_file(params)))

@@ -72,7 +72,7 @@ class WithNegatives(nn.Module):
 class OneStep:
     """A task of which only the first step's gradients are wanted."""
 
-    micro_steps_per_epoch, metrics = 1, ("score",)
+    micro_steps_per_epoch, metrics, flops_per_clip = 1, ("score",), 0.0
 
     def __init__(self, task: str) -> None:
         self.model, self.losses = WithNegatives(task), LOSSES[task]

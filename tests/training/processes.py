@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from alpro import watch
+
 ROOT = Path(__file__).parent.parent.parent
 needs_horovod = pytest.mark.skipif(
     importlib.util.find_spec("horovod") is None, reason="Horovod is not installed here (`make setup` builds it)"
@@ -39,7 +41,7 @@ def forked(job: Callable[[], object]) -> Iterator[int]:
             os.waitpid(child, 0)
 
 
-def world(processes: int, command: Sequence[str], **options: float) -> subprocess.Popen[str]:
+def world(processes: int, command: Sequence[str], **options: float | str) -> subprocess.Popen[str]:
     """`alpro launch` of a command of Python's on some processes; its output is a pipe, stderr included."""
     settings = {"processes": processes, "start_timeout_s": 300, "stall_timeout_s": 300, **options}
     code = (
@@ -52,6 +54,7 @@ def world(processes: int, command: Sequence[str], **options: float) -> subproces
     return subprocess.Popen(
         [sys.executable, "-c", code, *command], cwd=ROOT, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=lambda: watch.set_parent_death_signal(signal.SIGKILL),  # a test run that is killed leaves no world behind
     )  # fmt: skip
 
 

@@ -93,6 +93,7 @@ class ToyLoader:
 class ToyTask:
     losses = ("contrast", "items")
     metrics = ("score",)
+    flops_per_clip = 0.0
 
     def __init__(
         self, steps: int, rows: int = 8, dropout: float = 0.0, dtype: torch.dtype = torch.float32, **faults: Any

@@ -1,0 +1,159 @@
+"""The launcher: a failing rank is named with its own words, and whoever dies, nobody is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from alpro import launch
+from alpro.config import Launch
+from alpro.errors import LaunchError
+from tests.training.processes import ROOT, done, needs_horovod, world
+
+WORKER = ["-m", "tests.workers"]
+
+
+@contextmanager
+def under_way(behaviour: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """A world of two that works, with all processes that belong to it."""
+    process = world(2, [*WORKER, behaviour])
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if "well under way" in line:
+                break
+        yield process, psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def failure(behaviour: str, **options: float) -> tuple[str, list[str]]:
+    """The first line that names the failure, and all lines, of a world that is to fail."""
+    process = world(2, [*WORKER, behaviour], **options)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 1, output
+    lines = output.splitlines()
+    return next(line for line in lines if "rank 1" in line), lines
+
+
+def test_the_command_is_horovodruns_with_everything_from_the_parameters() -> None:
+    settings = Launch(processes=8, hosts="one:4,two:4", threads=3, start_timeout_s=60)
+    try:
+        command = launch.horovodrun_command(settings, ["python", "-m", "alpro", "train"])
+    except LaunchError:
+        pytest.skip("Horovod is not installed here (`make setup` builds it)")
+    text = " ".join(command)
+    assert command[0] == sys.executable and command[1].endswith("/horovodrun")
+    assert "--gloo -np 8 -H one:4,two:4 --start-timeout 60 python -m alpro train" in text
+    environment = launch.worker_environment(settings)
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
+    assert environment["HOROVOD_FUSION_THRESHOLD"] == "0"
+
+
+def test_without_horovod_a_larger_world_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike) -> None:  # type: ignore[type-arg]
+    monkeypatch.setattr(sys, "executable", str(tmp_path) + "/python")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LaunchError, match="Horovod is not installed") as refused:
+        launch.launch(Launch(processes=2), ["recipe", "list"])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_world_of_one_runs_the_verb_in_this_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.chdir(ROOT)
+    assert launch.main(Launch(processes=1, threads=1), ["recipe", "list"]) == 0
+    assert "tiny" in capsys.readouterr().out
+
+
+def test_hosts_that_are_this_machine_are_reached_over_loopback() -> None:
+    assert launch.own_address(None) == launch.own_address("localhost:1,127.0.0.1:2") == "127.0.0.1"
+    with pytest.raises(LaunchError, match=r"launch.hosts: 'no-such-host.invalid'"):
+        launch.own_address("no-such-host.invalid:4")
+
+
+@needs_horovod
+def test_output_streams_and_a_good_end_is_a_good_end() -> None:
+    lines = done(world(2, [*WORKER, "well"])).splitlines()
+    assert lines[0].startswith("alpro launch: ") and "horovodrun" in lines[0]
+    assert "ended at step 20" in lines and "rank 1: ended at step 20" in lines
+
+
+@needs_horovod
+def test_killed_with_kill_9_the_launcher_leaves_no_process_after_5_s() -> None:
+    with under_way("for ever") as (process, family):
+        assert len(family) >= 4  # horovodrun, two ranks, and what stands between
+        process.kill()
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive
+
+
+@needs_horovod
+@pytest.mark.slow
+def test_killed_with_kill_9_horovodrun_leaves_no_process_after_5_s_and_the_launcher_says_so() -> None:
+    with under_way("for ever") as (process, family):
+        family[0].kill()
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive
+        assert process.wait(20) == 1
+
+
+@needs_horovod
+@pytest.mark.slow
+@pytest.mark.parametrize("behaviour", ["stoppable", "for ever"])
+def test_a_signal_is_passed_on_and_ranks_that_can_stop_do_so_by_themselves(behaviour: str) -> None:
+    with under_way(behaviour) as (process, family):
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive and process.returncode == 1
+        assert "stopped by SIGTERM" in output
+        assert ("rank 1: ended at step" in output) == (behaviour == "stoppable")
+
+
+@needs_horovod
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("raises", "failed: ValueError: something that nobody foresaw"),
+        ("exits", "failed: a fault that the package foresees"),
+        ("dies", "ended without a word"),
+    ],
+)
+def test_a_failing_rank_takes_the_others_down_with_its_own_words_first(behaviour: str, words: str) -> None:
+    began_s = time.monotonic()
+    first, lines = failure(behaviour)
+    assert words in next(line for line in lines if line.startswith("alpro launch: rank 1"))
+    assert first.startswith(("alpro launch: rank 1", "rank 1: "))
+    assert lines[-1].startswith("LaunchError: rank 1") and words in lines[-1]
+    assert not any("HorovodInternalError" in line for line in lines)
+    assert time.monotonic() - began_s < 300
+
+
+@needs_horovod
+@pytest.mark.slow
+def test_a_stalled_rank_is_named_with_the_place_where_it_stalled() -> None:
+    _, lines = failure("stalls", stall_timeout_s=10)
+    assert "rank 1" in lines[-1] and "stalled at computing of step 20" in lines[-1]
+
+
+@needs_horovod
+@pytest.mark.slow
+def test_ranks_that_do_not_start_are_named() -> None:
+    process = world(2, ["-c", "import time; time.sleep(100)"], start_timeout_s=8)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "rank 0, 1 did not join the others within launch.start_timeout_s=8 s" in output

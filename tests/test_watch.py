@@ -1,0 +1,46 @@
+"""A stage ends when the pipeline that started it is killed; nobody has to look for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.training.processes import ROOT
+
+STAGE = "import time\nfrom alpro import watch\nwatch.watch_pipeline()\nprint('runs', flush=True)\ntime.sleep(60)"
+
+
+def pipeline(tmp_path: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[str], psutil.Process]:
+    """Something called dvc, a shell, and a stage, as `dvc repro` starts them."""
+    stage, dvc = tmp_path / "stage.py", tmp_path / "dvc"
+    stage.write_text(STAGE)
+    dvc.write_text(f"import subprocess\nsubprocess.run({f'{sys.executable} {stage}; true'!r}, shell=True)")
+    process = subprocess.Popen(
+        [sys.executable, str(dvc)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "runs\n"
+    return process, psutil.Process(process.pid).children(recursive=True)[-1]
+
+
+def test_a_stage_ends_when_dvc_is_killed(tmp_path: Path) -> None:
+    process, stage = pipeline(tmp_path, {"DVC_STAGE": "prompter"})
+    process.kill()
+    process.wait()
+    psutil.wait_procs([stage], timeout=5)
+    assert not stage.is_running()
+
+
+def test_outside_of_a_pipeline_it_goes_on_so_that_nohup_works(tmp_path: Path) -> None:
+    process, stage = pipeline(tmp_path, {})
+    process.kill()
+    process.wait()
+    psutil.wait_procs([stage], timeout=2)
+    assert stage.is_running()
+    stage.kill()

@@ -1,0 +1,43 @@
+"""A process of a world that behaves as told: well, or badly on the last rank. `... BEHAVIOUR`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from alpro import distributed, watch
+
+BAD_STEP = 20
+
+
+def main(behaviour: str) -> None:
+    """Do steps with a collective in each; forever, unless told otherwise."""
+    distributed.init()
+    last = distributed.rank() == distributed.size() - 1
+    watch.stoppable(behaviour == "stoppable")
+    step = 0
+    while not (behaviour == "well" and step == BAD_STEP):
+        step += 1
+        watch.beat("computing", step)
+        if last and step == BAD_STEP:
+            if behaviour == "raises":
+                raise ValueError("something that nobody foresaw")
+            if behaviour == "exits":
+                print("alpro: a fault that the package foresees", file=sys.stderr)
+                sys.exit(2)
+            if behaviour == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if behaviour == "stalls":
+                signal.pause()
+        if distributed.any_true(watch.stop_asked()):
+            break
+        if step == BAD_STEP and distributed.rank() == 0:
+            print("well under way", flush=True)
+        time.sleep(0.01)
+    print(f"ended at step {step}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,95 @@
+"""One process of a world that tries every collective; the first one writes what it saw as JSON: `... OUT.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from alpro import distributed
+
+
+def check_gather(rank: int, world: int) -> None:
+    """Different first sizes, rank order, and a backward that is the exact sum."""
+    sizes = [r + 1 for r in range(world)]
+    assert distributed.row_sizes(rank + 1) == sizes
+    offset = distributed.row_offset(rank + 1)
+    assert offset == sum(sizes[:rank])
+    rows = torch.arange(float(sum(sizes)), dtype=torch.float64)[:, None] * torch.ones(3, dtype=torch.float64)
+    x = rows[offset : offset + rank + 1].clone().requires_grad_()
+    everyone = distributed.gather(x)
+    assert torch.equal(everyone, rows)
+    weights = [
+        torch.randn(everyone.shape, generator=torch.Generator().manual_seed(r), dtype=torch.float64) for r in range(world)
+    ]
+    (everyone * weights[rank]).T.contiguous().sum().backward()
+    assert x.grad is not None and x.grad.is_contiguous()
+    torch.testing.assert_close(x.grad, sum(weights)[offset : offset + rank + 1], rtol=1e-14, atol=1e-14)
+    half = distributed.gather(x.detach().bfloat16())  # Horovod itself refuses bfloat16
+    assert half.dtype == torch.bfloat16 and torch.equal(half.double(), rows.bfloat16().double())
+
+
+def check_objects_and_reductions(rank: int, world: int) -> None:
+    assert distributed.gather_objects(None if rank else {"a": 1}) == [{"a": 1}] + [None] * (world - 1)
+    assert distributed.broadcast_object(f"from {rank}") == "from 0"
+    assert distributed.broadcast_object(None if rank else [1]) == [1]
+    value = torch.tensor([float(rank), -float(rank)])
+    assert distributed.all_reduce(value, "sum")[0] == sum(range(world))
+    assert distributed.all_reduce(value, "mean")[0] == sum(range(world)) / world
+    assert distributed.all_reduce(value, "max").tolist() == [world - 1, 0]
+    assert distributed.all_reduce(value, "min").tolist() == [0, 1 - world]
+    assert value.tolist() == [rank, -rank]
+    assert distributed.any_true(rank == world - 1) and not distributed.any_true(False)
+
+
+def check_state(rank: int) -> None:
+    torch.manual_seed(rank)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    distributed.broadcast_state(model)
+    torch.manual_seed(0)
+    first = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), first.state_dict().values(), strict=True))
+
+
+def exchange(rank: int) -> str:
+    """Gradients of many sizes and scales; those that only some ranks have; digest of the means."""
+    torch.manual_seed(rank)
+    parameters = [torch.nn.Parameter(torch.zeros(n + 1, 7)) for n in range(60)]
+    parameters += [
+        torch.nn.Parameter(torch.zeros(4, dtype=torch.float64)),
+        torch.nn.Parameter(torch.zeros(2), requires_grad=False),
+    ]
+    for number, p in enumerate(parameters[:-1]):
+        if number == 5 or (number == 6 and rank):
+            continue
+        p.grad = torch.randn(p.shape, dtype=p.dtype) * 10 ** (6 * torch.rand(()).item())
+    own = parameters[6].grad
+    distributed.exchange_gradients(parameters)
+    assert parameters[5].grad is None and parameters[-1].grad is None
+    if own is not None:
+        torch.testing.assert_close(parameters[6].grad, own / distributed.size())
+    digest = hashlib.sha256()
+    for p in parameters:
+        if p.grad is not None:
+            digest.update(p.grad.numpy().tobytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    distributed.init()
+    rank, world = distributed.rank(), distributed.size()
+    check_gather(rank, world)
+    check_objects_and_reductions(rank, world)
+    check_state(rank)
+    digests = [exchange(rank)]
+    distributed.BUCKET_ELEMENTS = 300  # many buckets in flight at once
+    digests += [exchange(rank) for _ in range(4)]
+    seen = distributed.gather_objects([digests, rank, distributed.local_rank(), distributed.local_size()])
+    distributed.barrier()
+    if rank == 0:
+        Path(sys.argv[1]).write_text(json.dumps(seen))
+    distributed.shutdown()
+    assert (distributed.rank(), distributed.size()) == (0, 1)
