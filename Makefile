@@ -16,6 +16,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Which Python makes the environment: `make PYTHON=/path/to/python3.12 setup`; empty: the first that fits (tools/python.sh).
 PYTHON ?=
 export PYTHON
+# What `make repro` does with files that somebody put into a stage's output: keep (aside) or discard; empty: stop and name them.
+EDITED ?=
+export EDITED
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -37,7 +40,9 @@ repro:  ## The whole pipeline: data, training, evaluation, report; goes on where
 pipeline:
 	@$(BIN)/python -E -S tools/dvc_lock.py
 	@$(ALPRO) preflight
+	@PYTHONPATH=. $(BIN)/python tools/edited.py
 	@$(BIN)/dvc repro
+	@rm -f .make/unfinished
 	@$(ALPRO) track sync
 	@$(ALPRO) report show
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import build_horovod
 import dvc_lock
+import edited
 import horovod_cmake
 import lock
 import make_venv
@@ -517,6 +518,49 @@ def test_a_command_that_heeds_the_system_ends_with_its_killed_holder(tmp_path: P
     child.kill()
     child.communicate()
     wait_until(lambda: not any(processes.alive(pid) for pid in below), 5)
+
+
+# --- files in outputs that no stage made ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stage's output into which somebody put a file, as DVC reports it."""
+    (tmp_path / "models" / "text").mkdir(parents=True)
+    mine = tmp_path / "models" / "text" / "mine.txt"
+    mine.write_text("mine")
+    monkeypatch.setattr(edited, "edited_outputs", lambda root: ["models/text/mine.txt"] if mine.exists() else [])
+    return mine
+
+
+def test_a_file_in_a_stages_output_stops_the_run_and_is_named(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = output.parents[2]
+    assert edited.decide(root, "") == 1
+    said = capsys.readouterr().err
+    assert "models/text/mine.txt" in said and "EDITED=keep" in said and "EDITED=discard" in said
+    assert output.exists()
+    assert not (root / edited.UNFINISHED).exists()
+
+
+@pytest.mark.parametrize("choice", ["keep", ""])
+def test_it_is_kept_aside_when_asked_for_or_after_a_run_that_did_not_end_well(output: Path, choice: str) -> None:
+    root = output.parents[2]
+    if not choice:
+        (root / ".make").mkdir()
+        (root / edited.UNFINISHED).touch()
+    assert edited.decide(root, choice) == 0
+    assert not output.exists()
+    assert [path.read_text() for path in (root / ".state/kept").rglob("mine.txt")] == ["mine"]
+    assert (root / edited.UNFINISHED).exists()
+
+
+def test_discarding_leaves_it_to_dvc(output: Path) -> None:
+    assert edited.decide(output.parents[2], "discard") == 0
+
+
+def test_a_misspelt_choice_is_refused(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert edited.decide(output.parents[2], "kep") == 1
+    assert "neither keep nor discard" in capsys.readouterr().err
 
 
 # --- make ui ------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def prepare(source: Path, gpu: bool) -> list[str]:
         r'REGEX REPLACE "\$\{PROJECT_SOURCE_DIR\}\(/\)\?" "" SUB_FOLDER "\$\{CMAKE_CURRENT_SOURCE_DIR\}"',
         'REPLACE "${PROJECT_SOURCE_DIR}/" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}/"',
     )
-    # without debugging symbols: a third of the time, a tenth of the size
+    # without debugging symbols, which make a wheel of 19 MB out of one of 1 MB
     arguments = ["-DCMAKE_POLICY_VERSION_MINIMUM=3.5", "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O2 -DNDEBUG"]
     if gpu:
         # CUDA 13's compiler knows nothing before C++17
