@@ -159,7 +159,8 @@ def watch_pipeline() -> None:
     """Under `dvc repro`: end when DVC is killed, which would leave its stage running (the shell between them lives on)."""
     if "DVC_STAGE" not in os.environ:
         return
-    pid, between = os.getppid(), []
+    pid = os.getppid()
+    between: list[int] = []
     while pid > 1 and len(between) < 4:
         between.append(pid)
         words = _read(pid, "cmdline").split(b"\0")[:3]  # dvc repro; python .venv/bin/dvc repro; python -m dvc repro

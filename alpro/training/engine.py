@@ -52,6 +52,7 @@ class Task(Protocol):
     """What the engine has to know of a training. Batches have `ids`, a length, and `to(device)`."""
 
     micro_steps_per_epoch: int
+    flops_per_clip: float  # nominal, of one training step
 
     @property
     def model(self) -> nn.Module: ...

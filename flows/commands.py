@@ -1,0 +1,79 @@
+"""Commands of a flow: their lines go to a log as they come, and none of their processes outlives them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+BIN = Path(sys.executable).parent
+PATIENCE_S = 15  # tools/hold.py needs up to 10 s to end a stage with all its processes
+KEPT = 200  # last lines that say why a command failed
+
+
+def environment() -> dict[str, str]:
+    """The variables of every command: this environment's programs first on PATH, output line by line."""
+    path = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def dvc() -> str:
+    """The dvc beside this Python."""
+    return str(BIN / "dvc")
+
+
+def stream(command: Sequence[str], root: Path, log: Callable[[str], object]) -> tuple[int, list[str]]:
+    """Run a command in `root`, hand each line of its output to `log`. Returns exit code and the last lines.
+
+    It runs under tools/hold.py, which leaves no process of it behind: neither when the wait ends early (Ctrl-C, a
+    cancelled run, a time-out) nor when this process is killed.
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-E", "-S", str(TOOLS / "hold.py"), "stage", *command],
+        cwd=root,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # a Ctrl-C is for this process to handle
+    )
+    last: deque[str] = deque(maxlen=KEPT)
+    assert child.stdout is not None
+    try:
+        for line in child.stdout:
+            if text := line.rstrip():
+                log(text)
+                last.append(text)
+        return child.wait(), list(last)
+    finally:
+        end(child)
+        child.stdout.close()
+
+
+def ask(command: Sequence[str], root: Path) -> str:
+    """Standard output of a short command. Raises RuntimeError with its last line where it fails."""
+    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RuntimeError(f"`{' '.join(command)}` failed: {said[-1]}")
+    return done.stdout
+
+
+def end(child: subprocess.Popen[Any]) -> None:
+    """End what runs under tools/hold.py, with all that it started."""
+    if child.poll() is not None:
+        return
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()

@@ -1,0 +1,111 @@
+"""A small DVC repository with cheap stages, laid out as this one: stages that always run, and stages that run on demand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+DVC = str(Path(sys.executable).with_name("dvc"))
+
+PARAMS = """\
+recipe: tiny
+lr: 0.1
+finetune:
+  a: {lr: 0.5}
+  b: {lr: 0.25}
+"""
+ALWAYS = """\
+stages:
+  evaluate:
+    foreach: ${finetune}
+    do:
+      cmd: >-
+        echo evaluating ${key}; mkdir -p reports/evaluate/${key};
+        cp models/ft/${key} reports/evaluate/${key}/metrics.json
+      deps: ["models/ft/${key}"]
+      metrics: ["reports/evaluate/${key}/metrics.json"]
+  report:
+    cmd: cat reports/evaluate/*/metrics.json > summary.txt
+    deps: [reports/evaluate]
+    outs: [summary.txt]
+"""
+ON_DEMAND = """\
+vars: [../params.yaml]
+stages:
+  unneeded:
+    wdir: ..
+    cmd: echo > unneeded.txt
+    outs: [unneeded.txt]
+  pretrain:
+    wdir: ..
+    cmd: echo "the loss is ${lr}"; mkdir -p models; echo ${lr} > models/pretrain; echo x >> pretrained
+    params: [lr]
+    outs: [models/pretrain]
+  finetune:
+    foreach: ${finetune}
+    do:
+      wdir: ..
+      cmd: >-
+        mkdir -p models/ft; echo '{"r1": ${item.lr}}' > models/ft/${key}
+      deps: [models/pretrain]
+      params: ["finetune.${key}"]
+      outs: ["models/ft/${key}"]
+"""
+# stands for `python -m alpro` in the stages' shell
+COMMAND_LINE = "import sys\nopen('.make/verbs', 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+
+
+def run(*words: str, cwd: Path) -> str:
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def commit(root: Path, message: str = "state") -> None:
+    run("git", "add", "-A", cwd=root)
+    run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-m", message, cwd=root)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "project"
+    files = {
+        "params.yaml": PARAMS,
+        "dvc.yaml": ALWAYS,
+        "stages/dvc.yaml": ON_DEMAND,
+        "alpro/__init__.py": "",
+        "alpro/__main__.py": COMMAND_LINE,
+        ".gitignore": "/.prefect/\n/.make/\n/.state/\n/pretrained\n__pycache__/\n",
+        ".make/verbs": "",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    run("git", "init", "-q", "-b", "main", cwd=root)
+    for name in ("GIT_AUTHOR", "GIT_COMMITTER"):  # `dvc exp save` makes a commit
+        monkeypatch.setenv(f"{name}_NAME", "t")
+        monkeypatch.setenv(f"{name}_EMAIL", "t@t")
+    run(DVC, "init", "-q", cwd=root)
+    commit(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefect's database, which takes long to make, is made once."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+def flow_command(*words: str) -> list[str]:
+    """`python -m flows.pipeline` with this repository's code; -P, so that the scratch's `alpro` is not taken for it."""
+    return [sys.executable, "-P", "-m", "flows.pipeline", *words]
+
+
+def flow_environment(server_home: Path) -> dict[str, str]:
+    own = {"PYTHONPATH": str(REPOSITORY), "PREFECT_HOME": str(server_home), "PREFECT_LOGGING_LEVEL": "INFO"}
+    return {**{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}, **own}

@@ -1,0 +1,115 @@
+"""The flow with a real embedded server: order and log, failure by name, no process left, a second run refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.lock import only_run
+
+from .conftest import commit, flow_command, flow_environment
+
+pytestmark = pytest.mark.slow  # the server alone needs 10 s
+PATIENCE_S = 600
+
+
+def rows(home: Path, query: str) -> list[tuple[str, ...]]:
+    with sqlite3.connect(home / "prefect.db") as database:
+        return database.execute(query).fetchall()
+
+
+def run_flow(root: Path, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(flow_command(*words), cwd=root, env=flow_environment(home), capture_output=True, text=True)
+
+
+def latest(home: Path) -> tuple[str, str, str]:
+    """(id, name, state) of the last flow run."""
+    found = rows(home, "select id, name, state_type from flow_run order by created desc limit 1")
+    return found[0][0], found[0][1], found[0][2]
+
+
+def living_in(root: Path) -> list[int]:
+    """Processes whose working directory is below root."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").resolve().is_relative_to(root) and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition: object, what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, f"no {what} within {PATIENCE_S} s"
+        time.sleep(0.1)
+
+
+def test_stages_run_in_order_with_their_log_and_leave_artifacts(scratch: Path, server_home: Path) -> None:
+    done = run_flow(scratch, server_home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run_id, name, state = latest(server_home)
+    assert state == "COMPLETED"
+    tasks = rows(server_home, f"select name from task_run where flow_run_id = '{run_id}' order by start_time")
+    assert [task for (task,) in tasks] == [
+        "preflight", "stage-pretrain", "stage-finetune@a", "stage-evaluate@a", "stage-finetune@b", "stage-evaluate@b",
+        "stage-report", "track",
+    ]  # fmt: skip
+    log = rows(
+        server_home,
+        "select message from log join task_run on log.task_run_id = task_run.id where task_run.name = 'stage-pretrain'",
+    )
+    assert ("the loss is 0.1",) in log
+    assert (scratch / ".make" / "verbs").read_text().split("\n")[:2] == ["preflight", "track sync"]
+    keys = {key for (key,) in rows(server_home, f"select key from artifact where flow_run_id = '{run_id}'")}
+    assert {"stages", "results", "progress"} <= keys
+    assert not (scratch / "unneeded.txt").exists() and "0.5" in (scratch / "summary.txt").read_text()
+
+    # again, as an experiment: what did not change does not run, and the checkout stays as it is
+    commit(scratch)
+    trial = run_flow(scratch, server_home, "--task", "a", "-S", "finetune.a.lr=0.125")
+    assert trial.returncode == 0, trial.stdout + trial.stderr
+    _, name, state = latest(server_home)
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=scratch, capture_output=True, text=True).stdout
+    listed = subprocess.run(["git", "for-each-ref", "refs/exps"], cwd=scratch, capture_output=True, text=True).stdout
+    assert state == "COMPLETED" and status == "" and listed.strip().endswith(f"/{name}")
+    assert (scratch / "pretrained").read_text() == "x\n"
+
+
+def test_a_failing_stage_fails_the_flow_by_name(scratch: Path, server_home: Path) -> None:
+    (scratch / "dvc.yaml").write_text("stages:\n  evil:\n    cmd: echo 'alpro - no space left' >&2; exit 2\n")
+    done = run_flow(scratch, server_home)
+    assert done.returncode == 1 and "flows: stage evil failed: alpro - no space left" in done.stderr
+    run_id, _, state = latest(server_home)
+    assert state == "FAILED"
+    message = rows(
+        server_home, f"select message from flow_run_state where flow_run_id = '{run_id}' order by timestamp desc limit 1"
+    )
+    assert "stage evil failed: alpro - no space left" in message[0][0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_leaves_no_process(scratch: Path, server_home: Path, number: signal.Signals) -> None:
+    body = "stages:\n  long:\n    cmd: (setsid sleep 1000 &) ; echo > started; sleep 1000\n"
+    (scratch / "dvc.yaml").write_text(body)
+    flow = subprocess.Popen(flow_command(), cwd=scratch, env=flow_environment(server_home), start_new_session=True)
+    try:
+        wait_for(lambda: (scratch / "started").exists(), "stage")
+        refused = subprocess.run(flow_command(), cwd=scratch, env=flow_environment(server_home), capture_output=True, text=True)
+        assert refused.returncode == 3 and f"process {flow.pid}" in refused.stderr
+        flow.send_signal(number)
+        assert flow.wait(PATIENCE_S) != 0
+        wait_for(lambda: not living_in(scratch), "end of its processes")
+    finally:
+        if flow.poll() is None:
+            os.killpg(flow.pid, signal.SIGKILL)
+    with only_run(scratch, "the next"):
+        pass

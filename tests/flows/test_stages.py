@@ -1,0 +1,169 @@
+"""Order from DVC's graph, one stage at a time, experiments beside the checkout: all that needs no Prefect."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows import experiment
+from flows.artifacts import result_rows, validation_text
+from flows.commands import stream
+from flows.edited import edited_outputs, put_aside
+from flows.lock import Busy, not_beside_make, only_run
+from flows.stages import Graph, StageFailed, graph, reproduce
+
+from .conftest import DVC, commit, run
+
+
+def test_the_order_is_dvcs_and_holds_only_what_is_needed(scratch: Path) -> None:
+    plan = graph(scratch)
+    assert plan.order == (
+        "stages/dvc.yaml:pretrain", "stages/dvc.yaml:finetune@a", "evaluate@a",
+        "stages/dvc.yaml:finetune@b", "evaluate@b", "report",
+    )  # fmt: skip
+    one = graph(scratch, ["evaluate@b"])
+    assert one.order == ("stages/dvc.yaml:pretrain", "stages/dvc.yaml:finetune@b", "evaluate@b")
+    assert plan.after(plan.find("finetune@b")) == {"stages/dvc.yaml:finetune@b", "evaluate@b", "report"}
+    with pytest.raises(ValueError, match=r"no stage 'finetun'.*pretrain"):
+        plan.find("finetun")
+
+
+def test_data_files_are_no_stages(scratch: Path) -> None:
+    (scratch / "raw").write_text("data")
+    run(DVC, "add", "-q", "raw", cwd=scratch)
+    (scratch / "dvc.yaml").write_text("stages:\n  report:\n    cmd: cp raw out\n    deps: [raw]\n    outs: [out]\n")
+    assert graph(scratch) == Graph(("report",), {"report": frozenset()})
+
+
+def test_a_stage_runs_is_left_alone_and_comes_from_the_cache(scratch: Path) -> None:
+    log: list[str] = []
+    assert reproduce("stages/dvc.yaml:pretrain", scratch, log.append) == "ran"
+    assert "the loss is 0.1" in log and not [line for line in log if "git add" in line]
+    assert reproduce("stages/dvc.yaml:pretrain", scratch, log.append) == "unchanged"
+    assert reproduce("stages/dvc.yaml:pretrain", scratch, log.append, force=True) == "ran"
+    (scratch / "stages" / "dvc.lock").unlink()
+    (scratch / "models" / "pretrain").unlink()
+    assert reproduce("stages/dvc.yaml:pretrain", scratch, log.append) == "restored"
+
+
+def test_a_failing_stage_is_named_with_its_own_last_words(scratch: Path) -> None:
+    (scratch / "dvc.yaml").write_text("stages:\n  evil:\n    cmd: echo 'alpro - the disk is full' >&2; exit 2\n")
+    with pytest.raises(StageFailed, match="stage evil failed: alpro - the disk is full") as failure:
+        reproduce("evil", scratch, lambda line: None)
+    assert not failure.value.transient
+
+
+def test_a_lock_that_another_process_holds_is_worth_another_try(scratch: Path) -> None:
+    lock = scratch / ".dvc" / "tmp" / "rwlock"
+    held = {"pid": os.getpid(), "cmd": "repro"}
+    lock.write_text(json.dumps({"write": {str(scratch / "models" / "pretrain"): held}}))
+    with pytest.raises(StageFailed) as failure:
+        reproduce("stages/dvc.yaml:pretrain", scratch, lambda line: None)
+    assert failure.value.transient
+
+
+def test_what_ends_the_wait_ends_the_command_and_its_children(scratch: Path) -> None:
+    seen: list[int] = []
+
+    def log(line: str) -> None:
+        seen.append(int(line))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stream(["sh", "-c", "setsid sleep 600 & echo $!; wait"], scratch, log)
+    stat = Path(f"/proc/{seen[0]}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_second_run_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:
+    at_work = rf"'tidy-otter' is at work.*process {os.getpid()}"
+    with only_run(tmp_path, "tidy-otter"), pytest.raises(Busy, match=at_work), only_run(tmp_path, "second"):
+        pass
+    with not_beside_make(tmp_path), pytest.raises(Busy, match="`make repro` is at work"), not_beside_make(tmp_path):
+        pass
+    with only_run(tmp_path, "third"), not_beside_make(tmp_path):
+        pass
+
+
+@pytest.mark.slow  # twenty commands of DVC, two seconds each
+def test_a_run_with_overrides_leaves_the_checkout_alone(scratch: Path) -> None:
+    run(DVC, "repro", "-q", cwd=scratch)
+    run(DVC, "repro", "-q", "stages/dvc.yaml:unneeded", cwd=scratch)  # `dvc exp apply` wants the outputs of all stages
+    commit(scratch)
+    (scratch / "dvc.yaml").write_text((scratch / "dvc.yaml").read_text() + "# an edit that no commit holds\n")
+    before = run("git", "status", "--porcelain", cwd=scratch)
+    outcomes = []
+    with experiment.worktree(scratch, "tidy-otter") as place:
+        assert "an edit" in (place / "dvc.yaml").read_text()
+        experiment.override(place, ["finetune.a.lr=0.125", "+finetune.b.steps=[1,2]"])
+        assert yaml.safe_load((place / "params.yaml").read_text())["finetune"] == {
+            "a": {"lr": 0.125},
+            "b": {"lr": 0.25, "steps": [1, 2]},
+        }
+        experiment.restore(place)
+        stages = graph(place).order
+        outcomes = [reproduce(stage, place, lambda line: None) for stage in stages]
+        experiment.save(place, "tidy-otter", stages, "a trial")
+    assert outcomes == ["unchanged", "ran", "ran", "ran", "unchanged", "ran"]
+    assert not place.exists() and run("git", "worktree", "list", cwd=scratch).count("\n") == 1
+    assert run("git", "status", "--porcelain", cwd=scratch) == before
+    assert "0.5" in (scratch / "reports/evaluate/a/metrics.json").read_text()
+    shown = json.loads(run(DVC, "metrics", "diff", "--json", "HEAD", "tidy-otter", cwd=scratch))
+    assert shown["reports/evaluate/a/metrics.json"]["r1"] == {"old": 0.5, "new": 0.125, "diff": -0.375}
+    run("git", "checkout", "-q", ".", cwd=scratch)
+    run(DVC, "exp", "apply", "-q", "tidy-otter", cwd=scratch)
+    assert "0.125" in (scratch / "summary.txt").read_text()
+
+
+def test_a_worktree_goes_when_its_run_fails_and_the_next_sweeps_what_a_kill_left(scratch: Path) -> None:
+    with pytest.raises(StageFailed), experiment.worktree(scratch, "one") as place:
+        (place / ".state" / "resume").write_text("half way")
+        raise StageFailed("no")
+    assert (scratch / ".state" / "resume").read_text() == "half way", "an interrupted training goes on in the next run"
+    left = scratch / experiment.FOLDER / "killed"
+    run("git", "worktree", "add", "-q", "--detach", str(left), "HEAD", cwd=scratch)
+    with experiment.worktree(scratch, "two"):
+        assert not left.exists()
+
+
+def test_a_wrong_override_says_so(scratch: Path) -> None:
+    with pytest.raises(ValueError, match=r"overrides \['finetun.a.lr=1'\]"):
+        experiment.override(scratch, ["finetun.a.lr=1"])
+
+
+def test_files_put_into_outputs_are_found_and_moved_aside(scratch: Path) -> None:
+    (scratch / "dvc.yaml").write_text("stages:\n  a:\n    cmd: mkdir out; echo 1 > out/x\n    outs: [out]\n")
+    run(DVC, "repro", "-q", cwd=scratch)
+    (scratch / "data").mkdir()
+    (scratch / "data" / "video").write_text("real")
+    run(DVC, "add", "-q", "data", cwd=scratch)
+    assert edited_outputs(scratch) == []
+    (scratch / "data" / "another").write_text("data of their owner")
+    (scratch / "out" / "x").write_text("edited")
+    (scratch / "out" / "deep").mkdir()
+    (scratch / "out" / "deep" / "mine").write_text("precious")
+    assert edited_outputs(scratch) == ["out/deep/mine", "out/x"]
+    place = put_aside(scratch, edited_outputs(scratch))
+    assert (place / "out/deep/mine").read_text() == "precious" and (place / "out/x").read_text() == "edited"
+    assert edited_outputs(scratch) == []
+
+
+def test_artifacts_show_what_the_stages_wrote(tmp_path: Path) -> None:
+    evaluated = tmp_path / "reports/evaluate/msrvtt_ret"
+    evaluated.mkdir(parents=True)
+    (evaluated / "metrics.json").write_text(
+        json.dumps({"n": 100, "chance": 1.0, "text2video": {"r1": 30.25, "medianR": 4.0}, "ci95": {}})
+    )
+    validated = tmp_path / "reports/validate/msvd_qa"
+    validated.mkdir(parents=True)
+    (validated / "metrics.json").write_text(json.dumps({"errors": 0, "warnings": 2, "checks": {"row_once": 2}}))
+    assert result_rows(tmp_path, {"evaluate@msrvtt_ret", "evaluate@not_there", "report"}) == [
+        {"task": "msrvtt_ret", "n": "100", "chance": "1.00", "r1": "30.25", "medianR": "4.00"}
+    ]
+    text = validation_text(tmp_path, {"validate@msvd_qa"})
+    assert text and "| msvd_qa | 0 | 2 | row_once 2 |" in text and "msvd_qa/index.html" in text
+    assert validation_text(tmp_path, {"report"}) is None
