@@ -1,10 +1,11 @@
 """Where each toy of a scene is in each moment of the video, so that no single frame tells what only time shows.
 
-Whatever moves or changes its size runs through the same range one way or the other, so a frame of which one does not
-know when it was taken shows the same places and sizes for both ways; the middle frame does so even for those who
-know. The coordinate that stands still is spread like the one that moves, so a frame doesn't tell the axis either.
-It rains in a third of the video: in each third equally often. What tells is the *order* of the frames.
-Lengths are shares of the frame's side, time is a share of the video.
+Everything that moves or changes its size runs through a range again and again: at the end it jumps back to the
+beginning. Its phase is drawn evenly, so that at any moment its place (or size) is spread evenly over the range,
+whichever way it runs: a frame can't tell left from right, nor growing from shrinking. (Without the jump it could:
+evenly spread at every moment means no drift in the mean.) A change of color goes between two colors drawn alike,
+so that a frame doesn't tell whether it was early or late. Lengths are shares of the frame's side, time is a share
+of the video.
 """
 
 from __future__ import annotations
@@ -12,27 +13,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from alpro.data.sample.scenes import DIRECTIONS, MOMENTS, Scene, Toy
+from alpro.data.sample.scenes import DIRECTIONS, Scene, Toy
 
 FRAMES_PER_SECOND = 10
 FRAMES = (16, 24)  # shortest and longest video
-SIDE = {"small": 0.3, "large": 0.5, "": 0.4}
-WAY = (0.4, 0.6)  # how far a toy goes in a video, at most; large toys have less room
-GROWTH = (0.26, 0.34)  # by how much a side changes
-MARGIN = 0.01
+LAPS = (0.55, 0.8)  # share of its range that a toy runs through in a video
+GROWN = (0.18, 0.5)  # range of a size that changes
+SIDE = {"small": 0.26, "large": 0.44, "": 0.34}
+MOMENT = {"start": 0.25, "middle": 0.5, "end": 0.75}
+MARGIN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A quantity over time: `middle` at half time, changing by `way` over the whole video."""
+    """A quantity over time: it runs from `low` to `high` (or back, with a negative speed) again and again."""
 
-    middle: float
-    way: float = 0.0
+    low: float
+    high: float
+    phase: float = 0.0  # share of the range at time 0
+    speed: float = 0.0  # ranges per video; 0 stands still
 
     def at(self, time: float) -> float:
         """The value at a time in [0, 1]."""
-        return self.middle + self.way * (time - 0.5)
+        return self.low + (self.high - self.low) * ((self.phase + self.speed * time) % 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +49,27 @@ class Track:
     x: Course
     y: Course
     side: Course
+    later: str = ""
+    changes_at: float = 2.0  # never
 
-    def at(self, time: float) -> tuple[float, float, float]:
-        """Middle x and y, and side, at a time in [0, 1]."""
-        return self.x.at(time), self.y.at(time), self.side.at(time)
+    def at(self, time: float) -> tuple[float, float, float, str]:
+        """Middle x and y, side, and color at a time in [0, 1]."""
+        color = self.later if time >= self.changes_at else self.color
+        return self.x.at(time), self.y.at(time), self.side.at(time), color
 
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """All that a video's pixels follow from, apart from decoration and raindrops, which `seed` draws."""
+    """All that a video's pixels follow from, apart from the setting's decoration, which `seed` draws."""
 
     setting: str
     frames: int
     tracks: tuple[Track, ...]
     seed: int
-    rain: str = ""
 
-    def times(self) -> list[float]:
+    def times(self) -> NDArray[np.float64]:
         """The moment of each frame."""
-        return [(frame + 0.5) / self.frames for frame in range(self.frames)]
-
-    def rains(self, time: float) -> bool:
-        """Whether it rains at a time in [0, 1]."""
-        return bool(self.rain) and MOMENTS.index(self.rain) == min(int(3 * time), 2)
+        return (np.arange(self.frames) + 0.5) / self.frames
 
 
 def shoot(scene: Scene, rng: np.random.Generator) -> Film:
@@ -78,74 +81,76 @@ def shoot(scene: Scene, rng: np.random.Generator) -> Film:
         tracks = tuple(_in_lane(toy, rng) for toy in scene.toys)
     else:
         tracks = (_alone(scene.toys[0], rng),)
-    return Film(scene.setting, frames, tracks, seed=int(rng.integers(2**32)), rain=scene.rain)
+    return Film(scene.setting, frames, tracks, seed=int(rng.integers(2**32)))
 
 
-def _going(room: float, forwards: bool, rng: np.random.Generator) -> Course:
-    """A way through the middle `room` of the frame, one way or the other: the same places, in the opposite order."""
-    way = min(rng.uniform(*WAY), room)
-    spare = (room - way) / 2
-    return Course(0.5 + rng.uniform(-spare, spare), way if forwards else -way)
+def _still(value: float) -> Course:
+    return Course(value, value)
 
 
-def _frozen(course: Course, rng: np.random.Generator) -> Course:
-    """A standstill at a random moment of a course."""
-    return Course(course.at(rng.random()))
+def _running(low: float, high: float, backwards: bool, rng: np.random.Generator) -> Course:
+    speed = rng.uniform(*LAPS)
+    return Course(low, high, rng.random(), -speed if backwards else speed)
 
 
-def _side(toy: Toy, middle: float, rng: np.random.Generator) -> Course:
+def _track(toy: Toy, x: Course, y: Course, side: Course, rng: np.random.Generator) -> Track:
+    if not toy.moment:
+        return Track(toy.shape, toy.color, x, y, side)
+    return Track(toy.shape, toy.color, x, y, side, toy.later, MOMENT[toy.moment] + rng.uniform(-0.03, 0.03))
+
+
+def _side(toy: Toy, largest: float, rng: np.random.Generator) -> Course:
     if toy.motion in ("grow", "shrink"):
-        growth = rng.uniform(*GROWTH)
-        return Course(middle * rng.uniform(0.95, 1.05), growth if toy.motion == "grow" else -growth)
-    return Course(SIDE[toy.size] * rng.uniform(0.94, 1.06))
-
-
-def _edge(side: Course) -> float:
-    """How near to the frame's edge the middle may come."""
-    return (side.middle + abs(side.way) / 2) / 2 + MARGIN
+        return _running(GROWN[0], min(GROWN[1], largest), toy.motion == "shrink", rng)
+    return _still(min(SIDE[toy.size] * rng.uniform(0.94, 1.06), largest))
 
 
 def _alone(toy: Toy, rng: np.random.Generator) -> Track:
-    side = _side(toy, 0.4, rng)
-    edge = _edge(side)
-    room = 1 - 2 * edge
-    if toy.motion in DIRECTIONS:
-        along = _going(room, toy.motion in ("right", "down"), rng)
-        across = _frozen(_going(room, True, rng), rng)
+    side = _side(toy, 1.0, rng)
+    low = max(side.low, side.high) / 2 + MARGIN
+    high = 1 - low
+    if toy.motion in DIRECTIONS:  # both coordinates spread alike: a frame tells neither the way nor the axis
+        along = _running(low, high, toy.motion in ("left", "up"), rng)
+        across = _still(rng.uniform(low, high))
         x, y = (along, across) if toy.motion in ("left", "right") else (across, along)
-    elif toy.place:
-        shift = 0.5 - edge - rng.uniform(0, 0.03)
-        dx, dy = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}[toy.place]
-        jitter = rng.uniform(-0.03, 0.03)
-        x, y = (Course(0.5 + dx * shift + (jitter if dy else 0)), Course(0.5 + dy * shift + (jitter if dx else 0)))
-    else:
-        x, y = (Course(rng.uniform(edge, 1 - edge)) for _ in range(2))
-    return Track(toy.shape, toy.color, x, y, side)
+        return _track(toy, x, y, side, rng)
+    if not toy.place:
+        return _track(toy, _still(rng.uniform(low, high)), _still(rng.uniform(low, high)), side, rng)
+    step = 0.5 - low
+    dx, dy = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "middle": (0, 0)}[toy.place]
+    x0, y0 = 0.5 + dx * step, 0.5 + dy * step
+    jitter = rng.uniform(-0.04, 0.04, size=2)
+    return _track(toy, _still(_keep(x0 + jitter[0], low)), _still(_keep(y0 + jitter[1], low)), side, rng)
 
 
 def _in_lane(toy: Toy, rng: np.random.Generator) -> Track:
-    """One of two toys, each in its half of the frame."""
-    side = _side(toy, 0.3, rng)
-    lane = Course(0.5 + (0.25 if toy.place in ("bottom", "right") else -0.25))
+    """One of two toys, each in its half of the frame; both are spread alike along it."""
+    side = _side(toy, 0.46, rng)
+    low = max(side.low, side.high) / 2 + MARGIN
+    lane = _still(0.5 + (0.24 if toy.place in ("bottom", "right") else -0.24) + rng.uniform(-0.01, 0.01))
     if toy.motion in DIRECTIONS:
-        along = _going(1 - 2 * _edge(side), toy.motion in ("right", "down"), rng)
+        along = _running(low, 1 - low, toy.motion in ("left", "up"), rng)
     else:
-        along = Course(rng.uniform(0.42, 0.58))  # near the middle: its place is plain to see
+        along = _still(rng.uniform(max(low, 0.38), min(1 - low, 0.62)))  # near the middle: its place is plain to see
     x, y = (along, lane) if toy.place in ("top", "bottom") else (lane, along)
-    return Track(toy.shape, toy.color, x, y, side)
+    return _track(toy, x, y, side, rng)
 
 
 def _group(scene: Scene, rng: np.random.Generator) -> tuple[Track, ...]:
-    near, far = 0.26, 0.74
+    near, far = 0.27, 0.73
     places = {
         2: [[(near, 0.5), (far, 0.5)], [(0.5, near), (0.5, far)], [(near, near), (far, far)], [(far, near), (near, far)]],
         3: [[(near, near), (far, near), (0.5, far)], [(near, far), (far, far), (0.5, near)]],
         4: [[(near, near), (far, near), (near, far), (far, far)]],
     }[scene.count]
     chosen = places[int(rng.integers(len(places)))]
-    side = Course(rng.uniform(0.32, 0.38))
-    jitter = rng.uniform(-0.04, 0.04, size=(scene.count, 2))
-    toy = scene.toys[0]
+    side = rng.uniform(0.28, 0.36)
+    jitter = rng.uniform(-0.06, 0.06, size=(scene.count, 2))
     return tuple(
-        Track(toy.shape, toy.color, Course(x + dx), Course(y + dy), side) for (x, y), (dx, dy) in zip(chosen, jitter, strict=True)
+        _track(scene.toys[0], _still(x + dx), _still(y + dy), _still(side), rng)
+        for (x, y), (dx, dy) in zip(chosen, jitter, strict=True)
     )
+
+
+def _keep(value: float, low: float) -> float:
+    return min(max(value, low), 1 - low)

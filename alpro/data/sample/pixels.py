@@ -19,10 +19,11 @@ RGB = {
     "yellow": (252, 214, 30),
     "green": (20, 140, 50),
     "blue": (38, 76, 222),
+    "purple": (150, 40, 190),
     "white": (252, 252, 252),
     "black": (24, 24, 28),
 }
-_DARK = ("blue", "black", "green", "red")  # their faces and rims are light
+_DARK = ("blue", "purple", "black", "green", "red")  # their faces and rims are light
 _SPRITE = 192  # side of the distance maps, which cover [-1.25, 1.25] of a toy's half side
 _REACH = 1.25
 
@@ -33,7 +34,7 @@ _REACH = 1.25
 def _outline(shape: str) -> NDArray[np.float64]:
     """(points, 2) polygon of a shape inside [-1, 1], y down."""
     turn = np.linspace(0, 2 * np.pi, 73)[:-1]
-    if shape in ("ball", "ring"):
+    if shape == "ball":
         return 0.97 * np.stack([np.cos(turn), np.sin(turn)], 1)
     if shape == "box":
         return np.array([(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)])
@@ -43,6 +44,14 @@ def _outline(shape: str) -> NDArray[np.float64]:
         return np.stack([radius * np.cos(at), radius * np.sin(at) + 0.06], 1)
     if shape == "cone":
         return np.array([(0.0, -1.0), (0.95, 0.88), (-0.95, 0.88)])
+    if shape == "cross":
+        a, b = 0.38, 0.97
+        quarter = np.array([(a, -b), (a, -a), (b, -a)])
+        return np.concatenate([quarter @ np.array([(c, s), (-s, c)]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))])
+    if shape == "heart":
+        x = np.sin(turn) ** 3
+        y = -(13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)) / 15.5
+        return np.stack([x, y - 0.05], 1)
     raise KeyError(shape)
 
 
@@ -61,10 +70,7 @@ def _sprite(shape: str) -> tuple[Floats, Floats]:
     at = start[:, 0] + edge[:, 0] * (y[..., None] - y0) / np.where(edge[:, 1] == 0, 1, edge[:, 1])
     inside = (crosses & (x[..., None] < at)).sum(-1) % 2 == 1
     body = np.where(inside, -distance, distance)
-    if shape == "ring":
-        body = np.maximum(body, 0.48 - np.hypot(x, y))  # a hole, and so no face
-        return body.astype(np.float32), np.ones_like(body, np.float32)
-    low = {"cone": 0.3, "star": 0.05}.get(shape, 0.0)  # where the face sits
+    low = {"cone": 0.3, "star": 0.05, "heart": -0.15}.get(shape, 0.0)  # where the face sits
     eyes = np.minimum(np.hypot(x - 0.2, y - low + 0.08), np.hypot(x + 0.2, y - low + 0.08)) - 0.11
     ring = np.abs(np.hypot(x, y - low - 0.1) - 0.2) - 0.05
     smile = np.maximum(ring, low + 0.16 - y)
@@ -169,27 +175,15 @@ def render(film: Film, size: int, frames: int | None = None) -> NDArray[np.uint8
     ground = background(film.setting, size, rng)
     times = film.times()[:frames]
     out = np.empty((len(times), size, size, 3), np.uint8)
-    before: tuple[object, ...] = ()
-    frame = ground
+    before: list[tuple[float, float, float, str]] = []
     for t, time in enumerate(times):
-        now = tuple(track.at(time) for track in film.tracks)
-        if now != before:  # else nothing moved
-            frame = ground.copy()
-            for track, (x, y, side) in zip(film.tracks, now, strict=True):
-                _stamp(frame, track.shape, x, y, side, track.color)
-            before = now
-        shown = _rain(frame, rng) if film.rains(time) else frame
-        out[t] = np.clip(shown + 0.5, 0, 255).astype(np.uint8)
+        now = [track.at(float(time)) for track in film.tracks]
+        if now == before:  # nothing moved
+            out[t] = out[t - 1]
+            continue
+        frame = ground.copy()
+        for track, (x, y, side, color) in zip(film.tracks, now, strict=True):
+            _stamp(frame, track.shape, x, y, side, color)
+        out[t] = np.clip(frame + 0.5, 0, 255).astype(np.uint8)
+        before = now
     return out
-
-
-def _rain(frame: Floats, rng: np.random.Generator) -> Floats:
-    """A frame under grey light, with slanting drops."""
-    size = frame.shape[0]
-    y, x = np.meshgrid((np.arange(size) + 0.5) / size, (np.arange(size) + 0.5) / size, indexing="ij")
-    across = 10 * (x + 0.35 * y)
-    column = np.floor(across).astype(int) % 14
-    along = (1.6 * y + rng.random(14)[column]) % 1.0
-    drops = (np.abs(across % 1.0 - 0.5) < 0.11) & (along < 0.5)
-    grey = 0.62 * frame + np.float32(0.12 * 130)
-    return np.where(drops[..., None], 0.3 * grey + 0.7 * np.array((205, 220, 245), np.float32), grey)

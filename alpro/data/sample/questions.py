@@ -1,7 +1,7 @@
 """Questions on a scene with one-word answers, of the five types what, who, how, where and when.
 
-Rule by which a question needs time (`is_motion_question`): its text holds a word of going, of changing or of rain.
-The scenes are drawn so that a single frame says nothing about the answer to those (see `film`).
+Rule by which a question needs time (`is_motion_question`): its text holds a word of going, changing, growing or
+turning. The scenes are drawn so that one frame says nothing about the answer to those (see `film`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from alpro.data.sample.scenes import DIRECTIONS, Scene, Toy
 from alpro.data.sample.words import COUNT_WORDS, PLURALS
 
 TYPES = ("what", "who", "how", "where", "when")
-MOTION_WORDS = frozenset(("go", "goes", "going", "move", "moves", "direction", "change", "changes", "rain", "rains"))
+MOTION_WORDS = frozenset(
+    ("go", "goes", "going", "move", "moves", "direction", "grows", "shrinks", "change", "changes", "turn", "bigger", "smaller")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,39 +45,54 @@ _ASK: dict[str, tuple[str, ...]] = {
     "shape": ("what is the {color} toy?", "what kind of toy is {color}?"),
     "setting": ("what is in the background?", "what place is this?", "what is the background?"),
     "direction": ("what direction does the {toy} move in?", "what direction does the {toy} go in?"),
+    "later": ("what color does the {toy} turn?", "what color does the {toy} change to?"),
     "who is": ("who is {color}?", "who has the color {color}?"),
     "who is at": ("who is at the {place}?",),
+    "who goes": ("who moves {motion}?", "who goes {motion}?", "who is going {motion}?"),
+    "who grows": ("who grows?", "who gets bigger?"),
+    "who shrinks": ("who shrinks?", "who gets smaller?"),
+    "who changes": ("who changes color?", "who changes its color?"),  # naming the color would let one frame answer
     "number": ("how many toys are there?", "how many toys do we see?"),
     "number of": ("how many {toys} are there?", "how many {toys} do we see?"),
     "size": ("how big is the {toy}?", "how large is the {toy}?"),
     "size change": ("how does the size of the {toy} change?", "how does the {toy} change its size?"),
     "place": ("where is the {toy}?", "where do we see the {toy}?"),
     "goal": ("where does the {toy} go?", "where is the {toy} going?", "where does the {toy} move?"),
-    "rain": ("when does it rain?", "when do we see rain?", "when is there rain?"),
+    "moment": ("when does the {toy} change color?", "when does the {toy} change its color?"),
 }
-MOTION_FAMILIES = ("direction", "size change", "goal", "rain")  # fewer than the others: every one is asked
+# Families that hold motion words come first: they are fewer than the others, and every one is wanted.
+MOTION_FAMILIES = ("direction", "later", "who goes", "who grows", "who shrinks", "who changes", "size change", "goal", "moment")
 
 
 def _facts(scene: Scene) -> list[tuple[str, Toy, str]]:
     """Everything that can be asked: (family, the toy that the question names, answer)."""
     first = scene.toys[0]
     facts = [("setting", first, scene.setting), ("number", first, COUNT_WORDS[scene.number])]
-    if scene.rain:
-        facts.append(("rain", first, scene.rain))
     if scene.kind == "group":
         return [*facts, ("number of", first, COUNT_WORDS[scene.count]), ("colors", first, first.color)]
     for toy in scene.toys:
-        facts += [("color", toy, toy.color), ("shape", toy, toy.shape), ("who is", toy, toy.shape)]
+        if toy.motion != "change":
+            facts += [("color", toy, toy.color), ("shape", toy, toy.shape), ("who is", toy, toy.shape)]
         if toy.size:
             facts.append(("size", toy, toy.size))
         if toy.place and toy.motion not in DIRECTIONS:
             facts.append(("place", toy, toy.place))
-            if scene.kind == "pair":
-                facts.append(("who is at", toy, toy.shape))
+        if toy.motion == "change":
+            facts += [("moment", toy, toy.moment), ("later", toy, toy.later)]
+    if scene.kind == "single":
+        if first.motion in DIRECTIONS:
+            facts += [("direction", first, first.motion), ("goal", first, first.motion)]
+        if first.motion in ("grow", "shrink"):
+            facts.append(("size change", first, "bigger" if first.motion == "grow" else "smaller"))
+        return facts
+    families = {"grow": "who grows", "shrink": "who shrinks", "change": "who changes"}
+    for toy in scene.toys:
+        if toy.motion != "still":
+            facts.append((families.get(toy.motion, "who goes"), toy, toy.shape))
+        if toy.motion not in DIRECTIONS:
+            facts.append(("who is at", toy, toy.shape))
         if toy.motion in ("grow", "shrink"):
             facts.append(("size change", toy, "bigger" if toy.motion == "grow" else "smaller"))
-    if scene.kind == "single" and first.motion in DIRECTIONS:
-        facts += [("direction", first, first.motion), ("goal", first, first.motion)]
     return facts
 
 
@@ -108,4 +125,4 @@ class Asker:
     def _phrase(self, family: str, toy: Toy) -> str:
         texts = _ASK[family]
         text = texts[int(self.rng.integers(len(texts)))]
-        return text.format(toy=toy.shape, toys=PLURALS[toy.shape], color=toy.color, place=toy.place)
+        return text.format(toy=toy.shape, toys=PLURALS[toy.shape], color=toy.color, place=toy.place, motion=toy.motion)

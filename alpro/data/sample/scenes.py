@@ -16,19 +16,18 @@ import numpy as np
 
 Card = TypeVar("Card")
 
-SHAPES = ("ball", "box", "star", "cone", "ring")
-COLORS = ("red", "yellow", "green", "blue", "white", "black")
+SHAPES = ("ball", "box", "star", "heart", "cone", "cross")
+COLORS = ("red", "yellow", "green", "blue", "purple", "white", "black")
 SETTINGS = ("meadow", "sea", "desert", "night", "city")
 DIRECTIONS = ("left", "right", "up", "down")
 SIZES = ("small", "large")
-PLACES = ("left", "right", "top", "bottom")
+PLACES = ("left", "right", "top", "bottom", "middle")
 MOMENTS = ("start", "middle", "end")
 
 # How often each kind of scene and each motion is dealt: the decks hold these cards.
-_KINDS = ("single",) * 12 + ("pair",) * 5 + ("group",) * 3
-_SINGLE_MOTIONS = DIRECTIONS * 3 + ("grow", "shrink") * 3 + ("still",) * 6
-_PAIR_MOTIONS = ("opposite",) * 2 + ("sizes",) + ("still",) * 2
-_RAIN = MOMENTS * 3 + ("",) * 9
+_KINDS = ("single",) * 11 + ("pair",) * 6 + ("group",) * 3
+_SINGLE_MOTIONS = DIRECTIONS * 3 + ("grow", "shrink") * 2 + ("still",) * 4 + ("change",) * 6
+_PAIR_MOTIONS = ("opposite",) * 6 + ("sizes",) * 3 + ("change",) * 4 + ("still",) * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +36,11 @@ class Toy:
 
     shape: str
     color: str
-    motion: str = "still"  # still, left, right, up, down, grow, shrink
+    motion: str = "still"  # still, left, right, up, down, grow, shrink, or change (of color)
     size: str = ""  # small, large; empty where the size changes, or where toys share the frame
-    place: str = ""  # left, right, top, bottom; empty where the toy roams over the frame
+    place: str = ""  # left, right, top, bottom, middle; empty where the toy roams over the frame
+    later: str = ""  # the color that it takes, when it changes color
+    moment: str = ""  # when it does: start, middle, end
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,6 @@ class Scene:
     setting: str
     toys: tuple[Toy, ...]
     count: int = 1  # of the one toy in `toys`; two different toys have count 1 each
-    rain: str = ""  # in which third of the video it rains: start, middle, end; empty where it doesn't
 
     @property
     def kind(self) -> str:
@@ -84,23 +84,29 @@ def draw(cards: Cards, moving: bool = True) -> Scene:
     """A scene; without `moving`, one that a still image can show."""
     kind = cards.deal("kind", _KINDS)
     setting = cards.deal("setting", SETTINGS)
-    rain = cards.deal("rain", _RAIN) if moving else ""
     if kind == "group":
         toy = Toy(cards.deal("shape", SHAPES), cards.deal("color", COLORS))
-        return Scene(setting, (toy,), count=cards.deal("count", (2, 3, 4)), rain=rain)
+        return Scene(setting, (toy,), count=cards.deal("count", (2, 3, 4)))
     if kind == "pair":
-        return Scene(setting, _pair(cards, cards.deal("pair", _PAIR_MOTIONS) if moving else "still"), rain=rain)
+        return Scene(setting, _pair(cards, cards.deal("pair", _PAIR_MOTIONS) if moving else "still"))
     motion = cards.deal("motion", _SINGLE_MOTIONS) if moving else "still"
     toy = Toy(cards.deal("shape", SHAPES), cards.deal("color", COLORS), motion)
-    if motion not in ("grow", "shrink"):
-        toy = replace(toy, size=cards.deal("size", SIZES))
+    if motion in ("grow", "shrink"):
+        return Scene(setting, (toy,))
+    toy = replace(toy, size=cards.deal("size", SIZES))
     if motion == "still":
         toy = replace(toy, place=cards.deal("place", PLACES))
-    return Scene(setting, (toy,), rain=rain)
+    if motion == "change":
+        toy = _changing(cards, toy, {toy.color})
+    return Scene(setting, (toy,))
 
 
 def _pair(cards: Cards, program: str) -> tuple[Toy, Toy]:
-    """Two toys that differ in shape and color, side by side or one above the other; if they move, then oppositely."""
+    """Two toys that differ in shape and color, side by side or one above the other.
+
+    Where one of them does something that is asked about, the other does the opposite, or looks the same in any
+    single frame: so a frame never tells which of the two it is.
+    """
     rows = cards.deal("rows", (True, False))
     first = Toy(cards.deal("shape", SHAPES), cards.deal("color", COLORS), place="top" if rows else "left")
     second = Toy(
@@ -108,14 +114,25 @@ def _pair(cards: Cards, program: str) -> tuple[Toy, Toy]:
         cards.deal("color", COLORS, but={first.color}),
         place="bottom" if rows else "right",
     )
+    swap = cards.deal("swap", (True, False))
+    if program == "change":
+        taken = {first.color, second.color}
+        if swap:
+            return first, _changing(cards, second, taken)
+        return _changing(cards, first, taken), second
     motions = {
         "opposite": ("left", "right") if rows else ("up", "down"),
         "sizes": ("grow", "shrink"),
         "still": ("still", "still"),
     }[program]
-    if cards.deal("swap", (True, False)):
+    if swap:
         motions = motions[::-1]
     return replace(first, motion=motions[0]), replace(second, motion=motions[1])
+
+
+def _changing(cards: Cards, toy: Toy, taken: set[str]) -> Toy:
+    later = cards.deal("later", COLORS, but=taken)
+    return replace(toy, motion="change", later=later, moment=cards.deal("moment", MOMENTS))
 
 
 # --- which telling fits which scene -----------------------------------------------------------------------
@@ -124,8 +141,6 @@ def _pair(cards: Cards, program: str) -> tuple[Toy, Toy]:
 def fits(telling: Scene, scene: Scene) -> bool:
     """Whether everything told is so in the scene; a telling of one toy also fits a scene with more toys."""
     if telling.setting and telling.setting != scene.setting:
-        return False
-    if telling.rain and telling.rain != scene.rain:
         return False
     if telling.count > 1 and telling.count != scene.count:
         return False
@@ -146,6 +161,8 @@ def _same(told: Toy, toy: Toy) -> bool:
             (told.motion, toy.motion),
             (told.size, toy.size),
             (told.place, toy.place),
+            (told.later, toy.later),
+            (told.moment, toy.moment),
         )
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from alpro.data.sample.scenes import DIRECTIONS, Scene, Toy
 
 COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
-PLURALS = {"ball": "balls", "box": "boxes", "star": "stars", "cone": "cones", "ring": "rings"}
+PLURALS = {"ball": "balls", "box": "boxes", "star": "stars", "heart": "hearts", "cone": "cones", "cross": "crosses"}
 
 _SETTING = {
     "meadow": ("on a meadow", "on the meadow", "on the grass"),
@@ -28,15 +28,16 @@ _PLACE = {
     "right": ("at the right", "on the right side"),
     "top": ("at the top",),
     "bottom": ("at the bottom",),
+    "middle": ("in the middle",),
 }
-_RAIN = ("and it rains {when}", "with rain {when}", "while it rains {when}")
-_MOMENT = {"start": "at the start", "middle": "in the middle of the video", "end": "at the end"}
+_MOMENT = {"start": "at the start", "middle": "in the middle of the clip", "end": "at the end"}
 # (third person, participle) of each motion
 _GOES = (("moves", "moving"), ("goes", "going"), ("slides", "sliding"), ("travels", "traveling"))
 _VERBS: dict[str, tuple[tuple[str, str], ...]] = {
     "grow": (("grows", "growing"), ("gets bigger", "getting bigger"), ("becomes bigger", "becoming bigger")),
     "shrink": (("shrinks", "shrinking"), ("gets smaller", "getting smaller"), ("becomes smaller", "becoming smaller")),
     "still": (("stays still", "staying still"), ("rests", "resting"), ("does not move", "not moving")),
+    "change": (("turns {later}", "turning {later}"), ("changes its color to {later}", "changing its color to {later}")),
     **{way: tuple((f"{one} {way}", f"{ing} {way}") for one, ing in _GOES) for way in DIRECTIONS},
 }
 for _way in ("left", "right"):
@@ -81,10 +82,15 @@ def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
 
 def _tell_some(toy: Toy, rng: np.random.Generator, everything: bool) -> Toy:
     """The toy with some of what may stay untold blanked."""
-    keep = rng.random(2) < 0.6
+    keep = rng.random(3) < 0.6
     if everything:
         return toy
-    return replace(toy, size=toy.size if keep[0] else "", place=toy.place if keep[1] else "")
+    return replace(
+        toy,
+        size=toy.size if keep[0] else "",
+        place=toy.place if keep[1] else "",
+        moment=toy.moment if keep[2] else "",
+    )
 
 
 def _noun_phrase(told: Toy, rng: np.random.Generator, count: int = 1) -> str:
@@ -97,35 +103,35 @@ def _noun_phrase(told: Toy, rng: np.random.Generator, count: int = 1) -> str:
 
 def _verb(told: Toy, rng: np.random.Generator) -> tuple[str, str]:
     verbs = _VERBS[told.motion]
-    return verbs[int(rng.integers(len(verbs)))]
+    does, doing = verbs[int(rng.integers(len(verbs)))]
+    when = f" {_MOMENT[told.moment]}" if told.moment else ""
+    return does.format(later=told.later) + when, doing.format(later=told.later) + when
 
 
 def caption(scene: Scene, rng: np.random.Generator, everything: bool = False) -> tuple[str, Scene]:
-    """One sentence on a video, and its telling. Sizes, places and rain are told by chance, or with `everything` always."""
+    """One sentence on a video, and its telling. Sizes, places and moments are told by chance, or with `everything` always."""
     toys = tuple(_tell_some(toy, rng, everything) for toy in scene.toys)
+    telling = replace(scene, toys=toys)
     where = _pick(rng, _SETTING[scene.setting])
-    if scene.kind == "pair" and rng.random() < 0.5:
-        toys = toys[::-1]
     if scene.kind == "group":
-        text = _pick(rng, _GROUP).format(toys=_noun_phrase(toys[0], rng, scene.count), where=where)
-    elif scene.kind == "single":
+        return _pick(rng, _GROUP).format(toys=_noun_phrase(toys[0], rng, scene.count), where=where), telling
+    does, doing = _verb(toys[0], rng)
+    if scene.kind == "single":
+        return _pick(rng, _SINGLE).format(toy=_noun_phrase(toys[0], rng), does=does, doing=doing, where=where), telling
+    if rng.random() < 0.5:
+        toys = toys[::-1]
         does, doing = _verb(toys[0], rng)
-        text = _pick(rng, _SINGLE).format(toy=_noun_phrase(toys[0], rng), does=does, doing=doing, where=where)
-    else:
-        (does, doing), (other_does, other_doing) = _verb(toys[0], rng), _verb(toys[1], rng)
-        text = _pick(rng, _PAIR).format(
-            toy=_noun_phrase(toys[0], rng),
-            other=_noun_phrase(toys[1], rng),
-            does=does,
-            doing=doing,
-            other_does=other_does,
-            other_doing=other_doing,
-            where=where,
-        )
-    rain = scene.rain if everything or rng.random() < 0.7 else ""
-    if rain:
-        text += " " + _pick(rng, _RAIN).format(when=_MOMENT[rain])
-    return text, replace(scene, toys=toys, rain=rain)
+    other_does, other_doing = _verb(toys[1], rng)
+    text = _pick(rng, _PAIR).format(
+        toy=_noun_phrase(toys[0], rng),
+        other=_noun_phrase(toys[1], rng),
+        does=does,
+        doing=doing,
+        other_does=other_does,
+        other_doing=other_doing,
+        where=where,
+    )
+    return text, replace(scene, toys=toys)
 
 
 def paragraph(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
@@ -144,8 +150,6 @@ def paragraph(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
         rest = [f"the {toy.shape} {_verb(toy, rng)[0]}." for toy in toys]
         rest += [f"the {toy.shape} is {toy.size}." for toy in toys if toy.size]
         rest += [f"the {toy.shape} is {_pick(rng, _PLACE[toy.place])}." for toy in toys if toy.place]
-    if scene.rain:
-        rest.append(f"it rains {_MOMENT[scene.rain]}.")
     return " ".join([first, *(rest[i] for i in rng.permutation(len(rest)))]), scene
 
 
