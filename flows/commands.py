@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 BIN = Path(sys.executable).parent
@@ -71,9 +74,16 @@ def end(child: subprocess.Popen[Any]) -> None:
     """End what runs under tools/hold.py, with all that it started."""
     if child.poll() is not None:
         return
+    try:
+        below = psutil.Process(child.pid).children(recursive=True)  # hold.py may be too young to see to them itself
+    except psutil.NoSuchProcess:
+        below = []
     child.send_signal(signal.SIGTERM)
     try:
         child.wait(PATIENCE_S)
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
+        child.kill()
         child.wait()
+    for process in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
