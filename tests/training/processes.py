@@ -58,7 +58,7 @@ def world(processes: int, command: Sequence[str], **options: float | str) -> sub
     )  # fmt: skip
 
 
-def done(process: subprocess.Popen[str], timeout_s: float = 400) -> str:
+def done(process: subprocess.Popen[str], timeout_s: float = 900) -> str:
     """Wait for a world that is to end well; its output."""
     output, _ = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, output

@@ -62,7 +62,7 @@ def test_four_processes_do_too_and_give_the_same_bits_twice(tmp_path: Path) -> N
 @pytest.mark.parametrize("fault", [{"bad_step": 4, "bad_value": "inf"}, {"die_step": 4}], ids=["inf", "exception"])
 def test_a_fault_on_one_rank_ends_all_with_its_own_words_first(tmp_path: Path, fault: dict[str, Any]) -> None:
     process = world(2, [*TOY, str(tmp_path / "out.pt"), json.dumps([["train", {"steps": 8, "show": True, **fault}]])])
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 1
     said = next(line for line in output.splitlines() if line.startswith("alpro launch: rank"))
     if "bad_step" in fault:
