@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from alpro import watch
 from alpro.errors import LaunchError
 
 Op = Literal["sum", "mean", "max", "min"]
+AnyTensor = TypeVar("AnyTensor", bound=Tensor)
 
 BUCKET_ELEMENTS = 32 * 2**20  # gradients are exchanged in pieces of 128 MB: the copy stays small beside the model
 
@@ -191,15 +192,17 @@ def exchange_gradients(parameters: Iterable[nn.Parameter]) -> None:
             p.grad = piece.view_as(p).to(p.dtype) if there else None
 
 
-def _buckets(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    buckets: list[list[nn.Parameter]] = []
+def _buckets(tensors: Iterable[AnyTensor]) -> list[list[AnyTensor]]:
+    """Tensors of one kind after each other, so many as fit."""
+    buckets: list[list[AnyTensor]] = []
     room = 0
-    for p in parameters:
-        if not buckets or p.numel() > room or (p.dtype, p.device) != (buckets[-1][0].dtype, buckets[-1][0].device):
+    for tensor in tensors:
+        kind = (tensor.dtype, tensor.device)
+        if not buckets or tensor.numel() > room or kind != (buckets[-1][0].dtype, buckets[-1][0].device):
             buckets.append([])
             room = BUCKET_ELEMENTS
-        buckets[-1].append(p)
-        room -= p.numel()
+        buckets[-1].append(tensor)
+        room -= tensor.numel()
     return buckets
 
 
@@ -240,19 +243,22 @@ def broadcast_object(value: Any, root: int = 0) -> Any:
     return pickle.loads(horovod.broadcast(data, root, name="alpro.object").numpy().tobytes())
 
 
-def broadcast(tensor: Tensor, root: int = 0, name: str = "broadcast") -> None:
-    """Overwrite a tensor, which has the same shape everywhere, with the root's."""
-    if (horovod := _world()) is not None:
-        with torch.no_grad():
-            whole = _carried(tensor.reshape(-1), lambda t: horovod.broadcast(t, root, name=f"alpro.{name}"))
-            tensor.copy_(whole.view_as(tensor))
+def broadcast_tensors(tensors: Iterable[Tensor], root: int = 0) -> None:
+    """Overwrite tensors, which have the same shapes in the same order everywhere, with the root's: few large exchanges."""
+    if (horovod := _world()) is None:
+        return
+    with torch.no_grad():
+        for bucket in _buckets(tensors):
+            whole = torch.cat([tensor.detach().reshape(-1) for tensor in bucket])
+            whole = _carried(whole, lambda t: horovod.broadcast(t, root, name="alpro.broadcast"))
+            for tensor, piece in zip(bucket, whole.split([tensor.numel() for tensor in bucket]), strict=True):
+                tensor.copy_(piece.view_as(tensor))
 
 
 def broadcast_state(module: nn.Module, root: int = 0) -> None:
     """Give every rank the root's parameters and buffers, in place."""
-    for name, tensor in sorted(module.state_dict().items()):
-        if tensor.numel():
-            broadcast(tensor, root, name)
+    state = module.state_dict()
+    broadcast_tensors([state[name] for name in sorted(state) if state[name].numel()], root)
 
 
 def barrier() -> None:

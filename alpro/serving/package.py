@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import alpro
+from alpro.errors import CheckpointError
 from alpro.serving.service import TEXT_COLUMN
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ EXAMPLES = {"caption": "a red circle moves to the left", "question": "what moves
 def save(checkpoint: Path, into: Path, *, frames: str, max_text_tokens: int, model: Model | None = None) -> None:
     """Write the MLflow model of a checkpoint directory into a new folder: files, code, signature, example, requirements.
 
-    frames, max_text_tokens: how the evaluation looks at clips and texts. Nothing is loaded but config.json.
+    frames, max_text_tokens: how the evaluation looks at clips and texts. Nothing is loaded but config.json; raises
+    CheckpointError where that names no task.
     """
     import mlflow
     import pandas
 
-    task = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["task"]
+    task = _task(checkpoint / "config.json")
     column = TEXT_COLUMN[task]
     mlflow.pyfunc.save_model(
         path=str(into),
@@ -44,6 +46,16 @@ def save(checkpoint: Path, into: Path, *, frames: str, max_text_tokens: int, mod
     )
     for cache in [*into.rglob("__pycache__")]:
         shutil.rmtree(cache)
+
+
+def _task(config: Path) -> str:
+    try:
+        task = json.loads(config.read_text(encoding="utf-8"))["task"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{config}: names no task ({error!r})") from None
+    if task not in TEXT_COLUMN:
+        raise CheckpointError(f"{config}: its task {task!r} is none of {', '.join(TEXT_COLUMN)}")
+    return task
 
 
 def signature(task: str) -> ModelSignature:

@@ -340,14 +340,16 @@ class Engine:
             self._put(snapshot.tensors("weights"))
         distributed.broadcast_state(self.model)
         moments = snapshot.tensors("moments") if snapshot is not None else {}
+        places: list[Tensor] = []
         for name, p in self.named.items():
             if name in updates:
                 state = {kind: torch.zeros_like(p) for kind in ("exp_avg", "exp_avg_sq")}
                 for kind, tensor in state.items():
                     if snapshot is not None:
                         tensor.copy_(moments[f"{kind}.{name}"])
-                    distributed.broadcast(tensor)
                 self.optimizer.state[p].update(step=updates[name], **state)
+                places += state.values()
+        distributed.broadcast_tensors(places)
 
     def _save_is_due(self) -> bool:
         return self.store is not None and time.monotonic() - self.saved_s >= self.settings.save_every_s

@@ -23,7 +23,7 @@ import pytest
 from alpro.config import Model
 from alpro.data.records import Question, Record
 from alpro.data.text import train_vocabulary
-from alpro.errors import DataError
+from alpro.errors import CheckpointError, DataError
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
 from alpro.models import build_model
@@ -153,6 +153,12 @@ def test_a_packed_model_holds_no_pickle_and_says_what_it_needs(packed):
     assert not any(name in needs for name in ("horovod", "dvc", "prefect", "great_expectations"))
 
 
+def test_a_checkpoint_that_names_no_task_is_not_packed(tmp_path):
+    (tmp_path / "config.json").write_text('{"task": "poetry"}')
+    with pytest.raises(CheckpointError, match="'poetry' is none of prompter, pretrain, retrieval, qa"):
+        package.save(tmp_path, tmp_path / "out", frames="uniform", max_text_tokens=20)
+
+
 def test_a_packed_model_answers_as_its_signature_says(packed, videos):
     import mlflow
 
@@ -195,7 +201,7 @@ def served(packed: Path, videos: Path, tmp_path: Path) -> Iterator[str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # mlflow starts uvicorn by name
     environment = {**os.environ, "ALPRO_MEDIA_ROOT": str(videos), "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": path}
     server = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
-    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
+    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
     try:
         while True:
             try:

@@ -137,7 +137,7 @@ def test_whatever_the_writer_does_the_training_goes_on(project, program, capsys)
         for row in ROWS * 50:
             run.log(row)
         process = run._process
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30  # of the 600 s that one of them sleeps
     assert process is None or process.poll() is not None
     assert capsys.readouterr().err.count("alpro: live tracking") <= 1
 
@@ -147,7 +147,7 @@ def test_a_training_shows_while_it_runs(project, monkeypatch):
     with live(TRAINED, params_of(TRAINED), root=project) as run:
         for row in ROWS[:30]:
             run.log(row)
-        assert select.select([run._process.stdout], [], [], 120)[0], "the writer did not open the store"
+        assert select.select([run._process.stdout], [], [], 300)[0], "the writer did not open the store"
         (shown,) = contents(project).runs[TRAINED]
         assert (shown.info.status, shown.data.params["model.width"]) == ("RUNNING", "64")
         for row in ROWS[30:]:
@@ -176,7 +176,7 @@ def test_the_writer_ends_soon_after_a_killed_training(project):
     training.send_signal(signal.SIGKILL)
     started = time.monotonic()
     training.stderr.read()  # until nobody holds it any more: the writer inherited it
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60  # 4 s where nothing else runs
     training.wait()
     training.stdout.close()
     training.stderr.close()
@@ -194,12 +194,12 @@ def test_a_server_killed_in_mid_run_costs_nothing(project, params, empty_store, 
         with live(TRAINED, params_of(TRAINED), root=project) as run:
             for row in ROWS[:20]:
                 run.log(row)
-            assert select.select([run._process.stdout], [], [], 120)[0], "the writer did not reach the server"
+            assert select.select([run._process.stdout], [], [], 300)[0], "the writer did not reach the server"
             _stop(server)
             started = time.monotonic()
             for row in ROWS[20:]:
                 run.log(row)
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < 10
         server = _serve(tmp_path / "server", unused_port)
         (half,) = contents(project).runs[TRAINED]
         done = sync(project, params)
@@ -220,7 +220,7 @@ def _serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     server = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and server.poll() is None:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
