@@ -218,6 +218,48 @@ def evaluate(
     )
 
 
+Checkpoint = Annotated[str, typer.Option("--checkpoint", help="Own or official, or an official output folder.")]
+Step = Annotated[str, typer.Option("--step", help="Of an output folder: best, last or a number.")]
+Tokenizer = Annotated[str | None, typer.Option("--tokenizer", help="Folder of the vocabulary, if not the checkpoint's.")]
+Frames = Annotated[str | None, typer.Option("--frames", help="uniform, uniform_floor or headtail, if not the training's.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def ask(
+    video: str,
+    question: str,
+    checkpoint: Checkpoint,
+    answers: Annotated[str | None, typer.Option(help="The answer list, if not the checkpoint's.")] = None,
+    step: Step = "best",
+    tokenizer: Tokenizer = None,
+    frames: Frames = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question about a video: the likeliest answers with their probabilities."""
+    from alpro.serving import single
+
+    model = single.load(checkpoint, step=step, tokenizer=tokenizer, answers=answers, frames=frames)
+    typer.echo(single.show_answers(single.ask(model, video, question), as_json))
+
+
+@app.command()
+def match(
+    video: str,
+    texts: list[str],
+    checkpoint: Checkpoint,
+    step: Step = "best",
+    tokenizer: Tokenizer = None,
+    frames: Frames = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how well texts fit a video: VTM's probability of a match and VTC's similarity."""
+    from alpro.serving import single
+
+    model = single.load(checkpoint, step=step, tokenizer=tokenizer, frames=frames)
+    typer.echo(single.show_matches(single.match(model, video, texts), as_json))
+
+
 @weights.command("show")
 def weights_show(
     checkpoint: str, task: Annotated[str | None, typer.Option(help="Show what of it a task's model takes.")] = None

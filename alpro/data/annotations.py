@@ -42,8 +42,12 @@ def read_corpus(corpus: Corpus, split: Literal["train", "val"] = "train") -> lis
 
 
 def read_answers(dataset: Dataset) -> dict[str, int]:
-    """The answers that can be given, each with its label: 0 to their number - 1, each once."""
-    path = Path(dataset.annotations) / "train_ans2label.json"
+    """A data set's answer list, as `read_answer_list` reads it."""
+    return read_answer_list(Path(dataset.annotations) / "train_ans2label.json")
+
+
+def read_answer_list(path: Path) -> dict[str, int]:
+    """The answers that can be given, each with its label: 0 to their number - 1, each once. Raises DataError."""
     answers = read_json(path)
     if not isinstance(answers, dict) or not answers:
         raise DataError(f"{path}: must hold one object {{answer: label}} with at least one answer")

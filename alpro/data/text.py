@@ -46,8 +46,8 @@ def load_tokenizer(directory: str | Path, vocab_size: int | None = None) -> Bert
         raise DataError(f"{directory}: the vocabulary lacks {', '.join(lost)}; it is no BERT vocabulary")
     if vocab_size is not None and len(tokenizer) != vocab_size:
         raise DataError(
-            f"{directory}: the vocabulary has {len(tokenizer)} tokens, params.yaml says model.vocab_size {vocab_size}; "
-            "make the two equal"
+            f"{directory}: the vocabulary has {len(tokenizer)} tokens, the model {vocab_size} (model.vocab_size); "
+            "make the two equal, or take the tokenizer that belongs to the checkpoint"
         )
     return tokenizer
 

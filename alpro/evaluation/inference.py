@@ -22,7 +22,7 @@ from alpro.data.annotations import SPLITS, read_dataset
 from alpro.errors import CheckpointError, ConfigError
 from alpro.evaluation.qa import QAResult
 from alpro.evaluation.retrieval import RetrievalResult
-from alpro.evaluation.run import Viewing, checkpoint_digest, evaluate, load_subject, read_answer_list
+from alpro.evaluation.run import Viewing, answer_list, checkpoint_digest, evaluate, load_subject
 from alpro.evaluation.summary import qa_rows, retrieval_rows
 from alpro.files import atomic_write, new_dir, write_json
 
@@ -66,9 +66,9 @@ def evaluate_checkpoint(
     dataset, split = _dataset(params.datasets[task], videos, annotations, params.evaluate[task].split)
     changes = {"batch_pairs": batch_size, "rerank": rerank}
     settings = params.evaluate[task].model_copy(update={key: value for key, value in changes.items() if value is not None})
-    training = params.finetune[task].model_copy(update=_official_lengths(found.training))
+    training = params.finetune[task].model_copy(update=official_lengths(found.training))
     folder = Path(tokenizer) if tokenizer else _tokenizer(found.path, params)
-    listed = None if dataset.task == "retrieval" else read_answer_list(found.path, dataset, answers)
+    listed = None if dataset.task == "retrieval" else answer_list(found.path, dataset, answers)
     subject = load_subject(params, dataset.task, found.path, training.num_frames, folder, listed)
     viewing = Viewing.of(training, subject.model.config.image_size)
     records = read_dataset(dataset, split)
@@ -141,7 +141,7 @@ def _training_arguments(folder: Path | None) -> Mapping[str, Any]:
     return arguments if isinstance(arguments, dict) else {}
 
 
-def _official_lengths(training: Mapping[str, Any]) -> dict[str, int]:
+def official_lengths(training: Mapping[str, Any]) -> dict[str, int]:
     """Frames and text tokens as an official training had them."""
     names = {"num_frm": "num_frames", "max_txt_len": "max_text_tokens"}
     return {own: int(training[name]) for name, own in names.items() if isinstance(training.get(name), int)}

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from alpro.data.records import Question, Record
 from alpro.data.video import Strategy
-from alpro.errors import CheckpointError, DataError
+from alpro.errors import DataError
 from alpro.evaluation import metrics
 from alpro.evaluation.clips import Look, Viewer
 from alpro.evaluation.metrics import Calibration
 from alpro.evaluation.texts import padded_ids, token_ids
 from alpro.evaluation.work import Progress, evaluating, shared
 from alpro.models import QuestionAnswering
+from alpro.models.checkpoint import check_answer_head
 
 TOP = 5
 
@@ -113,15 +114,14 @@ def evaluate_qa(
     answers: label of each answer; classes of the head beyond the list are named `class N` and are never right.
     `batch_pairs` bounds the questions of one batch. `look`: what the model is shown. `workers`: threads that
     read ahead. `decode_size`: as in training, None for image_size.
-    Raises DataError for an unreadable video or logits that are not finite, CheckpointError when the head has fewer classes
-    than the list has answers.
+    Raises DataError for an unreadable video or logits that are not finite, CheckpointError for a list of another length than
+    the head's.
     """
     asked = [record for record in records if record.questions]
     if not asked:
         raise DataError("no questions: nothing to answer")
     classes = cast(nn.Linear, model.classifier[-1]).out_features
-    if max(answers.values()) >= classes:
-        raise CheckpointError(f"the answer list has {max(answers.values()) + 1} labels, the model's head {classes} classes")
+    check_answer_head(len(answers), classes)
     names = {label: answer for answer, label in answers.items()}
     names = {label: names.get(label, f"class {label}") for label in range(classes)}
     viewer = Viewer(num_frames, frames_strategy, image_size, look, workers, decode_size)

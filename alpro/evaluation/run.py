@@ -17,11 +17,11 @@ import torch
 
 from alpro import distributed
 from alpro.config import Dataset, Evaluation, Params, Training, nearest
-from alpro.data.annotations import annotation_file, read_answers, read_dataset
+from alpro.data.annotations import annotation_file, read_answer_list, read_answers, read_dataset
 from alpro.data.records import Record
 from alpro.data.text import load_tokenizer
 from alpro.data.video import Strategy
-from alpro.errors import CheckpointError, ConfigError
+from alpro.errors import ConfigError
 from alpro.evaluation.clips import Look
 from alpro.evaluation.progress import reporting
 from alpro.evaluation.qa import QAResult, evaluate_qa
@@ -87,7 +87,7 @@ def run_evaluation(
     dataset, training = params.datasets[task], params.finetune[task]
     records = read_dataset(dataset, settings.split)
     tokenizer_folder = _tokenizer_folder(checkpoint, params.text.tokenizer)
-    answers = None if dataset.task == "retrieval" else read_answer_list(checkpoint, dataset)
+    answers = None if dataset.task == "retrieval" else answer_list(checkpoint, dataset)
     subject = load_subject(params, dataset.task, checkpoint, training.num_frames, tokenizer_folder, answers)
     viewing = Viewing.of(training, subject.model.config.image_size)
     found = {look: evaluate(subject, records, viewing, settings, look, label=f"{task} {look}") for look in looks}
@@ -211,21 +211,13 @@ def load_subject(
     return Subject(model.to(device()), tokenizer, answers, info)
 
 
-def read_answer_list(checkpoint: str | Path, dataset: Dataset, file: str | Path | None = None) -> Mapping[str, int]:
+def answer_list(checkpoint: str | Path, dataset: Dataset, file: str | Path | None = None) -> Mapping[str, int]:
     """The answer list: the file that was named, else the one that lies with the checkpoint, else the data set's.
 
-    Raises CheckpointError, or DataError for the data set's, when it can't be read.
+    Raises DataError when it can't be read.
     """
     own = Path(file) if file else Path(checkpoint) / "answers.json"
-    if not file and not own.is_file():
-        return read_answers(dataset)
-    try:
-        answers = json.loads(own.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{own}: no answer list ({' '.join(str(error).split())})") from None
-    if not isinstance(answers, dict) or not answers or not all(type(label) is int for label in answers.values()):
-        raise CheckpointError(f"{own}: must hold one object {{answer: label}}")
-    return answers
+    return read_answer_list(own) if file or own.is_file() else read_answers(dataset)
 
 
 def _tokenizer_folder(checkpoint: str | Path, otherwise: str) -> Path:

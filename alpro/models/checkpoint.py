@@ -109,6 +109,15 @@ def answer_head_width(answers: int) -> int:
     return max(answers, 1500)
 
 
+def check_answer_head(answers: int, classes: int) -> None:
+    """Raise CheckpointError unless a head of so many classes belongs to a list of so many answers, here or in released code."""
+    if classes not in (answers, answer_head_width(answers)):
+        raise CheckpointError(
+            f"the answer list has {answers} answers, the checkpoint's head {classes} classes; "
+            "give the list that it was trained with (train_ans2label.json)"
+        )
+
+
 def describe(model: Alpro) -> Info:
     """What config.json says of a model: enough to build it again and to prepare its pixels."""
     info: Info = {

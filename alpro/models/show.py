@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from alpro.config import nearest
 from alpro.errors import CheckpointError
 from alpro.models.alpro import TASKS, build_model
-from alpro.models.checkpoint import load_checkpoint, save_checkpoint
+from alpro.models.checkpoint import check_answer_head, load_checkpoint, save_checkpoint
 from alpro.models.weights import Report, load_model
 
 
@@ -45,7 +44,8 @@ def import_checkpoint(
 ) -> Report:
     """Write an official file as a checkpoint directory, with its tokenizer and answer list; returns what was done.
 
-    Raises CheckpointError for a file that can't be used, and for an answer list that is longer than the answer head.
+    Raises CheckpointError for a file that can't be used and for an answer list of another length than the answer head's,
+    DataError for a tokenizer or an answer list that can't be read.
     """
     changes: dict[str, Any] = {"num_frames": num_frames, "image_size": image_size}
     model, info, report = load_model(path, _task(task) if task else None, **{k: v for k, v in changes.items() if v is not None})
@@ -64,15 +64,11 @@ def import_checkpoint(
 
 
 def _check_answers(path: Path, width: int | None) -> None:
-    try:
-        labels = list(json.loads(path.read_text(encoding="utf-8")).values())
-        highest = max(map(int, labels))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: no answer list, which is a JSON object of answer: label ({error})") from None
+    from alpro.data.annotations import read_answer_list
+
     if width is None:
         raise CheckpointError(f"{path}: the checkpoint has no answer head")
-    if highest >= width:
-        raise CheckpointError(f"{path}: labels go up to {highest}, the checkpoint's answer head has {width} classes")
+    check_answer_head(len(read_answer_list(path)), width)
 
 
 def _arguments(info: dict[str, Any]) -> dict[str, Any]:

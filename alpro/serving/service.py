@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 TEXT_COLUMN = {"prompter": "caption", "pretrain": "caption", "retrieval": "caption", "qa": "question"}
 MEDIA_ROOT = "ALPRO_MEDIA_ROOT"
+BERT = "ext/bert-base-uncased"  # where the released code keeps the tokenizer of its files
+FRAMES: Strategy = "uniform"
+TEXT_TOKENS = 40
 
 
 @dataclass(frozen=True)
@@ -36,23 +39,41 @@ class Service:
     media_root: Path
 
     @classmethod
-    def load(cls, checkpoint: Path, frames: Strategy, max_text_tokens: int, media_root: str | None = None) -> Service:
-        """Load a checkpoint directory. Raises CheckpointError or DataError where it is incomplete or damaged.
+    def load(
+        cls,
+        checkpoint: Path,
+        frames: Strategy | None = None,
+        max_text_tokens: int | None = None,
+        media_root: str | None = None,
+        *,
+        tokenizer: str | Path | None = None,
+        answers: str | Path | None = None,
+    ) -> Service:
+        """Load a checkpoint directory, or an official file with its `tokenizer` folder and `answers` list.
 
-        `media_root`: the folder of the videos; else what ALPRO_MEDIA_ROOT names, else the working directory.
+        `media_root`: the folder of the videos; else what ALPRO_MEDIA_ROOT names, else the working directory. Frames and text
+        tokens that are not given are those of the training, else FRAMES and TEXT_TOKENS. Raises CheckpointError or DataError
+        where something is missing, damaged or does not belong together.
         """
         import alpro.models  # noqa: F401  before transformers: it cures torchvision
-        from alpro.data.rows import read_json
+        from alpro.data.annotations import read_answer_list
         from alpro.data.text import load_tokenizer
+        from alpro.models.checkpoint import check_answer_head
         from alpro.models.weights import load_model
 
         model, info, _ = load_model(checkpoint)
-        answers = read_json(checkpoint / "answers.json") if info["task"] == "qa" else None
-        if info["task"] == "qa" and not isinstance(answers, dict):
-            raise CheckpointError(f"{checkpoint / 'answers.json'}: must hold one object {{answer: label}}")
-        tokenizer = load_tokenizer(checkpoint / "tokenizer", model.config.vocab_size)
+        listed = None
+        if info["task"] == "qa":
+            if answers is None and not checkpoint.is_dir():
+                raise CheckpointError(f"{checkpoint}: has no answer list with it; name its train_ans2label.json")
+            listed = read_answer_list(Path(answers or checkpoint / "answers.json"))
+            check_answer_head(len(listed), info["num_answers"])
+        own = checkpoint / "tokenizer"
+        vocabulary = load_tokenizer(tokenizer or (own if checkpoint.is_dir() else BERT), model.config.vocab_size)
+        viewing = info.get("viewing", {})
+        longest = min(max_text_tokens or viewing.get("max_text_tokens", TEXT_TOKENS), model.config.max_positions)
         root = Path(media_root or os.environ.get(MEDIA_ROOT) or ".").resolve()
-        return cls(model, info["task"], tokenizer, answers, frames, max_text_tokens, root)
+        return cls(model, info["task"], vocabulary, listed, frames or viewing.get("frames", FRAMES), longest, root)
 
     def ask(self, table: pd.DataFrame) -> pd.DataFrame:
         """One row of results for each row of `video` (path) and `caption` or `question`; every video is read once.

@@ -30,6 +30,7 @@ from alpro.training.state import Lock, Store, prune
 from alpro.training.tasks import ClipTask, inputs, make_task
 
 STAGES = ("prompter", "pretrain", "finetune")
+VIEWING = {"frames": "eval_frames", "max_text_tokens": "max_text_tokens"}  # with which a checkpoint is to be asked
 
 
 def run_training(
@@ -179,6 +180,7 @@ def _write(task: ClipTask, given: Mapping[str, Any], best: Best, engine: Engine,
     config = {
         "trained": {"stage": given["stage"], "task": given.get("task"), "seed": given["seed"], "step": best.step},
         "validation": best.metrics,
+        "viewing": {name: given["training"][key] for name, key in VIEWING.items()},
         "inputs": given["inputs"],
     }
     extras: dict[str, str | Path] = dict(task.extras())

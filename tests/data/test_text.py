@@ -74,7 +74,7 @@ def test_a_copy_reads_the_same(folder, tmp_path):
 
 
 def test_a_size_that_is_not_the_models_names_both(folder):
-    with pytest.raises(DataError, match=r"text: the vocabulary has 200 tokens, .*model\.vocab_size 400"):
+    with pytest.raises(DataError, match=r"text: the vocabulary has 200 tokens, the model 400 \(model\.vocab_size\)"):
         load_tokenizer(folder, 400)
 
 

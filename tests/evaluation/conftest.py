@@ -86,7 +86,7 @@ def retrieval_model() -> Retrieval:
 
 @pytest.fixture(scope="session")
 def qa_model() -> QuestionAnswering:
-    return spread(build_model("qa", num_frames=4, config=SIZES, num_answers=8))
+    return spread(build_model("qa", num_frames=4, config=SIZES, num_answers=len(ANSWERS)))
 
 
 def spread(model: torch.nn.Module) -> torch.nn.Module:

@@ -10,7 +10,7 @@ import pytest
 
 from alpro.config import Params
 from alpro.data.records import Record
-from alpro.errors import CheckpointError, ConfigError
+from alpro.errors import CheckpointError, ConfigError, DataError
 from alpro.evaluation.inference import evaluate_checkpoint, find_checkpoint, official_figures
 from alpro.evaluation.qa import evaluate_qa
 from alpro.models.checkpoint import export_official
@@ -81,7 +81,7 @@ def test_the_named_answer_list_decides(official: Path, params: Params, project: 
     named_list = evaluate_checkpoint(params, "msvd_qa", folder, step="40", answers=other, output=tmp_path / "a", **data)
     from_data = evaluate_checkpoint(params, "msvd_qa", folder, step="40", output=tmp_path / "b", **data)
     assert named_list == from_data  # the data set's own list is that one
-    with pytest.raises(CheckpointError, match=r"nowhere\.json: no answer list"):
+    with pytest.raises(DataError, match=r"nowhere\.json: not found"):
         evaluate_checkpoint(params, "msvd_qa", folder, answers="nowhere.json", **data)
 
 

@@ -131,5 +131,5 @@ def test_rank_bins_cover_every_rank_once() -> None:
 
 def test_answers_that_lie_with_the_checkpoint_are_used(params: Params) -> None:
     dataset = params.datasets["msvd_qa"]
-    assert run.read_answer_list(params.evaluate["msvd_qa"].checkpoint, dataset) == ANSWERS
-    assert run.read_answer_list("nowhere", dataset) == OTHER_LABELS
+    assert run.answer_list(params.evaluate["msvd_qa"].checkpoint, dataset) == ANSWERS
+    assert run.answer_list("nowhere", dataset) == OTHER_LABELS

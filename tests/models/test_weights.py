@@ -13,6 +13,7 @@ import torch
 
 from alpro.errors import CheckpointError
 from alpro.models import TASKS
+from alpro.models.checkpoint import check_answer_head
 from alpro.models.weights import answer_head_width, export_official, load_checkpoint, load_into, load_model, save_checkpoint
 
 
@@ -157,6 +158,11 @@ def test_answer_list_of_the_wrong_length_is_refused(small):
     with pytest.raises(CheckpointError, match="answer list is another one"):
         load_into(small("qa", num_answers=7), small("qa").state_dict())
     assert answer_head_width(1000) == 1500 and answer_head_width(2423) == 2423
+    for answers, classes in ((5, 5), (5, 1500), (1500, 1500), (2423, 2423)):
+        check_answer_head(answers, classes)
+    for answers, classes in ((1500, 2423), (2423, 1500), (7, 5), (5, 7)):  # MSRVTT-QA's list on MSVD-QA's head, and so on
+        with pytest.raises(CheckpointError, match=f"has {answers} answers, the checkpoint's head {classes} classes"):
+            check_answer_head(answers, classes)
 
 
 def test_lavis_checkpoint_goes_through_the_same_table(small, tmp_path):

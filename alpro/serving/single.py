@@ -1,0 +1,120 @@
+"""One video and a question, or one video and some texts: what `alpro ask` and `alpro match` print, and the same in Python.
+
+    from alpro.serving import ask, load, match
+
+    model = load("models/sample/finetune/msvd_qa")
+    ask(model, "video.mp4", "what is the man doing?")        # [Answer(answer="cook", probability=0.62), ...]
+    model = load("model_step_best.pt", tokenizer="ext/bert-base-uncased")
+    match(model, "video.mp4", ["a man cooks", "a dog runs"])  # [Match(text="a man cooks", probability=0.97, ...), ...]
+
+The numbers are those of the evaluation, through `service.Service`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from alpro.config import nearest
+from alpro.data.video import Strategy
+from alpro.errors import CheckpointError, ConfigError, DataError
+from alpro.serving.service import TEXT_COLUMN, Service
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One of the likeliest answers to a question."""
+
+    answer: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How well a text fits a video: VTM's probability of a match (None of a prompter, which has no VTM), VTC's cosine."""
+
+    text: str
+    probability: float | None
+    similarity: float
+
+
+def load(
+    checkpoint: str | Path,
+    *,
+    step: str = "best",
+    tokenizer: str | Path | None = None,
+    answers: str | Path | None = None,
+    frames: str | None = None,
+    max_text_tokens: int | None = None,
+) -> Service:
+    """Load what `ask` and `match` need: a directory of our own, an official .pt, or an official output folder with its `step`.
+
+    What is left out comes with the checkpoint; failing that the tokenizer is BERT's in ext/bert-base-uncased, frames are
+    `uniform` and texts have 40 tokens at most. Raises CheckpointError or DataError for what is missing or does not fit,
+    ConfigError for an unknown way to choose frames.
+    """
+    from alpro.evaluation.inference import find_checkpoint, official_lengths
+
+    looks = [name for name in get_args(Strategy) if name != "random"]
+    if frames is not None and frames not in looks:
+        raise ConfigError(f"frames {frames!r}: must be one of {', '.join(looks)}{nearest(frames, looks)}")
+    found = find_checkpoint(checkpoint, step)
+    given = official_lengths(found.training).get("max_text_tokens")
+    strategy = cast(Strategy | None, frames)
+    return Service.load(found.path, strategy, max_text_tokens or given, "/", tokenizer=tokenizer, answers=answers)
+
+
+def ask(model: Service, video: str | Path, question: str) -> list[Answer]:
+    """The five likeliest answers to a question, the likeliest first.
+
+    Raises CheckpointError for a model that answers none, DataError for an empty question or a video that can't be read.
+    """
+    if TEXT_COLUMN[model.task] != "question":
+        raise CheckpointError(f"a {model.task} checkpoint answers no questions; give one of task qa")
+    row = _rows(model, video, [question])[0]
+    return [Answer(*pair) for pair in zip(row["top_answers"], row["top_probabilities"], strict=True)]
+
+
+def match(model: Service, video: str | Path, texts: Sequence[str]) -> list[Match]:
+    """How well each text fits the video, in the texts' order. Raises as `ask` does."""
+    if TEXT_COLUMN[model.task] != "caption":
+        raise CheckpointError(f"a {model.task} checkpoint matches no texts; give one of task retrieval, pretrain or prompter")
+    if not texts:
+        raise DataError("no text to match; give at least one")
+    rows = _rows(model, video, texts)
+    return [Match(text, row.get("score"), row["similarity"]) for text, row in zip(texts, rows, strict=True)]
+
+
+def show_answers(answers: Sequence[Answer], as_json: bool = False) -> str:
+    """Answers as a table, or as JSON."""
+    if as_json:
+        return json.dumps([asdict(answer) for answer in answers], ensure_ascii=False)
+    return "\n".join(f"{100 * answer.probability:5.1f} %  {answer.answer}" for answer in answers)
+
+
+def show_matches(matches: Sequence[Match], as_json: bool = False) -> str:
+    """Matches as a table with the columns VTM and VTC, or as JSON."""
+    if as_json:
+        return json.dumps([asdict(match) for match in matches], ensure_ascii=False)
+    rows = [
+        f"{'-':>7}  {m.similarity:6.3f}  {m.text}"
+        if m.probability is None
+        else f"{100 * m.probability:5.1f} %  {m.similarity:6.3f}  {m.text}"
+        for m in matches
+    ]
+    return "\n".join([f"{'VTM':>7}  {'VTC':>6}", *rows])
+
+
+def _rows(model: Service, video: str | Path, texts: Sequence[str]) -> list[dict[str, Any]]:
+    import pandas
+
+    path = Path(video).absolute()
+    if not path.is_file():
+        raise DataError(f"{video}: no such file; give a video")
+    if not all(text.strip() for text in texts):
+        raise DataError("a text is empty; give words")
+    table = pandas.DataFrame({"video": [str(path)] * len(texts), TEXT_COLUMN[model.task]: list(texts)})
+    return model.ask(table).to_dict("records")

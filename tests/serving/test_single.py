@@ -1,0 +1,118 @@
+"""Single inputs: a question or texts about one video give the evaluation's numbers; what can't be used is one clear line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from alpro.cli import app
+from alpro.data.records import Question, Record
+from alpro.errors import CheckpointError, ConfigError, DataError
+from alpro.evaluation.qa import evaluate_qa
+from alpro.evaluation.retrieval import evaluate_retrieval
+from alpro.models.weights import export_official, load_model
+from alpro.serving import ask, load, match
+
+from .conftest import ANSWERS, LOOK, TEXTS, VIDEO
+
+
+def test_ask_gives_the_evaluations_five_likeliest_answers(checkpoints):
+    model = load(checkpoints / "qa")
+    found = ask(model, VIDEO, TEXTS[1])
+    record = Record("one", VIDEO, questions=(Question(0, TEXTS[1], "red", "what"),))
+    expected = evaluate_qa(model.model, [record], model.tokenizer, ANSWERS, **LOOK).predictions[0].top
+    assert tuple((a.answer, a.probability) for a in found) == expected
+    assert sum(a.probability for a in found) == pytest.approx(1)  # a list of three answers
+
+
+def test_match_gives_the_evaluations_scores(checkpoints):
+    model = load(checkpoints / "retrieval")
+    found = match(model, str(VIDEO), TEXTS)
+    expected = evaluate_retrieval(model.model, [Record("one", VIDEO, captions=tuple(TEXTS))], model.tokenizer, **LOOK)
+    assert [m.text for m in found] == TEXTS
+    assert [m.probability for m in found] == pytest.approx(expected.scores[:, 0].tolist(), abs=1e-6)
+    assert [m.similarity for m in found] == pytest.approx(expected.similarities[:, 0].tolist(), abs=1e-6)
+    assert match(load(checkpoints / "prompter"), VIDEO, TEXTS[:1])[0].probability is None
+
+
+def test_an_official_file_answers_like_our_own_checkpoint(checkpoints, tmp_path):
+    folder = tmp_path / "public"
+    export_official(load_model(checkpoints / "qa")[0], folder / "ckpt/model_step_best.pt")
+    named = {"tokenizer": checkpoints / "text", "answers": checkpoints / "answers.json"}
+    own = ask(load(checkpoints / "qa"), VIDEO, TEXTS[1])
+    for place in (folder, folder / "ckpt/model_step_best.pt"):
+        found = ask(load(place, **named), VIDEO, TEXTS[1])[: len(own)]
+        assert [a.answer for a in found] == [a.answer for a in own]
+        assert [a.probability for a in found] == pytest.approx([a.probability for a in own], abs=1e-6)
+
+
+def test_frames_and_text_tokens_are_those_of_the_training(checkpoints, tmp_path):
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    for path in (checkpoints / "retrieval").iterdir():
+        (folder / path.name).symlink_to(path)
+    config = json.loads((folder / "config.json").read_text()) | {"viewing": {"frames": "headtail", "max_text_tokens": 7}}
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(config))
+    model = load(folder)
+    assert (model.frames, model.max_text_tokens) == ("headtail", 7)
+    model = load(folder, frames="uniform_floor", max_text_tokens=9)
+    assert (model.frames, model.max_text_tokens) == ("uniform_floor", 9)
+    assert load(checkpoints / "retrieval").frames == "uniform"
+
+
+def test_a_checkpoint_of_the_wrong_task_is_refused(checkpoints):
+    with pytest.raises(CheckpointError, match="a retrieval checkpoint answers no questions; give one of task qa"):
+        ask(load(checkpoints / "retrieval"), VIDEO, TEXTS[1])
+    with pytest.raises(CheckpointError, match="a qa checkpoint matches no texts"):
+        match(load(checkpoints / "qa"), VIDEO, TEXTS)
+
+
+def test_a_missing_or_unreadable_video_is_named(checkpoints, tmp_path):
+    model = load(checkpoints / "qa")
+    with pytest.raises(DataError, match=r"none\.mp4: no such file"):
+        ask(model, tmp_path / "none.mp4", TEXTS[1])
+    with pytest.raises(DataError, match=r"made_text_not_a_video\.mp4"):
+        ask(model, VIDEO.with_name("made_text_not_a_video.mp4"), TEXTS[1])
+    with pytest.raises(DataError, match="a text is empty"):
+        ask(model, VIDEO, " ")
+    with pytest.raises(DataError, match="no text to match"):
+        match(load(checkpoints / "retrieval"), VIDEO, [])
+
+
+def test_what_an_official_file_does_not_carry_must_be_named(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "qa.pt"
+    export_official(load_model(checkpoints / "qa")[0], file)
+    with pytest.raises(CheckpointError, match=r"qa\.pt: has no answer list with it; name its train_ans2label\.json"):
+        load(file)
+    with pytest.raises(DataError, match="ext/bert-base-uncased: holds neither"):
+        load(file, answers=checkpoints / "answers.json")
+    (tmp_path / "long.json").write_text(json.dumps({f"word{n}": n for n in range(1600)}))
+    with pytest.raises(CheckpointError, match="the answer list has 1600 answers, the checkpoint's head 1500 classes"):
+        load(file, tokenizer=checkpoints / "text", answers=tmp_path / "long.json")
+    with pytest.raises(ConfigError, match="did you mean 'uniform'"):
+        load(file, frames="unifrm")
+
+
+def test_the_commands_print_a_table_or_json(checkpoints):
+    run = CliRunner().invoke
+    shown = run(app, ["ask", str(VIDEO), TEXTS[1], "--checkpoint", str(checkpoints / "qa")])
+    assert shown.exit_code == 0, shown.output
+    assert len(shown.stdout.splitlines()) == 3 and all(" %  " in line for line in shown.stdout.splitlines())
+    listed = json.loads(run(app, ["ask", str(VIDEO), TEXTS[1], "--checkpoint", str(checkpoints / "qa"), "--json"]).stdout)
+    assert [row["answer"] for row in listed] == [line.split()[-1] for line in shown.stdout.splitlines()]
+    shown = run(app, ["match", str(VIDEO), *TEXTS, "--checkpoint", str(checkpoints / "retrieval")])
+    assert [line.split(maxsplit=3)[-1] for line in shown.stdout.splitlines()[1:]] == TEXTS
+    command = ["match", str(VIDEO), *TEXTS[:2], "--checkpoint", str(checkpoints / "retrieval"), "--json"]
+    listed = json.loads(run(app, command).stdout)
+    assert [row["text"] for row in listed] == TEXTS[:2] and set(listed[0]) == {"text", "probability", "similarity"}
+
+
+def test_readme_names_the_python_face():
+    """The README's example is this API."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert "from alpro.serving import ask, load, match" in readme
