@@ -182,6 +182,9 @@ def evaluate(
         Path | None, typer.Option(help="Write a stage's record there, with the ablations, as params.yaml says.")
     ] = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="With --record: use the settings under `zeroshot`.")] = False,
+    ablations: Annotated[
+        bool, typer.Option("--ablations/--no-ablations", help="With --record: also with one frame, and with no picture.")
+    ] = True,
     step: Annotated[str, typer.Option(help="Of an output folder: best, last or a number.")] = "best",
     videos: Annotated[str | None, typer.Option(help="Folder of the videos, if not params.yaml's.")] = None,
     annotations: Annotated[str | None, typer.Option(help="train, val or test.jsonl, or their folder.")] = None,
@@ -197,11 +200,12 @@ def evaluate(
     from alpro import recipes
     from alpro.config import load
     from alpro.evaluation.inference import evaluate_checkpoint
-    from alpro.evaluation.run import run_evaluation
+    from alpro.evaluation.run import LOOKS, run_evaluation
 
     settings = load(recipes.path_of(recipe) if recipe else params)
     if record is not None:
-        run_evaluation(settings, task, checkpoint=checkpoint, record=record, zero_shot=zero_shot)
+        looks = LOOKS if ablations else LOOKS[:1]
+        run_evaluation(settings, task, checkpoint=checkpoint, record=record, zero_shot=zero_shot, looks=looks)
         return
     evaluate_checkpoint(
         settings,
@@ -307,6 +311,42 @@ def launch(verb: list[str], params: ParamsFile = PARAMS) -> None:
     from alpro.launch import main as run
 
     raise typer.Exit(run(load(params).launch, verb))
+
+
+@app.command()
+def register(
+    params: ParamsFile = PARAMS,
+    flow: Annotated[str | None, typer.Option(help="The Prefect run that made the state, named at the versions.")] = None,
+) -> None:
+    """Register the pipeline's checkpoints in MLflow, with where they come from."""
+    from alpro import registry
+    from alpro.config import load
+
+    typer.echo(str(registry.register(Path.cwd(), load(params), flow=flow)))
+
+
+@app.command()
+def promote(
+    task: Task,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the gate says.")] = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Make the candidate the champion, if it is better on the same data. Exit code 1: refused, nothing moved."""
+    from alpro import registry
+    from alpro.config import load
+
+    done = registry.promote(Path.cwd(), load(params), task, dry_run=dry_run)
+    typer.echo(str(done))
+    raise typer.Exit(0 if done.passed else 1)
+
+
+@app.command()
+def rollback(task: Task) -> None:
+    """Make the champion before the champion again."""
+    from alpro import registry
+
+    was, now = registry.rollback(Path.cwd(), task)
+    typer.echo(f"alpro-{task}@champion: version {was} -> {now}")
 
 
 @report.command("make")

@@ -229,6 +229,19 @@ class Evaluate(Evaluation):
     checkpoint: str = Field(description="What is evaluated; by default what the fine-tuning stage made.")
 
 
+class Gate(Section):
+    """What a candidate must show to become the champion (`alpro promote`); figures in percent or points of it."""
+
+    threshold: float | None = Field(None, description="Least R@1 or overall accuracy of a champion; null: none.")
+    gain: float = Field(0.0, ge=0, description="Least gain of that figure over the champion's.")
+    p_value: float = Field(0.05, gt=0, le=1, description="Largest p-value of the paired bootstrap over videos.")
+    resamples: PositiveInt = Field(10_000, description="Resamples of that bootstrap.")
+    recall_margin: float = Field(1.0, ge=0, description="R@5, R@10 and video-to-text R@1 may be so much worse.")
+    median_rank_margin: float = Field(0.0, ge=0, description="The median rank may be so much higher.")
+    type_margin: float = Field(2.0, ge=0, description="The accuracy of each type of question may be so much worse.")
+    type_queries: PositiveInt = Field(30, description="Types with fewer questions are shown, not judged.")
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -248,6 +261,7 @@ class Params(Section):
     finetune: dict[str, Training]
     evaluate: dict[str, Evaluate]
     zeroshot: dict[str, Evaluation] = Field({}, description="Retrieval sets on which `init.finetune` is evaluated as it is.")
+    gate: Gate = Gate()
 
     @model_validator(mode="after")
     def _names_agree(self) -> Params:

@@ -100,7 +100,7 @@ def sync(root: Path | str, params: Params, *, tags: Mapping[str, str] | None = N
         parent = _parent(store, state, tags or {})
         done = Synced(shown(store.uri), store.experiment, parent.info.run_id)
         children = _children(store, state, parent, done)
-        done.registered.extend(register_checkpoints(store, state, children))
+        done.registered.extend(register_checkpoints(store, state, children, tags))
         _finish_parent(store, state, parent, children)
     return done
 

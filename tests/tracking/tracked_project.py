@@ -46,6 +46,8 @@ def write_all(root: Path, params: Params) -> None:
         write_record(root, stage, steps)
         if steps:
             write_checkpoint(root, params, stage)
+    for task in params.datasets:
+        write_data(root, params, task)
     reports = root / "reports"
     (reports / "summary.json").write_text(json.dumps({"msrvtt_ret": {"r1": 31.5, "n": 20, "ci95": {"r1": [20.0, 40.0]}}}))
     (reports / "index.html").write_text("<html></html>")
@@ -94,6 +96,15 @@ def write_checkpoint(root: Path, params: Params, stage: str, salt: str = "") -> 
     return folder
 
 
+def write_data(root: Path, params: Params, task: str, salt: str = "") -> None:
+    """Annotations and a video of a data set, and the file that says they passed."""
+    dataset = params.datasets[task]
+    files = {f"{dataset.annotations}/test.jsonl": "{}", f"{dataset.videos}/one.mp4": task}
+    for path, content in {**files, f"models/{params.recipe}/validated/{task}.json": task}.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(content + salt)
+
+
 def write_locks(root: Path, params: Params, only: list[str] | None = None) -> None:
     """dvc.yaml and dvc.lock for what lies there, or `only` some stages: trainings in stages/ (`wdir: ..`), the rest in root."""
     prefix = f"models/{params.recipe}"
@@ -126,6 +137,12 @@ def write_locks(root: Path, params: Params, only: list[str] | None = None) -> No
             name = f"zeroshot@{task.removesuffix('_zeroshot')}" if zero else f"evaluate@{task}"
             deps = [entry(params.init.finetune if zero else f"{prefix}/finetune/{task}"), data]
             outer[name] = {"cmd": f"evaluate {stage}", "deps": deps, "outs": outs}
+    for task, dataset in params.datasets.items():
+        passed, given = f"{prefix}/validated/{task}.json", dataset.model_dump(mode="json")
+        if (root / passed).exists():
+            deps = [entry(dataset.annotations), entry(dataset.videos)]
+            named = {"params.yaml": {f"datasets.{task}": given}}
+            outer[f"validate@{task}"] = {"cmd": "v", "deps": deps, "params": named, "outs": [entry(passed)]}
     for folder, stages in ((root / "stages", inner), (root, outer)):
         folder.mkdir(exist_ok=True)
         names = {name.split("@")[0] for name in stages}
