@@ -29,6 +29,8 @@ app.add_typer(track, name="track")
 app.add_typer(report, name="report")
 weights = typer.Typer(help="Import, export and show checkpoints.", no_args_is_help=True)
 app.add_typer(weights, name="weights")
+config = typer.Typer(help="Configuration files of the released code.", no_args_is_help=True)
+app.add_typer(config, name="config")
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file.")]
 PARAMS = Path("params.yaml")
@@ -56,6 +58,20 @@ def recipe_list() -> None:
 
     for name in recipes.names():
         typer.echo(f"{name:10} {recipes.describe(name)}")
+
+
+@config.command("import")
+def config_import(
+    files: Annotated[list[Path], typer.Argument(help="Files of config_release/, or a training's log/args.json.")],
+    name: Annotated[str, typer.Option(help="The recipe's name, and the folder under models/.")] = "imported",
+    output: Annotated[Path, typer.Option(help="Where the parameters are written.")] = PARAMS,
+) -> None:
+    """Turn released configurations into parameters, and say what became of each key."""
+    from alpro.released import import_configs
+
+    found = import_configs(files, name)
+    found.write(output)
+    typer.echo(f"{found}\n{output}: written; what is not named here is as in recipe official")
 
 
 @app.command()

@@ -209,6 +209,11 @@ class Init(Section):
     teacher: str = Field(description="The prompter that pre-training asks.")
     pretrain: str
     finetune: str
+    resize: Literal["flat_nearest", "bicubic"] = Field(
+        "bicubic",
+        description="How a checkpoint's position embedding meets another image_size: over the flattened patches (released "
+        "code), or over both dimensions.",
+    )
 
 
 class Evaluation(Section):
@@ -219,6 +224,10 @@ class Evaluation(Section):
     rerank: PositiveInt | None = Field(None, description="VTM scores only the K best of VTC per query; null: all.")
     round_scores: int | None = Field(
         None, description="Decimals to which scores are rounded before ranking (released code: 4)."
+    )
+    count_padding: bool = Field(
+        False,
+        description="Of QA's printed figures: count the questions that fill up the last batches too (released code).",
     )
     bootstrap: PositiveInt = Field(1000, description="Resamples of the interval.")
 

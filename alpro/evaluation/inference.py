@@ -4,7 +4,7 @@
                         videos="data/msrvtt_ret/videos", annotations="data/msrvtt_ret/txt/test.jsonl")
 
 prints the dictionary that users of the released code know, and writes it as JSON under results_<split>/step_<N>/ with every
-query's result, the scores and the arguments. With recipe `official` it counts, rounds and breaks ties as the released code.
+query's result, the scores and the arguments. Recipe `official` counts, rounds and breaks ties as the released code.
 """
 
 from __future__ import annotations
@@ -73,13 +73,14 @@ def evaluate_checkpoint(
     viewing = Viewing.of(training, subject.model.config.image_size)
     records = read_dataset(dataset, split)
     result = evaluate(subject, records, viewing, settings, label=task)
-    figures = official_figures(result, params.recipe == "official")
+    figures = official_figures(result, settings.count_padding)
     if distributed.rank() == 0:
         arguments = {
             "task": task, "recipe": params.recipe, "checkpoint": str(found.path), "step": found.step, "split": split,
             "checkpoint_sha256": checkpoint_digest(found.path), "annotations": dataset.annotations, "videos": dataset.videos,
             "tokenizer": str(folder), "batch_pairs": settings.batch_pairs, "rerank": settings.rerank,
-            "round_scores": settings.round_scores, "num_frames": viewing.num_frames, "frames": viewing.frames_strategy,
+            "round_scores": settings.round_scores, "count_padding": settings.count_padding,
+            "num_frames": viewing.num_frames, "frames": viewing.frames_strategy,
             "image_size": viewing.image_size, "max_text_tokens": viewing.max_text_tokens, "processes": distributed.size(),
         }  # fmt: skip
         base = Path(output) if output else found.results or Path("results") / task

@@ -126,6 +126,7 @@ def _given(
         "threads": params.launch.threads,
         "max_unreadable": params.loader.max_unreadable,
         "model": params.model.model_dump(),
+        "resize": params.init.resize,
         "training": settings.model_dump(exclude={"save_every_s"}),
         "inputs": digests,
         "environment": environment(device),

@@ -163,7 +163,7 @@ class PrompterTask(CorpusTask):
             gradient_checkpointing=settings.gradient_checkpointing,
             seed=None,
         )
-        _start(model, init, params.seed, say)
+        _start(model, init, params, say)
         collator = Collator(_tokenizer(params), settings.max_text_tokens, params.seed)
         super().__init__(params, settings, model, ("vtc",), collator)
 
@@ -189,12 +189,12 @@ class PretrainTask(CorpusTask):
             seed=None,
         )
         tokenizer = _tokenizer(params)
-        _start(model, init, params.seed, say)
+        _start(model, init, params, say)
         if pem:
             if teacher is None:
                 raise ConfigError("pre-training with PEM (pretrain.objectives.pem) needs a prompter: give --teacher")
             prompter = cast(Prompter, cast(Pretrain, model).prompter)
-            _start(prompter, teacher, params.seed, say)
+            _start(prompter, teacher, params, say)
             prompter.set_prompts(words, tokenizer, settings.pem.ensemble)
         on = settings.objectives.model_dump()
         collator = Collator(
@@ -236,6 +236,7 @@ class DatasetTask(ClipTask):
             "max_text_tokens": settings.max_text_tokens,
             "frames_strategy": settings.eval_frames,
             "precision": settings.precision,
+            "decode_size": settings.decode_size,
             "batch_pairs": self.params.evaluate[self.name].batch_pairs,
             "progress": lambda done, total: watch.beat("validation", done, total),
         }
@@ -257,7 +258,7 @@ class RetrievalTask(DatasetTask):
             gradient_checkpointing=self.settings.gradient_checkpointing,
             seed=None,
         )
-        _start(self.model, init, params.seed, say)
+        _start(self.model, init, params, say)
 
     def validate(self) -> dict[str, float]:
         """Recalls and ranks in both directions."""
@@ -282,7 +283,7 @@ class QuestionAnsweringTask(DatasetTask):
             gradient_checkpointing=self.settings.gradient_checkpointing,
             seed=None,
         )
-        _start(self.model, init, params.seed, say)
+        _start(self.model, init, params, say)
 
     def validate(self) -> dict[str, float]:
         """Accuracy, overall and by type of question, in percent."""
@@ -345,9 +346,9 @@ def _tokenizer(params: Params) -> Any:
     return load_tokenizer(params.text.tokenizer, vocab_size=params.model.vocab_size)
 
 
-def _start(model: Alpro, init: str, seed: int, say: Callable[[str], None]) -> None:
+def _start(model: Alpro, init: str, params: Params, say: Callable[[str], None]) -> None:
     """Give a model, until now without memory, its first weights."""
     if next(model.parameters()).is_meta:
         model.to_empty(device="cpu")
-    for report in start(model, init, seed):
+    for report in start(model, init, params.seed, params.init.resize):
         say(str(report))

@@ -74,6 +74,17 @@ def test_qa_counts_each_question_once_unless_as_released(
     assert official_figures(result, as_released=True)["where_acc"] == 0
 
 
+def test_the_parameter_count_padding_decides_what_is_printed(params: Params, tmp_path: Path) -> None:
+    counted = {}
+    for padding in (False, True):
+        settings = params.evaluate["msvd_qa"].model_copy(update={"count_padding": padding})
+        changed = params.model_copy(update={"evaluate": params.evaluate | {"msvd_qa": settings}})
+        figures = evaluate_checkpoint(changed, "msvd_qa", settings.checkpoint, output=tmp_path)
+        counted[padding] = "where_acc" in figures
+        assert json.loads((tmp_path / "results_test/step_best/args.json").read_text())["count_padding"] is padding
+    assert counted == {False: False, True: True}  # the released dictionary has every type of question
+
+
 def test_the_named_answer_list_decides(official: Path, params: Params, project: Path, tmp_path: Path) -> None:
     other = tmp_path / "list.json"
     other.write_text(json.dumps(OTHER_LABELS))

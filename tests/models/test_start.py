@@ -132,6 +132,23 @@ def test_bert_is_found_where_the_released_code_keeps_it(small, monkeypatch, tmp_
     assert init_weights(model, read_spec(INIT / "imagenet.yaml").model_copy(update={"vision": "scratch"}))
 
 
+def test_position_embedding_of_another_size_is_resized_as_init_resize_says(small, tmp_path):
+    """Over the flattened patches as the released code (golden a_resize has its rows), or over both dimensions."""
+    source = small("pretrain", seed=1)
+    torch.nn.init.normal_(source.visual_encoder.model.pos_embed)
+    save_checkpoint(tmp_path / "pretrain", source, {})
+    larger = small("retrieval").config.model_copy(update={"image_size": 48})
+    places = source.visual_encoder.model.pos_embed[:, 1:]
+    made = {}
+    for mode in ("flat_nearest", "bicubic"):
+        target = small("retrieval", config=larger)
+        (report,) = start(target, tmp_path / "pretrain", seed=1, resize=mode)
+        made[mode] = target.visual_encoder.model.pos_embed[:, 1:]
+        assert "pos_embed: 1x17x48 to 1x37x48" in str(report)
+    assert made["flat_nearest"].equal(places[:, [n * 16 // 36 for n in range(36)]])
+    assert made["bicubic"].equal(resize_grid(places, (4, 4), (6, 6), "bicubic"))
+
+
 def test_encoders_of_other_sizes_are_refused(small, vit, tmp_path):
     wide = small("retrieval", config=small("retrieval").config.model_copy(update={"width": 64}))
     with pytest.raises(CheckpointError, match="does not fit the video encoder"):
