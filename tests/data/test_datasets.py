@@ -61,6 +61,24 @@ def test_validation_draws_neither_crops_nor_colours(records):
     assert torch.equal(data[0, 0].frames, data[9, 0].frames)
 
 
+def test_without_randaugment_a_training_clip_keeps_its_pixels(records):
+    def frames(**options):
+        return ClipDataset("ret", records, "retrieval", View(4, 32, "uniform", **options), seed=0)[0, 2].frames
+
+    plain = frames(train=False)
+    assert torch.equal(frames(randaugment=None), plain)
+    assert not torch.equal(frames(randaugment=RandAugment()), plain)
+
+
+def test_frames_are_decoded_larger_and_cropped_where_decode_size_says_so(records):
+    def frames(size, **options):
+        return ClipDataset("ret", records, "retrieval", View(4, size, "uniform", **options), seed=0)[0, 2].frames
+
+    whole, cropped = frames(40, train=False), frames(32, decode_size=40)
+    places = [(y, x) for y in range(9) for x in range(9) if torch.equal(whole[..., y : y + 32, x : x + 32], cropped)]
+    assert places and not torch.equal(frames(32), cropped)
+
+
 def test_an_image_is_one_frame_repeated(tmp_path):
     Image.fromarray(np.random.RandomState(0).randint(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
     record = Record("a", tmp_path / "a.jpg", media="image", captions=("a red square",))

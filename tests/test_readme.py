@@ -1,0 +1,146 @@
+"""The README's tables are true: every switch, test, command, option, stage and path that they name is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+from alpro.cli import app
+from tests.parity import CASES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+RELEASED = json.loads((ROOT / "tests/released/released.json").read_text())
+SIDES = {name: yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text()) for name in ("official", "paper")}
+CODE = re.compile(r"`([^`]+)`")
+ROOMS = ("recipes/", "tests/", "alpro/", "stages/", "flows/", "Makefile", "dvc.yaml", "pyproject.toml", "requirements.lock")
+
+
+def table(chapter: str, first: str) -> list[list[str]]:
+    """Rows of the table of a chapter whose header starts with `first`, cell by cell."""
+    text = README.split(f"\n## {chapter}\n")[1].split("\n## ")[0]
+    lines = text[text.index(first) :].splitlines()[2:]
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Every parameter by its path; a section is a parameter too."""
+    found = {path: value} if path else {}
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            found |= leaves(inner, f"{path}.{key}" if path else key)
+    return found
+
+
+SWITCHES = table("Replication", "| | released code |")
+ROWS = table("Coming from salesforce/ALPRO", "| there | here |")
+PARAMETERS = leaves(SIDES["official"])
+
+
+@pytest.mark.parametrize("row", SWITCHES, ids=lambda row: row[0])
+def test_a_switch_has_the_sides_that_its_row_says(row: list[str]) -> None:
+    assert len(row) == 7
+    paths, sides = CODE.findall(row[3]), {"official": row[4], "paper": row[5]}
+    assert paths
+    for side, cell in sides.items():
+        (wanted,) = [yaml.safe_load(code) for code in CODE.findall(cell)]
+        for path in paths:
+            found = {name: value for name, value in leaves(SIDES[side]).items() if fnmatch(name, path)}
+            assert found and all(value == wanted for value in found.values()), (side, path, found)
+
+
+@pytest.mark.parametrize("row", SWITCHES, ids=lambda row: row[0])
+def test_what_shows_a_switch_is_a_test_that_exists(row: list[str]) -> None:
+    shown = CODE.findall(row[6])
+    tests = [name for name in shown if "::" in name]
+    assert tests
+    for name in tests:
+        file, _, function = name.partition("::")
+        assert f"\ndef {function}(" in (ROOT / file).read_text(), name
+    for golden in (name for name in shown if "::" not in name):
+        assert list((ROOT / "tests/goldens").glob(f"{golden}*.json")), golden
+        users = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__) and golden in path.read_text()]
+        assert users or any(case.startswith(golden) for case in CASES), golden
+
+
+def test_every_departure_with_two_sides_is_a_row() -> None:
+    """What recipes `official` and `paper` say differently, but for paths, is in the table."""
+    sides = {name: leaves(json.loads(json.dumps(side).replace(f"models/{name}/", ""))) for name, side in SIDES.items()}
+    differ = {
+        path for path, value in sides["official"].items() if not isinstance(value, dict) and sides["paper"].get(path) != value
+    }
+    named = [path for row in SWITCHES for path in CODE.findall(row[3])]
+    assert {path for path in differ if not any(fnmatch(path, pattern) for pattern in named)} == {"recipe"}
+
+
+# --- coming from the released code ------------------------------------------------------------------------
+
+
+def test_every_script_configuration_and_option_has_a_row() -> None:
+    left = {code for row in ROWS for code in CODE.findall(row[0])}
+    scripts = {f"run_scripts/{name}" for name in RELEASED["scripts"]} | {"env/install_pkg.sh"}
+    configs = {f"config_release/{name}" for name in RELEASED["configs"]}
+    passed = {option for line in RELEASED["scripts"].values() for option in re.findall(r"--\w+", line)}
+    sources = {source for line in RELEASED["scripts"].values() for source in re.findall(r"src/\S+\.py", line)}
+    folders = {"config_release/", "data/", "env/", "ext/", "output/pretrain/", "output/downstreams/", "run_scripts/", "src/"}
+    assert scripts | configs | passed | sources | folders <= left, (scripts | configs | passed | sources | folders) - left
+
+
+def command_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words of `alpro ...` name, and the rest of the words. Fails where there is none."""
+    command: Any = typer.main.get_command(app)
+    while commands := getattr(command, "commands", None):
+        assert words and words[0] in commands, f"alpro has no {words[0] if words else 'such command'}"
+        command, words = commands[words[0]], words[1:]
+    if command.name == "launch" and words[:1] == ["--"]:
+        return command_of(words[1:])
+    return command, words
+
+
+ALL_CODE = [code for line in README.splitlines() for code in CODE.findall(line)]
+ALL_CODE += [
+    line.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()
+]
+COMMANDS = sorted({code for code in ALL_CODE if re.match(r"(horovodrun -np \S+ )?alpro ", code)})
+
+
+@pytest.mark.parametrize("code", COMMANDS)
+def test_a_command_of_the_readme_exists(code: str) -> None:
+    words = re.sub(r'"[^"]*"', "TEXT", code.split("alpro ", 1)[1]).split()
+    for verb in words[1].split("|") if len(words) > 1 and "|" in words[1] else [None]:  # `alpro weights show|import`
+        command, rest = command_of([words[0], verb, *words[2:]] if verb else words)
+        options = {name for parameter in command.params for name in parameter.opts}
+        assert {word for word in rest if word.startswith("--")} <= options
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {code.split()[1] for code in ALL_CODE if re.match(r"make [a-z]", code)}
+    assert {"setup", "repro", "test"} <= named <= targets
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_what_a_row_names_here_exists(row: list[str]) -> None:
+    stages: dict[str, Any] = {}
+    for file in ("dvc.yaml", "stages/dvc.yaml"):
+        stages |= yaml.safe_load((ROOT / file).read_text())["stages"]
+    for stage in re.findall(r"stage `([^`]+)`", row[1]):
+        name, _, item = stage.partition("@")
+        assert name in stages and (not item or item in SIDES["official"]["datasets"])
+    for code in CODE.findall(row[1]):
+        if code.startswith(ROOMS) and " " not in code:
+            assert (ROOT / code).exists(), code
+        elif re.fullmatch(r"[a-z_]+(\.[a-z_*]+)+", code) and code.split(".")[0] in SIDES["official"]:
+            assert any(fnmatch(name, code) for name in PARAMETERS), code
