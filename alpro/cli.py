@@ -123,6 +123,30 @@ def data_entities(output: Path, params: ParamsFile = PARAMS) -> None:
     typer.echo(f"{len(words)} entities: {', '.join(words[:10])}, ...")
 
 
+@data.command("fetch")
+def data_fetch(
+    name: Annotated[str | None, typer.Argument(metavar="[SET]", help="Which set; none: list them.")] = None,
+    given: Annotated[list[Path] | None, typer.Option("--from", help="A file or folder that you have; may be repeated.")] = None,
+    media: Annotated[bool, typer.Option(help="For sets that come as tables of addresses: fetch these too.")] = True,
+    workers: Annotated[int, typer.Option(min=1, help="Downloads at a time, of such addresses.")] = 16,
+    retry: Annotated[bool, typer.Option("--retry", help="Ask again for addresses that failed before.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep downloaded archives in data/.fetch.")] = False,
+    dvc: Annotated[bool, typer.Option("--dvc", help="Put what was fetched under DVC.")] = False,
+    root: Annotated[Path, typer.Option(help="The project's root.")] = Path("."),
+) -> None:
+    """Fetch a set, or lay out what you have of it, as the official tree."""
+    from alpro.data import sources
+    from alpro.lineage import dvc_add
+
+    if name is None:
+        typer.echo(sources.show(root))
+        return
+    folders = sources.fetch(name, root, given or [], keep, typer.echo)
+    if media and sources.has_media(name):
+        folders.append(sources.fetch_media(name, root, workers, retry, typer.echo))
+    typer.echo(dvc_add(root, folders) if dvc else f"  to version it: dvc add {' '.join(folders)}")
+
+
 @data.command("validate")
 def data_validate(
     name: str,

@@ -14,7 +14,7 @@ from alpro.lineage.lock import (
     stage_of,
     touch,
 )
-from alpro.lineage.repository import CODE, GitState, git, git_state, home
+from alpro.lineage.repository import CODE, GitState, dvc_add, git, git_state, home
 
 __all__ = [
     "CODE",
@@ -23,6 +23,7 @@ __all__ = [
     "Locked",
     "LockedStage",
     "agrees",
+    "dvc_add",
     "dvc_hash",
     "git",
     "git_state",

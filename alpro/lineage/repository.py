@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from alpro.errors import DataError
 
 CODE = ("alpro", "flows", "stages", "recipes", "dvc.yaml", "dvc.lock", "params.yaml", "pyproject.toml")
 """What a result depends on: a state is clean when a commit holds exactly these."""
@@ -107,3 +110,11 @@ def home(root: Path) -> Path:
         top = git(root, "rev-parse", "--show-toplevel")
         return Path(top.strip()).resolve() if top else common.parent
     return common.parent
+
+
+def dvc_add(root: Path, paths: Sequence[str]) -> str:
+    """Put files or folders under DVC; returns what it says. Raises DataError where DVC is missing or refuses."""
+    done = subprocess.run([sys.executable, "-m", "dvc", "add", *paths], cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        raise DataError(f"dvc add {' '.join(paths)}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+    return done.stdout.strip()

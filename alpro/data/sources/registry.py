@@ -1,0 +1,88 @@
+"""The types of registry.yaml: where each set comes from, what is known of its files, and where they go."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, PositiveInt
+
+from alpro.config import Section, nearest
+from alpro.errors import DataError
+
+
+class File(Section):
+    """A file of a set as it is distributed: an archive, or a table that is taken as it is."""
+
+    name: str
+    urls: tuple[str, ...] = ()
+    size: PositiveInt | None = Field(None, description="Bytes, where published.")
+    md5: str | None = Field(None, pattern="^[0-9a-f]{32}$")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    into: str = Field(description="Folder below the project's root.")
+    members: tuple[str, ...] = Field((), description="Patterns of the members that are taken; none: it is no archive.")
+    keep: Literal["path", "name"] = Field("path", description="What of a member's path is kept below `into`.")
+    rename: str | None = Field(None, description="What a file that is no archive is called below `into`.")
+    at_most_gb: float = Field(20, gt=0, description="An archive that unpacks to more is refused.")
+
+
+class Videos(Section):
+    """The folder of a set's videos, and how many it holds when it is complete."""
+
+    folder: str
+    number: PositiveInt
+
+
+class Link(Section):
+    """A link that the official tree holds; it is accepted, not needed."""
+
+    path: str
+    to: str
+
+
+class Media(Section):
+    """Files that a set names by their addresses, one a row of its tables."""
+
+    table: str
+    splits: dict[str, str]
+    columns: dict[str, str | int]
+    folder: str
+    extension: str
+    at_most_mb: PositiveInt
+
+
+class Source(Section):
+    """A set: the ways of getting it, and what a person should know."""
+
+    title: str
+    licence: str
+    page: str
+    ways: tuple[tuple[File, ...], ...]
+    videos: Videos | None = None
+    known_missing: tuple[str, ...] = ()
+    needs: tuple[str, ...] = Field((), description="Sets without which this one is not complete.")
+    link: Link | None = None
+    media: Media | None = None
+    note: str = ""
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """All files of all ways."""
+        return tuple(file for way in self.ways for file in way)
+
+
+@cache
+def registry() -> dict[str, Source]:
+    """All sets by name."""
+    raw = yaml.safe_load(Path(__file__).with_name("registry.yaml").read_text(encoding="utf-8"))
+    return {name: Source.model_validate(entry) for name, entry in raw.items()}
+
+
+def source(name: str) -> Source:
+    """A set by its name. Raises DataError for an unknown one."""
+    known = registry()
+    if name not in known:
+        raise DataError(f"{name!r}: no such set; there are {', '.join(known)}{nearest(name, known)}")
+    return known[name]

@@ -1,0 +1,124 @@
+"""Nothing that stands in an archive is believed."""
+
+import io
+import stat
+import tarfile
+import zipfile
+
+import pytest
+
+from alpro.data.sources.archives import unpack
+from alpro.errors import DataError
+
+
+def make_zip(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for member, content in members:
+            file.writestr(member, content)
+    return path
+
+
+def make_tar(path, members, mode="w"):
+    with tarfile.open(path, mode) as file:
+        for member, content in members:
+            info = member if isinstance(member, tarfile.TarInfo) else tarfile.TarInfo(member)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+def special(kind, name="videos/a.mp4", target="/etc/passwd"):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def link_in_zip():
+    info = zipfile.ZipInfo("videos/a.mp4")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+GOOD = [("videos/a.mp4", b"one"), ("__MACOSX/videos/._a.mp4", b"junk"), ("videos/b.mp4", b"two"), ("readme.txt", b"no")]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz"])
+def test_members_that_match_are_taken_and_the_rest_is_left(tmp_path, kind):
+    archive = tmp_path / f"a.{kind}"
+    make_zip(archive, GOOD) if kind == "zip" else make_tar(archive, GOOD, f"w:{kind[4:]}" if kind != "tar" else "w")
+    assert unpack(archive, tmp_path / "out", ("*.mp4",), "name") == ["a.mp4", "b.mp4"]
+    assert unpack(archive, tmp_path / "whole", ("*",)) == ["readme.txt", "videos/a.mp4", "videos/b.mp4"]
+    assert (tmp_path / "whole/videos/b.mp4").read_bytes() == b"two"
+
+
+@pytest.mark.parametrize("name", ["../out.mp4", "videos/../../out.mp4", "/tmp/out.mp4", "C:/out.mp4", "videos\\..\\..\\out.mp4"])
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_a_member_that_leads_out_spoils_the_archive(tmp_path, name, make):
+    archive = make(tmp_path / "archive", [("videos/a.mp4", b"one"), (name, b"bad")])
+    with pytest.raises(DataError, match="leads out of its folder"):
+        unpack(archive, tmp_path / "out", ("*.mp4",))
+    assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [(tarfile.SYMTYPE, "link"), (tarfile.LNKTYPE, "link"), (tarfile.CHRTYPE, "device"), (tarfile.FIFOTYPE, "device")],
+)
+def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind, word):
+    archive = make_tar(tmp_path / "a.tar", [(special(kind), b"")])
+    with pytest.raises(DataError, match=f"is a {word}; nothing was unpacked"):
+        unpack(archive, tmp_path / "out")
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path):
+    with pytest.raises(DataError, match="is a link or a device"):
+        unpack(make_zip(tmp_path / "a.zip", [(link_in_zip(), "/etc/passwd")]), tmp_path / "out")
+
+
+def test_a_bomb_is_refused_before_it_is_written(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", [("a.mp4", bytes(5_000_000))])
+    assert archive.stat().st_size < 10_000
+    with pytest.raises(DataError, match="unpacks to more than 0.001 GB"):
+        unpack(archive, tmp_path / "out", at_most=1_000_000)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_member_longer_than_it_declares_is_refused(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", [("a.mp4", bytes(100_000))])
+    lying = archive.read_bytes().replace((100_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    archive.write_bytes(lying)
+    with pytest.raises(DataError, match=r"no whole zip or tar|not as long as declared"):
+        unpack(archive, tmp_path / "out")
+
+
+def test_two_members_of_one_name_are_refused(tmp_path):
+    archive = make_tar(tmp_path / "a.tar", [("train/a.mp4", b"one"), ("test/a.mp4", b"two")])
+    with pytest.raises(DataError, match=r"'train/a.mp4' and 'test/a.mp4' would both become 'a.mp4'"):
+        unpack(archive, tmp_path / "out", keep="name")
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_a_cut_archive_is_refused(tmp_path, make):
+    archive = make(tmp_path / "archive", [("a.mp4", bytes(range(256)) * 500)])
+    archive.write_bytes(archive.read_bytes()[: 20_000 if make is make_tar else 100])
+    with pytest.raises(DataError, match="no whole zip or tar|not as long as declared"):
+        unpack(archive, tmp_path / "out")
+
+
+def test_flipped_bytes_in_a_zip_are_found(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("a.mp4", b"x" * 1000)
+    (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes().replace(b"xxxxxxxx", b"xxyxxxxx", 1))
+    with pytest.raises(DataError, match="no whole zip or tar .*CRC"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+def test_a_web_page_in_place_of_an_archive_is_named_so(tmp_path):
+    (tmp_path / "a.zip").write_text("<!DOCTYPE html><title>quota exceeded</title>")
+    with pytest.raises(DataError, match="it is a web page"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+def test_an_archive_without_what_is_wanted_says_what_it_holds(tmp_path):
+    with pytest.raises(DataError, match=r"holds nothing like \*.avi \(it holds a.mp4\)"):
+        unpack(make_zip(tmp_path / "a.zip", [("a.mp4", b"x")]), tmp_path / "out", ("*.avi",))
