@@ -147,6 +147,28 @@ def data_fetch(
     typer.echo(dvc_add(root, folders) if dvc else f"  to version it: dvc add {' '.join(folders)}")
 
 
+@data.command("convert")
+def data_convert(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="An entry of `convert` in params.yaml; else the options.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Folder of the originals.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder of the copies.")] = None,
+    every: Annotated[int | None, typer.Option(min=1, help="Keep every so manieth frame.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Keep so many frames a second.")] = None,
+    short_side: Annotated[int | None, typer.Option(min=16, help="Pixels of the shorter side.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as there are cores.")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Make copies of videos that decode fast: .mp4, fewer frames, smaller."""
+    from alpro.data.convert import convert, settings_of
+
+    made = convert(
+        settings_of(params, name, source=source, output=output, every=every, fps=fps, short_side=short_side), workers
+    )
+    typer.echo(made.line())
+
+
 @data.command("validate")
 def data_validate(
     name: str,

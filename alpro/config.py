@@ -95,6 +95,27 @@ class Dataset(Section):
     videos: str = Field(description="Folder of the videos; may be another set's (MSRVTT-QA uses msrvtt_ret's).")
 
 
+class Convert(Section):
+    """Copies of a folder of videos that decode fast (`alpro data convert`); `datasets` or `corpora` may name them."""
+
+    source: str = Field(description="Folder of the originals, which are only read.")
+    output: str = Field(description="Folder of the copies.")
+    every: PositiveInt | None = Field(None, description="Keep every so manieth frame; WebVid at 10 % of its rate: 10.")
+    fps: PositiveFloat | None = Field(None, description="Keep so many frames a second.")
+    short_side: PositiveInt | None = Field(None, description="Pixels of the shorter side; smaller videos stay as they are.")
+    min_frames: PositiveInt = Field(
+        16, description="At least so many frames, where there are: what a training reads of a clip."
+    )
+    gop: PositiveInt = Field(8, description="Frames from one key frame to the next.")
+    crf: int = Field(23, ge=0, le=51, description="x264's quality: lower is better and larger.")
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> Convert:
+        if self.every and self.fps:
+            raise ValueError("give `every` or `fps`, not both")
+        return self
+
+
 class Sample(Section):
     """What `alpro data sample` makes."""
 
@@ -264,6 +285,7 @@ class Params(Section):
     sample: Sample | None = Field(None, description="Made data; null where the data are real.")
     corpora: dict[str, Corpus]
     datasets: dict[str, Dataset]
+    convert: dict[str, Convert] = Field({}, description="Folders of copies that the pipeline makes, by a name of your own.")
     init: Init
     prompter: CorpusTraining
     pretrain: Pretraining

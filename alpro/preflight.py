@@ -61,6 +61,10 @@ def missing_inputs(params: Params) -> list[Missing]:
         (params.text.tokenizer, "text.tokenizer", "a folder with BERT's vocabulary (vocab.txt, tokenizer_config.json)")
     )
 
+    copies = {convert.output: name for name, convert in params.convert.items()}
+    for name in {copies[path] for path, _, _ in wanted if path in copies}:
+        wanted.append((params.convert[name].source, f"convert.{name}", "the videos to convert; README, Data preparation"))
+    made |= copies.keys()
     stages = {*made, f"{models}/text", "data/sample"} if params.sample else made
     missing: dict[str, Missing] = {}
     for path, needed_by, remedy in wanted:

@@ -172,14 +172,14 @@ def _read_pyav(path: Path, choose: Callable[[int], list[int]], size: int | None)
 
     try:
         with av.open(str(path)) as container:
-            total = sum(1 for packet in container.demux(_stream(container)) if packet.size and not packet.is_discard)
+            total = sum(1 for packet in container.demux(video_stream(container)) if packet.size and not packet.is_discard)
         indices = choose(total)
         unique, back = np.unique(indices, return_inverse=True)
         wanted = set(unique.tolist())
         found: list[np.ndarray] = []
         last, seen = None, 0
         with av.open(str(path)) as container:
-            stream = _stream(container)
+            stream = video_stream(container)
             for index, frame, shown in _shown(container, stream, size):
                 last, seen = frame, index + 1
                 if index in wanted:
@@ -195,7 +195,7 @@ def _read_pyav(path: Path, choose: Callable[[int], list[int]], size: int | None)
     return np.stack(found)[back]
 
 
-def _stream(container: Any) -> Any:
+def video_stream(container: Any) -> Any:
     """The video stream that decord takes too: more than a still, of the highest bit rate, the longest.
 
     So chooses the FFmpeg inside decord; PyAV's newer one also asks which stream is marked as default.
@@ -219,9 +219,8 @@ def _shown(container: Any, stream: Any, size: int | None) -> Iterator[tuple[int,
     def shown(frame: Any) -> np.ndarray:
         nonlocal graph
         if graph is None:
-            turn = {0: [], 1: ["cclock"], 2: ["clock", "clock"], 3: ["clock"]}[round(frame.rotation / 90) % 4]
             graph = av.filter.Graph()
-            filters = [graph.add_buffer(template=stream), *(graph.add("transpose", way) for way in turn)]
+            filters = [graph.add_buffer(template=stream), *(graph.add("transpose", way) for way in turns(frame))]
             side = f"{size}:{size}" if size else "iw:ih"
             filters += [graph.add("scale", f"{side}:flags=bilinear"), graph.add("format", "rgb24"), graph.add("buffersink")]
             graph.link_nodes(*filters).configure()
@@ -230,6 +229,11 @@ def _shown(container: Any, stream: Any, size: int | None) -> Iterator[tuple[int,
 
     for index, frame in enumerate(container.decode(stream)):
         yield index, frame, shown
+
+
+def turns(frame: Any) -> list[str]:
+    """The quarter turns, as FFmpeg's `transpose` calls them, that bring a frame upright."""
+    return {0: [], 1: ["cclock"], 2: ["clock", "clock"], 3: ["clock"]}[round(frame.rotation / 90) % 4]
 
 
 def _one_line(error: BaseException) -> str:
@@ -297,7 +301,7 @@ def _read_header(path: Path, known: dict[str, Any]) -> int:
 
     try:
         with av.open(str(path)) as container:
-            stream = _stream(container)
+            stream = video_stream(container)
             rate = stream.average_rate or stream.guessed_rate
             known["fps"] = round(float(rate), 6) if rate else 0.0
             known["width"], known["height"] = stream.width, stream.height
@@ -352,7 +356,7 @@ def _count_pyav(path: Path, every_frame: bool) -> int:
         _read_pyav(path, lambda total: frame_indices(total, 16, "uniform"), _PROBE_SIDE)
     try:
         with av.open(str(path)) as container:
-            stream = _stream(container)
+            stream = video_stream(container)
             if every_frame:
                 count = sum(1 for _ in container.decode(stream))
             else:
