@@ -17,10 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from loader import FRAMES, SIZE, make_videos
+
 from alpro.config import Convert
 from alpro.data.convert import convert
 from alpro.data.video import read_frames
-from benchmarks.loader import FRAMES, SIZE, make_videos
 
 KINDS: dict[str, dict[str, Any]] = {
     "every 10th frame": {"every": 10},
