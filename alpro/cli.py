@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -39,6 +39,11 @@ Init = Annotated[str, typer.Option("--init", help="Where to start: a checkpoint,
 Teacher = Annotated[str, typer.Option("--teacher", help="The prompter that gives PEM's labels, own or official.")]
 Task = Annotated[str, typer.Option("--task", help="A data set of params.yaml.")]
 Record = Annotated[Path, typer.Option("--record", help="Folder of the record: parameters, history, figures.")]
+Checkpoint = Annotated[str, typer.Option("--checkpoint", help="Own or official, or an official output folder.")]
+Step = Annotated[str, typer.Option("--step", help="Of an output folder: best, last or a number.")]
+Tokenizer = Annotated[str | None, typer.Option("--tokenizer", help="Folder of the vocabulary, if not the checkpoint's.")]
+Frames = Annotated[str | None, typer.Option("--frames", help="uniform, uniform_floor or headtail, if not the training's.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 MaxSteps = Annotated[int | None, typer.Option(min=1, help="Stop after so many optimizer steps.")]
 
 
@@ -254,6 +259,9 @@ def evaluate(
     tokenizer: Annotated[str | None, typer.Option(help="Folder of the vocabulary, if not the checkpoint's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Text-video pairs of one multimodal batch.")] = None,
     rerank: Annotated[int | None, typer.Option(min=1, help="Score by VTM only the K best of VTC per query.")] = None,
+    rerank_for: Annotated[Literal["both", "text2video"] | None, typer.Option(help="Which queries --rerank re-ranks.")] = None,
+    against_full: Annotated[bool, typer.Option("--against-full", help="Also score all pairs: what --rerank changes.")] = False,
+    features: Annotated[Path | None, typer.Option(help="Keep encoded videos there, and use those that are.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of results_<split>/step_<N>/.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Read this recipe in place of params.yaml.")] = None,
     params: ParamsFile = PARAMS,
@@ -280,15 +288,24 @@ def evaluate(
         tokenizer=tokenizer,
         batch_size=batch_size,
         rerank=rerank,
+        rerank_for=rerank_for,
+        against_full=against_full,
+        features=features,
         output=output,
     )
 
 
-Checkpoint = Annotated[str, typer.Option("--checkpoint", help="Own or official, or an official output folder.")]
-Step = Annotated[str, typer.Option("--step", help="Of an output folder: best, last or a number.")]
-Tokenizer = Annotated[str | None, typer.Option("--tokenizer", help="Folder of the vocabulary, if not the checkpoint's.")]
-Frames = Annotated[str | None, typer.Option("--frames", help="uniform, uniform_floor or headtail, if not the training's.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Record of an evaluation, as reports/evaluate/msrvtt_ret.")],
+    b: Annotated[Path, typer.Argument(help="Another of the same queries.")],
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 10_000,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two evaluations query by query: differences, intervals and p-values of a paired bootstrap."""
+    from alpro.evaluation.compare import compare_runs, show
+
+    typer.echo(show(compare_runs(a, b, resamples=resamples), as_json))
 
 
 @app.command()
@@ -324,6 +341,54 @@ def match(
 
     model = single.load(checkpoint, step=step, tokenizer=tokenizer, frames=frames)
     typer.echo(single.show_matches(single.match(model, video, texts), as_json))
+
+
+@app.command()
+def index(
+    videos: Annotated[Path, typer.Argument(help="Folder of videos; those below count too.")],
+    checkpoint: Checkpoint,
+    output: Annotated[Path, typer.Option("--index", help="Folder of the index, made or brought up to date.")],
+    step: Step = "best",
+    tokenizer: Tokenizer = None,
+    frames: Frames = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read ahead.")] = 2,
+) -> None:
+    """Make a folder of videos searchable; only new and changed videos are encoded."""
+    from alpro.search.gallery import build
+    from alpro.serving import single
+
+    model = single.load(checkpoint, step=step, tokenizer=tokenizer, frames=frames)
+    done = build(model, videos, output, workers, typer.echo)
+    for fault in done.unreadable:
+        typer.echo(f"left out: {fault}", err=True)
+    typer.echo(f"{output}: {done.videos} videos, {done.encoded} encoded now, {done.removed} removed")
+
+
+@app.command()
+def search(
+    text: str,
+    checkpoint: Checkpoint,
+    folder: Annotated[Path, typer.Option("--index", help="Folder that `alpro index` made.")],
+    count: Annotated[int, typer.Option("--count", "-k", min=1, help="Clips to show.")] = 5,
+    rerank: Annotated[int, typer.Option(min=0, help="How many of VTC's best VTM re-ranks; 0: none.")] = 128,
+    html: Annotated[Path | None, typer.Option(help="Write the clips with frames into this HTML file.")] = None,
+    step: Step = "best",
+    tokenizer: Tokenizer = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the clips that fit a text best."""
+    from alpro.search import query
+    from alpro.search.gallery import Gallery
+    from alpro.search.page import page
+    from alpro.serving import single
+
+    gallery = Gallery.open(folder)
+    finder = query.Searcher(single.load(checkpoint, step=step, tokenizer=tokenizer), gallery)
+    hits = finder.search(text, count, rerank)
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(page(text, hits, gallery.facts["videos"]), encoding="utf-8")
+    typer.echo(query.show(hits, gallery.facts["videos"], as_json))
 
 
 @weights.command("show")

@@ -243,6 +243,8 @@ class Evaluation(Section):
     split: Literal["test", "val"] = "test"
     batch_pairs: PositiveInt = Field(64, description="Text-video pairs of one multimodal batch.")
     rerank: PositiveInt | None = Field(None, description="VTM scores only the K best of VTC per query; null: all.")
+    rerank_for: Literal["both", "text2video"] = Field("both", description="Which queries are re-ranked.")
+    features: str | None = Field(None, description="Folder that keeps encoded videos for later evaluations; null: none does.")
     round_scores: int | None = Field(
         None, description="Decimals to which scores are rounded before ranking (released code: 4)."
     )

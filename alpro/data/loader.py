@@ -41,7 +41,6 @@ from alpro.errors import DataError, TrainingError
 
 log = logging.getLogger(__name__)
 _LISTED = 20  # unreadable files named in one message
-_KEPT_BYTES = 256 << 20  # clips of a small evaluation stay in memory from the check on, and are read once
 _JUDGED_FROM = 1000  # samples: below, a single unreadable one would be a large share
 _Key = tuple[str, int, int]  # (corpus, epoch, row)
 
@@ -228,10 +227,43 @@ def iter_clips(
 ) -> Iterator[tuple[int, Tensor]]:
     """Each record's clip once, in order: (position in `records`, frames (T, 3, size, size) uint8).
 
-    `workers` threads read ahead (decord works outside Python's lock). All clips are read once before the first is
-    handed out, unless `index` (of `alpro.data.index.read_index`) knows their files: a DataError then lists *all*
-    unreadable ones.
+    `workers` threads read ahead (decord works outside Python's lock). Each file is read once. After the first that can't be
+    read the rest is only tried, and a DataError lists *all* such files; what `index` (of `alpro.data.index.read_index`) says
+    of a file that has not changed counts before anything is read.
     """
+
+    def known_fault(record: Record) -> str | None:
+        info = (index or {}).get(str(record.path))
+        if info is None or info.readable or not record.path.is_file() or record.path.stat().st_size != info.bytes:
+            return None
+        return f"{record.path}: {info.reason}"
+
+    if faults := [fault for record in records if (fault := known_fault(record)) is not None]:
+        raise DataError(_refusal(faults))
+
+    def handed_out() -> Iterator[tuple[int, Tensor]]:
+        for position, found in try_clips(records, num_frames, strategy, size, workers, seed=seed, decode_size=decode_size):
+            if isinstance(found, DataError):
+                faults.append(str(found))
+            elif not faults:
+                yield position, found
+        if faults:
+            raise DataError(_refusal(faults))
+
+    return handed_out()
+
+
+def try_clips(
+    records: Sequence[Record],
+    num_frames: int,
+    strategy: Strategy,
+    size: int,
+    workers: int = 0,
+    *,
+    seed: int = 0,
+    decode_size: int | None = None,
+) -> Iterator[tuple[int, Tensor | DataError]]:
+    """As `iter_clips`, with the fault in the clip's place where a file can't be read."""
     view = View(num_frames, size, strategy, decode_size, train=False)
     packed = PackedRecords(records)
 
@@ -244,34 +276,7 @@ def iter_clips(
         except DataError as error:
             return error
 
-    keep = len(packed) * num_frames * size * size * 3 <= _KEPT_BYTES
-    clips: dict[int, Tensor] = {}
-    faults: list[str] = []
-    unknown: list[int] = []
-    for position, record in enumerate(packed):
-        info = (index or {}).get(str(record.path))
-        if info is None or not record.path.is_file() or record.path.stat().st_size != info.bytes:
-            unknown.append(position)
-        elif not info.readable:
-            faults.append(f"{record.path}: {info.reason}")
-    for position, found in _threaded(read, unknown, workers):
-        if isinstance(found, DataError):
-            faults.append(str(found))
-        elif keep:
-            clips[position] = found
-    if faults:
-        raise DataError(_refusal(faults))
-
-    def handed_out() -> Iterator[tuple[int, Tensor]]:
-        rest = [position for position in range(len(packed)) if position not in clips]
-        reading = _threaded(read, rest, workers)
-        for position in range(len(packed)):
-            found = clips.pop(position) if position in clips else next(reading)[1]
-            if isinstance(found, DataError):  # it was readable a moment ago
-                raise found
-            yield position, found
-
-    return handed_out()
+    return _threaded(read, range(len(packed)), workers)
 
 
 def _threaded(read: Any, positions: Sequence[int], workers: int) -> Iterator[tuple[int, Any]]:

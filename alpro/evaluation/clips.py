@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from alpro.data.loader import iter_clips
+from alpro.data.loader import iter_clips, try_clips
 from alpro.data.records import Record
 from alpro.data.video import Strategy
-from alpro.errors import ConfigError
+from alpro.errors import ConfigError, DataError
 
 Look = Literal["full", "blind", "one_frame"]
 
@@ -47,12 +47,7 @@ class Viewer:
         for _, clip in iter_clips(records, self.num_frames, self.strategy, self.image_size, self.workers, decode_size=size):
             yield clip[self.num_frames // 2].expand(shape) if self.look == "one_frame" else clip
 
-    def units(self, records: Sequence[Record], units: Sequence[Sequence[int]]) -> Callable[[Sequence[int]], Iterator[Tensor]]:
-        """For `shared`: given units' numbers, the clips (videos, T, 3, S, S) of each unit's records."""
-
-        def feed(wanted: Sequence[int]) -> Iterator[Tensor]:
-            clips = self.clips([records[position] for unit in wanted for position in units[unit]])
-            for unit in wanted:
-                yield torch.stack([next(clips) for _ in units[unit]])
-
-        return feed
+    def try_clips(self, records: Sequence[Record]) -> Iterator[Tensor | DataError]:
+        """As `clips` with the full look, and the fault in a clip's place where a file can't be read."""
+        found = try_clips(records, self.num_frames, self.strategy, self.image_size, self.workers, decode_size=self.decode_size)
+        return (clip for _, clip in found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,18 @@ def compare_runs(a: str | Path, b: str | Path, *, resamples: int = 10_000, seed:
         for name, (values, groups) in _values(first).items()
     }
     return RunComparison("retrieval" if "direction" in first[0] else "qa", figures)
+
+
+def show(comparison: RunComparison, as_json: bool = False) -> str:
+    """A comparison as a table, or as JSON: A, B, A - B with its 95 % interval, and the p-value."""
+    if as_json:
+        figures = {name: asdict(figure) for name, figure in comparison.figures.items()}
+        return json.dumps({"kind": comparison.kind, "headline": HEADLINE[comparison.kind], "figures": figures}, indent=1)
+    lines = [f"{'':18}{'A':>9}{'B':>9}{'A - B':>9}  {'95 % interval':20}{'p':>7}{'n':>8}"]
+    for name, f in comparison.figures.items():
+        between = f"[{f.ci95[0]:.2f}, {f.ci95[1]:.2f}]"
+        lines.append(f"{name:18}{f.a:9.2f}{f.b:9.2f}{f.difference:+9.2f}  {between:20}{f.p_value:7.4f}{f.n:8}")
+    return "\n".join(lines)
 
 
 def _values(rows: Sequence[Row]) -> dict[str, tuple[list[float], list[str]]]:

@@ -20,8 +20,9 @@ from alpro import distributed
 from alpro.config import Dataset, Params, nearest
 from alpro.data.annotations import SPLITS, read_dataset
 from alpro.errors import CheckpointError, ConfigError
+from alpro.evaluation.parts import Workplace
 from alpro.evaluation.qa import QAResult
-from alpro.evaluation.retrieval import RetrievalResult
+from alpro.evaluation.retrieval import Rerank, RetrievalResult
 from alpro.evaluation.run import Viewing, answer_list, checkpoint_digest, evaluate, load_subject
 from alpro.evaluation.summary import qa_rows, retrieval_rows
 from alpro.files import atomic_write, new_dir, write_json
@@ -52,19 +53,28 @@ def evaluate_checkpoint(
     tokenizer: str | Path | None = None,
     batch_size: int | None = None,
     rerank: int | None = None,
+    rerank_for: Rerank | None = None,
+    against_full: bool = False,
+    features: str | Path | None = None,
+    state: str | Path = ".state",
     output: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate, print the official dictionary, write the results; returns the dictionary. All ranks call it.
 
     `checkpoint`: an official .pt, an official output folder (`ckpt/model_step_N.pt`, of which `step` chooses: best, last or a
-    number), or a directory of our own. What is left out comes from params. Results go to `output`, else into the official
+    number), or a directory of our own. `against_full`: score all pairs, and say by how much `rerank` changes each figure
+    (rerank.json). `features`: folder that keeps encoded videos for later evaluations. A killed one goes
+    on from what it left in `state`. What is left out comes from params. Results go to `output`, else into the official
     output folder, else under results/<task>. Raises ConfigError for an unknown task, and as reading files does.
     """
     if task not in params.datasets:
         raise ConfigError(f"--task {task}: recipe {params.recipe} has no such data set{nearest(task, params.datasets)}")
     found = find_checkpoint(checkpoint, step)
     dataset, split = _dataset(params.datasets[task], videos, annotations, params.evaluate[task].split)
-    changes = {"batch_pairs": batch_size, "rerank": rerank}
+    changes = {
+        "batch_pairs": batch_size, "rerank": rerank, "rerank_for": rerank_for,
+        "features": None if features is None else str(features),
+    }  # fmt: skip
     settings = params.evaluate[task].model_copy(update={key: value for key, value in changes.items() if value is not None})
     training = params.finetune[task].model_copy(update=official_lengths(found.training))
     folder = Path(tokenizer) if tokenizer else _tokenizer(found.path, params)
@@ -72,22 +82,34 @@ def evaluate_checkpoint(
     subject = load_subject(params, dataset.task, found.path, training.num_frames, folder, listed)
     viewing = Viewing.of(training, subject.model.config.image_size)
     records = read_dataset(dataset, split)
-    result = evaluate(subject, records, viewing, settings, label=task)
+    place = Workplace(Path(state) / "evaluate" / f"{task}-by-hand", settings.features)
+    if against_full and (settings.rerank is None or dataset.task != "retrieval"):
+        raise ConfigError("--against-full compares --rerank K of a retrieval with all pairs: give K")
+    asked = settings.model_copy(update={"rerank": None}) if against_full else settings
+    result = evaluate(subject, records, viewing, asked, label=task, place=place)
+    change = None
+    if against_full and isinstance(result, RetrievalResult):
+        full, result = result, result.reranked(settings.rerank, settings.rerank_for)
+        change = rerank_change(full, result)
     figures = official_figures(result, settings.count_padding)
     if distributed.rank() == 0:
         arguments = {
             "task": task, "recipe": params.recipe, "checkpoint": str(found.path), "step": found.step, "split": split,
             "checkpoint_sha256": checkpoint_digest(found.path), "annotations": dataset.annotations, "videos": dataset.videos,
             "tokenizer": str(folder), "batch_pairs": settings.batch_pairs, "rerank": settings.rerank,
+            "rerank_for": settings.rerank_for,
             "round_scores": settings.round_scores, "count_padding": settings.count_padding,
             "num_frames": viewing.num_frames, "frames": viewing.frames_strategy,
             "image_size": viewing.image_size, "max_text_tokens": viewing.max_text_tokens, "processes": distributed.size(),
         }  # fmt: skip
         base = Path(output) if output else found.results or Path("results") / task
-        place = base / f"results_{split}" / f"step_{found.step}"
-        _write(place, result, figures, arguments)
+        written = base / f"results_{split}" / f"step_{found.step}"
+        _write(written, result, figures, arguments, change)
+        place.done()
         print(figures)
-        print(f"results: {place}")
+        if change is not None:
+            print(f"re-ranking {settings.rerank} against all pairs: {change['difference']}")
+        print(f"results: {written}")
     distributed.barrier()
     return figures
 
@@ -104,6 +126,16 @@ def official_figures(result: RetrievalResult | QAResult, as_released: bool = Fal
         }
     figures = result.official(distributed.size() if as_released else 1)
     return figures if as_released else {name: value for name, value in figures.items() if name in {*result.metrics()}}
+
+
+def rerank_change(full: RetrievalResult, reranked: RetrievalResult) -> dict[str, Any]:
+    """Figures of the full matrix and of re-ranking, and what re-ranking adds to each (a loss is negative for recalls)."""
+    all_pairs, best = full.metrics(), reranked.metrics()
+    difference = {
+        direction: {name: round(value - all_pairs[direction][name], 6) for name, value in figures.items()}
+        for direction, figures in best.items()
+    }
+    return {"full": all_pairs, "reranked": best, "difference": difference}
 
 
 def find_checkpoint(checkpoint: str | Path, step: str = "best") -> Found:
@@ -168,8 +200,16 @@ def _tokenizer(checkpoint: Path, params: Params) -> Path:
     return next((place for place in places if place.is_dir()), places[1])
 
 
-def _write(folder: Path, result: RetrievalResult | QAResult, figures: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+def _write(
+    folder: Path,
+    result: RetrievalResult | QAResult,
+    figures: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    change: Mapping[str, Any] | None,
+) -> None:
     with new_dir(folder) as made:
+        if change is not None:
+            write_json(made / "rerank.json", change)
         write_json(made / "metrics.json", figures)
         write_json(made / "args.json", arguments)
         if isinstance(result, RetrievalResult):

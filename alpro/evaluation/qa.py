@@ -18,7 +18,9 @@ from alpro.data.video import Strategy
 from alpro.errors import DataError
 from alpro.evaluation import metrics
 from alpro.evaluation.clips import Look, Viewer
+from alpro.evaluation.features import VideoEncoder
 from alpro.evaluation.metrics import Calibration
+from alpro.evaluation.parts import Arrays, Phase, Workplace
 from alpro.evaluation.texts import padded_ids, token_ids
 from alpro.evaluation.work import Progress, evaluating, shared
 from alpro.models import QuestionAnswering
@@ -108,12 +110,13 @@ def evaluate_qa(
     workers: int = 1,
     decode_size: int | None = None,
     progress: Progress | None = None,
+    place: Workplace | None = None,
 ) -> QAResult:
     """Answer every question of the records once; all ranks call it and get the same result.
 
     answers: label of each answer; classes of the head beyond the list are named `class N` and are never right.
     `batch_pairs` bounds the questions of one batch. `look`: what the model is shown. `workers`: threads that
-    read ahead. `decode_size`: as in training, None for image_size.
+    read ahead. `decode_size`: as in training, None for image_size. `place`: where finished work is kept for a resumption.
     Raises DataError for an unreadable video or logits that are not finite, CheckpointError for a list of another length than
     the head's.
     """
@@ -128,19 +131,29 @@ def evaluate_qa(
     with evaluating(model, precision) as device:
         ids = [token_ids(tokenizer, [q.text for q in record.questions], max_text_tokens) for record in asked]
 
-        def answer(unit: int, pixels: Tensor) -> list[Prediction]:
-            video = model.encode_video(pixels.to(device))
-            found = []
-            for start in range(0, len(ids[unit]), batch_pairs):
-                questions = asked[unit].questions[start : start + batch_pairs]
-                probabilities = _probabilities(model, ids[unit][start : start + batch_pairs], video)
-                found += [_prediction(asked[unit], q, p, names, answers) for q, p in zip(questions, probabilities, strict=True)]
-            return found
+        kept, store = None, None
+        if place is not None:
+            folder, store = place.open(
+                model, viewer, asked, precision, device, ids=ids, batch_pairs=batch_pairs, classes=classes, task="qa"
+            )
+            kept = Phase(folder / "answers")
+        encoder = VideoEncoder(model, viewer, asked, device, None if viewer.same_for_all else store)
+
+        def answer(unit: int, video: Tensor) -> Arrays:
+            chunks = [ids[unit][start : start + batch_pairs] for start in range(0, len(ids[unit]), batch_pairs)]
+            chances = np.concatenate([_probabilities(model, chunk, video) for chunk in chunks])
+            best = np.argsort(-chances, axis=1, kind="stable")[:, :TOP]
+            return best, np.take_along_axis(chances, best, axis=1)
 
         # Encoding a frame costs about two pairs of a question and a video (24 and 11 GMAC at the paper's size).
         costs = [2.0 * num_frames + len(record.questions) for record in asked]
-        found = shared(costs, answer, viewer.units(asked, [[unit] for unit in range(len(asked))]), progress)
-    return QAResult(sorted((p for unit in found for p in unit), key=lambda p: p.id))
+        found = shared(costs, answer, encoder.units([[unit] for unit in range(len(asked))]), progress, kept)
+    predictions = [
+        _prediction(record, question, labels, chances, names, answers)
+        for record, (best, probabilities) in zip(asked, found, strict=True)
+        for question, labels, chances in zip(record.questions, best, probabilities, strict=True)
+    ]
+    return QAResult(sorted(predictions, key=lambda p: p.id))
 
 
 def _probabilities(model: QuestionAnswering, ids: list[list[int]], video: Tensor) -> np.ndarray:
@@ -154,15 +167,19 @@ def _probabilities(model: QuestionAnswering, ids: list[list[int]], video: Tensor
 
 
 def _prediction(
-    record: Record, question: Question, probabilities: np.ndarray, names: Mapping[int, str], answers: Mapping[str, int]
+    record: Record,
+    question: Question,
+    labels: np.ndarray,
+    chances: np.ndarray,
+    names: Mapping[int, str],
+    answers: Mapping[str, int],
 ) -> Prediction:
-    best = np.argsort(-probabilities, kind="stable")[:TOP]
     return Prediction(
         id=question.id,
         video=record.id,
         question=question.text,
         answer=question.answer,
         type=question.type,
-        top=tuple((names[int(label)], float(probabilities[label])) for label in best),
+        top=tuple((names[int(label)], float(chance)) for label, chance in zip(labels, chances, strict=True)),
         known=question.answer in answers,
     )

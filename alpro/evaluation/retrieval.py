@@ -8,29 +8,33 @@ B pairs of a batch, T frames, L text tokens, N patches, D width; Q captions, V v
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alpro import distributed
 from alpro.data.records import Record
 from alpro.data.video import Strategy
 from alpro.errors import ConfigError, DataError
 from alpro.evaluation import metrics
 from alpro.evaluation.clips import Look, Viewer
+from alpro.evaluation.features import FeatureStore, VideoEncoder
+from alpro.evaluation.parts import Arrays, Phase, Workplace
 from alpro.evaluation.texts import CHUNK, TextBank, by_length, encoded, token_ids
-from alpro.evaluation.work import Progress, evaluating, shared, split
+from alpro.evaluation.work import Progress, evaluating, shared
 from alpro.models import Alpro
 
 VIDEOS_PER_UNIT = 4  # encoded and scored together; part of the numbers, so it depends on nothing
 
 Scores = NDArray[np.float32]
+Rerank = Literal["both", "text2video"]
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,9 @@ class RetrievalResult:
             return metrics.official_ranks(self.scores, self.owner, self.round_scores)
         return self.text_ranks.stable, self.video_ranks.stable
 
-    def reranked(self, count: int | None) -> RetrievalResult:
+    def reranked(self, count: int | None, which: Rerank = "both") -> RetrievalResult:
         """What re-ranking the `count` best of VTC makes of these scores, without computing any again; None: VTC alone."""
-        best = _best_pairs(self.similarities, 0 if count is None else count)
+        best = _best_pairs(self.similarities, count or 0, which)
         return replace(self, rerank=count, round_scores=None, _best=best)
 
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -134,18 +138,22 @@ def evaluate_retrieval(
     frames_strategy: Strategy = "uniform",
     batch_pairs: int = 64,
     rerank: int | None = None,
+    rerank_for: Rerank = "both",
     round_scores: int | None = None,
     look: Look = "full",
     precision: str = "fp32",
     workers: int = 1,
     decode_size: int | None = None,
     progress: Progress | None = None,
+    place: Workplace | None = None,
 ) -> RetrievalResult:
     """Score every caption of the records against every video; all ranks call it and get the same result.
 
-    `rerank` K: VTC ranks, and VTM scores only the K best videos of each caption and captions of each video.
+    `rerank` K: VTC ranks, and VTM scores only the K best videos of each caption and, unless `rerank_for` is text2video, the
+    K best captions of each video (VTC alone ranks these otherwise).
     `round_scores`: the released code's ranking (rounded, unstable, one caption a video). `look`: what the model is shown.
-    `workers`: threads that read ahead. `decode_size`: as in training, None for image_size.
+    `workers`: threads that read ahead. `decode_size`: as in training, None for image_size. `place`: where finished work is
+    kept for a resumption; without one, encoded videos stay in memory, or go to a temporary folder when they don't fit.
     Raises DataError for an unreadable video and for scores that are not finite, ConfigError for contradictory options.
     """
     if rerank is not None and round_scores is not None:
@@ -155,29 +163,43 @@ def evaluate_retrieval(
         raise DataError("no captions: nothing to retrieve with")
     viewer = Viewer(num_frames, frames_strategy, image_size, look, workers, decode_size)
     shown = list(records[:1]) if viewer.same_for_all else list(records)
-    with evaluating(model, precision) as device:
-        bank, text_features = _encode_texts(model, token_ids(tokenizer, [t[1] for t in texts], max_text_tokens), device)
+    with evaluating(model, precision) as device, ExitStack() as temporary:
+        ids = token_ids(tokenizer, [t[1] for t in texts], max_text_tokens)
+        phase: dict[str, Phase | None] = {"texts": None, "scores": None}
+        encoder = VideoEncoder(model, viewer, shown, device)
+        if place is not None:
+            folder, encoder.store = place.open(
+                model, viewer, shown, precision, device, ids=ids, rerank=rerank, rerank_for=rerank_for, batch_pairs=batch_pairs,
+                task="retrieval",
+            )  # fmt: skip
+            phase = {name: Phase(folder / name) for name in phase}
+        elif not encoder.fit_in_memory():
+            encoder.store = FeatureStore(temporary.enter_context(tempfile.TemporaryDirectory(prefix="alpro-features-")))
+        bank, text_features = _encode_texts(model, ids, device, phase["texts"])
         units = [range(start, min(start + VIDEOS_PER_UNIT, len(shown))) for start in range(0, len(shown), VIDEOS_PER_UNIT)]
-        tokens: dict[int, Tensor] = {}  # this rank's units, (videos, 1+N, D)
-        costs = [float(len(unit)) for unit in units]
-        steps = _Steps(progress, 2 * len(split(costs, distributed.size())[distributed.rank()]))
+        tokens: dict[int, Tensor] = {}  # of this rank's units (videos, 1+N, D), unless a store has them
 
-        def encode(unit: int, pixels: Tensor) -> Scores:
-            tokens[unit] = model.encode_video(pixels.to(device))
-            steps.tick()
-            return model.video_feature(tokens[unit]).cpu().numpy()
+        def encode(unit: int, videos: Tensor) -> Scores:
+            if encoder.store is None:
+                tokens[unit] = videos
+            return model.video_feature(videos).cpu().numpy()
 
-        video_features = np.concatenate(shared(costs, encode, viewer.units(shown, units)))
+        sizes = [float(len(unit)) for unit in units]
+        halves = _Halves(progress)
+        video_features = np.concatenate(shared(sizes, encode, encoder.units(units), halves.first))
         similarities = text_features @ video_features.T
-        best = _best_pairs(similarities, rerank) if rerank is not None else None
+        best = None if rerank is None else _best_pairs(similarities, rerank, rerank_for)
         wanted = np.ones(similarities.shape, bool) if best is None else best[0] | best[1]
 
-        def score(unit: int) -> Scores:
-            found = _score_pairs(model, bank, tokens.pop(unit), wanted[:, list(units[unit])], batch_pairs)
-            steps.tick()
-            return found
+        def score(unit: int, videos: Tensor) -> Arrays:
+            return (_score_pairs(model, bank, videos, wanted[:, list(units[unit])], batch_pairs),)
 
-        scores = np.concatenate(shared(costs, score), axis=1)
+        if encoder.store is None:  # each unit is scored where it was encoded
+            found = shared(sizes, lambda unit: score(unit, tokens.pop(unit)), progress=halves.second)
+        else:
+            pairs = [float(1 + wanted[:, list(unit)].sum()) for unit in units]
+            found = shared(pairs, score, encoder.units(units), halves.second, phase["scores"])
+        scores = np.concatenate([part for (part,) in found], axis=1)
     if not np.isfinite(scores[wanted]).all():
         raise DataError("scores are not finite: the model is broken (NaN weights?)")
     if viewer.same_for_all:  # every video is the one that was scored
@@ -197,28 +219,33 @@ def evaluate_retrieval(
     )
 
 
-def _encode_texts(model: Alpro, ids: list[list[int]], device: torch.device) -> tuple[TextBank, Scores]:
+def _encode_texts(model: Alpro, ids: list[list[int]], device: torch.device, kept: Phase | None) -> tuple[TextBank, Scores]:
     """Features of all texts, and their places (Q, E) in VTC's space."""
     chunks = by_length([len(row) for row in ids], CHUNK)
 
-    def encode(unit: int) -> list[tuple[int, Scores, Scores]]:
-        rows = list(encoded(ids, chunks[unit], model.encode_text, device))
-        places = model.text_feature(torch.stack([tokens[:1] for _, tokens in rows]))
-        return [(i, tokens.float().cpu().numpy(), place.cpu().numpy()) for (i, tokens), place in zip(rows, places, strict=True)]
+    def encode(unit: int) -> Arrays:
+        rows = encoded(ids, chunks[unit], model.encode_text, device)
+        places = model.text_feature(torch.stack([tokens[:1] for tokens in rows]))
+        return torch.cat(rows).float().cpu().numpy(), places.cpu().numpy()
 
-    rows = sorted((row for unit in shared([float(len(c)) for c in chunks], encode) for row in unit), key=lambda row: row[0])
-    return TextBank([tokens for _, tokens, _ in rows], device), np.stack([place for _, _, place in rows])
+    tokens: list[Scores] = [np.empty(0, np.float32)] * len(ids)
+    places: list[Scores] = list(tokens)
+    for chunk, (rows, features) in zip(chunks, shared([float(len(c)) for c in chunks], encode, kept=kept), strict=True):
+        ends = np.cumsum([len(ids[i]) for i in chunk])
+        for i, row, feature in zip(chunk, np.split(rows, ends[:-1]), features, strict=True):
+            tokens[i], places[i] = row, feature
+    return TextBank(tokens, device), np.stack(places)
 
 
-def _best_pairs(similarities: Scores, count: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _best_pairs(similarities: Scores, count: int, which: Rerank = "both") -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Masks (Q, V) of the pairs among the `count` best of VTC: videos of each caption, and captions of each video."""
 
-    def best(rows: Scores) -> NDArray[np.bool_]:
+    def best(rows: Scores, count: int) -> NDArray[np.bool_]:
         mask = np.zeros(rows.shape, bool)
         np.put_along_axis(mask, np.argsort(-rows, axis=1, kind="stable")[:, :count], True, axis=1)
         return mask
 
-    return best(similarities), best(similarities.T).T
+    return best(similarities, count), best(similarities.T, count if which == "both" else 0).T
 
 
 def _score_pairs(model: Alpro, bank: TextBank, videos: Tensor, wanted: NDArray[np.bool_], batch_pairs: int) -> Scores:
@@ -233,13 +260,17 @@ def _score_pairs(model: Alpro, bank: TextBank, videos: Tensor, wanted: NDArray[n
     return scores
 
 
-class _Steps:
-    """Counts this rank's units over both passes."""
+class _Halves:
+    """Shows encoding and scoring, which have about as many units, as one progress."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress, self.encoded = progress, 0
 
-    def tick(self) -> None:
-        self.done += 1
+    def first(self, done: int, total: int) -> None:
+        self.encoded = done
         if self.progress is not None:
-            self.progress(self.done, self.total)
+            self.progress(done, 2 * total)
+
+    def second(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(self.encoded + done, self.encoded + total)

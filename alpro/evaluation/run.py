@@ -23,6 +23,7 @@ from alpro.data.text import load_tokenizer
 from alpro.data.video import Strategy
 from alpro.errors import ConfigError
 from alpro.evaluation.clips import Look
+from alpro.evaluation.parts import Workplace
 from alpro.evaluation.progress import reporting
 from alpro.evaluation.qa import QAResult, evaluate_qa
 from alpro.evaluation.retrieval import RetrievalResult, evaluate_retrieval
@@ -77,11 +78,13 @@ def run_evaluation(
     record: str | Path,
     zero_shot: bool = False,
     looks: Sequence[Look] = LOOKS,
+    state: str | Path = ".state",
 ) -> dict[str, Any]:
     """Evaluate a data set's split under params.yaml, with its ablations, and write the record; returns its figures.
 
     All ranks call it; the first one writes. `checkpoint` is a checkpoint or, for a model that was not trained at all, a file
-    of recipes/init. Raises ConfigError for a task without settings, and as reading data and checkpoints does.
+    of recipes/init. A killed evaluation goes on from what it left in `state`. Raises ConfigError for a task without
+    settings, and as reading data and checkpoints does.
     """
     settings = _settings(params, task, zero_shot)
     dataset, training = params.datasets[task], params.finetune[task]
@@ -90,7 +93,8 @@ def run_evaluation(
     answers = None if dataset.task == "retrieval" else answer_list(checkpoint, dataset)
     subject = load_subject(params, dataset.task, checkpoint, training.num_frames, tokenizer_folder, answers)
     viewing = Viewing.of(training, subject.model.config.image_size)
-    found = {look: evaluate(subject, records, viewing, settings, look, label=f"{task} {look}") for look in looks}
+    place = Workplace(Path(state) / "evaluate" / Path(record).name, settings.features)
+    found = {look: evaluate(subject, records, viewing, settings, look, f"{task} {look}", place) for look in looks}
     if dataset.task == "retrieval":
         summary, rows = summarise_retrieval(found, settings.bootstrap), retrieval_rows(found)  # type: ignore[arg-type]
     else:
@@ -106,7 +110,7 @@ def run_evaluation(
         "annotations": str(annotation_file(dataset, settings.split)),
         "annotations_sha256": sha256(annotation_file(dataset, settings.split)),
         "videos": dataset.videos,
-        "evaluate": settings.model_dump(exclude={"checkpoint"}),
+        "evaluate": settings.model_dump(exclude={"checkpoint", "features"}),
         "num_frames": viewing.num_frames,
         "image_size": viewing.image_size,
         "max_text_tokens": viewing.max_text_tokens,
@@ -118,25 +122,32 @@ def run_evaluation(
     }
     if distributed.rank() == 0:
         write_record(Path(record), given, summary, rows, found)
+        place.done()
     distributed.barrier()
     return rounded(summary)
 
 
 def evaluate(
-    subject: Subject, records: Sequence[Record], viewing: Viewing, settings: Evaluation, look: Look = "full", label: str = ""
+    subject: Subject,
+    records: Sequence[Record],
+    viewing: Viewing,
+    settings: Evaluation,
+    look: Look = "full",
+    label: str = "",
+    place: Workplace | None = None,
 ) -> RetrievalResult | QAResult:
-    """One evaluation of a subject, with its progress shown under `label`."""
+    """One evaluation of a subject, with its progress shown under `label`, and what a kill leaves of it kept in `place`."""
     shared: dict[str, Any] = {
         "num_frames": viewing.num_frames, "image_size": viewing.image_size, "max_text_tokens": viewing.max_text_tokens,
         "frames_strategy": viewing.frames_strategy, "precision": viewing.precision, "batch_pairs": settings.batch_pairs,
-        "decode_size": viewing.decode_size, "look": look,
+        "decode_size": viewing.decode_size, "look": look, "place": place,
     }  # fmt: skip
     with reporting(label) as progress:
         if subject.answers is not None:
             return evaluate_qa(subject.model, records, subject.tokenizer, subject.answers, **shared, progress=progress)  # type: ignore[arg-type]
         return evaluate_retrieval(
             subject.model, records, subject.tokenizer, **shared, progress=progress,
-            rerank=settings.rerank, round_scores=settings.round_scores,
+            rerank=settings.rerank, rerank_for=settings.rerank_for, round_scores=settings.round_scores,
         )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,7 @@ class TextBank:
 
 def encoded(
     ids: Sequence[Sequence[int]], chunk: Sequence[int], encode: Callable[[Tensor, Tensor], Tensor], device: torch.device
-) -> Iterator[tuple[int, Tensor]]:
-    """(text, its features (tokens, D)) for each text of a chunk, encoded together."""
+) -> list[Tensor]:
+    """Features (tokens, D) of each text of a chunk, encoded together."""
     filled, mask = padded_ids([ids[i] for i in chunk], device)
-    for i, feature in zip(chunk, encode(filled, mask), strict=True):
-        yield i, feature[: len(ids[i])]
+    return [feature[: len(ids[i])] for i, feature in zip(chunk, encode(filled, mask), strict=True)]

@@ -14,6 +14,7 @@ from torch import nn
 
 from alpro import distributed
 from alpro.errors import AlproError, DataError
+from alpro.evaluation.parts import Phase
 
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]  # units done, units in all, on this process
@@ -34,19 +35,23 @@ def shared(
     job: Callable[..., Result],
     feed: Callable[[Sequence[int]], Iterator[Any]] | None = None,
     progress: Progress | None = None,
+    kept: Phase | None = None,
 ) -> list[Result]:
     """job(unit) of all units, in their order, on every rank; each unit is computed by one rank.
 
-    With `feed` it is job(unit, x), where feed(units of this rank) yields one x a unit (frames, read ahead).
+    With `feed` it is job(unit, x), where feed(units of this rank) yields one x a unit (frames, read ahead). `kept` holds the
+    units that were finished before a kill, which are not computed again; a job's result must then be a tuple of arrays.
     Raises on all ranks what the package foresees on one (an unreadable video), so that no rank waits for ever.
     """
-    mine = split(costs, distributed.size())[distributed.rank()]
-    results: dict[int, Result] = {}
+    results, todo = _finished(len(costs), kept)
+    mine = [todo[n] for n in split([costs[unit] for unit in todo], distributed.size())[distributed.rank()]]
     fault: str | None = None
     try:
         food = feed(mine) if feed is not None else None
         for done, unit in enumerate(mine):
             results[unit] = job(unit) if food is None else job(unit, next(food))
+            if kept is not None:
+                kept.save(unit, results[unit])
             if progress is not None:
                 progress(done + 1, len(mine))
     except AlproError as error:
@@ -57,6 +62,19 @@ def shared(
         raise DataError("; ".join(dict.fromkeys(faults)))
     gathered = {unit: result for _, part in everyone for unit, result in part.items()}
     return [gathered[unit] for unit in range(len(costs))]
+
+
+def _finished(units: int, kept: Phase | None) -> tuple[dict[int, Any], list[int]]:
+    """The finished units that this rank brings, and the units that nobody has; hosts need not share a disk."""
+    if kept is None:
+        return {}, list(range(units))
+    loaded = {unit: arrays for unit in sorted(kept.known()) if unit < units and (arrays := kept.load(unit)) is not None}
+    holder: dict[int, int] = {}
+    for rank, known in enumerate(distributed.gather_objects(sorted(loaded))):
+        for unit in known:
+            holder.setdefault(unit, rank)
+    brought = {unit: arrays for unit, arrays in loaded.items() if holder[unit] == distributed.rank()}
+    return brought, [unit for unit in range(units) if unit not in holder]
 
 
 @contextmanager

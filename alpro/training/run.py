@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 
-from alpro import distributed, watch
+from alpro import distributed, fingerprint, watch
 from alpro.config import Params, Training, nearest
 from alpro.errors import AlproError, ConfigError, TrainingError
 from alpro.models.weights import save_checkpoint
-from alpro.training import fingerprint
 from alpro.training.engine import Best, Engine
 from alpro.training.log import Log
 from alpro.training.record import environment, write_record

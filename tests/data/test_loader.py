@@ -165,31 +165,28 @@ def test_validation_refuses_what_it_can_not_read(records, collator, tmp_path):
 def test_evaluation_reads_every_clip_once_in_order(records, workers, monkeypatch):
     import alpro.data.loader as loader
 
-    for kept in (loader._KEPT_BYTES, 0):  # from memory, and read again
-        monkeypatch.setattr(loader, "_KEPT_BYTES", kept)
-        clips = list(iter_clips(records, 4, "uniform", 32, workers))
-        assert [position for position, _ in clips] == list(range(10))
-        for (_, clip), record in zip(clips, records, strict=True):
-            np.testing.assert_array_equal(clip.permute(0, 2, 3, 1).numpy(), read_frames(record.path, 4, 32))
+    read = []
+    real = loader.look_at_video
+    monkeypatch.setattr(loader, "look_at_video", lambda record, *rest: read.append(record.id) or real(record, *rest))
+    clips = list(iter_clips(records, 4, "uniform", 32, workers))
+    assert [position for position, _ in clips] == list(range(10))
+    assert sorted(read) == sorted(record.id for record in records)
+    for (_, clip), record in zip(clips, records, strict=True):
+        np.testing.assert_array_equal(clip.permute(0, 2, 3, 1).numpy(), read_frames(record.path, 4, 32))
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_evaluation_names_all_unreadable_videos_before_it_starts(records, tmp_path, workers):
+def test_evaluation_names_all_unreadable_videos_and_hands_out_none_after_the_first(records, tmp_path, workers):
     bad = [with_a_broken_one(records, tmp_path)[-1], Record("gone", tmp_path / "gone.mp4")]
+    clips = iter_clips([records[0], bad[0], *records, bad[1]], 2, "uniform", 32, workers)
+    assert next(clips)[0] == 0
     with pytest.raises(DataError, match=r"(?s)2 videos can't be read.*broken\.avi.*gone\.mp4: not found"):
-        iter_clips([bad[0], *records, bad[1]], 2, "uniform", 32, workers)
+        next(clips)
 
 
-def test_evaluation_trusts_an_index_and_reads_once(records, tmp_path, monkeypatch):
-    import alpro.data.loader as loader
-
-    monkeypatch.setattr(loader, "_KEPT_BYTES", 0)
-    calls = []
-    real = loader.look_at_video
-    monkeypatch.setattr(loader, "look_at_video", lambda record, *rest: calls.append(record.id) or real(record, *rest))
+def test_evaluation_trusts_an_index(records, tmp_path):
     index = {str(record.path): probe(record.path) for record in records}
-    list(iter_clips(records, 2, "uniform", 32, index=index))
-    assert len(calls) == 10
+    assert len(list(iter_clips(records, 2, "uniform", 32, index=index))) == 10
     broken = with_a_broken_one(records, tmp_path)[-1]
     index[str(broken.path)] = probe(broken.path)
     with pytest.raises(DataError, match=r"broken\.avi"):

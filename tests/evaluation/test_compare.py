@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from alpro.cli import app
 from alpro.errors import DataError
 from alpro.evaluation.compare import compare_runs
 
@@ -80,3 +82,14 @@ def test_damaged_records_are_named(content: str, message: str, tmp_path: Path) -
         compare_runs(tmp_path, tmp_path)
     with pytest.raises(DataError, match="not found"):
         compare_runs(tmp_path / "none", tmp_path)
+
+
+def test_the_verb_prints_each_figure_with_interval_and_p_value(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a", questions([True] * 80)), write(tmp_path / "b", questions([True, False] * 40))
+    shown = CliRunner().invoke(app, ["compare", str(a), str(b), "--resamples", "500"])
+    assert shown.exit_code == 0
+    (overall,) = (line.split() for line in shown.stdout.splitlines() if line.startswith("overall_acc"))
+    assert overall[1:4] == ["100.00", "50.00", "+50.00"]
+    listed = json.loads(CliRunner().invoke(app, ["compare", str(a), str(b), "--json"]).stdout)
+    assert listed["headline"] == "overall_acc" and listed["figures"]["what_acc"]["difference"] == 100
+    assert listed["figures"]["overall_acc"]["p_value"] < 0.05

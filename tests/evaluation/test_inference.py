@@ -96,6 +96,21 @@ def test_the_named_answer_list_decides(official: Path, params: Params, project: 
         evaluate_checkpoint(params, "msvd_qa", folder, answers="nowhere.json", **data)
 
 
+def test_rerank_against_the_full_matrix(params: Params, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    checkpoint = params.evaluate["msrvtt_ret"].checkpoint
+    for n, option in enumerate(({}, {"rerank": 2}, {"rerank": 2, "against_full": True})):
+        evaluate_checkpoint(params, "msrvtt_ret", checkpoint, output=tmp_path / str(n), state=tmp_path, **option)
+    full, reranked, both = (json.loads((tmp_path / f"{n}/results_test/step_best/metrics.json").read_text()) for n in range(3))
+    assert both == reranked
+    change = json.loads((tmp_path / "2/results_test/step_best/rerank.json").read_text())
+    for direction, figures in full.items():
+        for name, value in figures.items():
+            assert change["difference"][direction][name] == pytest.approx(reranked[direction][name] - value, abs=0.02)
+    assert "re-ranking 2 against all pairs" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="give K"):
+        evaluate_checkpoint(params, "msrvtt_ret", checkpoint, output=tmp_path / "x", state=tmp_path, against_full=True)
+
+
 def test_rerank_leaves_pairs_out_of_the_scores(params: Params, tmp_path: Path) -> None:
     evaluate_checkpoint(params, "msrvtt_ret", params.evaluate["msrvtt_ret"].checkpoint, rerank=2, output=tmp_path)
     scores = json.loads((tmp_path / "results_test/step_best/scores.json").read_text())["scores"]

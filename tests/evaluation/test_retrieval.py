@@ -90,6 +90,16 @@ def test_rerank_scores_the_best_of_vtc_and_ranks_the_rest_by_it(
     ]
 
 
+def test_rerank_for_captions_alone_scores_no_pair_for_the_videos(
+    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+) -> None:
+    again = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, rerank=2, rerank_for="text2video")
+    assert np.isfinite(again.scores).sum(axis=1).tolist() == [2] * 12
+    assert again.metrics()["text2video"] == result.reranked(2).metrics()["text2video"]
+    assert again.metrics()["video2text"] == result.reranked(None).metrics()["video2text"]
+    assert result.reranked(2, "text2video").metrics() == again.metrics()
+
+
 def test_reranking_a_full_matrix_needs_no_second_evaluation(
     result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
 ) -> None:

@@ -1,4 +1,4 @@
-"""What names a training's resume state: parameters, inputs, code and world. Another one's state is never used."""
+"""What names the state that a killed training or evaluation resumes from: parameters, inputs, code. No other is used."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from alpro.files import sha256
 
 
 def fingerprint(**parts: Any) -> str:
-    """A name for all that a training depends on; the parts are what JSON can hold."""
+    """A name for all that a result depends on; the parts are what JSON can hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
 def code_version() -> str:
     """Digest of every Python file of the package."""
-    package = Path(__file__).parent.parent
+    package = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode())
@@ -42,6 +45,15 @@ def listing(path: str | Path) -> str:
             file = os.path.join(folder, name)
             found.append(f"{os.path.relpath(file, path)} {os.stat(file).st_size}")
     return _digest(sorted(found))
+
+
+def weights(module: nn.Module) -> str:
+    """Digest of a module's parameters and buffers, with their names and types, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _digest(lines: list[str]) -> str:
