@@ -79,7 +79,7 @@ baseline: setup  ## Compare pre-training with training from scratch over three s
 
 .PHONY: bench
 bench: setup  ## Measure speed and memory; each benchmark prints a table, and JSON on its last line
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; done
 
 .PHONY: lock
 lock: setup  ## Write requirements.lock anew from pyproject.toml; UPGRADE=1 takes the newest versions

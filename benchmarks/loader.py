@@ -1,6 +1,6 @@
 """How fast batches come, against bare decord on the same files; what augmentation costs; whether memory stays flat.
 
-    python benchmarks/loader.py --workers 2 [--videos FOLDER] [--reads 20000]
+    python -m benchmarks.loader --workers 2 [--videos FOLDER] [--reads 20000]
 
 Without a folder it makes videos of MSRVTT's shape (320x240, 300 frames, H.264) in a temporary one. Prints a table, and
 JSON on the last line.
