@@ -149,7 +149,8 @@ def data_fetch(
     folders = sources.fetch(name, root, given or [], keep, typer.echo)
     if media and sources.has_media(name):
         folders.append(sources.fetch_media(name, root, workers, retry, typer.echo))
-    typer.echo(dvc_add(root, folders) if dvc else f"  to version it: dvc add {' '.join(folders)}")
+    if folders:
+        typer.echo(dvc_add(root, folders) if dvc else f"  to version it: dvc add {' '.join(folders)}")
 
 
 @data.command("convert")
@@ -172,6 +173,18 @@ def data_convert(
         settings_of(params, name, source=source, output=output, every=every, fps=fps, short_side=short_side), workers
     )
     typer.echo(made.line())
+
+
+@data.command("shard")
+def data_shard(
+    source: Annotated[Path, typer.Argument(help="Folder of the clips or images.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the shards: what `root` or `videos` in params.yaml then names.")],
+    clips: Annotated[int, typer.Option(min=1, help="Clips of each shard.")] = 1000,
+) -> None:
+    """Pack a folder of very many clips into tars with an index, from which trainings read directly."""
+    from alpro.data.shards import write_shards
+
+    typer.echo(f"{output}: {write_shards(source, output, clips)} shards; to version them: dvc add {output}")
 
 
 @data.command("validate")

@@ -21,6 +21,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from alpro.data.shards import shard_of
 from alpro.data.video import VideoInfo, probe
 from alpro.errors import DataError
 from alpro.files import atomic_write
@@ -133,7 +134,7 @@ def _probe_alone(name: str, every_frame: bool) -> VideoInfo:
         with _pool(1) as pool:
             return pool.submit(probe, name, every_frame).result()
     except BrokenProcessPool:
-        return VideoInfo(False, 0, 0.0, 0.0, 0, 0, 0, "none", "", Path(name).stat().st_size, "it crashes the decoder")
+        return VideoInfo(False, 0, 0.0, 0.0, 0, 0, 0, "none", "", _stamp(name)["size"], "it crashes the decoder")
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -186,7 +187,7 @@ class _Cache:
 
 def _stamp(name: str) -> dict[str, int]:
     try:
-        stat = os.stat(name)
+        stat = os.stat(shard_of(name) or name)
     except OSError:
         return {"size": -1, "mtime_ns": -1}
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}

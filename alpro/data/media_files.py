@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
+from alpro.data.shards import is_sharded, listing, shard_of
 from alpro.errors import DataError
 
 # In order of preference where one name has several files (say, a converted video beside its original).
@@ -27,7 +28,8 @@ class MediaFolder:
     """The files below a folder, found by the names that annotations use.
 
     A name may hold an extension (then that very file comes first), none, or a sub-folder. A folder that does not
-    exist has no files. Raises DataError when the folder is a link that leads nowhere.
+    exist has no files; one of shards has those that its index names. Raises
+    DataError when the folder is a link that leads nowhere.
     """
 
     def __init__(self, root: str | Path, media: Literal["video", "image"]) -> None:
@@ -36,9 +38,19 @@ class MediaFolder:
             raise DataError(f"{self.root}: the link leads nowhere (to {self.root.readlink()}); mend it")
         self._extensions = VIDEO_EXTENSIONS if media == "video" else IMAGE_EXTENSIONS
         self._folders: dict[Path, tuple[set[str], dict[str, str]]] = {}
+        self._shards: dict[str, dict[str, str]] | None = None  # folder in the shards -> file name -> shard
+        if is_sharded(self.root):
+            self._shards = {}
+            for shard, clip in listing(self.root):
+                folder, _, last = clip.rpartition("/")
+                self._shards.setdefault(folder, {})[last] = shard
 
     def path(self, name: str) -> Path:
         """Where the file lies, or, when it is missing, where it is expected (with the folder's usual extension)."""
+        whole = self._expected(name)
+        return whole if self._shards is None else self._in_shard(whole)
+
+    def _expected(self, name: str) -> Path:
         whole = self.root / name  # an absolute name stands for itself
         folder, last = whole.parent, whole.name
         exact, by_name = self._listing(folder)
@@ -49,19 +61,30 @@ class MediaFolder:
             return folder / by_name[bare]
         return whole if bare != last and not last.endswith(".") else folder / (bare + self._usual(exact))
 
+    def _in_shard(self, whole: Path) -> Path:
+        """The path that leads into the shard of a clip."""
+        name = whole.relative_to(self.root) if whole.is_relative_to(self.root) else whole
+        shard = (self._shards or {}).get(_key(name.parent), {}).get(name.name)
+        return self.root / shard / name if shard else whole
+
     def _listing(self, folder: Path) -> tuple[set[str], dict[str, str]]:
         """All file names of a folder, and the preferred file of each bare name."""
         if folder not in self._folders:
-            try:
-                exact = set(os.listdir(folder))
-            except (FileNotFoundError, NotADirectoryError):
-                exact = set()
+            exact = self._names(folder)
             by_name: dict[str, str] = {}
             for file in sorted(exact, key=self._rank, reverse=True):  # the best comes last and stays
                 if self._rank(file)[0] < len(self._extensions) + 1:
                     by_name[bare_name(file)] = file
             self._folders[folder] = exact, by_name
         return self._folders[folder]
+
+    def _names(self, folder: Path) -> set[str]:
+        if self._shards is not None and folder.is_relative_to(self.root):
+            return set(self._shards.get(_key(folder.relative_to(self.root)), {}))
+        try:
+            return set(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
 
     def _rank(self, file: str) -> tuple[int, str]:
         if file.endswith(".") and self._extensions is VIDEO_EXTENSIONS:
@@ -74,17 +97,22 @@ class MediaFolder:
         return max(self._extensions, key=lambda extension: (found[extension], -self._extensions.index(extension)))
 
 
+def _key(folder: Path) -> str:
+    return "" if folder == Path() else folder.as_posix()
+
+
 def missing(paths: list[Path]) -> set[Path]:
     """Which of the paths are no files or links to files; each folder is listed once instead of asking for each file."""
     listings: dict[Path, set[str]] = {}
     absent = set()
     for path in paths:
-        if path.parent not in listings:
+        file = shard_of(path) or path  # a clip is there when its shard is: the index named it
+        if file.parent not in listings:
             try:
-                with os.scandir(path.parent) as entries:
-                    listings[path.parent] = {entry.name for entry in entries if entry.is_file()}
+                with os.scandir(file.parent) as entries:
+                    listings[file.parent] = {entry.name for entry in entries if entry.is_file()}
             except (FileNotFoundError, NotADirectoryError):
-                listings[path.parent] = set()
-        if path.name not in listings[path.parent]:
+                listings[file.parent] = set()
+        if file.name not in listings[file.parent]:
             absent.add(path)
     return absent

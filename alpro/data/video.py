@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from alpro.data.containers import hides_frames, missing_bytes
+from alpro.data.shards import as_file, from_shards, shard_of
 from alpro.errors import DataError
 from alpro.files import sha256
 
@@ -73,6 +74,7 @@ def _draw(start: int, stop: int, count: int, rng: random.Random) -> list[int]:
 # --- reading ----------------------------------------------------------------------------------------------
 
 
+@from_shards
 def read_frames(
     path: str | Path,
     frames: int | Sequence[int],
@@ -115,6 +117,7 @@ def read_frames(
     raise DataError(f"{path}: can't be read ({'; '.join(reasons)})")
 
 
+@from_shards
 def read_image(path: str | Path) -> Any:
     """An image file as PIL.Image in RGB, turned as its EXIF says. Raises DataError with file and reason."""
     from PIL import Image, ImageOps, UnidentifiedImageError
@@ -273,6 +276,12 @@ def probe(path: str | Path, every_frame: bool = True, digest: bool = True) -> Vi
     `every_frame` decodes the whole file, because training draws its frames from the whole file; else 16 frames, evenly
     spread. `digest` False leaves the sha256 empty.
     """
+    if shard_of(path):
+        try:
+            with as_file(str(path)) as file:
+                return probe(file, every_frame, digest)
+        except DataError as error:
+            return VideoInfo(False, 0, 0.0, 0.0, 0, 0, 0, "none", "", 0, str(error).removeprefix(f"{path}: "))
     path = Path(path)
     known: dict[str, Any] = {
         "readable": False, "frames": 0, "fps": 0.0, "seconds": 0.0, "width": 0, "height": 0, "rotation": 0,

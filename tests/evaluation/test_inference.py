@@ -149,3 +149,25 @@ def test_unknown_task_and_annotation_name_are_refused(params: Params, tmp_path: 
         evaluate_checkpoint(params, "msvd-qa", checkpoint)
     with pytest.raises(ConfigError, match="must be named train, val or test"):
         evaluate_checkpoint(params, "msvd_qa", checkpoint, annotations=tmp_path / "mine.jsonl")
+
+
+def test_converted_copies_are_evaluated_by_the_same_command_and_what_they_cost_is_seen(
+    params: Params, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A copy of all frames without loss gives the originals' scores; one of fewer pixels its own, printed as theirs."""
+    from alpro.config import Convert
+    from alpro.data.convert import convert
+
+    videos, found = params.datasets["msrvtt_ret"].videos, {}
+    for name, options in (("originals", None), ("lossless", {"crf": 0}), ("small", {"short_side": 16})):
+        folder = str(tmp_path / name) if options else videos
+        if options:
+            convert(Convert(source=videos, output=folder, **options), 1, tmp_path / "state")
+        own = params.evaluate["msrvtt_ret"].checkpoint
+        figures = evaluate_checkpoint(params, "msrvtt_ret", own, output=tmp_path / f"of_{name}", videos=folder)
+        assert str(figures) in capsys.readouterr().out
+        place = tmp_path / f"of_{name}/results_test/step_best"
+        assert json.loads((place / "args.json").read_text())["videos"] == folder
+        found[name] = json.loads((place / "scores.json").read_text())["scores"]
+    assert found["lossless"] == found["originals"]
+    assert found["small"] != found["originals"]

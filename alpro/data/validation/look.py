@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alpro.data.index import SCHEMA, build_index
+from alpro.data.shards import clip_of, shard_of
 from alpro.data.video import VideoInfo, read_image
 from alpro.errors import DataError
 from alpro.files import sha256
@@ -52,7 +53,10 @@ def _look_at_image(path: str) -> VideoInfo:
         readable = True
     except DataError as error:
         reason = str(error).removeprefix(f"{path}: ")
-    if os.path.isfile(path):
+    if readable and shard_of(path):
+        clip = clip_of(path)
+        digest, length = clip.sha256, clip.bytes
+    elif os.path.isfile(path):
         digest, length = sha256(path), os.path.getsize(path)
     return VideoInfo(readable, int(readable), 0.0, 0.0, *size, 0, "pillow" if readable else "none", digest, length, reason)
 

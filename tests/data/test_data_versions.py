@@ -1,0 +1,88 @@
+"""Real data under DVC: what one clone adds and pushes, another pulls, byte for byte; stages never edit a linked file."""
+
+import configparser
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alpro.lineage import dvc_add, dvc_hash
+from alpro.data.sources import fetch
+from tests.data.clips import make_video
+
+CONFIG = Path(__file__).parents[2] / ".dvc" / "config"
+
+
+def run(folder, *command):
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | ENV)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+ENV = {
+    "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b",
+    "DVC_NO_ANALYTICS": "1", "GIT_CONFIG_GLOBAL": "/dev/null",
+}  # fmt: skip
+
+
+def dvc(folder, *command):
+    return run(folder, sys.executable, "-m", "dvc", *command)
+
+
+def hashes(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_projects_cache_links_and_copies_only_where_it_must():
+    config = configparser.ConfigParser()
+    config.read(CONFIG)
+    assert config["cache"]["type"].strip('"') == "reflink,hardlink,symlink,copy"
+
+
+@pytest.mark.slow
+def test_what_one_clone_fetches_adds_and_pushes_another_pulls_with_the_same_hashes(tmp_path):
+    first, second, given = tmp_path / "first", tmp_path / "second", tmp_path / "given"
+    given.mkdir()
+    for i in range(3):
+        make_video(given / f"clip{i}.avi", frames=4, hue=40 * i)
+    first.mkdir()
+    run(first, "git", "init", "-q")
+    dvc(first, "init", "-q")
+    shutil.copyfile(CONFIG, first / ".dvc/config")
+    dvc(first, "remote", "add", "-d", "local", str(tmp_path / "remote"))
+    folders = fetch("msvd_qa", first, [given], say=lambda _: None)
+    dvc_add(first, folders)
+    assert folders == ["data/msvd_qa/videos"] and (first / "data/msvd_qa/videos.dvc").exists()
+    (first / "dvc.yaml").write_text(
+        "stages:\n  copy:\n    cmd: python3 -c \"import shutil; shutil.copytree('data/msvd_qa/videos', 'out')\"\n"
+        "    deps: [data/msvd_qa/videos]\n    outs: [out]\n"
+    )
+    dvc(first, "repro", "-q")
+    run(first, "git", "add", "-A", ".")
+    run(first, "git", "commit", "-qm", "data")
+    dvc(first, "push", "-q")
+
+    run(tmp_path, "git", "clone", "-q", str(first), str(second))
+    assert not (second / "data/msvd_qa/videos").exists()
+    dvc(second, "pull", "-q")
+    videos = "data/msvd_qa/videos"
+    assert hashes(second / videos) == hashes(first / videos) == hashes(given)
+    assert dvc_hash(second / videos) == dvc_hash(first / videos)
+    assert "up to date" in dvc(second, "status")
+    assert "up to date" in dvc(second, "repro")
+
+    # a linked file is protected: who edits in place is refused, and a stage's new output is a new file
+    clip = first / videos / "clip0.avi"
+    cached = hashes(first / ".dvc/cache")
+    if os.stat(clip).st_nlink > 1 or clip.is_symlink():
+        assert not os.stat(clip).st_mode & 0o222
+    dvc(first, "unprotect", videos)
+    clip.write_bytes(b"another")
+    dvc(first, "repro", "-q")
+    assert (first / "out/clip0.avi").read_bytes() == b"another"
+    kept = hashes(first / ".dvc/cache")
+    assert {name: kept[name] for name in cached} == cached
