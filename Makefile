@@ -16,6 +16,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Which Python makes the environment: `make PYTHON=/path/to/python3.12 setup`; empty: the first that fits (tools/python.sh).
 PYTHON ?=
 export PYTHON
+# Other ports of `make ui` than 4200 and 5000.
+PREFECT_PORT ?=
+MLFLOW_PORT ?=
+export PREFECT_PORT MLFLOW_PORT
 # What `make repro` does with files that somebody put into a stage's output: keep (aside) or discard; empty: stop and name them.
 EDITED ?=
 export EDITED
@@ -70,7 +74,7 @@ doctor: setup  ## Say what works on this machine
 	@$(ALPRO) doctor
 
 .PHONY: ui
-ui: setup  ## MLflow's pages of the runs, at http://127.0.0.1:5000 (PORT=5001 for another port)
+ui: setup  ## Prefect and MLflow with their pages and a worker, on this machine (PREFECT_PORT=4201, MLFLOW_PORT=5001)
 	@PYTHONPATH=. $(BIN)/python tools/ui.py
 
 .PHONY: baseline

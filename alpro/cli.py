@@ -489,6 +489,27 @@ def rollback(task: Task) -> None:
     typer.echo(f"alpro-{task}@champion: version {was} -> {now}")
 
 
+@app.command()
+def lineage(model: Annotated[str, typer.Argument(help="models:/alpro-TASK@champion, or models:/alpro-TASK/NUMBER.")]) -> None:
+    """Tell where a registered model comes from, and how to bring that state back."""
+    from alpro.lineage import chain
+
+    typer.echo(chain.trace(Path.cwd(), model))
+
+
+@app.command()
+def reproduce(
+    model: Annotated[str, typer.Argument(help="models:/alpro-TASK@champion, or models:/alpro-TASK/NUMBER.")],
+    train: Annotated[bool, typer.Option("--train", help="Train it anew too, and all that it was trained from.")] = False,
+) -> None:
+    """Evaluate a registered model anew in a clean worktree of its commit. Exit code 1: a figure differs."""
+    from alpro.lineage.reproduce import reproduce as run
+
+    done = run(Path.cwd(), model, train=train, say=typer.echo)
+    typer.echo(str(done))
+    raise typer.Exit(0 if done.same else 1)
+
+
 @report.command("make")
 def report_make(params: ParamsFile = PARAMS, root: Path = Path("reports")) -> None:
     """Write reports/summary.json and reports/index.html from the stages' records."""

@@ -293,6 +293,25 @@ def _ask_store(uri: str, file: Path | None) -> str:
     return "not probed"
 
 
+def _champions(root: Path) -> Check:
+    """Whether the gate put every champion where it is."""
+    if importlib.util.find_spec("mlflow") is None:
+        return Check("champions", "ok", "no MLflow, no registry")
+    from alpro.tracking import store
+
+    if not store.exists(store.store_uri(root)):
+        return Check("champions", "ok", "none yet")
+    from alpro.registry import aliases
+
+    with store.opened(root) as opened:
+        models = [model.name for model in opened.client.search_registered_models()]
+        crowned = [name for name in models if aliases.at(opened.client, name, "champion")]
+        wrong = [said for name in crowned if (said := aliases.by_hand(opened.client, name))]
+    if wrong:
+        return Check("champions", "warn", "; ".join(wrong), "`alpro lineage models:/NAME@champion` tells where it comes from")
+    return Check("champions", "ok", ", ".join(crowned) or "none yet")
+
+
 def _prefect(root: Path) -> Check:
     if importlib.util.find_spec("prefect") is None:
         return Check("Prefect", "warn", "not installed: no flows", "`make setup`, or pip install 'alpro[pipeline]'")
@@ -326,6 +345,7 @@ CHECKS: dict[str, Callable[[Path], Check]] = {
     "memory": _memory,
     "DVC": _dvc,
     "MLflow": _mlflow,
+    "champions": _champions,
     "Great Expectations": _great_expectations,
     "Prefect": _prefect,
 }

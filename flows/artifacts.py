@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from alpro import lineage
 from flows.stages import Outcome, short
+
+MLFLOW_PAGE = "ALPRO_MLFLOW_PAGE"  # where a browser finds MLflow; `make ui` sets it
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,25 +26,94 @@ class Done:
     seconds: float
 
 
-def publish(done: Sequence[Done], root: Path, experiment: str | None) -> None:
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """Where a run is in MLflow, read from what `alpro register` printed. `page`: MLflow's address for a browser, if known."""
+
+    experiment: str
+    parent: str
+    runs: Mapping[str, str]  # by stage, as evaluate/msvd_qa
+    lines: Sequence[str]
+    page: str | None
+
+    @classmethod
+    def read(cls, lines: Sequence[str]) -> Tracked:
+        """Parse the lines; what they don't name is empty."""
+        text = "\n".join(lines)
+        found = re.search(r"experiment (\S+), parent run (\w+)", text)
+        runs = dict(re.findall(r"^ *run (\S+): (\w+)$", text, re.M))
+        return cls(found[1] if found else "", found[2] if found else "", runs, lines, os.environ.get(MLFLOW_PAGE))
+
+    def link(self, run: str | None = None, said: str = "MLflow's run") -> str:
+        """Markdown that leads to a run; by default the parent."""
+        run = run or self.parent
+        if not run:
+            return "not in MLflow"
+        return f"[{said}]({self.page}/#/experiments/{self.experiment}/runs/{run})" if self.page else f"{said} `{run}`"
+
+    def image(self, stage: str, file: str) -> str | None:
+        """The address of a picture of a stage's run."""
+        run = self.runs.get(stage)
+        return f"{self.page}/get-artifact?path={quote(file)}&run_uuid={run}" if run and self.page else None
+
+
+def publish(done: Sequence[Done], root: Path, experiment: str | None, tracked: Tracked) -> None:
     """Make the run's artifacts from what its stages wrote."""
-    from prefect.artifacts import create_markdown_artifact, create_table_artifact
+    from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
     rows = [{"stage": short(one.stage), "outcome": one.outcome, "seconds": f"{one.seconds:.1f}"} for one in done]
     create_table_artifact(rows, key="stages", description=f"Saved as experiment `{experiment}`" if experiment else None)
     names = {short(one.stage) for one in done}
     if results := result_rows(root, names):
-        create_table_artifact(results, key="results", description="Figures of the evaluated splits, in percent")
-    if text := validation_text(root, names):
+        said = f"Figures of the evaluated splits, in percent. {tracked.link()}"
+        create_table_artifact(results, key="results", description=said)
+    if text := validation_text(root, names, tracked):
         create_markdown_artifact(text, key="validation", description="Great Expectations")
+    create_markdown_artifact(lineage_text(root, experiment, tracked), key="lineage", description=tracked.link())
+    for stage, file in plots(root, names):
+        if address := tracked.image(stage, file):
+            key = "-".join((stage.split("/")[-1], Path(file).stem)).replace("_", "-").lower()
+            create_image_artifact(image_url=address, key=key, description=f"{stage}: {file}")
+
+
+def plots(root: Path, stages: set[str]) -> list[tuple[str, str]]:
+    """The pictures of the evaluations that these stages made: (record, file)."""
+    found = []
+    for stage in sorted(stages):
+        if record := _evaluated(stage):
+            folder = root / "reports" / "evaluate" / record
+            found += [(f"evaluate/{record}", f.relative_to(folder).as_posix()) for f in sorted(folder.glob("plots/*.png"))]
+    return found
+
+
+def lineage_text(root: Path, experiment: str | None, tracked: Tracked) -> str:
+    """Which commit and locks stand for this run, how to bring them back, and what MLflow has of it."""
+    state = lineage.git_state(root)
+    lines = [f"- commit `{state.commit}` ({state.branch or 'no branch'})", f"- locks `{lineage.locks_digest(root)}`"]
+    lines += [f"- changed, and in no commit: {', '.join(state.changed)}"] if state.changed else []
+    lines += [f"- `dvc exp apply {experiment}` brings the state back"] if experiment else []
+    return "\n".join([*lines, f"- {tracked.link()}", "", "```", *tracked.lines, "```"])
+
+
+def gate_key(task: str) -> str:
+    """The key of a task's artifact; Prefect takes no underscores."""
+    return f"gate-{task.replace('_', '-').lower()}"
+
+
+def publish_gate(task: str, lines: Sequence[str]) -> None:
+    """What the gate said, as it was printed; the evaluations' own lines before it are in the log."""
+    from prefect.artifacts import create_markdown_artifact
+
+    at = next((n for n, line in enumerate(lines) if line.startswith(f"alpro-{task}/")), 0)
+    text = "\n".join(["```", *lines[at:], "```"])
+    create_markdown_artifact(text, key=gate_key(task), description=lines[-1] if lines else None)
 
 
 def result_rows(root: Path, stages: set[str]) -> list[dict[str, Any]]:
     """One row an evaluation that these stages made: every figure of its metrics.json that is a number, by its official name."""
     rows = []
     for stage in sorted(stages):
-        kind, _, task = stage.partition("@")
-        folder = {"evaluate": task, "zeroshot": f"{task}_zeroshot"}.get(kind)
+        folder = _evaluated(stage)
         metrics = _read(root / "reports" / "evaluate" / folder / "metrics.json") if folder else None
         if metrics:
             figures = {**metrics, **metrics.get("text2video", {})}
@@ -47,7 +122,7 @@ def result_rows(root: Path, stages: set[str]) -> list[dict[str, Any]]:
     return [{name: row.get(name, "") for name in columns} for row in rows]
 
 
-def validation_text(root: Path, stages: set[str]) -> str | None:
+def validation_text(root: Path, stages: set[str], tracked: Tracked) -> str | None:
     """A table of what validation found in each set, with the way to its Data Docs; None where nothing was validated."""
     lines = []
     for stage in sorted(stages):
@@ -56,9 +131,17 @@ def validation_text(root: Path, stages: set[str]) -> str | None:
         figures = _read(folder / "metrics.json") if kind.startswith("validate") else None
         if figures:
             failed = ", ".join(f"{check} {count}" for check, count in figures["checks"].items()) or "nothing"
-            lines.append(f"| {name} | {figures['errors']} | {figures['warnings']} | {failed} | `{folder / 'index.html'}` |")
+            run = tracked.runs.get(f"validate/{name}")
+            docs = tracked.link(run, "index.html of the run") if run else "`index.html` of its record"
+            lines.append(f"| {name} | {figures['errors']} | {figures['warnings']} | {failed} | {docs} |")
     head = ["| set | errors | warnings | found | Data Docs |", "|---|---|---|---|---|"]
     return "\n".join([*head, *lines]) if lines else None
+
+
+def _evaluated(stage: str) -> str | None:
+    """The folder of reports/evaluate that a stage fills."""
+    kind, _, task = stage.partition("@")
+    return {"evaluate": task, "zeroshot": f"{task}_zeroshot"}.get(kind)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""One run at a time: a second one is refused, with the name of the one that is at work."""
+"""One run at a time: a second one is refused, or waits, with the name of the one that is at work."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+AGAIN_S = 1.0
 
 
 class Busy(Exception):
@@ -16,12 +18,26 @@ class Busy(Exception):
 
 
 @contextmanager
-def only_run(home: Path, name: str) -> Iterator[None]:
-    """Hold the project's run lock; the system frees it with its holder, however that ends. Raises Busy."""
+def only_run(home: Path, name: str, wait: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Hold the project's run lock; the system frees it with its holder, however that ends.
+
+    Where another run has it: raises Busy, or, with `wait`, tells that function whom it waits for until it is free.
+    """
     path = home / ".prefect" / "run.lock"
     path.parent.mkdir(exist_ok=True)
+    told = ""
     with path.open("a+") as file:
-        _take(file.fileno(), path)
+        while True:
+            try:
+                _take(file.fileno(), path)
+                break
+            except Busy as busy:
+                if wait is None:
+                    raise
+                if str(busy) != told:
+                    told = str(busy)
+                    wait(f"waiting: {told}")
+                time.sleep(AGAIN_S)
         file.seek(0)
         file.truncate()
         json.dump({"run": name, "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)

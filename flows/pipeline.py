@@ -1,8 +1,8 @@
 """The flows: `python -m flows.pipeline` runs all stages of dvc.yaml as Prefect tasks, with a server of its own.
 
-A plain run works in the checkout, as `make repro` does, and leaves there what that leaves. A run with a recipe or
-overrides, or one that is asked to, works in a git worktree and becomes a DVC experiment: params.yaml of the checkout
-says what the checkout's results are, and a run that changed it for a trial would leave the two at odds.
+A run works in a git worktree and becomes a DVC experiment, so it never touches the checkout; `in_checkout` makes it work
+there, as `make repro` does, and then it changes no parameter: params.yaml says what the checkout's results are.
+Afterwards the checkpoints are registered, and the gate is asked about the candidates.
 """
 
 from __future__ import annotations
@@ -12,39 +12,46 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.flow_runs import pause_flow_run
 from prefect.runtime import flow_run
+from prefect.states import Completed, State
 from pydantic import Field
 
 from alpro.lineage import home
 from flows import experiment as trial
-from flows.artifacts import Done, publish
+from flows.artifacts import Done, Tracked, gate_key, publish, publish_gate
 from flows.commands import TOOLS, ask, stream
 from flows.edited import edited_outputs, put_aside
+from flows.form import (
+    Ask,
+    Changes,
+    Edited,
+    FromStage,
+    Hours,
+    InCheckout,
+    Machines,
+    Overrides,
+    Recipe,
+    Start,
+    Task,
+    Tasks,
+    changes,
+    described,
+)  # fmt: skip
 from flows.lock import Busy, not_beside_make, only_run
+from flows.orphan import end_with_worker
 from flows.server import embedded_server
 from flows.stages import EVERYTHING, Graph, Outcome, StageFailed, graph, reproduce, short
 
-Recipe = Annotated[str | None, Field(description="tiny, sample, official or paper; empty: params.yaml as it is.")]
-Overrides = Annotated[
-    list[str], Field(description="Changes to params.yaml, as `dvc exp run -S`: finetune.msvd_qa.learning_rate=1e-4")
-]
-Task = Annotated[str, Field(description="A data set of params.yaml: msrvtt_ret, didemo_ret, msrvtt_qa, msvd_qa or your own.")]
-Tasks = Annotated[list[str], Field(description="Only these data sets, without the report; empty: all of them.")]
-FromStage = Annotated[str | None, Field(description="Run this stage and all after it again, changed or not: finetune@msvd_qa.")]
-Experiment = Annotated[
-    bool, Field(description="Leave the checkout alone and save the run as a DVC experiment, overrides or not.")
-]
-Edited = Annotated[
-    Literal["keep", "discard", "stop"],
-    Field(description="Files somebody put into a stage's output: move them to .state/kept, let DVC delete them, or stop."),
-]
-Hours = Annotated[float | None, Field(description="A stage that takes longer is ended; empty: never.", gt=0)]
+REFUSED = 1  # `alpro promote` exits so when the gate says no
+TRAINING = ("prompter", "pretrain", "finetune", "evaluate")
+PAUSE_S = 7 * 24 * 3600  # how long a run waits for somebody to resume it
 
 
 def _worth_repeating(_task: Any, _run: Any, state: Any) -> bool:
@@ -70,97 +77,182 @@ def run_stage(name: str, stage: str, root: Path, force: bool) -> Outcome:
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE)
-def run_verb(name: str, words: Sequence[str], root: Path) -> None:
-    """One `alpro` command around the stages."""
+def run_verb(name: str, words: Sequence[str], root: Path) -> list[str]:
+    """One `alpro` command around the stages; returns its last lines."""
     code, lines = stream([sys.executable, "-m", "alpro", *words], root, get_run_logger().info)
     if code:
         raise StageFailed(f"alpro {' '.join(words)} failed: {lines[-1] if lines else f'exit code {code}'}")
+    return lines
+
+
+@task(task_run_name="gate-{name}", cache_policy=NO_CACHE)
+def ask_gate(name: str, root: Path, dry_run: bool) -> bool:
+    """`alpro promote`: its table becomes an artifact; True where the candidate passed."""
+    words = ["promote", "--task", name, *(["--dry-run"] if dry_run else [])]
+    code, lines = stream([sys.executable, "-m", "alpro", *words], root, get_run_logger().info)
+    if code not in (0, REFUSED):
+        raise StageFailed(f"alpro {' '.join(words)} failed: {lines[-1] if lines else f'exit code {code}'}")
+    publish_gate(name, lines)
+    return code == 0
 
 
 @flow(name="validate")
-def validate(recipe: Recipe = None, overrides: Overrides = [], edited: Edited = "keep") -> dict[str, Outcome]:  # noqa: B006
+@described
+def validate(recipe: Recipe = None, overrides: Overrides = []) -> dict[str, Outcome]:  # noqa: B006
     """Validate all corpora and data sets that the pipeline reads, with Great Expectations."""
-    return _run(EVERYTHING, recipe, overrides, edited=edited, only="validate")
+    return _run(EVERYTHING, changes(recipe, overrides), only="validate")
 
 
 @flow(name="train-prompter")
-def train_prompter(recipe: Recipe = None, overrides: Overrides = [], hours: Hours = None) -> dict[str, Outcome]:  # noqa: B006
+@described
+def train_prompter(
+    recipe: Recipe = None,
+    overrides: Overrides = [],  # noqa: B006
+    start: Start = Start(),  # noqa: B008
+    machines: Machines = Machines(),  # noqa: B008
+    hours: Hours = None,
+) -> dict[str, Outcome]:
     """Train the prompter, after what it needs."""
-    return _run(["stages/dvc.yaml:prompter"], recipe, overrides, hours=hours)
+    return _run(["stages/dvc.yaml:prompter"], changes(recipe, overrides, start, machines), hours=hours)
 
 
 @flow(name="pretrain")
-def pretrain(recipe: Recipe = None, overrides: Overrides = [], hours: Hours = None) -> dict[str, Outcome]:  # noqa: B006
+@described
+def pretrain(
+    recipe: Recipe = None,
+    overrides: Overrides = [],  # noqa: B006
+    start: Start = Start(),  # noqa: B008
+    machines: Machines = Machines(),  # noqa: B008
+    hours: Hours = None,
+) -> dict[str, Outcome]:
     """Pre-train the video-language model, after what it needs."""
-    return _run(["stages/dvc.yaml:pretrain"], recipe, overrides, hours=hours)
+    return _run(["stages/dvc.yaml:pretrain"], changes(recipe, overrides, start, machines), hours=hours)
 
 
 @flow(name="finetune")
-def finetune(task: Task, recipe: Recipe = None, overrides: Overrides = [], hours: Hours = None) -> dict[str, Outcome]:  # noqa: B006
+@described
+def finetune(
+    task: Task,
+    recipe: Recipe = None,
+    overrides: Overrides = [],  # noqa: B006
+    start: Start = Start(),  # noqa: B008
+    machines: Machines = Machines(),  # noqa: B008
+    hours: Hours = None,
+) -> dict[str, Outcome]:
     """Fine-tune for one data set, after what that needs."""
-    return _run([f"stages/dvc.yaml:finetune@{task}"], recipe, overrides, hours=hours)
+    return _run([f"stages/dvc.yaml:finetune@{task}"], changes(recipe, overrides, start, machines), hours=hours)
 
 
 @flow(name="evaluate")
-def evaluate(task: Task, recipe: Recipe = None, overrides: Overrides = []) -> dict[str, Outcome]:  # noqa: B006
+@described
+def evaluate(
+    task: Task,
+    recipe: Recipe = None,
+    overrides: Overrides = [],  # noqa: B006
+    machines: Machines = Machines(),  # noqa: B008
+) -> dict[str, Outcome]:
     """Evaluate one data set's test split, after what that needs."""
-    return _run([f"evaluate@{task}"], recipe, overrides)
+    return _run([f"evaluate@{task}"], changes(recipe, overrides, machines=machines))
+
+
+@flow(name="promote")
+@described
+def promote(
+    task: Task, dry_run: Annotated[bool, Field(description="Only say what the gate says; nothing moves.")] = False
+) -> State[Any]:
+    """Ask the gate about a task's candidate: on the data in the checkout, against the champion."""
+    checkout = _checkout()
+    with only_run(home(checkout), flow_run.name or "run", wait=get_run_logger().warning):
+        passed = ask_gate(task, checkout, dry_run)
+    name = ("Passed" if dry_run else "Promoted") if passed else "Refused"
+    return Completed(name=name, message=f"the gate's table is the artifact {gate_key(task)}")
 
 
 @flow(name="pipeline")
+@described
 def pipeline(
     recipe: Recipe = None,
     overrides: Overrides = [],  # noqa: B006
     tasks: Tasks = [],  # noqa: B006
+    start: Start = Start(),  # noqa: B008
+    machines: Machines = Machines(),  # noqa: B008
     from_stage: FromStage = None,
-    experiment: Experiment = False,
+    promote: Ask = "never",
+    in_checkout: InCheckout = False,
     edited: Edited = "keep",
     hours: Hours = None,
 ) -> dict[str, Outcome]:
     """All stages: data, validation, training, evaluation, report. DVC says what has to run."""
     targets = [f"evaluate@{task}" for task in tasks] or EVERYTHING
-    return _run(targets, recipe, overrides, from_stage, experiment, edited, hours)
+    given = changes(recipe, overrides, start, machines)
+    return _run(targets, given, from_stage, in_checkout, edited, hours, gate=promote)
 
 
 FLOWS: dict[str, Any] = {"pipeline": pipeline, "validate": validate, "train-prompter": train_prompter, "pretrain": pretrain,
-         "finetune": finetune, "evaluate": evaluate}  # fmt: skip
+         "finetune": finetune, "evaluate": evaluate, "promote": promote}  # fmt: skip
+
+
+def _checkout() -> Path:
+    return Path(ask(["git", "rev-parse", "--show-toplevel"], Path.cwd()).strip())
 
 
 def _run(
     targets: Sequence[str],
-    recipe: str | None,
-    overrides: Sequence[str],
+    given: Changes,
     from_stage: str | None = None,
-    experiment: bool = False,
+    in_checkout: bool = False,
     edited: str = "keep",
     hours: float | None = None,
     only: str | None = None,
+    gate: str = "never",
 ) -> dict[str, Outcome]:
-    """Run the targets with all that they need: in the checkout, or as an experiment."""
+    """Run the targets with all that they need: as an experiment, or in the checkout."""
     log = get_run_logger()
-    checkout = Path(ask(["git", "rev-parse", "--show-toplevel"], Path.cwd()).strip())
+    if in_checkout and given:
+        raise ValueError("in_checkout takes no changes: edit params.yaml, or let the run be an experiment")
+    end_with_worker()
+    checkout = _checkout()
     name = flow_run.name or "run"
-    with only_run(home(checkout), name):
-        if not (recipe or overrides or experiment):
+    with only_run(home(checkout), name, wait=log.warning):
+        if in_checkout:
             with not_beside_make(checkout):
                 _make_ready(checkout, edited)
                 done = _run_stages(checkout, targets, from_stage, hours, only)
-                _sync(checkout)
-                publish(done, checkout, None)
+                _finish(checkout, done, None, gate)
         else:
             with trial.worktree(checkout, name) as place:
                 log.info("working in %s; the checkout stays as it is", place)
-                if recipe:
-                    ask([sys.executable, "-m", "alpro", "recipe", "use", recipe], place)
-                if overrides:
-                    trial.override(place, overrides)
+                if given.recipe:
+                    ask([sys.executable, "-m", "alpro", "recipe", "use", given.recipe], place)
+                if given.overrides:
+                    trial.override(place, given.overrides)
                 trial.restore(place)
                 done = _run_stages(place, targets, from_stage, hours, only)
-                trial.save(place, name, [one.stage for one in done], trial.describe(recipe, overrides))
-                _sync(place)
-                publish(done, place, name)
+                trial.save(place, name, [one.stage for one in done], trial.describe(given.recipe, given.overrides))
+                _finish(place, done, name, gate)
             log.info("saved as experiment %s: `dvc exp show`, `dvc exp apply %s`", name, name)
     return {short(one.stage): one.outcome for one in done}
+
+
+def _finish(root: Path, done: Sequence[Done], experiment: str | None, gate: str) -> None:
+    """MLflow, the artifacts, the gate. Results do not depend on a store, so one that is down stops nothing but the gate."""
+    log = get_run_logger()
+    names = [short(one.stage) for one in done]
+    trains = any(name.partition("@")[0] in TRAINING for name in names)
+    words = ["register", "--flow", f"{flow_run.name} {flow_run.id}"] if trains else ["track", "sync"]
+    state = run_verb(words[0], words, root, return_state=True)
+    if not state.is_completed():
+        log.warning("MLflow was not filled in (%s); `alpro register` does it later", state.message)
+    publish(done, root, experiment, Tracked.read(state.result() if state.is_completed() else []))
+    tasks = [name.partition("@")[2] for name in names if name.startswith("evaluate@")]
+    if gate == "never" or not state.is_completed():
+        return
+    passed = [task for task in tasks if ask_gate(task, root, gate == "ask")]
+    if gate == "ask" and passed:
+        log.warning("passed the gate: %s; resume this run to make them champions, cancel it to leave things", ", ".join(passed))
+        pause_flow_run(timeout=PAUSE_S)
+        for task in passed:
+            ask_gate(task, root, False)
 
 
 def _run_stages(
@@ -211,13 +303,6 @@ def _make_ready(checkout: Path, edited: str) -> None:
         log.warning("not written by a stage, and left to be deleted: %s", listed)
 
 
-def _sync(root: Path) -> None:
-    """Fill in MLflow's runs; results do not depend on it, so a store that is down stops nothing."""
-    state = run_verb("track", ["track", "sync"], root, return_state=True)
-    if not state.is_completed():
-        get_run_logger().warning("MLflow was not filled in (%s); `alpro track sync` does it later", state.message)
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Run a flow from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__.splitlines()[0] if __doc__ else None)
@@ -228,7 +313,9 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--task", action="append", dest="tasks", help="a data set; may be given several times")
     parser.add_argument("--from-stage", help="run this stage and all after it again")
-    parser.add_argument("--experiment", action="store_true", default=None, help="work in a worktree, save as DVC experiment")
+    parser.add_argument("--promote", choices=["auto", "ask", "never"], help="what the gate lets through becomes the champion")
+    parser.add_argument("--in-checkout", action="store_true", default=None, help="work in the checkout, as `make repro`")
+    parser.add_argument("--dry-run", action="store_true", default=None, help="of promote: only say what the gate says")
     parser.add_argument("--edited", choices=["keep", "discard", "stop"], help="files put into stages' outputs")
     parser.add_argument("--hours", type=float, help="the longest time of a stage")
     given = {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}

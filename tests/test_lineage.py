@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -107,3 +109,93 @@ def _write(path: Path, stages: dict[str, object]) -> None:
 
 def _git(root: Path, *args: str) -> None:
     subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *args], cwd=root, check=True, capture_output=True)
+
+
+def test_a_state_that_another_branch_or_an_experiment_holds_is_clean(tmp_path):
+    _git(tmp_path, "init", "-q", "-b", "trunk")
+    (tmp_path / "params.yaml").write_text("lr: 1")
+    _git(tmp_path, "add", "-A")
+    _git(tmp_path, "commit", "-qm", "x")
+    (tmp_path / "params.yaml").write_text("lr: 2")
+    (tmp_path / "dvc.lock").write_text("stages: {}")
+    assert not lineage.git_state(tmp_path).clean
+    _git(tmp_path, "checkout", "-qb", "other")
+    _git(tmp_path, "add", "-A")
+    _git(tmp_path, "commit", "-qm", "y")
+    held = lineage.git(tmp_path, "rev-parse", "HEAD")
+    _git(tmp_path, "checkout", "-q", "trunk")
+    (tmp_path / "params.yaml").write_text("lr: 2")
+    (tmp_path / "dvc.lock").write_text("stages: {}")
+    assert lineage.git_state(tmp_path) == lineage.GitState(held.strip(), "other", ())
+    _git(tmp_path, "update-ref", "refs/exps/ab/cdef/tidy-otter", held.strip())
+    _git(tmp_path, "branch", "-qD", "other")
+    before = lineage.git(tmp_path, "status", "--porcelain")
+    assert lineage.git_state(tmp_path) == lineage.GitState(held.strip(), "tidy-otter", ())
+    assert lineage.git(tmp_path, "status", "--porcelain") == before, "the index is as it was"
+    (tmp_path / "params.yaml").write_text("lr: 3")
+    assert lineage.git_state(tmp_path).changed == ("dvc.lock", "params.yaml")
+
+
+def test_the_lock_of_a_commit_is_read_from_it(locked):
+    _git(locked, "init", "-q", "-b", "trunk")
+    _git(locked, "add", "-A")
+    _git(locked, "commit", "-qm", "x")
+    was, digest = lineage.locked_stages(locked), lineage.locks_digest(locked)
+    (locked / "dvc.lock").unlink()
+    assert lineage.locked_stages(locked, "HEAD") == was
+    assert lineage.locks_digest(locked, "HEAD") == digest != lineage.locks_digest(locked)
+    assert lineage.locked_stages(locked, "0" * 40) == {}
+
+
+PIPELINE = {
+    "dvc.yaml": """\
+stages:
+  evaluate:
+    foreach: [a]
+    do:
+      cmd: >-
+        mkdir -p reports/evaluate/a; printf '{"r1": %s}' "$(cat models/tiny/finetune/a)" > reports/evaluate/a/metrics.json
+      deps: [models/tiny/finetune/a]
+      metrics: [reports/evaluate/a/metrics.json]
+""",
+    "stages/dvc.yaml": """\
+stages:
+  finetune:
+    foreach: [a]
+    do:
+      wdir: ..
+      cmd: cat given > models/tiny/finetune/a
+      deps: [given]
+      outs: [models/tiny/finetune/a]
+""",
+}
+
+
+@pytest.mark.slow  # DVC takes seconds for each of a dozen commands
+def test_a_version_is_evaluated_or_trained_anew_in_the_state_of_its_commit(tmp_path, monkeypatch):
+    from alpro.lineage import reproduce as module
+
+    for name, content in {**PIPELINE, "given": "1.5", "models/tiny/finetune/.gitkeep": "", "params.yaml": "{}"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    _git(tmp_path, "init", "-q", "-b", "trunk")
+    for words in (["init", "-q"], ["repro", "-q", "evaluate@a"]):
+        subprocess.run([sys.executable, "-m", "dvc", *words], cwd=tmp_path, check=True)
+    _git(tmp_path, "add", "-A")
+    _git(tmp_path, "commit", "-qm", "state")
+    commit = lineage.git(tmp_path, "rev-parse", "HEAD").strip()
+    for number in range(3):  # the project went on
+        (tmp_path / "given").write_text(f"2.{number}")
+        _git(tmp_path, "commit", "-qam", "later")
+    tags = {"alpro.git.commit": commit, "alpro.git.clean": "yes", "alpro.stage": "finetune/a"}
+    monkeypatch.setattr(module, "find", lambda store, uri: SimpleNamespace(tags=tags))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    said: list[str] = []
+    done = module.reproduce(tmp_path, "models:/alpro-a@champion", say=said.append)
+    assert (done.ran, done.same, set(done.outputs.values())) == (("evaluate@a",), True, {True})
+    again = module.reproduce(tmp_path, "models:/alpro-a@champion", train=True, say=said.append)
+    assert (again.ran, again.same, again.outputs["models/tiny/finetune/a"]) == (("finetune@a", "evaluate@a"), True, True)
+    assert not [*(tmp_path / module.FOLDER).iterdir()] and lineage.git(tmp_path, "worktree", "list").count("\n") == 1
+    tags["alpro.git.clean"] = "no"
+    with pytest.raises(TrackingError, match="no commit holds its state"):
+        module.reproduce(tmp_path, "models:/alpro-a@champion")

@@ -566,34 +566,40 @@ def test_a_misspelt_choice_is_refused(output: Path, capsys: pytest.CaptureFixtur
 # --- make ui ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def ui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A store's file that exists, and `make ui` pointed at it."""
-    store = tmp_path / "mlflow.db"
-    store.touch()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
-    monkeypatch.delenv("PORT", raising=False)
-    return store
-
-
-def test_the_pages_are_not_started_without_runs(ui: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ui.unlink()
-    assert make_ui.main() == 1
-    assert "no runs yet" in capsys.readouterr().err
-
-
-def test_a_port_in_use_is_one_line(ui: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        monkeypatch.setenv("PORT", str(port))
+@pytest.mark.parametrize("variable", ["PREFECT_PORT", "MLFLOW_PORT"])
+def test_a_port_in_use_is_one_line(
+    variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setenv("PREFECT_PORT", str(free.getsockname()[1]))
+        monkeypatch.setenv(variable, str(taken.getsockname()[1]))
+        free.close()
         assert make_ui.main() == 1
-    assert capsys.readouterr().err.startswith(f"ui: port {port} can't be used")
+        port = taken.getsockname()[1]
+    said = capsys.readouterr().err
+    assert said.startswith(f"ui: port {port} can't be used") and f"make ui {variable}={port + 1}" in said
 
 
-def test_the_pages_show_this_projects_store(ui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        monkeypatch.setenv("PORT", str(free.getsockname()[1]))
-    called: list[list[str]] = []
-    monkeypatch.setattr(make_ui.os, "execv", lambda path, words: called.append(words))
-    make_ui.main()
-    assert called[0][1:4] == ["-m", "mlflow", "ui"] and called[0][-1] == f"sqlite:///{ui}"
+def test_a_port_that_is_none_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_PORT", "http")
+    assert make_ui.main() == 1
+    assert capsys.readouterr().err == "ui: PREFECT_PORT=http is no port number\n"
+
+
+def test_a_server_that_ends_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stays.py").write_text("import time; time.sleep(1000)")
+    (tmp_path / "fails.py").write_text("raise SystemExit(3)")
+    servers = make_ui.Servers(tmp_path, {"PYTHONPATH": str(tmp_path)})
+    try:
+        servers.start("first", "stays")
+        servers.start("second", "fails")
+        with pytest.raises(make_ui.Refused, match=r"second ended with code 3; its log: .*second\.log"):
+            servers.answering("http://127.0.0.1:9/health")
+    finally:
+        servers.stop()
+    assert servers.running["first"].poll() is not None

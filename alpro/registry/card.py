@@ -43,7 +43,7 @@ def of_version(state: State, checkpoint: Checkpoint, tags: Mapping[str, str]) ->
     data = json.loads(tags.get(tag.DATA, "{}"))
     lines = [f"**What**: {kind} {PAPER}", "", f"**Trained** with recipe `{params.recipe}`, from {start}, on:", ""]
     lines += [f"- `{path}` ({digest})" for path, digest in data.items()] or ["- data that dvc.lock does not name"]
-    lines += ["", "**Figures**, with 95 % intervals:", "", *_figures(state, checkpoint), ""]
+    lines += ["", "**Figures**, with 95 % intervals:", "", *_figures(state, checkpoint, tags.get(tag.SHA256)), ""]
     limits = LIMITS.format(frames=training.num_frames)
     lines += [f"**Limits**: {MADE if params.sample else ''}{limits}", ""]
     return "\n".join(
@@ -51,11 +51,13 @@ def of_version(state: State, checkpoint: Checkpoint, tags: Mapping[str, str]) ->
     )
 
 
-def _figures(state: State, checkpoint: Checkpoint) -> list[str]:
-    path = state.root / "reports" / "evaluate" / checkpoint.task / "metrics.json"
-    if not path.is_file():
+def _figures(state: State, checkpoint: Checkpoint, sha256: str | None) -> list[str]:
+    """Rows of a table, where the evaluation on disk is of these weights."""
+    folder = state.root / "reports" / "evaluate" / checkpoint.task
+    files = (folder / "params.json", folder / "metrics.json")
+    given, metrics = (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files)
+    if not metrics or given.get("checkpoint_sha256") != sha256:
         return ["not evaluated"]
-    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     rows = ["| figure | value | interval |", "|---|---|---|"]
     for name in SHOWN:
         value, ci95 = figure(metrics, name)

@@ -92,7 +92,14 @@ def _register(store: Store, state: State, checkpoint: Checkpoint, tags: dict[str
     described = Model(artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id)
     with tempfile.TemporaryDirectory(dir=folder(state.root), prefix=".pack.") as aside:
         made, views = Path(aside) / "model", training_of(checkpoint, state.params)
-        package.save(checkpoint.folder, made, frames=views.eval_frames, max_text_tokens=views.max_text_tokens, model=described)
+        package.save(
+            checkpoint.folder,
+            made,
+            frames=views.eval_frames,
+            max_text_tokens=views.max_text_tokens,
+            registered=checkpoint.model,
+            model=described,
+        )
         client.log_model_artifacts(model.model_id, str(made))
     client.finalize_logged_model(model.model_id, "READY")
     if run_id:

@@ -22,10 +22,19 @@ REQUIREMENTS = (
 EXAMPLES = {"caption": "a red circle moves to the left", "question": "what moves to the left?"}
 
 
-def save(checkpoint: Path, into: Path, *, frames: str, max_text_tokens: int, model: Model | None = None) -> None:
+def save(
+    checkpoint: Path,
+    into: Path,
+    *,
+    frames: str,
+    max_text_tokens: int,
+    registered: str | None = None,
+    model: Model | None = None,
+) -> None:
     """Write the MLflow model of a checkpoint directory into a new folder: files, code, signature, example, requirements.
 
-    frames, max_text_tokens: how the evaluation looks at clips and texts. Nothing is loaded but config.json; raises
+    frames, max_text_tokens: how the evaluation looks at clips and texts; registered: the model that it becomes a version of,
+    so that a champion that was made by hand says so when it is loaded. Nothing is loaded but config.json; raises
     CheckpointError where that names no task.
     """
     import mlflow
@@ -41,7 +50,7 @@ def save(checkpoint: Path, into: Path, *, frames: str, max_text_tokens: int, mod
         signature=signature(task),
         input_example=pandas.DataFrame({"video": ["video0.mp4"], column: [EXAMPLES[column]]}),
         pip_requirements=requirements(),
-        model_config={"frames": frames, "max_text_tokens": max_text_tokens, "media_root": None},
+        model_config={"frames": frames, "max_text_tokens": max_text_tokens, "media_root": None, "registered": registered},
         mlflow_model=model,
     )
     for cache in [*into.rglob("__pycache__")]:

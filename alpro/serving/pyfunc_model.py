@@ -7,6 +7,7 @@
 told by the environment variable ALPRO_MEDIA_ROOT.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ class VideoTextModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the checkpoint that was packed with this code."""
+        from alpro.serving.registered import alias_warning
         from alpro.serving.service import Service
 
         config = context.model_config or {}
-        self.service = Service.load(
-            Path(context.artifacts["checkpoint"]), config["frames"], config["max_text_tokens"], config.get("media_root")
-        )
+        checkpoint = Path(context.artifacts["checkpoint"])
+        if said := alias_warning(checkpoint.parents[1], config.get("registered")):
+            logging.getLogger("alpro.serving").warning(said)
+        self.service = Service.load(checkpoint, config["frames"], config["max_text_tokens"], config.get("media_root"))
 
     def predict(self, context: PythonModelContext, model_input: DataFrame, params: dict[str, Any] | None = None) -> DataFrame:
         """A row of results for each row of the table (see `Service.ask`); what a caller did wrong is a bad request."""

@@ -37,7 +37,7 @@ TRAINED = ("prompter", "pretrain", "finetune")
 
 @dataclass(frozen=True)
 class Synced:
-    """What a sync did: names of stages and model versions."""
+    """What a sync did: names of stages and model versions; `runs` has every stage's run."""
 
     store: str
     experiment: str
@@ -46,15 +46,17 @@ class Synced:
     completed: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     registered: list[str] = field(default_factory=list)
+    runs: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [f"MLflow {self.store}: parent run {self.parent}"]
+        lines = [f"MLflow {self.store}: experiment {self.experiment}, parent run {self.parent}"]
         told = {
             "new runs": self.created,
             "completed": self.completed,
             "there already": self.unchanged,
             "new versions": self.registered,
         }
+        lines += [f"  run {stage}: {run}" for stage, run in self.runs.items()]
         return "\n".join([*lines, *(f"  {what}: {', '.join(names)}" for what, names in told.items() if names)])
 
 
@@ -100,6 +102,7 @@ def sync(root: Path | str, params: Params, *, tags: Mapping[str, str] | None = N
         parent = _parent(store, state, tags or {})
         done = Synced(shown(store.uri), store.experiment, parent.info.run_id)
         children = _children(store, state, parent, done)
+        done.runs.update({stage: run.info.run_id for stage, run in children.items()})
         done.registered.extend(register_checkpoints(store, state, children, tags))
         _finish_parent(store, state, parent, children)
     return done

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+PATIENCE_S = 600
 DVC = str(Path(sys.executable).with_name("dvc"))
 
 PARAMS = """\
@@ -109,3 +112,10 @@ def flow_command(*words: str) -> list[str]:
 def flow_environment(server_home: Path) -> dict[str, str]:
     own = {"PYTHONPATH": str(REPOSITORY), "PREFECT_HOME": str(server_home), "PREFECT_LOGGING_LEVEL": "INFO"}
     return {**{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}, **own}
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {PATIENCE_S} s"
+        time.sleep(0.1)

@@ -6,17 +6,18 @@ import os
 import signal
 import sqlite3
 import subprocess
-import time
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from flows.form import Machines, Start, changes
 from flows.lock import only_run
+from flows.pipeline import FLOWS
 
-from .conftest import commit, flow_command, flow_environment
+from .conftest import PATIENCE_S, commit, flow_command, flow_environment, wait_for
 
 pytestmark = pytest.mark.slow  # the server alone needs 10 s
-PATIENCE_S = 600
 
 
 def rows(home: Path, query: str) -> list[tuple[str, ...]]:
@@ -46,31 +47,25 @@ def living_in(root: Path) -> list[int]:
     return found
 
 
-def wait_for(condition: object, what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, f"no {what} within {PATIENCE_S} s"
-        time.sleep(0.1)
-
-
 def test_stages_run_in_order_with_their_log_and_leave_artifacts(scratch: Path, server_home: Path) -> None:
-    done = run_flow(scratch, server_home)
+    done = run_flow(scratch, server_home, "--in-checkout")
     assert done.returncode == 0, done.stdout + done.stderr
     run_id, name, state = latest(server_home)
     assert state == "COMPLETED"
     tasks = rows(server_home, f"select name from task_run where flow_run_id = '{run_id}' order by start_time")
     assert [task for (task,) in tasks] == [
         "preflight", "stage-pretrain", "stage-finetune@a", "stage-evaluate@a", "stage-finetune@b", "stage-evaluate@b",
-        "stage-report", "track",
+        "stage-report", "register",
     ]  # fmt: skip
     log = rows(
         server_home,
         "select message from log join task_run on log.task_run_id = task_run.id where task_run.name = 'stage-pretrain'",
     )
     assert ("the loss is 0.1",) in log
-    assert (scratch / ".make" / "verbs").read_text().split("\n")[:2] == ["preflight", "track sync"]
+    verbs = (scratch / ".make" / "verbs").read_text().split("\n")
+    assert verbs[:2] == ["preflight", f"register --flow {name} {UUID(run_id)}"]
     keys = {key for (key,) in rows(server_home, f"select key from artifact where flow_run_id = '{run_id}'")}
-    assert {"stages", "results", "progress"} <= keys
+    assert {"stages", "results", "progress", "lineage"} <= keys
     assert not (scratch / "unneeded.txt").exists() and "0.5" in (scratch / "summary.txt").read_text()
 
     # again, as an experiment: what did not change does not run, and the checkout stays as it is
@@ -80,7 +75,7 @@ def test_stages_run_in_order_with_their_log_and_leave_artifacts(scratch: Path, s
     _, name, state = latest(server_home)
     status = subprocess.run(["git", "status", "--porcelain"], cwd=scratch, capture_output=True, text=True).stdout
     listed = subprocess.run(["git", "for-each-ref", "refs/exps"], cwd=scratch, capture_output=True, text=True).stdout
-    assert state == "COMPLETED" and status == "" and listed.strip().endswith(f"/{name}")
+    assert state == "COMPLETED" and status == "" and f"/{name}\n" in listed
     assert (scratch / "pretrained").read_text() == "x\n"
 
 
@@ -102,7 +97,7 @@ def test_a_run_that_is_ended_leaves_no_process(scratch: Path, server_home: Path,
     (scratch / "dvc.yaml").write_text(body)
     flow = subprocess.Popen(flow_command(), cwd=scratch, env=flow_environment(server_home), start_new_session=True)
     try:
-        wait_for(lambda: (scratch / "started").exists(), "stage")
+        wait_for(lambda: [*scratch.glob(".dvc/tmp/flows/*/started")], "stage")
         refused = subprocess.run(flow_command(), cwd=scratch, env=flow_environment(server_home), capture_output=True, text=True)
         assert refused.returncode == 3 and f"process {flow.pid}" in refused.stderr
         flow.send_signal(number)
@@ -113,3 +108,37 @@ def test_a_run_that_is_ended_leaves_no_process(scratch: Path, server_home: Path,
             os.killpg(flow.pid, signal.SIGKILL)
     with only_run(scratch, "the next"):
         pass
+    if number != signal.SIGKILL:
+        assert not [*scratch.glob(".dvc/tmp/flows/*")], "its worktree is gone"
+
+
+def test_a_form_becomes_overrides_and_what_was_typed_has_the_last_word() -> None:
+    given = changes("tiny", ["init.finetune=b.pt"], Start(finetune="a.pt"), Machines(processes=3, hosts="one:1,two:2"))
+    assert given.recipe == "tiny"
+    assert given.overrides == ("init.finetune='a.pt'", "launch.processes=3", "launch.hosts='one:1,two:2'", "init.finetune=b.pt")
+    assert not changes(None, []) and not changes(None, [], Start(), Machines())
+
+
+def test_a_stage_that_takes_too_long_is_ended(scratch: Path, server_home: Path) -> None:
+    (scratch / "dvc.yaml").write_text("stages:\n  long:\n    cmd: (setsid sleep 1000 &) ; sleep 1000\n")
+    done = run_flow(scratch, server_home, "--hours", "0.005")
+    assert done.returncode == 1 and latest(server_home)[2] in ("FAILED", "CRASHED")
+    assert "exceeded timeout" in done.stdout + done.stderr
+    wait_for(lambda: not living_in(scratch), "end of its processes")
+
+
+def test_the_gates_answer_is_the_runs_state(scratch: Path, server_home: Path) -> None:
+    code = "import sys; print('a table'); print('refused: no gain'); sys.exit(1 if sys.argv[1] == 'promote' else 0)"
+    (scratch / "alpro" / "__main__.py").write_text(code)
+    assert run_flow(scratch, server_home, "promote", "--task", "msvd_qa").returncode == 0
+    run_id, _, state = latest(server_home)
+    assert state == "COMPLETED"
+    assert rows(server_home, f"select state_name from flow_run where id = '{run_id}'") == [("Refused",)]
+    assert rows(server_home, "select description from artifact where key = 'gate-msvd-qa'") == [("refused: no gain",)]
+
+
+def test_every_field_of_the_forms_is_described() -> None:
+    for chosen in FLOWS.values():
+        fields = chosen.parameters.properties
+        assert all(field.get("description") or name in ("start", "machines") for name, field in fields.items()), chosen.name
+        assert "Args:" not in (chosen.description or "").split("\n")[0]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from flows import experiment
-from flows.artifacts import result_rows, validation_text
+from flows.artifacts import Tracked, plots, result_rows, validation_text
 from flows.commands import stream
 from flows.edited import edited_outputs, put_aside
 from flows.lock import Busy, not_beside_make, only_run
 from flows.stages import Graph, StageFailed, graph, reproduce
 
-from .conftest import DVC, commit, run
+from .conftest import DVC, REPOSITORY, commit, run, wait_for
 
 
 def test_the_order_is_dvcs_and_holds_only_what_is_needed(scratch: Path) -> None:
@@ -77,6 +79,20 @@ def test_what_ends_the_wait_ends_the_command_and_its_children(scratch: Path) -> 
         stream(["sh", "-c", "setsid sleep 600 & echo $!; wait"], scratch, log)
     stat = Path(f"/proc/{seen[0]}/stat")
     assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_run_that_waits_says_for_whom_and_goes_on_when_it_may(tmp_path: Path) -> None:
+    held = only_run(tmp_path, "tidy-otter")
+    held.__enter__()
+    said: list[str] = []
+
+    def free(text: str) -> None:
+        said.append(text)
+        held.__exit__(None, None, None)
+
+    with only_run(tmp_path, "second", wait=free):
+        pass
+    assert len(said) == 1 and said[0].startswith("waiting: the run 'tidy-otter' is at work")
 
 
 def test_a_second_run_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:
@@ -164,6 +180,37 @@ def test_artifacts_show_what_the_stages_wrote(tmp_path: Path) -> None:
     assert result_rows(tmp_path, {"evaluate@msrvtt_ret", "evaluate@not_there", "report"}) == [
         {"task": "msrvtt_ret", "n": "100", "chance": "1.00", "r1": "30.25", "medianR": "4.00"}
     ]
-    text = validation_text(tmp_path, {"validate@msvd_qa"})
-    assert text and "| msvd_qa | 0 | 2 | row_once 2 |" in text and "msvd_qa/index.html" in text
-    assert validation_text(tmp_path, {"report"}) is None
+    text = validation_text(tmp_path, {"validate@msvd_qa"}, Tracked.read([]))
+    assert text and "| msvd_qa | 0 | 2 | row_once 2 |" in text and "`index.html` of its record" in text
+    assert validation_text(tmp_path, {"report"}, Tracked.read([])) is None
+
+
+def test_a_runs_artifacts_lead_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = ["MLflow sqlite:///x: experiment 7, parent run abc123", "  run evaluate/msvd_qa: def456", "  new versions: a/1"]
+    monkeypatch.delenv("ALPRO_MLFLOW_PAGE", raising=False)
+    assert Tracked.read(printed).link() == "MLflow's run `abc123`"
+    monkeypatch.setenv("ALPRO_MLFLOW_PAGE", "http://127.0.0.1:5000")
+    tracked = Tracked.read(printed)
+    assert tracked.link() == "[MLflow's run](http://127.0.0.1:5000/#/experiments/7/runs/abc123)"
+    assert tracked.image("evaluate/msvd_qa", "plots/a.png") == (
+        "http://127.0.0.1:5000/get-artifact?path=plots/a.png&run_uuid=def456"
+    )
+    assert tracked.image("evaluate/other", "plots/a.png") is None and Tracked.read([]).link() == "not in MLflow"
+    picture = tmp_path / "reports" / "evaluate" / "msvd_qa" / "plots" / "a.png"
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    assert plots(tmp_path, {"evaluate@msvd_qa", "finetune@msvd_qa"}) == [("evaluate/msvd_qa", "plots/a.png")]
+
+
+def test_a_run_without_its_worker_is_told_to_end(tmp_path: Path) -> None:
+    """The middle process dies; the last one, which it started, must get a SIGTERM within seconds."""
+    inner = "import os, signal, time; from flows.orphan import end_with_worker\n"
+    inner += f"signal.signal(signal.SIGTERM, lambda *_: (open({str(tmp_path / 'told')!r}, 'w').close(), os._exit(0)))\n"
+    inner += f"end_with_worker(); open({str(tmp_path / 'ready')!r}, 'w').close(); time.sleep(600)"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PREFECT__FLOW_RUN_ID": "x"}
+    worker = subprocess.Popen([sys.executable, "-c", outer], env=variables)
+    wait_for(lambda: (tmp_path / "ready").exists(), "start")
+    worker.kill()
+    worker.wait()
+    wait_for(lambda: (tmp_path / "told").exists(), "signal")

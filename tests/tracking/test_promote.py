@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 from tracked_project import contents, write_checkpoint, write_data, write_locks
 
-from alpro import registry
+from alpro import doctor, registry
 from alpro.config import Gate, Params
 from alpro.errors import DataError, TrackingError
 from alpro.evaluation.qa import Prediction, QAResult
 from alpro.evaluation.run import rounded, write_rows
 from alpro.evaluation.summary import qa_rows, summarise_qa
 from alpro.files import write_json
+from alpro.lineage import chain
 from alpro.registry import aliases, gate
 from alpro.registry.promote import Packed
+from alpro.serving.registered import alias_warning
 from alpro.tracking.store import opened
 from alpro.tracking.sync import read_state
 
@@ -193,6 +195,38 @@ def test_an_alias_moved_by_hand_is_named_and_rollback_puts_it_right(project, par
     done = promote(project, params)
     assert done.warning == said and not done.passed and done.champion == f"{MODEL}/1"
     assert registry.rollback(project, TASK) == ("2", "1")
+
+
+def test_lineage_tells_the_chain_and_the_way_back(crowned, params):
+    said = chain.trace(crowned, f"models:/{MODEL}@champion")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=crowned, capture_output=True, text=True).stdout.strip()
+    for name in (f"{MODEL}/1 (candidate, champion)", "alpro-pretrain/1", "alpro-prompter/1"):
+        assert f"\n{name}\n" in said
+    for fact in (f"commit      {head} (main) x", "validation  passed", "from        alpro-pretrain/1", "against chance"):
+        assert fact in said
+    assert f"git worktree add ../alpro-{head[:10]} {head}" in said and "WARNING" not in said
+    with pytest.raises(TrackingError, match="there is no such version"):
+        chain.trace(crowned, f"models:/{MODEL}@previous")
+    with pytest.raises(TrackingError, match="write models:/"):
+        chain.trace(crowned, MODEL)
+
+
+def test_the_doctor_names_a_champion_that_no_gate_made(project, params):
+    assert doctor.CHECKS["champions"](project).status == "ok"
+    candidate(project, params, "worse")
+    contents(project).client.set_registered_model_alias(MODEL, "champion", "2")
+    assert "moved by hand" in doctor.CHECKS["champions"](project).detail
+    assert "WARNING: " in chain.trace(project, f"models:/{MODEL}@champion")
+
+
+def test_a_served_champion_that_no_gate_made_says_so(project, params, monkeypatch):
+    client = contents(project).client
+    place = Path(client.get_model_version_download_uri(MODEL, "1").removeprefix("file://"))
+    assert alias_warning(place, MODEL) is None, "without a registry there is nothing to ask"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / '.mlflow' / 'mlflow.db'}")
+    assert alias_warning(place, MODEL) is None
+    client.delete_model_version_tag(MODEL, "1", aliases.GATE)
+    assert "moved by hand" in alias_warning(place, MODEL)
 
 
 def test_nothing_is_promoted_where_there_is_no_candidate(project, params):
