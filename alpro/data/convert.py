@@ -313,4 +313,4 @@ def kept_frames(frames: int, fps: float, settings: Convert) -> tuple[Any, Fracti
 
 def _options(settings: Convert) -> dict[str, str]:
     params = f"keyint={settings.gop}:min-keyint={settings.gop}:scenecut=0:open-gop=0:bframes=0"
-    return {"preset": "fast", "crf": str(settings.crf), "x264-params": params}
+    return {"preset": "fast", "tune": "fastdecode", "crf": str(settings.crf), "x264-params": params}
