@@ -278,6 +278,23 @@ def _train(
 
 
 @app.command()
+def plan(
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many; if not the parameters' launch.processes.")] = None,
+    gpu: Annotated[str, typer.Option(help="h200, h100, a100, l40, l4, v100 or 4090.")] = "h100",
+    tflops: Annotated[float | None, typer.Option(help="Another device, by its peak.")] = None,
+    mfu: Annotated[float | None, typer.Option(help="The assumed share of the peak.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    recipe: Recipe = None,
+    params: ParamsFile = PARAMS,
+    changes: Changes = None,
+) -> None:
+    """Say what the trainings will take: steps, FLOPs, memory, hours, disk."""
+    from alpro.report.plan import print_plan
+
+    print_plan(_settings(params, recipe, changes), gpus, gpu, tflops, mfu, as_json)
+
+
+@app.command()
 def evaluate(
     task: Task,
     checkpoint: Annotated[str, typer.Option(help="A checkpoint, own or official, or an official output folder.")],
