@@ -443,6 +443,19 @@ def search(
     typer.echo(query.show(hits, gallery.facts["videos"], as_json))
 
 
+@app.command()
+def replicate(
+    readme: Annotated[Path, typer.Option(help="The file whose table is written.")] = Path("README.md"),
+    output: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("reports/replication"),
+    recipe: Recipe = "official",
+    changes: Changes = None,
+) -> None:
+    """Evaluate every checkpoint that is present; write the README's table."""
+    from alpro.evaluation.replication import replicate as run
+
+    run(_settings(PARAMS, recipe, changes), readme, output)
+
+
 @weights.command("show")
 def weights_show(
     checkpoint: str, task: Annotated[str | None, typer.Option(help="Show what of it a task's model takes.")] = None
