@@ -140,10 +140,8 @@ def _plan(
     steps = min(steps, settings.max_steps or steps)
     batch = settings.batch_size * gpus * settings.accumulation
     checkpointing = settings.gradient_checkpointing
-    built = build_model(
-        kind, num_frames=frames, config=model, gradient_checkpointing=checkpointing, seed=None,
-        **({"num_entities": 0} if kind == "prompter" else heads),
-    )  # fmt: skip
+    arguments: dict[str, Any] = {"num_entities": 0} if kind == "prompter" else dict(heads)
+    built = build_model(kind, num_frames=frames, config=model, gradient_checkpointing=checkpointing, seed=None, **arguments)
     parameters = sum(p.numel() for p in built.parameters())
     trained = sum(p.numel() for p in built.parameters() if p.requires_grad)
     flops = training_flops(kind, model, frames, tokens) * batch * steps
