@@ -43,9 +43,11 @@ class Viewer:
         if self.look == "blind":
             yield from (torch.zeros(shape, dtype=torch.uint8) for _ in records)
             return
+        # the middle of a single segment is the middle of the clip; no frame of several need be
+        count, strategy = (1, "uniform") if self.look == "one_frame" else (self.num_frames, self.strategy)
         size = self.decode_size
-        for _, clip in iter_clips(records, self.num_frames, self.strategy, self.image_size, self.workers, decode_size=size):
-            yield clip[self.num_frames // 2].expand(shape) if self.look == "one_frame" else clip
+        for _, clip in iter_clips(records, count, strategy, self.image_size, self.workers, decode_size=size):
+            yield clip.expand(shape)
 
     def try_clips(self, records: Sequence[Record]) -> Iterator[Tensor | DataError]:
         """As `clips` with the full look, and the fault in a clip's place where a file can't be read."""
