@@ -12,6 +12,7 @@ from alpro.models.text import MaskedLM
 
 STD = 0.02  # BERT's and ViT's, at their width
 STD_WIDTH = 768
+PLACE_STD = 3**-0.5  # of the patches' embeddings, whose weights are drawn evenly: what places and times are added to
 
 
 def initialise(model: Alpro, seed: int) -> None:
@@ -20,6 +21,8 @@ def initialise(model: Alpro, seed: int) -> None:
     As in the papers of the parts: BERT normal, ViT truncated normal, biases zero; the heads uniform as of torch's linear
     layers. The deviation is 0.02 at width 768 and keeps a layer's output as large at other widths. Attention over time
     starts like the other layers; only weights that come from a ViT need it to start as nothing (`start.load_vision`).
+    Places and times start as large as the patches that they are added to: with 0.02 a model takes most of a short training
+    to find out where and when something is.
     """
     generator = torch.Generator().manual_seed(seed)
     std = STD * math.sqrt(STD_WIDTH / model.config.width)
@@ -50,6 +53,8 @@ def _fill(name: str, key: str, module: nn.Module, tensor: Tensor, std: float, ge
         tensor.fill_(module.config.temperature)
     elif key in ("video_prompt_feat", "image_prompt_feat"):
         tensor.zero_()
+    elif vision and key in ("pos_embed", "time_embed"):
+        tensor.normal_(0, PLACE_STD, generator=generator)
     elif vision:
         nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator)
     elif text:
