@@ -104,7 +104,7 @@ def test_no_training_scene_fits_what_a_held_out_text_tells(plan):
         if split == "train":
             for scene in videos.values():
                 shown[scene.setting].append(scene)
-    assert sum(map(len, shown.values())) == 3 * 500 + 800 + 300
+    assert sum(map(len, shown.values())) == 3 * Sample().train_videos + Sample().pretrain_videos + Sample().pretrain_images
     told = [telling for key in HELD_OUT for _, telling in plan.tellings[key]]
     told += [scene for key in HELD_OUT for scene in plan.scenes[key].values()]
     for telling in told:
@@ -150,7 +150,7 @@ def test_without_the_video_a_third_of_the_answers_can_be_guessed_at_most(plan, n
         word: kind
         for kind, words in {
             "toy": "ball box star heart cone cross balls boxes stars hearts cones crosses",
-            "color": "red yellow green blue purple white black",
+            "color": "red yellow green blue white black",
         }.items()
         for word in words.split()
     }
@@ -191,20 +191,19 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(shares[0] - shares[1]).max())
 
 
-@pytest.mark.parametrize("time", [0.0, 0.125, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("pair", [("left", "right"), ("up", "down"), ("left", "up"), ("right", "down"), ("grow", "shrink")])
-def test_at_any_moment_places_and_sizes_are_spread_alike(time, pair):
+def test_at_half_time_places_and_sizes_are_spread_alike(pair):
     size = {} if "grow" in pair else {"size": "small"}
-    one, other = (looks(motion, time, **size) for motion in pair)
+    one, other = (looks(motion, 0.5, **size) for motion in pair)
     for column in range(3):
         assert distance(one[:, column], other[:, column]) < 0.065  # one of some 3,000 pairs of equal samples differs by more
 
 
-def test_over_time_the_same_toys_do_move():
-    before, after = (looks("left", time, size="small")[:, 0] for time in (0.4, 0.41))
-    assert (after < before).mean() > 0.95
-    before, after = (looks("grow", time)[:, 2] for time in (0.4, 0.41))
-    assert (after > before).mean() > 0.95
+@pytest.mark.parametrize("motion, column, way", [("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1), ("grow", 2, 1)])
+def test_over_time_toys_do_as_they_are_told(motion, column, way):
+    size = {} if motion == "grow" else {"size": "small"}
+    before, after = (looks(motion, time, **size)[:, column] for time in (0.0, 1.0))
+    assert (way * (after - before)).min() > 0.2  # of the frame's side
 
 
 def test_the_colors_of_a_change_say_nothing_of_its_moment():
@@ -217,10 +216,10 @@ def test_the_colors_of_a_change_say_nothing_of_its_moment():
                 assert toy.later != toy.color
     table = np.array([[seen[moment][color] for color in COLORS] for moment in MOMENTS])
     expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
-    assert ((table - expected) ** 2 / expected).sum() < 32.9  # chi-square, 12 degrees of freedom: 0.1 %
+    assert ((table - expected) ** 2 / expected).sum() < 29.6  # chi-square, 10 degrees of freedom: 0.1 %
 
 
-def test_of_two_moving_toys_a_frame_does_not_tell_which_goes_where():
+def test_of_two_moving_toys_the_middle_frame_does_not_tell_which_goes_where():
     rng = np.random.default_rng(1)
     cards = Cards(rng)
     left, right = [], []
@@ -228,7 +227,7 @@ def test_of_two_moving_toys_a_frame_does_not_tell_which_goes_where():
         scene = draw(cards)
         if scene.kind == "pair" and {toy.motion for toy in scene.toys} == {"left", "right"}:
             for toy, track in zip(scene.toys, shoot(scene, rng).tracks, strict=True):
-                (left if toy.motion == "left" else right).append(track.at(0.2)[:2])
+                (left if toy.motion == "left" else right).append(track.at(0.5)[:2])
     for column in range(2):
         assert distance(np.array(left)[:, column], np.array(right)[:, column]) < 0.075
 

@@ -1,11 +1,9 @@
-"""Where each toy of a scene is in each moment of the video, so that no single frame tells what only time shows.
+"""Where each toy of a scene is in each moment of the video, so that its middle frame does not tell what only time shows.
 
-Everything that moves or changes its size runs through a range again and again: at the end it jumps back to the
-beginning. Its phase is drawn evenly, so that at any moment its place (or size) is spread evenly over the range,
-whichever way it runs: a frame can't tell left from right, nor growing from shrinking. (Without the jump it could:
-evenly spread at every moment means no drift in the mean.) A change of color goes between two colors drawn alike,
-so that a frame doesn't tell whether it was early or late. Lengths are shares of the frame's side, time is a share
-of the video.
+Everything that moves or changes its size does so evenly, and is at half time where it would be had it gone the other
+way: the middle frame can't tell left from right, nor growing from shrinking. A change of color goes between two colors
+drawn alike, so that a frame doesn't tell whether it was early or late. Lengths are shares of the frame's side, time is
+a share of the video.
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ from alpro.data.sample.scenes import DIRECTIONS, Scene, Toy
 
 FRAMES_PER_SECOND = 10
 FRAMES = (16, 24)  # shortest and longest video
-LAPS = (0.55, 0.8)  # share of its range that a toy runs through in a video
-GROWN = (0.18, 0.5)  # range of a size that changes
+TRAVEL = (0.75, 1.0)  # share of the room along its way that a toy runs through in a video
+GROWN = (0.16, 0.5)  # range of a size that changes
 SIDE = {"small": 0.26, "large": 0.44, "": 0.34}
 MOMENT = {"start": 0.25, "middle": 0.5, "end": 0.75}
 MARGIN = 0.02
@@ -28,16 +26,19 @@ MARGIN = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A quantity over time: it runs from `low` to `high` (or back, with a negative speed) again and again."""
+    """A quantity over time: it goes evenly by `travel`, and is `middle` at half time."""
 
-    low: float
-    high: float
-    phase: float = 0.0  # share of the range at time 0
-    speed: float = 0.0  # ranges per video; 0 stands still
+    middle: float
+    travel: float = 0.0  # in a video; 0 stands still, below 0 goes back
 
     def at(self, time: float) -> float:
         """The value at a time in [0, 1]."""
-        return self.low + (self.high - self.low) * ((self.phase + self.speed * time) % 1.0)
+        return self.middle + self.travel * (time - 0.5)
+
+    @property
+    def largest(self) -> float:
+        """The highest value of the video."""
+        return self.middle + abs(self.travel) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,11 @@ def shoot(scene: Scene, rng: np.random.Generator) -> Film:
     return Film(scene.setting, frames, tracks, seed=int(rng.integers(2**32)))
 
 
-def _still(value: float) -> Course:
-    return Course(value, value)
-
-
 def _running(low: float, high: float, backwards: bool, rng: np.random.Generator) -> Course:
-    speed = rng.uniform(*LAPS)
-    return Course(low, high, rng.random(), -speed if backwards else speed)
+    """Through some of a range, one way or the other; where in the range does not hang on the way."""
+    travel = (high - low) * rng.uniform(*TRAVEL)
+    middle = rng.uniform(low + travel / 2, high - travel / 2)
+    return Course(middle, -travel if backwards else travel)
 
 
 def _track(toy: Toy, x: Course, y: Course, side: Course, rng: np.random.Generator) -> Track:
@@ -102,36 +101,36 @@ def _track(toy: Toy, x: Course, y: Course, side: Course, rng: np.random.Generato
 def _side(toy: Toy, largest: float, rng: np.random.Generator) -> Course:
     if toy.motion in ("grow", "shrink"):
         return _running(GROWN[0], min(GROWN[1], largest), toy.motion == "shrink", rng)
-    return _still(min(SIDE[toy.size] * rng.uniform(0.94, 1.06), largest))
+    return Course(min(SIDE[toy.size] * rng.uniform(0.94, 1.06), largest))
 
 
 def _alone(toy: Toy, rng: np.random.Generator) -> Track:
     side = _side(toy, 1.0, rng)
-    low = max(side.low, side.high) / 2 + MARGIN
+    low = side.largest / 2 + MARGIN
     high = 1 - low
-    if toy.motion in DIRECTIONS:  # both coordinates spread alike: a frame tells neither the way nor the axis
+    if toy.motion in DIRECTIONS:  # at half time both coordinates are spread alike: that tells neither the way nor the axis
         along = _running(low, high, toy.motion in ("left", "up"), rng)
-        across = _still(rng.uniform(low, high))
+        across = Course(_running(low, high, False, rng).middle)
         x, y = (along, across) if toy.motion in ("left", "right") else (across, along)
         return _track(toy, x, y, side, rng)
     if not toy.place:
-        return _track(toy, _still(rng.uniform(low, high)), _still(rng.uniform(low, high)), side, rng)
+        return _track(toy, Course(rng.uniform(low, high)), Course(rng.uniform(low, high)), side, rng)
     step = 0.5 - low
     dx, dy = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "middle": (0, 0)}[toy.place]
     x0, y0 = 0.5 + dx * step, 0.5 + dy * step
     jitter = rng.uniform(-0.04, 0.04, size=2)
-    return _track(toy, _still(_keep(x0 + jitter[0], low)), _still(_keep(y0 + jitter[1], low)), side, rng)
+    return _track(toy, Course(_keep(x0 + jitter[0], low)), Course(_keep(y0 + jitter[1], low)), side, rng)
 
 
 def _in_lane(toy: Toy, rng: np.random.Generator) -> Track:
     """One of two toys, each in its half of the frame; both are spread alike along it."""
     side = _side(toy, 0.46, rng)
-    low = max(side.low, side.high) / 2 + MARGIN
-    lane = _still(0.5 + (0.24 if toy.place in ("bottom", "right") else -0.24) + rng.uniform(-0.01, 0.01))
+    low = side.largest / 2 + MARGIN
+    lane = Course(0.5 + (0.24 if toy.place in ("bottom", "right") else -0.24) + rng.uniform(-0.01, 0.01))
     if toy.motion in DIRECTIONS:
         along = _running(low, 1 - low, toy.motion in ("left", "up"), rng)
     else:
-        along = _still(rng.uniform(max(low, 0.38), min(1 - low, 0.62)))  # near the middle: its place is plain to see
+        along = Course(rng.uniform(max(low, 0.38), min(1 - low, 0.62)))  # near the middle: its place is plain to see
     x, y = (along, lane) if toy.place in ("top", "bottom") else (lane, along)
     return _track(toy, x, y, side, rng)
 
@@ -147,7 +146,7 @@ def _group(scene: Scene, rng: np.random.Generator) -> tuple[Track, ...]:
     side = rng.uniform(0.28, 0.36)
     jitter = rng.uniform(-0.06, 0.06, size=(scene.count, 2))
     return tuple(
-        _track(scene.toys[0], _still(x + dx), _still(y + dy), _still(side), rng)
+        _track(scene.toys[0], Course(x + dx), Course(y + dy), Course(side), rng)
         for (x, y), (dx, dy) in zip(chosen, jitter, strict=True)
     )
 

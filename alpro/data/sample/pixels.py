@@ -19,11 +19,10 @@ RGB = {
     "yellow": (252, 214, 30),
     "green": (20, 140, 50),
     "blue": (38, 76, 222),
-    "purple": (150, 40, 190),
     "white": (252, 252, 252),
     "black": (24, 24, 28),
 }
-_DARK = ("blue", "purple", "black", "green", "red")  # their faces and rims are light
+_DARK = ("blue", "black", "green", "red")  # their faces and rims are light
 _SPRITE = 192  # side of the distance maps, which cover [-1.25, 1.25] of a toy's half side
 _REACH = 1.25
 
@@ -154,15 +153,7 @@ def background(setting: str, size: int, rng: np.random.Generator) -> Floats:
         for _ in range(24):
             paint(np.hypot(x - rng.random(), y - rng.random()) - rng.uniform(0.006, 0.012), (236, 232, 196))
     else:
-        wash((216, 208, 214), (190, 180, 190))
-        left = -rng.uniform(0, 0.1)
-        while left < 1:
-            width, roof = rng.uniform(0.16, 0.26), rng.uniform(0.15, 0.5)
-            paint(np.maximum(np.abs(x - left - width / 2) - width / 2 + 0.01, roof - y), (160, 148, 162))
-            for cx in (left + width * 0.3, left + width * 0.7):
-                for cy in np.arange(roof + 0.08, 1.0, 0.13):
-                    paint(np.maximum(np.abs(x - cx) - 0.022, np.abs(y - cy) - 0.03), (216, 204, 190))
-            left += width
+        raise KeyError(setting)
     return picture
 
 

@@ -17,16 +17,16 @@ import numpy as np
 Card = TypeVar("Card")
 
 SHAPES = ("ball", "box", "star", "heart", "cone", "cross")
-COLORS = ("red", "yellow", "green", "blue", "purple", "white", "black")
-SETTINGS = ("meadow", "sea", "desert", "night", "city")
+COLORS = ("red", "yellow", "green", "blue", "white", "black")
+SETTINGS = ("meadow", "sea", "desert", "night")
 DIRECTIONS = ("left", "right", "up", "down")
 SIZES = ("small", "large")
 PLACES = ("left", "right", "top", "bottom", "middle")
 MOMENTS = ("start", "middle", "end")
 
 # How often each kind of scene and each motion is dealt: the decks hold these cards.
-_KINDS = ("single",) * 11 + ("pair",) * 6 + ("group",) * 3
-_SINGLE_MOTIONS = DIRECTIONS * 3 + ("grow", "shrink") * 2 + ("still",) * 4 + ("change",) * 6
+_KINDS = ("single",) * 13 + ("pair",) * 5 + ("group",) * 2
+_SINGLE_MOTIONS = DIRECTIONS * 4 + ("grow", "shrink") * 3 + ("still",) * 4 + ("change",) * 4
 _PAIR_MOTIONS = ("opposite",) * 6 + ("sizes",) * 3 + ("change",) * 4 + ("still",) * 4
 
 

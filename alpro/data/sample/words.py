@@ -21,7 +21,6 @@ _SETTING = {
     "sea": ("over the sea", "at sea", "over the water"),
     "desert": ("in the desert", "in a desert", "on the sand"),
     "night": ("at night", "in the night", "under the night sky"),
-    "city": ("in the city", "in a city", "in front of houses"),
 }
 _PLACE = {
     "left": ("at the left", "on the left side"),
