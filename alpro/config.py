@@ -7,15 +7,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
 from alpro.errors import ConfigError
-from alpro.overrides import override
 
 Fraction = float
 
@@ -37,6 +35,27 @@ class Launch(Section):
     threads: PositiveInt = Field(1, description="CPU threads of each process.")
     start_timeout_s: PositiveFloat = Field(120, description="Give up when the processes have not met by then.")
     stall_timeout_s: PositiveFloat = Field(1800, description="End the run when a process shows no progress so long.")
+    min_processes: PositiveInt | None = Field(
+        None, description="Elastic: go on while so many processes are left; null: a lost process ends the run."
+    )
+    max_processes: PositiveInt | None = Field(None, description="Elastic: take in so many at the most; null: `processes`.")
+    discovery: str | None = Field(
+        None, description="Elastic: a program that prints the hosts there are, `name:slots` a line; null: those of `hosts`."
+    )
+    commit_every: PositiveInt = Field(10, description="Elastic: steps between two commits; those after the last are redone.")
+    sample_log: str | None = Field(None, description="File for the ids of the samples of each committed step; null: none.")
+
+    @model_validator(mode="after")
+    def _elastic(self) -> Launch:
+        if self.min_processes is None:
+            for name in ("max_processes", "discovery"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"launch.{name} means nothing without launch.min_processes")
+        elif not self.min_processes <= self.processes <= (self.max_processes or self.processes):
+            raise ValueError("launch.processes must lie between launch.min_processes and launch.max_processes")
+        elif self.hosts is None and self.discovery is None:
+            raise ValueError("launch.min_processes needs launch.hosts or launch.discovery: Horovod gives up a host as a whole")
+        return self
 
 
 class Loader(Section):
@@ -161,6 +180,10 @@ class Training(Section):
     batch_size: PositiveInt = Field(description="Samples per process and micro-step.")
     accumulation: PositiveInt = Field(1, description="Micro-steps per optimizer step.")
     accumulate: Literal["mean", "sum"] = Field("mean", description="What is made of the micro-steps' gradients.")
+    average: Literal["items", "processes"] = Field(
+        "items", description="What a loss is a mean of: all items (masked tokens, kept crops), or the processes' own means."
+    )
+    compression: Literal["none", "fp16"] = Field("none", description="In what the gradients travel; none: as they are, fp32.")
     learning_rate: PositiveFloat
     weight_decay: float = Field(0.001, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)
@@ -181,8 +204,20 @@ class Training(Section):
     )
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     select_by: str = Field(description="Validation metric that says which checkpoint is best; `-name`: smaller is better.")
+    keep: list[Literal["best", "last", "every"]] = Field(
+        ["best"],
+        min_length=1,
+        description="Checkpoints: `best`, or else `last`, is the output; both: last/; `every` validation's: step-*/.",
+    )
     save_every_s: PositiveFloat = Field(600, description="Resume state is written at least so often.")
     log_every: PositiveInt = Field(10, description="Steps between two log lines.")
+
+    @field_validator("keep")
+    @classmethod
+    def _something_is_the_output(cls, keep: list[str]) -> list[str]:
+        if not {"best", "last"} & set(keep):
+            raise ValueError("keep must name `best` or `last`, which becomes the output")
+        return keep
 
 
 class Objectives(Section):
@@ -324,11 +359,8 @@ class Params(Section):
 # --- reading ----------------------------------------------------------------------------------------------
 
 
-def load(path: str | Path = "params.yaml", changes: Sequence[str] = ()) -> Params:
-    """Read and check params.yaml, with `changes` of the form key=value made in it (alpro/overrides.py).
-
-    Raises ConfigError with one line per fault, each naming its key.
-    """
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and check params.yaml. Raises ConfigError with one line per fault, each naming its key."""
     path = Path(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -338,7 +370,7 @@ def load(path: str | Path = "params.yaml", changes: Sequence[str] = ()) -> Param
         raise ConfigError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: holds no keys; `alpro recipe use sample` writes a complete one")
-    return parse(override(raw, changes), where=str(path))
+    return parse(raw, where=str(path))
 
 
 def parse(raw: dict[str, Any], where: str = "params.yaml") -> Params:

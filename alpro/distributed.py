@@ -23,6 +23,7 @@ from alpro.errors import LaunchError
 
 Op = Literal["sum", "mean", "max", "min"]
 AnyTensor = TypeVar("AnyTensor", bound=Tensor)
+Result = TypeVar("Result")
 
 BUCKET_ELEMENTS = 32 * 2**20  # gradients are exchanged in pieces of 128 MB: the copy stays small beside the model
 
@@ -86,8 +87,41 @@ def local_size() -> int:
     return _horovod.local_size() if _horovod is not None else _environment("HOROVOD_LOCAL_SIZE", 1)
 
 
+def elastic() -> bool:
+    """Whether processes of this world may be lost and added (`horovodrun --min-np`)."""
+    return os.environ.get("HOROVOD_ELASTIC") == "1"
+
+
+def run_elastic(attempt: Callable[[Callable[[], None]], Result], say: Callable[[str], None]) -> Result:
+    """Call `attempt(check)` until it returns: again, in the changed world, when a process was lost or hosts came or went.
+
+    `attempt` must find its way from whatever the processes hold; no collective may be called outside of it, as a process that
+    joins would not take part. It calls `check` on all ranks where it can be begun anew without loss: that is where processes
+    that wait are let in.
+    """
+    import horovod.torch.elastic
+    from horovod.common.elastic import State
+
+    class Watched(State):
+        def save(self) -> None:
+            pass
+
+        def sync(self) -> None:
+            pass
+
+        def restore(self) -> None:
+            say("elastic: another process was lost; going on from the last commit")
+
+        def reset(self) -> None:
+            say(f"elastic: {size()} processes from here on, this one is rank {rank()}")
+
+    init()
+    state = Watched(bcast_object=broadcast_object, get_rank=rank)
+    return horovod.torch.elastic.run(lambda _: attempt(state.check_host_updates))(state)
+
+
 def _launched() -> bool:
-    return _environment("HOROVOD_SIZE", 1) > 1 or os.environ.get("HOROVOD_ELASTIC") == "1"
+    return _environment("HOROVOD_SIZE", 1) > 1 or elastic()
 
 
 def _environment(name: str, default: int) -> int:
@@ -167,11 +201,13 @@ def any_true(flag: bool) -> bool:
     return bool(all_reduce(torch.tensor([int(flag)]), "max", name="any_true").item())
 
 
-def exchange_gradients(parameters: Iterable[nn.Parameter]) -> None:
+def exchange_gradients(parameters: Iterable[nn.Parameter], compression: Literal["none", "fp16"] = "none") -> None:
     """Replace every gradient by its mean over ranks: the one gradient exchange of an optimizer step.
 
     A parameter without a gradient on some ranks counts as zero there; without one on every rank it keeps none. Exchanged in
     fp32 (float64 where the parameter is), in pieces of `BUCKET_ELEMENTS` cut by the order of `parameters` alone.
+    `compression` fp16 sends half the bytes: each rank's share of the mean, rounded to 11 bits; what overflows becomes
+    infinite on every rank, and so stops the training.
     """
     if (horovod := _world()) is None:
         return
@@ -181,12 +217,14 @@ def exchange_gradients(parameters: Iterable[nn.Parameter]) -> None:
         pieces = [p.new_zeros(p.numel(), dtype=kind) if p.grad is None else p.grad.reshape(-1).to(kind) for p in bucket]
         present = torch.tensor([float(p.grad is not None) for p in bucket], dtype=kind, device=bucket[0].device)
         flat = torch.cat([*pieces, present])
+        if compression == "fp16":
+            flat = (flat / horovod.size()).half()
         flat = flat if _direct(flat) else flat.cpu()
         handles.append((bucket, horovod.allreduce_async_(flat, op=horovod.Sum, name=f"alpro.gradients.{number}")))
     for bucket, handle in handles:
         flat = horovod.synchronize(handle)
         present = (flat[-len(bucket) :] > 0).tolist()
-        flat = flat.div_(horovod.size()).to(bucket[0].device)
+        flat = flat.to(bucket[0].device) if compression == "fp16" else flat.div_(horovod.size()).to(bucket[0].device)
         lengths = [p.numel() for p in bucket]
         for p, piece, there in zip(bucket, flat[: -len(bucket)].split(lengths), present, strict=True):
             p.grad = piece.view_as(p).to(p.dtype) if there else None

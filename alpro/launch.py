@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from alpro import watch
+from alpro import console, watch
 from alpro.config import Launch
 from alpro.errors import LaunchError
 
@@ -46,15 +46,19 @@ def launch(settings: Launch, verb: list[str]) -> int:
     Raises LaunchError, whose line names the rank and the cause, when a rank fails, is lost, stalls or does not start.
     """
     watch.watch_pipeline()
-    if settings.processes == 1:
+    if settings.processes == 1 and settings.min_processes is None:
         return _in_this_process(settings, verb)
     return run_world(settings, [sys.executable, "-m", "alpro", *verb])
 
 
 def run_world(settings: Launch, command: list[str]) -> int:
     """Run any command under a watched `horovodrun`; returns 0, or raises LaunchError as `launch` does."""
+    if settings.min_processes is not None:
+        from alpro import launch_elastic
+
+        return launch_elastic.run_world(settings, command)
     whole = horovodrun_command(settings, command)
-    print("alpro launch: " + shlex.join(whole), flush=True)
+    console.say("alpro launch: " + shlex.join(whole))
     return _Run(settings, whole, worker_environment(settings)).wait()
 
 
@@ -68,8 +72,8 @@ def _in_this_process(settings: Launch, verb: list[str]) -> int:
     return 0
 
 
-def horovodrun_command(settings: Launch, command: list[str]) -> list[str]:
-    """The command of a world larger than one. Raises LaunchError where `horovodrun` is missing."""
+def horovodrun(settings: Launch) -> list[str]:
+    """The beginning of a command. Raises LaunchError where `horovodrun` is missing."""
     beside = Path(sys.executable).with_name("horovodrun")
     found = str(beside) if beside.exists() else shutil.which("horovodrun")
     if found is None:
@@ -77,11 +81,20 @@ def horovodrun_command(settings: Launch, command: list[str]) -> list[str]:
             f"launch.processes is {settings.processes} and Horovod is not installed beside {sys.executable}; "
             "`make setup` builds it, or set launch.processes=1"
         )
-    hosts = ["-H", settings.hosts] if settings.hosts else []
     return [
-        *(sys.executable, found, "--gloo", "-np", str(settings.processes), *hosts),
-        *("--start-timeout", str(round(settings.start_timeout_s)), *command),
+        sys.executable,
+        found,
+        "--gloo",
+        "-np",
+        str(settings.processes),
+        "--start-timeout",
+        f"{settings.start_timeout_s:.0f}",
     ]
+
+
+def horovodrun_command(settings: Launch, command: list[str]) -> list[str]:
+    """The command of a world larger than one. Raises LaunchError where `horovodrun` is missing."""
+    return [*horovodrun(settings), *(["-H", settings.hosts] if settings.hosts else []), *command]
 
 
 def worker_environment(settings: Launch) -> dict[str, str]:
@@ -120,6 +133,7 @@ class _Rank:
     joined: bool = False
     leaving: bool = False
     stoppable: bool = False
+    failed: bool = False
     beats: int = 0
     where: str = "the start"
     heard_s: float = field(default_factory=time.monotonic)
@@ -190,20 +204,24 @@ class _Run:
             threading.Thread(target=self._read_rank, args=(connection,), daemon=True).start()
 
     def _read_rank(self, connection: socket.socket) -> None:
-        rank: int | None = None
+        rank: _Rank | None = None
         try:
             for line in connection.makefile("rb"):
                 message = json.loads(line)
                 if rank is None:
                     if message.get("token") != self.token:
                         return
-                    rank = int(message["rank"])
+                    rank = self._enter(int(message["rank"]))
                     self.connections.append(connection)
                 self.events.put(("message", rank, message))
         except (OSError, ValueError):
             pass
         if rank is not None:
             self.events.put(("gone", rank, None))
+
+    def _enter(self, number: int) -> _Rank:
+        """The process of a new connection."""
+        return self.ranks[number]
 
     # the main thread
 
@@ -242,14 +260,20 @@ class _Run:
         if kind == "line":
             self._show(source, content)
         elif kind == "message":
-            self._hear(self.ranks[source], content)
-        elif kind == "gone":
-            rank = self.ranks[source]
-            if not rank.leaving:
-                raise self._failure(rank, _KILLED)
+            self._hear(source, content)
+        elif kind == "gone" and not source.leaving:
+            self._lost(source, _KILLED)
         elif kind == "exit":
             return int(source)
         return None
+
+    def _lost(self, rank: _Rank, seen: str, told: str = "") -> None:
+        """A process ended, or told why it is about to."""
+        raise self._failure(rank, seen, told)
+
+    def _numbered(self, number: int) -> _Rank:
+        """The process whose output carries this number."""
+        return self.ranks[number]
 
     def _show(self, stream: str, line: str) -> None:
         """Print a line of output: rank 0's as it is, the others' named, `horovodrun`'s own only after a failure."""
@@ -258,11 +282,11 @@ class _Run:
             self.words.append(line)
             ended = _EXIT.match(line)
             if ended and ended[2] != "0" and not self.stopping:
-                raise self._failure(self.ranks[int(ended[1])], f"{_ENDED} exit code {ended[2]}")
+                self._lost(self._numbered(int(ended[1])), f"{_ENDED} exit code {ended[2]}")
             return
-        rank, stream, text = self.ranks[int(prefixed[1])], prefixed[2], prefixed[3]
+        rank, stream, text = self._numbered(int(prefixed[1])), prefixed[2], prefixed[3]
         shown = text if rank.number == 0 else f"rank {rank.number}: {text}"
-        print(shown, end="", file=sys.stderr if stream == "stderr" else sys.stdout, flush=True)
+        console.say(shown, sys.stderr if stream == "stderr" else sys.stdout, end="")
         if stream == "stderr":
             rank.words = [*rank.words[-LAST_LINES:], text.rstrip()]
 
@@ -283,7 +307,7 @@ class _Run:
             rank.leaving = True
             self.leavers.append(rank)
         elif event == "failed" and not self.stopping:
-            raise self._failure(rank, "", message["line"])
+            self._lost(rank, "", message["line"])
 
     def _check_times(self, began_s: float) -> None:
         now_s = time.monotonic()
@@ -295,7 +319,9 @@ class _Run:
                     f"{self.settings.start_timeout_s:g} s{self._own_words()}"
                 )
             return
-        active = [rank for rank in self.ranks if not rank.leaving]
+        self._check_stall([rank for rank in self.ranks if not rank.leaving], now_s)
+
+    def _check_stall(self, active: list[_Rank], now_s: float) -> None:
         if active and now_s - max(rank.heard_s for rank in active) > self.settings.stall_timeout_s:
             # All wait for the one that did least: the order of beats is the same on every rank.
             slowest = min(active, key=lambda rank: (rank.beats, rank.heard_s))
@@ -317,13 +343,13 @@ class _Run:
                 late.append(content)
                 if ended := _EXIT.match(content):
                     signs.append(_Sign(self.ranks[int(ended[1])], f"{_ENDED} exit code {ended[2]}"))
-            elif kind == "gone" and not self.ranks[source].leaving:
-                signs.append(_Sign(self.ranks[source], _KILLED))
+            elif kind == "gone" and not source.leaving:
+                signs.append(_Sign(source, _KILLED))
             elif kind == "message" and content["event"] == "leaving":
-                self.ranks[source].leaving = True
-                self.leavers.append(self.ranks[source])
+                source.leaving = True
+                self.leavers.append(source)
             elif kind == "message" and content["event"] == "failed":
-                signs.append(_Sign(self.ranks[source], "", content["line"]))
+                signs.append(_Sign(source, "", content["line"]))
         if self.leavers:
             signs.append(_Sign(self.leavers[0], f"{_ENDED} an error"))  # who leaves first takes the others down with it
         sign = min(signs, key=_Sign.doubt)
@@ -332,9 +358,9 @@ class _Run:
         if not told and rank is not None:
             told = next((text.removeprefix("alpro: ") for text in reversed([*rank.words, *own]) if _is_error(text)), "")
         line = f"{rank} failed: {told}" if told else f"{rank} {sign.seen}" if rank else sign.seen + self._own_words()
-        print(f"alpro launch: {line}", file=sys.stderr, flush=True)
+        console.say(f"alpro launch: {line}", sys.stderr)
         for text in own:
-            print(f"rank {rank.number}: {text}" if rank else text, file=sys.stderr, flush=True)
+            console.say(f"rank {rank.number}: {text}" if rank else text, sys.stderr)
         return LaunchError(line)
 
     def _own_words(self) -> str:

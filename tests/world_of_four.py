@@ -54,6 +54,21 @@ def check_state(rank: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), first.state_dict().values(), strict=True))
 
 
+def check_compression(rank: int, world: int) -> None:
+    """Half the bytes: off by the rounding to 11 bits, and by that only; what is too large for it is not finite anywhere."""
+    torch.manual_seed(1)
+    everyone = torch.randn(world, 50)
+    p = torch.nn.Parameter(torch.zeros(50))
+    p.grad = everyone[rank].clone()
+    distributed.exchange_gradients([p], "fp16")
+    assert p.grad is not None and p.grad.dtype == torch.float32
+    error = (p.grad - everyone.mean(0)).abs().max().item()
+    assert 1e-6 < error < 4e-3, error
+    p.grad = torch.full((50,), 1e6)
+    distributed.exchange_gradients([p], "fp16")
+    assert p.grad.isinf().all()
+
+
 def exchange(rank: int) -> str:
     """Gradients of many sizes and scales; those that only some ranks have; digest of the means."""
     torch.manual_seed(rank)
@@ -84,6 +99,7 @@ if __name__ == "__main__":
     check_gather(rank, world)
     check_objects_and_reductions(rank, world)
     check_state(rank)
+    check_compression(rank, world)
     digests = [exchange(rank)]
     distributed.BUCKET_ELEMENTS = 300  # many buckets in flight at once
     digests += [exchange(rank) for _ in range(4)]

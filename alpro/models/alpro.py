@@ -23,6 +23,7 @@ from alpro.models.prompter import Prompter
 from alpro.models.text import Bert, MaskedLM
 from alpro.models.timesformer import Checkpointing
 from alpro.objectives import masked_positions, mlm_loss, pem, pem_loss, vtm_loss
+from alpro.objectives.precision import widened
 
 TASKS = ("prompter", "pretrain", "retrieval", "qa")
 
@@ -69,7 +70,7 @@ class QuestionAnswering(Alpro):
         if batch.labels is None:
             return Output({}, {}, {"qa": logits})
         count = (batch.labels >= 0).sum()
-        loss = labelled(F.cross_entropy(logits.float(), batch.labels, reduction="sum"), count)
+        loss = labelled(F.cross_entropy(widened(logits), batch.labels, reduction="sum"), count)
         return Output({"qa": loss}, {"qa": count}, {"qa": logits}, {"qa": batch.labels})
 
 

@@ -17,6 +17,7 @@ from alpro.config import Model
 from alpro.data.batch import Batch
 from alpro.models.text import Bert, MaskedLM
 from alpro.models.timesformer import Checkpointing, TimeSformer
+from alpro.objectives.precision import widened
 from alpro.objectives.vtc import vtc_loss
 from alpro.objectives.vtm import hard_negatives
 
@@ -46,7 +47,7 @@ class Output:
         """The sum of the losses, each times its weight (1 where none is given). Raises ValueError without a loss."""
         if not self.losses:
             raise ValueError("the batch carried no labels, so there is no loss")
-        return torch.stack([loss.float() * self.weights.get(name, 1.0) for name, loss in self.losses.items()]).sum()
+        return torch.stack([widened(loss) * self.weights.get(name, 1.0) for name, loss in self.losses.items()]).sum()
 
 
 class Alpro(nn.Module):
@@ -89,11 +90,11 @@ class Alpro(nn.Module):
 
     def video_feature(self, video: Tensor) -> Tensor:
         """Video tokens (B, 1+N, D) -> the unit vector (B, E) that VTC compares."""
-        return F.normalize(self.vision_proj(video[:, 0]).float(), dim=-1)
+        return F.normalize(widened(self.vision_proj(video[:, 0])), dim=-1)
 
     def text_feature(self, text: Tensor) -> Tensor:
         """Text tokens (B, L, D) -> the unit vector (B, E) that VTC compares."""
-        return F.normalize(self.text_proj(text[:, 0]).float(), dim=-1)
+        return F.normalize(widened(self.text_proj(text[:, 0])), dim=-1)
 
     def match(self, text: Tensor, text_mask: Tensor, video: Tensor) -> Tensor:
         """VTM's logits (B, 2) of encoded pairs; class 1 is a match."""

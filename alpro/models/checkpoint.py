@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from alpro.errors import CheckpointError
-from alpro.files import new_dir, write_json
+from alpro.files import new_dir, save_tensors, write_json
 from alpro.models import names
 from alpro.models.alpro import Alpro, Pretrain, QuestionAnswering, Retrieval
 from alpro.models.base import PIXEL_MEAN, PIXEL_STD
@@ -70,7 +70,7 @@ def save_checkpoint(
         for alias, _ in names.tied(state):
             del state[alias]
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-        safetensors.torch.save_file(tensors, made / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(tensors, made / WEIGHTS, {"format": "pt"})
         os.chmod(made / WEIGHTS, 0o644)
         write_json(made / CONFIG, {**describe(model), **config})
         for name, source in (extras or {}).items():

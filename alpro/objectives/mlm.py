@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alpro.objectives.precision import widened
+
 IGNORED = -100  # the label of a position where nothing is to be predicted
 
 
 def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of (M, vocabulary) logits over the M masked tokens (M,); 0, with zero gradients, when M is 0."""
-    return F.cross_entropy(logits.float(), labels, reduction="sum") / max(len(labels), 1)
+    return F.cross_entropy(widened(logits), labels, reduction="sum") / max(len(labels), 1)
 
 
 def masked_positions(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alpro.objectives.precision import widened
+
 
 def boxes_to_mask(boxes: Tensor, height: int, width: int) -> Tensor:
     """Boxes (B, 4) of left, top, width, height in pixels -> (B, height, width), true inside."""
@@ -33,7 +35,7 @@ def mean_inside(tokens: Tensor, inside: Tensor) -> Tensor:
 
 def soft_labels(logits: Tensor) -> Tensor:
     """The prompter's similarities / temperature (B, E) -> probabilities (B, E)."""
-    return logits.float().softmax(1)
+    return widened(logits).softmax(1)
 
 
 def kept(labels: Tensor, rule: Literal["max_probability", "argmax_zero"], threshold: float) -> Tensor:
@@ -48,5 +50,5 @@ def kept(labels: Tensor, rule: Literal["max_probability", "argmax_zero"], thresh
 
 def pem_loss(logits: Tensor, labels: Tensor, keep: Tensor) -> Tensor:
     """Mean soft cross-entropy of (B, E) logits over the kept samples (B,); 0, with zero gradients, when none is kept."""
-    per_sample = -(F.log_softmax(logits.float(), 1) * labels).sum(1)
+    per_sample = -(F.log_softmax(widened(logits), 1) * labels).sum(1)
     return (per_sample * keep).sum() / keep.sum().clamp(min=1)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alpro.objectives.precision import widened
+
 
 def vtc_loss(
     video: Tensor, text: Tensor, all_video: Tensor, all_text: Tensor, offset: int, temperature: Tensor | float
@@ -17,11 +19,11 @@ def vtc_loss(
 
     `video`, `text` (B, E) and `all_video`, `all_text` (A, E) are unit vectors; row `offset + i` of all is row i of this
     process. Returns the loss and the two similarities divided by the temperature, (B, A) each: video to text, text to video.
-    Computed in float32 also under autocast, where a product of unit vectors would keep two decimals.
+    Computed in float32 or better also under autocast, where a product of unit vectors would keep two decimals.
     """
     with torch.autocast(video.device.type, enabled=False):
-        video_to_text = video.float() @ all_text.float().T / temperature
-        text_to_video = text.float() @ all_video.float().T / temperature
+        video_to_text = widened(video) @ widened(all_text).T / temperature
+        text_to_video = widened(text) @ widened(all_video).T / temperature
         targets = torch.arange(offset, offset + len(video), device=video.device)
         loss = (F.cross_entropy(video_to_text, targets) + F.cross_entropy(text_to_video, targets)) / 2
     return loss, video_to_text, text_to_video

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from alpro import distributed, watch
 from alpro.config import Training, nearest
 from alpro.errors import ConfigError, TrainingError
-from alpro.training import randomness
+from alpro.objectives.precision import widened
+from alpro.training import randomness, resume
 from alpro.training.flops import peak_flops
 from alpro.training.log import Clock, Log
 from alpro.training.optim import AdamW
-from alpro.training.schedule import learning_rate, validation_steps
-from alpro.training.state import Snapshot, Store
+from alpro.training.resume import agreed
+from alpro.training.samples import SampleLog
+from alpro.training.schedule import Course, learning_rate, validation_steps
+from alpro.training.state import Memory, Store
 
 CHEAP_SAVE_S = 3.0  # a stop that was asked for waits for a snapshot that is known to take no longer
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,7 +54,6 @@ class Loader(Protocol):
 class Task(Protocol):
     """What the engine has to know of a training. Batches have `ids`, a length, and `to(device)`."""
 
-    micro_steps_per_epoch: int
     flops_per_clip: float  # nominal, of one training step
 
     @property
@@ -64,6 +66,12 @@ class Task(Protocol):
     @property
     def metrics(self) -> Collection[str]:
         """The names that `validate` returns."""
+
+    def plan_for(self, worlds: Sequence[tuple[int, int]]) -> int:
+        """Plan the batches for the numbers of processes so far, (first micro-step, processes) each; how many micro-steps."""
+
+    def epoch_of(self, micro_step: int) -> int:
+        """The epoch, from 0, that a micro-step belongs to."""
 
     def loader(self, start: int, stop: int) -> Loader:
         """Batches of the micro-steps from `start` up to, without, `stop`."""
@@ -85,6 +93,9 @@ class Best:
 class Engine:
     """One training; `run` does it."""
 
+    course: Course
+    total: int  # the number of the last step
+
     def __init__(
         self,
         task: Task,
@@ -94,10 +105,12 @@ class Engine:
         device: torch.device | None = None,
         store: Store | None = None,
         log: Log | None = None,
+        samples: SampleLog | None = None,
     ) -> None:
-        """`store` and what `log` shows are the first rank's alone. Raises ConfigError for an unknown `select_by`."""
+        """`store`, `samples` and what `log` shows are the first rank's alone. Raises ConfigError for an unknown `select_by`."""
         self.task, self.settings, self.seed, self.store = task, settings, seed, store
         self.device = device or torch.device("cpu")
+        self.samples = samples
         self.rank, self.world = distributed.rank(), distributed.size()
         self.model = task.model.to(self.device)
         self.named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -105,11 +118,9 @@ class Engine:
         self.optimizer = AdamW(self.parameters, settings.learning_rate, settings.betas, settings.epsilon, settings.weight_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.accumulation = settings.accumulation
-        steps = settings.epochs * task.micro_steps_per_epoch // self.accumulation
-        self.total = min(steps, settings.max_steps or steps)
+        self.follow([(0, self.world)])
         if self.total < 1:
-            raise ConfigError(f"{settings.epochs} x {task.micro_steps_per_epoch} micro-steps are less than one accumulation")
-        self.due = validation_steps(self.total, settings.validations)
+            raise ConfigError(f"{settings.epochs} epochs have fewer micro-steps than accumulation {self.accumulation}")
         self.metric, self.sign = settings.select_by.removeprefix("-"), -1 if settings.select_by.startswith("-") else 1
         if self.metric not in task.metrics:
             known = ", ".join(sorted(task.metrics))
@@ -117,6 +128,11 @@ class Engine:
             raise ConfigError(f"select_by {settings.select_by!r}: no such metric{hint}; there are {known}")
         self.step = 0
         self.best: Best | None = None
+        self.validated = 0  # the last step that was
+        self.pending: list[tuple[int, list[str]]] = []  # this rank's samples of the steps since the last commit
+        self.memory: Memory | None = None  # of an elastic training
+        self.on_commit: Callable[[], None] | None = None
+        self.commit_every = 0  # steps
         self.window = torch.zeros(len(task.losses) + 1, dtype=torch.float64, device=self.device)  # sums since the last line
         self.window_steps = 0
         self.log = log or Log()
@@ -133,33 +149,57 @@ class Engine:
 
         Raises TrainingError, on all ranks, for numbers that are not finite, a full disk, or a stop that was asked for.
         """
+        self.rank, self.world = distributed.rank(), distributed.size()
         # before anything is drawn, so that a first run and a resumed one start alike
         randomness.seed_everything(self.seed, "training", self.rank)
-        distributed.broadcast_state(self.model)
-        loader_state = self._resume()
+        loader_state = resume.resume(self)
         loader = self.task.loader(self.step * self.accumulation, self.total * self.accumulation)
         if loader_state is not None:
             loader.load_state_dict(loader_state)
         self.model.train()
+        if self.memory is not None and self.memory.snapshot is None:
+            self._commit(loader)  # a process may be lost before the first step is done
         with _stop_on_sigterm(), self.log.running(self.step, self.total):
             batches = iter(loader)
             while self.step < self.total:
                 wanted = self._step(batches)
-                if self.step in self.due:
+                if self.course.due(self.step, self.due):
                     self._validate()
                 if wanted.save or (wanted.stop and self.save_took_s < CHEAP_SAVE_S):
                     self._save(loader)
+                elif self.commit_every and self.step % self.commit_every == 0:
+                    self._commit(loader)
                 if wanted.stop:
                     raise TrainingError(f"stopped at step {self.step} of {self.total}, as asked; {self._last_good()}")
-        assert self.best is not None  # the last step is always validated
+                if self.on_commit is not None and not self.pending:
+                    self.on_commit()
+            if self.best is None or self.validated < self.step:  # fewer processes left no step to do
+                self._validate()
+            self._committed(resume.facts(self, loader))
+        assert self.best is not None
+        if "best" not in self.settings.keep:
+            return self._last()
+        if "last" in self.settings.keep:
+            self._keep("last")
         self._take_best()
         return self.best
+
+    def follow(self, worlds: Sequence[tuple[int, int]]) -> None:
+        """Plan steps and schedule for the numbers of processes so far, (first step, processes) each."""
+        self.worlds = list(worlds)
+        for count in range(1, len(self.worlds) + 1):
+            micro_steps = self.task.plan_for([(step * self.accumulation, world) for step, world in self.worlds[:count]])
+            total = min(micro_steps // self.accumulation, self.settings.max_steps or micro_steps)
+            self.course = Course(total, total) if count == 1 else self.course.changed(self.worlds[count - 1][0], total)
+        self.total = self.course.total
+        self.due = validation_steps(self.course.planned, self.settings.validations)
 
     def _step(self, batches: Iterator[tuple[int, Any]]) -> _Wanted:
         """One optimizer step: micro-steps, exchange, clip, update."""
         step = self.step + 1
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.settings.learning_rate, self.settings.warmup_ratio, self.total)
+            place, settings = self.course.at(step), self.settings
+            group["lr"] = learning_rate(place, settings.learning_rate, settings.warmup_ratio, self.course.planned)
         self.optimizer.zero_grad(set_to_none=True)
         wanted = _Wanted(self.rank == 0 and self._save_is_due(), watch.stop_asked())
         parts: list[Tensor] = []
@@ -175,12 +215,13 @@ class Engine:
         watch.beat("exchange", step, self.total)
         if self.world > 1 and not self.scaler.is_enabled():
             _spoil(self.parameters, torch.stack(parts))
-        distributed.exchange_gradients(self.parameters)
+        distributed.exchange_gradients(self.parameters, self.settings.compression)
         norm, skipped = self._clip(step, parts, ids)
         if not skipped:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step = step
+        self.pending.append((step, ids))
         self.window += torch.stack(parts).sum(0)
         self.window_steps += 1
         if step % self.settings.log_every == 0 or step == self.total:
@@ -194,7 +235,7 @@ class Engine:
         with torch.autocast(self.device.type, half, enabled=half is not None):
             output: Losses = self.model(batch)
         names = self.task.losses
-        means = torch.stack([_at_least_float(output.losses[name]) for name in names])
+        means = torch.stack([widened(output.losses[name]) for name in names])
         weights = means.new_tensor([output.weights.get(name, 1.0) for name in names])
         scales = torch.ones_like(means)
         if self.world > 1:
@@ -202,7 +243,8 @@ class Engine:
             asked = torch.tensor([wanted.save, wanted.stop], dtype=torch.float64, device=self.device)
             everyone = distributed.all_reduce(torch.cat([counts, asked]), "sum", name="counts")
             # mean over ranks of (mean_r * count_r * world / count) = mean over all items; no items anywhere: nothing
-            scales = (counts * self.world / everyone[:-2].clamp(min=1)).to(means.dtype)
+            if self.settings.average == "items":
+                scales = (counts * self.world / everyone[:-2].clamp(min=1)).to(means.dtype)
             wanted.save, wanted.stop = (everyone[-2:] > 0).tolist()
         divisor = self.accumulation if self.settings.accumulate == "mean" else 1
         self.scaler.scale((means * weights * scales).sum() / divisor).backward()
@@ -246,22 +288,43 @@ class Engine:
         if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
             raise TrainingError(f"step {self.step}: validation gives no finite {', '.join(bad)}; {self._last_good()}")
         self.log.write({"step": self.step, "epoch": self._epoch(), "split": "val", **metrics})
+        self.validated = self.step
+        if "every" in self.settings.keep:
+            self._keep(f"step-{self.step:09d}")
         value = metrics[self.metric]
         if self.best is not None and self.sign * value <= self.sign * self.best.value:
             return
         self.best = Best(self.step, value, metrics)
-        with _agreed("the best weights"):
+        with agreed("the best weights"):
             if self.store is not None:
-                self.store.save_best(self.step, self._weights())
+                self.store.save_best(self.step, resume.weights(self))
             elif self.rank == 0:
-                self.best.weights = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
+                self.best.weights = {name: tensor.detach().clone() for name, tensor in resume.weights(self).items()}
+
+    def _keep(self, name: str) -> None:
+        """Put the weights aside for the end, where there is a store."""
+        with agreed(f"the checkpoint {name}"):
+            if self.store is not None:
+                self.store.keep(name, self.step, resume.weights(self))
+
+    def _last(self) -> Best:
+        """The last step and its validation, of which the history has a row."""
+        row = next(row for row in reversed(self.log.history) if row["split"] == "val")
+        metrics = {name: value for name, value in row.items() if name in self.task.metrics}
+        return Best(row["step"], metrics[self.metric], metrics)
+
+    def kept(self) -> list[str]:
+        """The names of all that was put aside."""
+        steps = sorted({row["step"] for row in self.log.history if row["split"] == "val"})
+        every = [f"step-{step:09d}" for step in steps] if "every" in self.settings.keep else []
+        return [*every, "last"] if {"best", "last"} <= set(self.settings.keep) else every
 
     def _take_best(self) -> None:
         """Give the model the best weights, on every rank."""
         assert self.best is not None
-        with _agreed("the best weights"):
+        with agreed("the best weights"):
             if self.rank == 0:
-                self._put(self.store.best(self.best.step).tensors("weights") if self.store else self.best.weights or {})
+                resume.put(self, self.store.best(self.best.step).tensors("weights") if self.store else self.best.weights or {})
         distributed.broadcast_state(self.model)
 
     # --- snapshots --------------------------------------------------------------------------------------------
@@ -270,86 +333,26 @@ class Engine:
         """Write a snapshot, on which all ranks agreed to be at this step."""
         began_s = time.monotonic()
         watch.beat("saving", self.step, self.total)
-        own = {
-            "random": randomness.capture(),
-            "window": self.window.tolist(),
-            "loader": loader.state_dict(),
-        }
-        ranks = distributed.gather_objects(own)
-        with self.clock.paused(), _agreed("the resume state"):
+        facts = resume.facts(self, loader)
+        with self.clock.paused(), agreed("the resume state"):
             if self.store is not None:
-                self.store.save(self.step, self._facts(ranks), weights=self._weights(), moments=self._moments())
+                self.store.save(self.step, facts, weights=resume.weights(self), moments=resume.moments(self))
+        self._committed(facts)
         self.saved_s = time.monotonic()
         self.save_took_s = self.saved_s - began_s
 
-    def _facts(self, ranks: list[dict[str, Any]]) -> dict[str, Any]:
-        best = None if self.best is None else {"step": self.best.step, "value": self.best.value, "metrics": self.best.metrics}
-        return {
-            "total": self.total,
-            "world": self.world,
-            "updates": {name: self.optimizer.state[p]["step"] for name, p in self.named.items() if self.optimizer.state[p]},
-            "scaler": self.scaler.state_dict(),
-            "window_steps": self.window_steps,
-            "history": self.log.history,
-            "best": best or {},
-            "ranks": ranks,
-        }
+    def _commit(self, loader: Loader) -> None:
+        """Keep the state in every process, for when one of them is lost."""
+        with self.clock.paused():
+            self._committed(resume.facts(self, loader))
 
-    def _weights(self) -> dict[str, Tensor]:
-        """All that training changes: trainable parameters, and buffers."""
-        kept = self.model.state_dict(keep_vars=True)
-        buffers = {name: b for name, b in self.model.named_buffers() if name in kept}
-        return {**self.named, **buffers}
-
-    def _put(self, weights: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, tensor in self._weights().items():
-                tensor.copy_(weights[name])
-
-    def _moments(self) -> dict[str, Tensor]:
-        return {
-            f"{kind}.{name}": self.optimizer.state[p][kind]
-            for name, p in self.named.items()
-            for kind in ("exp_avg", "exp_avg_sq")
-            if self.optimizer.state[p]
-        }
-
-    def _resume(self) -> dict[str, Any] | None:
-        """Go on from the newest snapshot; returns this rank's state of the loader, None where the training starts anew.
-
-        Only the first rank reads the disk: every other one gets what it read.
-        """
-        snapshot = self.store.newest() if self.store is not None else None
-        facts: dict[str, Any] | None = distributed.broadcast_object(snapshot.facts if snapshot else None)
-        if facts is None:
-            return None
-        self._load_tensors(snapshot, facts["updates"])
-        self.step, self.window_steps = facts["step"], facts["window_steps"]
-        if facts["scaler"]:
-            self.scaler.load_state_dict(facts["scaler"])
-        self.best = Best(**facts["best"]) if facts["best"] else None
-        self.log.resume(facts["history"])
-        own = facts["ranks"][self.rank]
-        self.window = torch.tensor(own["window"], dtype=torch.float64, device=self.device)
-        randomness.restore(own["random"])
-        self.log.say(f"resume: going on after step {self.step} of {self.total}")
-        return own["loader"]
-
-    def _load_tensors(self, snapshot: Snapshot | None, updates: Mapping[str, int]) -> None:
-        if snapshot is not None:
-            self._put(snapshot.tensors("weights"))
-        distributed.broadcast_state(self.model)
-        moments = snapshot.tensors("moments") if snapshot is not None else {}
-        places: list[Tensor] = []
-        for name, p in self.named.items():
-            if name in updates:
-                state = {kind: torch.zeros_like(p) for kind in ("exp_avg", "exp_avg_sq")}
-                for kind, tensor in state.items():
-                    if snapshot is not None:
-                        tensor.copy_(moments[f"{kind}.{name}"])
-                self.optimizer.state[p].update(step=updates[name], **state)
-                places += state.values()
-        distributed.broadcast_tensors(places)
+    def _committed(self, facts: dict[str, Any]) -> None:
+        if self.memory is not None:
+            self.memory.save(self.step, facts, weights=resume.weights(self), moments=resume.moments(self))
+        self.pending = []
+        with agreed("the sample log"):
+            if self.samples is not None:
+                self.samples.extend(facts["samples"])
 
     def _save_is_due(self) -> bool:
         return self.store is not None and time.monotonic() - self.saved_s >= self.settings.save_every_s
@@ -374,7 +377,7 @@ class Engine:
 
     def _epoch(self) -> int:
         """The epoch, from 0, that the last step belonged to."""
-        return (self.step * self.accumulation - 1) // self.task.micro_steps_per_epoch
+        return self.task.epoch_of(self.step * self.accumulation - 1)
 
 
 @dataclass
@@ -391,23 +394,6 @@ def _spoil(parameters: Sequence[nn.Parameter], losses: Tensor) -> None:
         if p.grad is not None:
             p.grad.add_((losses.sum() * 0).to(p.grad.dtype))
             return
-
-
-def _at_least_float(loss: Tensor) -> Tensor:
-    return loss if loss.dtype == torch.float64 else loss.float()
-
-
-@contextmanager
-def _agreed(what: str) -> Iterator[None]:
-    """A disk that refuses on the first rank stops all of them, with one line."""
-    fault = ""
-    try:
-        yield
-    except (OSError, TrainingError) as error:
-        fault = str(error)
-    faults: Iterable[str] = distributed.gather_objects(fault)
-    if fault := next(filter(None, faults), ""):
-        raise TrainingError(f"{what} could not be written or read: {fault}; mend that and run the same command again to go on")
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from alpro import console
+
 Row = dict[str, Any]
 
 
@@ -90,7 +92,7 @@ class Log:
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
-            print(f"{self.label}: {text}" if self.label else text, flush=True)
+            console.say(f"{self.label}: {text}" if self.label else text)
 
     def advance(self, step: int) -> None:
         """Move the bar."""

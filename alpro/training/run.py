@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,14 @@ import torch
 from alpro import distributed, fingerprint, watch
 from alpro.config import Params, Training, nearest
 from alpro.errors import AlproError, ConfigError, TrainingError
+from alpro.files import write_json
 from alpro.models.weights import save_checkpoint
+from alpro.training import resume
 from alpro.training.engine import Best, Engine
 from alpro.training.log import Log
 from alpro.training.record import environment, write_record
-from alpro.training.state import Lock, Store, prune
+from alpro.training.samples import SampleLog
+from alpro.training.state import Lock, Memory, Store, prune
 from alpro.training.tasks import ClipTask, inputs, make_task
 
 STAGES = ("prompter", "pretrain", "finetune")
@@ -76,24 +79,43 @@ def _train(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     name = stage if task is None else f"{stage}/{task}"
-    first = distributed.rank() == 0
-    given: dict[str, Any] = {}
-    if first:
-        given = _given(params, stage, task, settings, init, teacher, device)
-    with _place(state / name, given, output) as store:
-        log = Log(name, shown=first)
+    log = Log(name, shown=distributed.rank() == 0)
+
+    def given() -> dict[str, Any]:
+        return _given(params, stage, task, settings, init, teacher, device)
+
+    with _Place(state / name, given, output) as place:
         made = make_task(params, stage, task, init, teacher, log.say)
-        if first and store is not None:
-            log.say(f"{distributed.size()} processes, {device.type}, resume state in {store.path}")
-        with _live(name, given, store, log):
-            engine = Engine(made, settings, seed=params.seed, device=device, store=store, log=log)
-            best = engine.run()
-        if first:
-            _write(made, given, best, engine, output, record)
-            log.say(f"step {best.step} is the best by {settings.select_by}; checkpoint in {output}")
-        distributed.barrier()
-        if store is not None:
-            store.delete()
+        engine = Engine(made, settings, seed=params.seed, device=device, log=log)
+
+        def attempt() -> Best:
+            place.enter()
+            first = distributed.rank() == 0
+            log.shown, engine.store = first, place.store
+            engine.samples = SampleLog(params.launch.sample_log) if first and params.launch.sample_log else None
+            if place.store is not None:
+                log.say(f"{distributed.size()} processes, {device.type}, resume state in {place.store.path}")
+            with _live(name, place, log):
+                best = engine.run()
+            with resume.agreed("the checkpoint or the record"):
+                if first:
+                    _write(made, _final(place.given, engine), best, engine, output, record)
+            if first:
+                log.say(f"step {best.step} is the best by {settings.select_by}; checkpoint in {output}")
+            distributed.barrier()
+            return best
+
+        def again(check: Callable[[], None]) -> Best:
+            engine.on_commit = check
+            return attempt()
+
+        if distributed.elastic():
+            engine.memory, engine.commit_every = Memory(), params.launch.commit_every
+            best = distributed.run_elastic(again, lambda text: print(f"{name}: {text}", flush=True))
+        else:
+            best = attempt()
+        if place.store is not None:
+            place.store.delete()
     return best
 
 
@@ -132,43 +154,64 @@ def _given(
     }
 
 
-@contextmanager
-def _place(stage: Path, given: Mapping[str, Any], output: Path) -> Iterator[Store | None]:
+class _Place:
     """The first rank's store of snapshots, and the right to write the output; refused on all ranks if somebody has them."""
-    store: Store | None = None
-    lock: Lock | None = None
-    fault = ""
-    if distributed.rank() == 0:
-        name = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:12]
-        path = stage / fingerprint.fingerprint(**given, code=fingerprint.code_version())
-        try:
-            lock = Lock(stage / f"output-{name}.lock", f"a training of {output}")
-            store = Store(path)
-            prune(stage, path)
-        except (TrainingError, OSError) as error:
-            fault = str(error)
-    if fault := distributed.broadcast_object(fault):
-        if lock is not None:
-            lock.release()
-        raise TrainingError(fault)
-    try:
-        yield store
-    finally:
-        if store is not None:
-            store.close()
-        if lock is not None:
-            lock.release()
+
+    def __init__(self, stage: Path, given: Callable[[], dict[str, Any]], output: Path) -> None:
+        self.stage, self.output = stage, output
+        self.store: Store | None = None
+        self.given: dict[str, Any] = {}
+        self._given = given
+        self._lock: Lock | None = None
+
+    def enter(self) -> None:
+        """Take both, on whichever rank is the first. Raises TrainingError, on all ranks."""
+        fault = ""
+        if distributed.rank() == 0 and self.store is None:
+            try:
+                self._take()
+            except (TrainingError, OSError) as error:
+                fault = str(error)
+        if fault := distributed.broadcast_object(fault):
+            raise TrainingError(fault)
+
+    def _take(self) -> None:
+        self.given = self._given()
+        name = hashlib.sha256(str(self.output.resolve()).encode()).hexdigest()[:12]
+        # a training may go on with another number of processes
+        parts = {what: value for what, value in self.given.items() if what != "processes"}
+        path = self.stage / fingerprint.fingerprint(**parts, code=fingerprint.code_version())
+        self._lock = Lock(self.stage / f"output-{name}.lock", f"a training of {self.output}")
+        self.store = Store(path)
+        prune(self.stage, path)
+        write_json(path / "params.json", self.given)
+
+    def __enter__(self) -> _Place:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.store is not None:
+            self.store.close()
+        if self._lock is not None:
+            self._lock.release()
 
 
-def _live(name: str, given: Mapping[str, Any], store: Store | None, log: Log) -> Any:
+def _final(given: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
+    """What the record says was given: the number of processes at the end, and all of them where it changed."""
+    changes = {"process_changes": [list(change) for change in engine.worlds]} if len(engine.worlds) > 1 else {}
+    return {**given, "processes": engine.world, **changes}
+
+
+def _live(name: str, place: _Place, log: Log) -> Any:
     """The run in MLflow that shows the rows as they come, from the first rank."""
+    store = place.store
     if store is None:
         return nullcontext()
     from alpro.tracking.live import live
 
     @contextmanager
     def shown() -> Iterator[None]:
-        with live(name, given, key=store.path.name) as run:
+        with live(name, place.given, key=store.path.name) as run:
             log.live = run.log
             yield
 
@@ -177,17 +220,37 @@ def _live(name: str, given: Mapping[str, Any], store: Store | None, log: Log) ->
 
 def _write(task: ClipTask, given: Mapping[str, Any], best: Best, engine: Engine, output: Path, record: Path) -> None:
     """The checkpoint and the record; where the record belongs into the checkpoint's folder they appear together."""
-    config = {
-        "trained": {"stage": given["stage"], "task": given.get("task"), "seed": given["seed"], "step": best.step},
-        "validation": best.metrics,
-        "viewing": {name: given["training"][key] for name, key in VIEWING.items()},
-        "inputs": given["inputs"],
-    }
+
+    def config(step: int) -> dict[str, Any]:
+        return {
+            "trained": {"stage": given["stage"], "task": given.get("task"), "seed": given["seed"], "step": step},
+            "viewing": {name: given["training"][key] for name, key in VIEWING.items()},
+            "inputs": given["inputs"],
+        }
+
     extras: dict[str, str | Path] = dict(task.extras())
     with tempfile.TemporaryDirectory() as aside:
+        for name, path in _kept(task, engine, Path(aside), config, extras).items():
+            extras[name] = path
         inside = output.resolve() in record.resolve().parents
         place = Path(aside) / "record" if inside else record
         write_record(place, given, engine.log.history, best)
         if inside:
             extras[str(record.resolve().relative_to(output.resolve()))] = place
-        save_checkpoint(output, task.model, config, extras)
+        save_checkpoint(output, task.model, config(best.step) | {"validation": best.metrics}, extras)
+
+
+def _kept(
+    task: ClipTask, engine: Engine, aside: Path, config: Callable[[int], dict[str, Any]], extras: Mapping[str, str | Path]
+) -> dict[str, Path]:
+    """Checkpoints of what the training put aside (`keep`), by their names; the model keeps its weights."""
+    names = engine.kept() if engine.store is not None else []
+    chosen = {name: tensor.detach().clone() for name, tensor in resume.weights(engine).items()} if names else {}
+    for name in names:
+        assert engine.store is not None
+        snapshot = engine.store.kept(name)
+        resume.put(engine, snapshot.tensors("weights"))
+        save_checkpoint(aside / name, task.model, config(snapshot.facts["step"]), dict(extras))
+    if names:
+        resume.put(engine, chosen)
+    return {name: aside / name for name in names}

@@ -16,13 +16,13 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors.torch
 from torch import Tensor
 
 from alpro.errors import TrainingError
-from alpro.files import new_dir, sha256, write_json
+from alpro.files import new_dir, save_tensors, sha256, write_json
 
 KEEP = 2
 MANIFEST = "MANIFEST.json"
@@ -56,6 +56,17 @@ class Lock:
             self.handle = -1
 
 
+class Held(Protocol):
+    """A state that can be gone on from."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All but the tensors."""
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """One of its groups of tensors."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A whole, checked directory of the store."""
@@ -66,6 +77,38 @@ class Snapshot:
     def tensors(self, name: str) -> dict[str, Tensor]:
         """One of its groups of tensors, on the CPU."""
         return safetensors.torch.load_file(self.path / f"{name}.safetensors")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A state in memory."""
+
+    facts: dict[str, Any]
+    groups: dict[str, dict[str, Tensor]]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """One of its groups of tensors."""
+        return self.groups[name]
+
+
+class Memory:
+    """The last committed state, in every process of an elastic training: what the others go on from when one is lost."""
+
+    def __init__(self) -> None:
+        self.snapshot: Kept | None = None
+
+    def save(self, step: int, facts: dict[str, Any], **groups: dict[str, Tensor]) -> None:
+        """Keep a copy, in place of the one before."""
+        old = self.snapshot.groups if self.snapshot is not None else {}
+        kept = {name: _copied(tensors, old.get(name, {})) for name, tensors in groups.items()}
+        self.snapshot = Kept({"step": step, **facts}, kept)
+
+
+def _copied(tensors: dict[str, Tensor], into: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies, into the memory of older ones where there are."""
+    return {
+        name: into[name].copy_(tensor.detach()) if name in into else tensor.detach().clone() for name, tensor in tensors.items()
+    }
 
 
 class Store:
@@ -94,11 +137,20 @@ class Store:
         """Write the best weights so far, as those of a step."""
         return self._write(self.path / f"best-{step:09d}", {"step": step}, {"weights": weights})
 
+    def keep(self, name: str, step: int, weights: dict[str, Tensor]) -> Path:
+        """Write weights that stay until the end, under a name."""
+        return self._write(self.path / f"kept-{name}", {"step": step}, {"weights": weights})
+
+    def kept(self, name: str) -> Snapshot:
+        """Weights that stayed. Raises TrainingError when they are not whole."""
+        return self._checked(self.path / f"kept-{name}")
+
     def best(self, step: int) -> Snapshot:
         """The best weights, by their step. Raises TrainingError when they are not whole."""
-        path = self.path / f"best-{step:09d}"
-        fault = check(path)
-        if fault:
+        return self._checked(self.path / f"best-{step:09d}")
+
+    def _checked(self, path: Path) -> Snapshot:
+        if fault := check(path):
             raise TrainingError(f"{path}: {fault}; remove {self.path} and train again")
         return Snapshot(path, self._facts(path))
 
@@ -139,7 +191,7 @@ class Store:
         with new_dir(path) as aside:
             for name, tensors in groups.items():
                 whole = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
-                safetensors.torch.save_file(whole, aside / f"{name}.safetensors")
+                save_tensors(whole, aside / f"{name}.safetensors")
             write_json(aside / "facts.json", facts)
             write_json(aside / MANIFEST, {file.name: sha256(file) for file in sorted(aside.iterdir())})
         return path

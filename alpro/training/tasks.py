@@ -45,19 +45,31 @@ class ClipTask:
 
     def __init__(self, params: Params, settings: Training, datasets: Mapping[str, ClipDataset], collator: Collator) -> None:
         self.params, self.settings, self.collator, self.datasets = params, settings, collator, dict(datasets)
+        self.plan_for([(0, distributed.size())])
+        self.flops_per_clip = training_flops(self.kind, params.model, settings.num_frames, settings.max_text_tokens)
+
+    def plan_for(self, worlds: Sequence[tuple[int, int]]) -> int:
+        """Plan the batches for the numbers of processes so far, (first micro-step, processes) each; how many micro-steps."""
+        settings, (_, processes) = self.settings, worlds[0]
         self.plan = BatchPlan(
-            {name: len(dataset) for name, dataset in datasets.items()},
+            {name: len(dataset) for name, dataset in self.datasets.items()},
             settings.batch_size,
-            distributed.size(),
+            processes,
             epochs=settings.epochs,
-            seed=params.seed,
+            seed=self.params.seed,
             groups=_Groups(self.datasets),
             reshuffle=settings.reshuffle,
             distinct_videos=settings.distinct_videos,
             mix=settings.mix if isinstance(settings, CorpusTraining) else "equal",
         )
-        self.micro_steps_per_epoch = self.plan.steps_per_epoch
-        self.flops_per_clip = training_flops(self.kind, params.model, settings.num_frames, settings.max_text_tokens)
+        for micro_step, processes in worlds[1:]:
+            if micro_step < self.plan.total_steps:
+                self.plan = self.plan.changed(micro_step, processes)
+        return self.plan.total_steps
+
+    def epoch_of(self, micro_step: int) -> int:
+        """The epoch, from 0, that a micro-step belongs to."""
+        return self.plan.epoch_of(micro_step)
 
     def loader(self, start: int, stop: int) -> TrainLoader:
         """This rank's batches of some micro-steps."""

@@ -1,11 +1,12 @@
 """The four real models, small, on one process of a world: the gradients of one step, as the optimizer would get them.
 
-As a script: `python -m tests.training.models_world OUT.pt`.
+As a script: `python -m tests.training.models_world OUT.pt`. Dropout is off and VTM's negatives are handed in.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from alpro import distributed
 from alpro.config import PEM, Model, Objectives
 from alpro.data.batch import Batch
 from alpro.models import build_model
-from alpro.models.base import Output
+from alpro.models.base import Output, normalize
 from alpro.training.engine import Engine, _Wanted
 from tests.training.toy import settings
 
@@ -72,20 +73,24 @@ class WithNegatives(nn.Module):
 class OneStep:
     """A task of which only the first step's gradients are wanted."""
 
-    micro_steps_per_epoch, metrics, flops_per_clip = 1, ("score",), 0.0
+    metrics, flops_per_clip = ("score",), 0.0
 
-    def __init__(self, task: str) -> None:
-        self.model, self.losses = WithNegatives(task), LOSSES[task]
+    def __init__(self, task: str, kind: torch.dtype) -> None:
+        self.model, self.losses = WithNegatives(task).to(kind), LOSSES[task]
+
+    def plan_for(self, worlds: Any) -> int:
+        return 1
 
 
-def gradients() -> dict[str, dict[str, Any]]:
-    """Losses, counts and gradients of each task, of the whole world's batch."""
+def gradients(kind: torch.dtype = torch.float32, part: slice | None = None, **changes: Any) -> dict[str, dict[str, Any]]:
+    """Losses, counts and gradients of each task, of the whole world's batch, or of a part of it."""
     share = ROWS // distributed.size()
-    mine = batch_of(slice(distributed.rank() * share, (distributed.rank() + 1) * share))
+    mine = batch_of(part or slice(distributed.rank() * share, (distributed.rank() + 1) * share))
+    mine = replace(mine, pixels=normalize(mine.pixels).to(kind))
     found: dict[str, dict[str, Any]] = {}
     for task in LOSSES:
-        made: Any = OneStep(task)
-        engine = Engine(made, settings(validations=1), seed=1)
+        made: Any = OneStep(task, kind)
+        engine = Engine(made, settings(validations=1, **changes), seed=1)
         made.model.train()
         parts: Tensor = engine._backward(mine, _Wanted(False, False))
         distributed.exchange_gradients(engine.parameters)
@@ -93,6 +98,7 @@ def gradients() -> dict[str, dict[str, Any]]:
         found[task] = {
             "losses": distributed.all_reduce(parts, "mean"),
             "counts": distributed.gather_objects(counts),
+            "places": distributed.gather_objects((distributed.rank(), distributed.local_rank())),
             "gradients": {name: p.grad for name, p in engine.named.items()},
         }
     return found
@@ -100,7 +106,11 @@ def gradients() -> dict[str, dict[str, Any]]:
 
 if __name__ == "__main__":
     distributed.init()
-    result = gradients()
+    result = {
+        "float32": gradients(),
+        "float64": gradients(torch.float64),
+        "processes": gradients(torch.float64, average="processes"),
+    }
     if distributed.rank() == 0:
         torch.save(result, sys.argv[1])
     distributed.barrier()

@@ -41,8 +41,8 @@ def forked(job: Callable[[], object]) -> Iterator[int]:
             os.waitpid(child, 0)
 
 
-def world(processes: int, command: Sequence[str], **options: float | str) -> subprocess.Popen[str]:
-    """`alpro launch` of a command of Python's on some processes; its output is a pipe, stderr included."""
+def world(processes: int, command: Sequence[str], here: bool = False, **options: float | str) -> subprocess.Popen[str]:
+    """`alpro launch` of a command of Python's on some processes, `here` or in the project; its output and stderr are a pipe."""
     settings = {"processes": processes, "start_timeout_s": 300, "stall_timeout_s": 300, **options}
     code = (
         "import sys\nfrom alpro.config import Launch\nfrom alpro.errors import LaunchError\n"
@@ -52,7 +52,7 @@ def world(processes: int, command: Sequence[str], **options: float | str) -> sub
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "ALPRO_LIVE": "off"}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *command], cwd=ROOT, env=environment, text=True,
+        [sys.executable, "-c", code, *command], cwd=None if here else ROOT, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         preexec_fn=lambda: watch.set_parent_death_signal(signal.SIGKILL),  # a test run that is killed leaves no world behind
     )  # fmt: skip

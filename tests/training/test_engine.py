@@ -6,8 +6,11 @@ import errno
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from alpro import watch
 from alpro.errors import ConfigError, TrainingError
 from alpro.training.engine import Engine
 from alpro.training.state import Store
-from tests.training.processes import forked
+from tests.training.processes import ROOT, forked
 from tests.training.toy import ToyTask, gradients, same, settings, train
 
 
@@ -111,6 +114,65 @@ def test_a_full_disk_stops_with_one_line_and_the_last_good_state_stays(tmp_path:
         with pytest.raises(TrainingError, match=r"resume state could not be written.*No space left on device"):
             train(8, state=str(tmp_path), dropout=0.3, changes={"save_every_s": 1e-6})
     assert same(train(8, state=str(tmp_path), dropout=0.3), whole)  # there is room again
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with 24 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_disk_with_one_megabyte_left_stops_cleanly_and_with_room_again_the_training_goes_on(small_disk: Path) -> None:
+    options: dict[str, Any] = {"dropout": 0.3, "ballast": 500_000}  # snapshots of 2 MB
+    whole = train(12, **options)
+    options |= {"state": str(small_disk / "state"), "changes": {"save_every_s": 1e-6}}
+    with pytest.raises(TrainingError) as stopped:
+        train(12, fill_step=7, fill=str(small_disk / "filler"), **options)
+    assert "could not be written" in str(stopped.value) and "\n" not in str(stopped.value)
+    assert not list((small_disk / "state").glob(".*"))  # no half file takes room
+    store = Store(small_disk / "state", say=pytest.fail)
+    newest = store.newest()
+    assert newest is not None and newest.facts["step"] == 6 and len(newest.tensors("weights")["ballast"]) == 500_000
+    store.close()
+    (small_disk / "filler").unlink()
+    assert same(train(12, **options), whole)
+
+
+def test_a_log_that_nobody_reads_any_more_ends_no_training(tmp_path: Path) -> None:
+    """As under `alpro train ... | head -1`."""
+    code = (
+        "import sys\nfrom tests.training.toy import train\ntrain(40, show=True, sleep_s=0.02)\nprint('done', file=sys.stderr)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert "step 2/40" in process.stdout.readline()
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait() == 0 and said.count("nobody reads the log any more") == 1 and said.endswith("done\n")
+
+
+def test_every_validations_weights_and_the_last_ones_can_be_kept(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"validations": 4, "save_every_s": 1e-6}
+    task = ToyTask(8)
+    store = Store(tmp_path)
+    engine = Engine(task, settings(keep=["best", "last", "every"], **options), seed=1, store=store)
+    best = engine.run()
+    assert engine.kept() == ["step-000000002", "step-000000004", "step-000000006", "step-000000008", "last"]
+    kept = {name: store.kept(name) for name in engine.kept()}
+    assert same(kept["last"].tensors("weights"), kept["step-000000008"].tensors("weights"))
+    chosen = kept[f"step-{best.step:09d}"].tensors("weights")
+    assert all(torch.equal(chosen[name], p) for name, p in engine.named.items())
+    store.close()
+    last = train(8, changes={"keep": ["last"], **options})
+    assert last["best"][0] == 8
+    assert torch.equal(last["weights"]["head.weight"], kept["last"].tensors("weights")["head.weight"])
 
 
 def test_a_stop_that_is_asked_for_saves_and_the_next_run_ends_in_the_same_bits(

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from alpro.training.state import Store
 from tests.training.processes import done, needs_horovod, world
 from tests.training.toy import gradients, same, train
 
@@ -61,9 +62,16 @@ def test_four_processes_do_too_and_give_the_same_bits_twice(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("fault", [{"bad_step": 4, "bad_value": "inf"}, {"die_step": 4}], ids=["inf", "exception"])
 def test_a_fault_on_one_rank_ends_all_with_its_own_words_first(tmp_path: Path, fault: dict[str, Any]) -> None:
-    process = world(2, [*TOY, str(tmp_path / "out.pt"), json.dumps([["train", {"steps": 8, "show": True, **fault}]])])
+    fault |= {"state": str(tmp_path / "state"), "fault_file": str(tmp_path / "fault"), "sleep_s": 0.05}
+    job = ["train", {"steps": 8, "show": True, "changes": {"save_every_s": 0.01}, **fault}]
+    process = world(2, [*TOY, str(tmp_path / "out.pt"), json.dumps([job])])
     output, _ = process.communicate(timeout=900)
+    print(f"ended {time.time() - (tmp_path / 'fault').stat().st_mtime:.1f} s after the fault")
     assert process.returncode == 1
+    store = Store(tmp_path / "state")
+    newest = store.newest()
+    assert newest is not None and newest.facts["step"] == 3 and newest.tensors("weights")
+    store.close()
     said = next(line for line in output.splitlines() if line.startswith("alpro launch: rank"))
     if "bad_step" in fault:
         assert "step 4: loss or gradient is not finite (rank 1: contrast, items; " in said and "batch toy/" in said

@@ -49,7 +49,7 @@ class ToyOutput:
 
 
 class ToyModel(nn.Module):
-    def __init__(self, dropout: float = 0.0) -> None:
+    def __init__(self, dropout: float = 0.0, ballast: int = 0) -> None:
         super().__init__()
         torch.manual_seed(5)
         self.left, self.right = nn.Linear(WIDTH, 4), nn.Linear(WIDTH, 4)
@@ -58,6 +58,7 @@ class ToyModel(nn.Module):
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
         self.dropout = dropout
         self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("ballast", torch.zeros(ballast))  # makes snapshots large
 
     def forward(self, batch: ToyBatch) -> ToyOutput:
         u = F.dropout(F.normalize(self.left(batch.x), dim=-1), self.dropout, self.training)
@@ -98,8 +99,14 @@ class ToyTask:
     def __init__(
         self, steps: int, rows: int = 8, dropout: float = 0.0, dtype: torch.dtype = torch.float32, **faults: Any
     ) -> None:
-        self.model = ToyModel(dropout).to(dtype)
-        self.micro_steps_per_epoch, self.rows, self.dtype, self.faults = steps, rows, dtype, faults
+        self.model = ToyModel(dropout, faults.get("ballast", 0)).to(dtype)
+        self.steps, self.rows, self.dtype, self.faults = steps, rows, dtype, faults
+
+    def plan_for(self, worlds: Any) -> int:
+        return self.steps
+
+    def epoch_of(self, micro_step: int) -> int:
+        return micro_step // self.steps
 
     def loader(self, start: int, stop: int) -> ToyLoader:
         return ToyLoader(self, start, stop)
@@ -114,6 +121,10 @@ class ToyTask:
         world, rank = distributed.size(), distributed.rank()
         ends = [round(self.rows * (r / world) ** 0.8) for r in range(world + 1)]
         mine = slice(ends[rank], ends[rank + 1])
+        if step + 1 in (self.faults.get("bad_step"), self.faults.get("die_step")) and "fault_file" in self.faults:
+            Path(self.faults["fault_file"]).touch()
+        if self.faults.get("fill_step") == step + 1:
+            fill(Path(self.faults["fill"]))
         if self.faults.get("bad_step") == step + 1 and rank == world - 1:
             x[mine] = float(self.faults.get("bad_value", "nan"))
         if self.faults.get("die_step") == step + 1 and rank == world - 1:
@@ -124,6 +135,12 @@ class ToyTask:
     def validate(self) -> dict[str, float]:
         torch.rand(3)  # whatever it draws must not be felt by the training
         return {"score": float(self.model.left.weight.sum().abs())}
+
+
+def fill(path: Path) -> None:
+    """Leave one megabyte on the disk of a file."""
+    room = os.statvfs(path.parent)
+    path.write_bytes(bytes(max(0, room.f_bavail * room.f_frsize - 2**20)))
 
 
 def settings(**changes: Any) -> Training:

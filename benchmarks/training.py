@@ -1,0 +1,218 @@
+"""Speed and memory of the four trainings at the paper's size, on made batches: a table, and JSON on the last line.
+
+    python benchmarks/training.py                            # batch 2, fp32 and bf16, each in a process of its own
+    python benchmarks/training.py --only retrieval --precisions bf16 --batch 8
+
+`rate` is the nominal arithmetic of a step (alpro/training/flops.py: no recomputation, no padding) per second, divided by what
+a matrix multiplication in fp32 reaches on the same threads: measured before and after each step, as a shared machine's speed
+changes from second to second; the median over the steps is shown. `--scaling` compares two processes of one thread with one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alpro import distributed
+from alpro.config import Launch, Model, Training
+from alpro.data.batch import Batch
+from alpro.models import build_model
+from alpro.training.engine import Engine
+from alpro.training.flops import peak_flops, training_flops
+
+# frames, text tokens, losses, arguments of the model: REFERENCE's settings of each training
+TRAININGS: dict[str, tuple[int, int, tuple[str, ...], dict[str, Any]]] = {
+    "prompter": (4, 30, ("vtc",), {"num_entities": 1000}),
+    "pretrain": (4, 30, ("vtc", "vtm", "mlm", "pem"), {"num_entities": 1000}),
+    "retrieval": (8, 40, ("vtc", "vtm"), {}),
+    "qa": (16, 40, ("qa",), {"num_answers": 1500}),
+}
+SIDE, PATCH = 224, 16
+
+
+class Made:
+    """A training on one made batch, with the time at which each step asked for it."""
+
+    losses: tuple[str, ...]
+    metrics = ("none",)
+
+    def __init__(self, name: str, batch: int, steps: int, checkpointing: str) -> None:
+        frames, tokens, self.losses, options = TRAININGS[name]
+        self.model = build_model(name, num_frames=frames, gradient_checkpointing=checkpointing, **options)  # type: ignore[arg-type]
+        if name == "pretrain":
+            for buffer in (self.model.prompter.video_prompt_feat, self.model.prompter.image_prompt_feat):  # type: ignore[union-attr]
+                buffer.copy_(torch.nn.functional.normalize(torch.randn(buffer.shape), dim=-1))  # type: ignore[union-attr,arg-type]
+        self.batch = made_batch(batch, frames, tokens)
+        self.steps, self.flops_per_clip = steps, training_flops(name, Model(), frames, tokens)
+        self.asked: list[float] = []
+        self.products: list[float] = []  # FLOP/s of a matrix product, before each step
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def plan_for(self, worlds: Any) -> int:
+        return self.steps
+
+    def epoch_of(self, micro_step: int) -> int:
+        return 0
+
+    def loader(self, start: int, stop: int) -> Made:
+        return self
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        for step in range(self.steps):
+            self.mark()
+            yield step, self.batch
+
+    def mark(self) -> None:
+        """The end of a step and, when the matrix product has been measured, the beginning of the next."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        end = time.perf_counter()
+        self.products.append(product_rate(self.device))
+        self.asked += [end, time.perf_counter()]
+
+    def validate(self) -> dict[str, float]:
+        self.mark()
+        return {"none": 0.0}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None:
+        pass
+
+
+def made_batch(size: int, frames: int, tokens: int) -> Batch:
+    """Noise with text of full length, 15 % of it masked, and a crop of 0.4 of the frame."""
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(1000, 30000, (size, tokens), generator=g)
+    labels = torch.where(torch.rand(ids.shape, generator=g) < 0.15, ids, -100)
+    return Batch(
+        corpus="made",
+        ids=[f"made/{n}" for n in range(size)],
+        pixels=torch.randint(0, 256, (size, frames, 3, SIDE, SIDE), generator=g, dtype=torch.uint8),
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        mlm_input_ids=torch.where(labels >= 0, 103, ids),
+        mlm_labels=labels,
+        crop_boxes=torch.tensor([[2 * PATCH, 2 * PATCH, 9 * PATCH, 9 * PATCH]]).expand(size, -1),
+        labels=torch.randint(0, 1500, (size,), generator=g),
+    )
+
+
+def product_rate(device: torch.device, side: int = 2048, repeats: int = 3) -> float:
+    """FLOP/s of the fp32 product of two square matrices."""
+    a, b = torch.randn(2, side, side, device=device)
+    out = a @ b
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        torch.matmul(a, b, out=out)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return repeats * 2 * side**3 / (time.perf_counter() - began)
+
+
+def measure(name: str, precision: str, batch: int, steps: int, checkpointing: str) -> dict[str, Any]:
+    """One training for some steps, the first of which is not counted."""
+    task = Made(name, batch, steps + 1, checkpointing)
+    settings = Training(
+        epochs=1, batch_size=batch, learning_rate=1e-5, grad_clip=5, num_frames=4, max_text_tokens=40, validations=1,
+        select_by="none", precision=precision,
+    )  # fmt: skip
+    engine = Engine(task, settings, seed=0, device=task.device)  # type: ignore[arg-type]
+    engine.run()
+    times = [end - begin for begin, end in zip(task.asked[1::2], task.asked[2::2], strict=False)][1:]
+    around = [(a + b) / 2 for a, b in zip(task.products[1:], task.products[2:], strict=False)]
+    flops = task.flops_per_clip * batch
+    if task.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated()
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_flops(task.device, precision)
+    return {
+        "training": name,
+        "precision": precision,
+        "checkpointing": checkpointing,
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        "step_s": statistics.median(times),
+        "memory_gb": memory / 1e9,
+        "rate": statistics.median(flops / t / rate for t, rate in zip(times, around, strict=True)),
+        "product_gflops": statistics.median(around) / 1e9,
+        **({"mfu": flops / statistics.median(times) / peak} if peak else {}),
+    }
+
+
+def scaling(args: argparse.Namespace) -> dict[str, Any]:
+    """Clips a second of one process of one thread, and of two."""
+    from alpro.launch import run_world
+
+    found = {}
+    for processes in (1, 2):
+        out = Path(args.aside) / f"{processes}.json"
+        command = [sys.executable, __file__, "--part", str(out), "--only", "prompter", "--precisions", "fp32"]
+        command += ["--batch", str(args.batch), "--steps", str(args.steps), "--threads", "1"]
+        if processes == 1:
+            subprocess.run(command, check=True)
+        else:
+            run_world(Launch(processes=2, threads=1, start_timeout_s=600), command)
+        found[processes] = processes * args.batch / json.loads(out.read_text())["step_s"]
+    return {"training": "prompter", "clips_per_s": found, "efficiency": found[2] / (2 * found[1])}
+
+
+def main() -> None:
+    import tempfile
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=list(TRAININGS), default=list(TRAININGS))
+    parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--checkpointing", default="none", choices=["none", "exact"])
+    parser.add_argument("--scaling", action="store_true", help="two processes of one thread against one, nothing else")
+    parser.add_argument("--part", help=argparse.SUPPRESS)  # measure here, and write to this file
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.part:
+        distributed.init()
+        result = measure(args.only[0], args.precisions[0], args.batch, args.steps, args.checkpointing)
+        if distributed.rank() == 0:
+            Path(args.part).write_text(json.dumps(result))
+        distributed.barrier()
+        return
+    with tempfile.TemporaryDirectory() as args.aside:
+        if args.scaling:
+            found = scaling(args)
+            print(f"prompter, clips/s: {found['clips_per_s']}; two of one thread: {found['efficiency']:.0%} of twice one")
+            print(json.dumps(found))
+            return
+        rows = []
+        print(f"{'training':10} {'precision':9} {'step':>8} {'memory':>9} {'rate':>6}")
+        for name in args.only:
+            for precision in args.precisions:
+                out = Path(args.aside) / "part.json"
+                command = [sys.executable, __file__, "--part", str(out), "--only", name, "--precisions", precision]
+                command += ["--batch", str(args.batch), "--steps", str(args.steps), "--threads", str(args.threads)]
+                subprocess.run([*command, "--checkpointing", args.checkpointing], check=True)
+                row = json.loads(out.read_text())
+                rows.append(row)
+                more = f"  MFU {row['mfu']:.0%}" if "mfu" in row else ""
+                figures = f"{row['step_s']:6.2f} s {row['memory_gb']:6.2f} GB {row['rate']:6.2f}{more}"
+                print(f"{name:10} {precision:9} {figures}", flush=True)
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

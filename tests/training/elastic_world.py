@@ -1,0 +1,86 @@
+"""One process of an elastic world: a toy training over planned samples. `... FOLDER SAMPLES SECONDS_A_STEP`.
+
+The first rank logs the samples of every committed step, and each process leaves its number in FOLDER/processes/<pid>.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alpro import distributed
+from alpro.data.sampler import BatchPlan
+from alpro.training.engine import Best, Engine
+from alpro.training.log import Log
+from alpro.training.samples import SampleLog
+from alpro.training.state import Memory, Store
+from tests.training.toy import ITEMS, WIDTH, ToyBatch, ToyModel, settings
+
+BATCH, SEED, COMMIT_EVERY = 2, 3, 4
+
+
+def planned(samples: int, processes: int) -> BatchPlan:
+    return BatchPlan({"toy": samples}, BATCH, processes, epochs=1, seed=SEED)
+
+
+class PlannedTask:
+    losses, metrics, flops_per_clip = ("contrast", "items"), ("score",), 0.0
+
+    def __init__(self, samples: int, sleep_s: float) -> None:
+        self.model, self.samples, self.sleep_s = ToyModel(dropout=0.1), samples, sleep_s
+
+    def plan_for(self, worlds: Any) -> int:
+        self.plan = planned(self.samples, worlds[0][1])
+        for step, processes in worlds[1:]:
+            self.plan = self.plan.changed(step, processes)
+        return self.plan.total_steps
+
+    def epoch_of(self, step: int) -> int:
+        return self.plan.epoch_of(step)
+
+    def loader(self, start: int, stop: int) -> PlannedTask:
+        self.steps = range(start, stop)
+        return self
+
+    def __iter__(self) -> Iterator[tuple[int, ToyBatch]]:
+        for step in self.steps:
+            rows = self.plan.local(step, distributed.rank()).indices
+            time.sleep(self.sleep_s)
+            g = torch.Generator().manual_seed(int(rows[0]))
+            x, y = torch.randn(2, len(rows), WIDTH, generator=g)
+            yield step, ToyBatch([f"toy/{row}" for row in rows], x, y, torch.zeros(len(rows), ITEMS, dtype=torch.long))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+    def validate(self) -> dict[str, float]:
+        return {"score": float(self.model.left.weight.sum().abs())}
+
+
+def main(folder: Path, samples: int, sleep_s: float) -> None:
+    distributed.init()
+    (folder / "processes" / str(os.getpid())).write_text(os.environ["HOROVOD_HOSTNAME"])
+    engine = Engine(PlannedTask(samples, sleep_s), settings(validations=2), seed=SEED, log=Log())
+    engine.memory, engine.commit_every = Memory(), COMMIT_EVERY
+
+    def attempt(check: Callable[[], None]) -> Best:
+        engine.on_commit = check
+        if distributed.rank() == 0:
+            engine.store = engine.store or Store(folder / "state")
+            engine.samples, engine.log.shown = SampleLog(folder / "samples.jsonl"), True
+        return engine.run()
+
+    distributed.run_elastic(attempt, lambda text: print(text, flush=True))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))

@@ -1,0 +1,101 @@
+"""Elastic trainings: processes are lost and join, and each sample counts once in what was committed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from alpro.config import Launch
+from alpro.errors import LaunchError
+from alpro.launch_elastic import discovered, elastic_command, fixed_hosts
+from alpro.training.samples import SampleLog
+from tests.training.elastic_world import planned
+from tests.training.processes import needs_horovod, world
+
+
+def test_steps_that_a_kill_undid_are_forgotten_and_those_not_yet_written_are_taken(tmp_path: Path) -> None:
+    log = SampleLog(tmp_path / "log.jsonl")
+    rows = [{"step": step, "processes": 2, "ids": [f"a/{step}"]} for step in range(1, 7)]
+    log.extend(rows[:4])
+    log.resume(2, [])
+    assert log.rows() == rows[:2]
+    with log.path.open("a") as file:
+        file.write('{"step": 3, "proc')  # cut off by a kill
+    log.resume(5, rows[1:5])
+    assert log.rows() == rows[:5]
+
+
+def test_hosts_that_do_not_change_are_a_discovery_program_too(tmp_path: Path) -> None:
+    assert discovered(str(fixed_hosts("localhost:1,127.0.0.1:2", tmp_path))) == "localhost:1,127.0.0.1:2"
+    with pytest.raises(LaunchError, match=r"launch.discovery: .*no-such can't be run .*name:slots"):
+        discovered(str(tmp_path / "no-such"))
+
+
+@needs_horovod
+def test_the_command_is_an_elastic_horovodruns() -> None:
+    settings = Launch(processes=3, min_processes=2, max_processes=4, discovery="hosts.sh")
+    text = " ".join(elastic_command(settings, "hosts.sh", "localhost:3", ["python", "train.py"]))
+    assert "--min-np 2 --max-np 4 --host-discovery-script hosts.sh" in text and text.endswith("lo python train.py")
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 600) -> None:
+    until_s = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+
+
+@needs_horovod
+@pytest.mark.slow
+def test_of_three_processes_one_is_killed_and_another_joins_and_every_sample_counts_once(tmp_path: Path) -> None:
+    samples, log, processes = 400, SampleLog(tmp_path / "samples.jsonl"), tmp_path / "processes"
+    processes.mkdir()
+    hosts, discovery = tmp_path / "hosts", tmp_path / "discover"
+    hosts.write_text(f"localhost:1\n127.0.0.1:1\n{socket.gethostname()}:1\n")
+    discovery.write_text(f"#!/bin/sh\ncat {hosts}\n")
+    discovery.chmod(0o755)
+
+    def steps() -> int:
+        return len(log.rows())
+
+    def joined() -> int:
+        return len(list(processes.iterdir()))
+
+    options = {"min_processes": 2, "max_processes": 3, "discovery": str(discovery)}
+    run = world(3, ["-m", "tests.training.elastic_world", str(tmp_path), str(samples), "0.3"], **options)
+    try:
+        wait_for(lambda: steps() >= 8 or run.poll() is not None)
+        victim = next(path for path in processes.iterdir() if path.read_text() == "127.0.0.1")
+        os.kill(int(victim.name), signal.SIGKILL)
+        at_kill = steps()
+        wait_for(lambda: steps() >= at_kill + 8 or run.poll() is not None)
+        hosts.write_text(f"localhost:2\n{socket.gethostname()}:1\n")
+        wait_for(lambda: joined() == 4 or run.poll() is not None)
+        output, _ = run.communicate(timeout=900)
+    finally:
+        run.kill()
+    print(output)
+    assert run.returncode == 0, output
+    assert f"process {victim.name}) ended without a word" in output and "elastic: 2 processes from here on" in output
+
+    rows = log.rows()
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    worlds = [(row["step"] - 1, row["processes"]) for row, before in zip(rows, [{"processes": 0}, *rows], strict=False)
+              if row["processes"] != before["processes"]]  # fmt: skip
+    assert [processes for _, processes in worlds] == [3, 2, 3]
+    plan = planned(samples, 3)
+    for number, row in enumerate(rows):
+        for step, size in worlds[1:]:
+            plan = plan.changed(step, size) if step == number else plan
+        assert row["ids"] == [f"toy/{sample}" for sample in plan.at(number).indices]
+    assert plan.total_steps == len(rows)
+    counts = Counter(name for row in rows for name in row["ids"])
+    print(f"processes {worlds}; {len(rows)} steps, {len(counts)} of {samples} samples, each {set(counts.values())} times")
+    assert set(counts.values()) == {1} and samples - len(counts) < 2 * 3  # what fills no batch

@@ -1,0 +1,123 @@
+"""Each training of recipe `tiny`, killed again and again at points chosen and drawn, ends in the bytes of the undisturbed one.
+
+Worlds of 1 and 2; 24 kills over all. `pytest -s -m slow tests/training/test_kills.py` prints points and seeds.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alpro.files import sha256
+from tests.training.killed import POINTS, main
+from tests.training.processes import ROOT, forked, needs_horovod, world
+
+pytestmark = pytest.mark.slow
+SCRATCH = "recipes/init/scratch.yaml"
+TRAININGS = {
+    "prompter": ["prompter", "--init", SCRATCH],
+    "pretrain": ["pretrain", "--init", SCRATCH, "--teacher", SCRATCH],
+    "retrieval": ["finetune", "--task", "msrvtt_ret", "--init", SCRATCH],
+    "qa": ["finetune", "--task", "msvd_qa", "--init", SCRATCH],
+}
+SEED = 20211209
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with recipe tiny's data, whose trainings save after every step."""
+    import alpro.training.run  # once for all forked children
+
+    assert alpro.training.run.STAGES
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    params = yaml.safe_load((ROOT / "recipes/tiny.yaml").read_text())
+    params["launch"] |= {"processes": 1}
+    for section in (params["prompter"], params["pretrain"], *params["finetune"].values()):
+        section["save_every_s"] = 1e-6
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for verb in (["sample"], ["vocabulary", "models/tiny/text"], ["entities", "models/tiny/entities"]):
+        subprocess.run([sys.executable, "-m", "alpro", "data", *verb], cwd=folder, env=environment, check=True)
+    return folder
+
+
+def verb(training: str, place: str) -> list[str]:
+    return ["train", *TRAININGS[training], "--output", f"{place}/model", "--record", f"{place}/record"]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def alone(project: Path, point: str, count: int, words: list[str], after_s: float | None = None) -> bool:
+    """One process, killed at a point or, with `after_s`, after so long; whether it came to its end."""
+
+    def work() -> None:
+        os.chdir(project)
+        os.environ["ALPRO_LIVE"] = "off"
+        main(point, str(count), *words)
+
+    with forked(work) as child:
+        if after_s is not None:
+            time.sleep(after_s)
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL), f"ended by itself with status {status}"
+    return status == 0
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_one_process_killed_at_every_point_ends_in_the_bytes_of_the_undisturbed_run(project: Path, training: str) -> None:
+    whole, killed = (f"out/{training}-1-{name}" for name in ("whole", "killed"))
+    began_s = time.monotonic()
+    assert alone(project, "none", 1, verb(training, whole))
+    took_s = time.monotonic() - began_s
+    shutil.rmtree(project / ".state", ignore_errors=True)
+    draw = random.Random(f"{SEED}/{training}")
+    kills = 0
+    for point in POINTS[1:]:
+        count = draw.randint(1, 2)
+        dead = not alone(project, point, count, verb(training, killed))
+        kills += dead
+        print(f"{training}: killed at {point} {count}: {dead}", flush=True)
+        assert dead or (project / killed).exists()
+    if not (project / killed).exists():
+        after_s = took_s * draw.uniform(0.2, 0.8)
+        kills += not alone(project, "none", 1, verb(training, killed), after_s=after_s)
+        alone(project, "none", 1, verb(training, killed))
+    print(f"{training}: {kills} kills (seed {SEED}/{training}), {len(digests(project / whole))} files compared")
+    assert kills >= 5
+    assert digests(project / killed) == digests(project / whole)
+
+
+@needs_horovod
+@pytest.mark.parametrize("training", TRAININGS)
+def test_two_processes_killed_end_in_the_bytes_of_the_undisturbed_run(
+    project: Path, training: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = (f"out/{training}-2-{name}" for name in ("whole", "killed"))
+    monkeypatch.chdir(project)
+    draw = random.Random(f"{SEED}/{training}/2")
+
+    def run(point: str, count: int, place: str) -> int:
+        process = world(2, ["-m", "tests.training.killed", point, str(count), *verb(training, place)], here=True)
+        output, _ = process.communicate(timeout=1800)
+        assert (process.returncode == 0) == (point == "none"), output
+        return process.returncode
+
+    run("none", 1, whole)
+    point = draw.choice(POINTS[1:])
+    run(point, draw.randint(2, 3), killed)
+    run("none", 1, killed)
+    print(f"{training}: two processes, killed at {point} (seed {SEED}/{training}/2)")
+    assert digests(project / killed) == digests(project / whole)
