@@ -38,7 +38,7 @@ def facts(engine: Engine, loader: Loader) -> dict[str, Any]:
         "updates": {name: states[p]["step"] for name, p in engine.named.items() if states[p]},
         "scaler": engine.scaler.state_dict(),
         "window_steps": engine.window_steps,
-        "history": list(engine.log.history),
+        "history": [list(row.items()) for row in engine.log.history],  # in the order of the columns, which JSON objects lose
         "validated": engine.validated,
         "best": {} if best is None else {"step": best.step, "value": best.value, "metrics": best.metrics},
         "ranks": ranks,
@@ -92,7 +92,7 @@ def resume(engine: Engine) -> dict[str, Any] | None:
     if known["scaler"]:
         engine.scaler.load_state_dict(known["scaler"])
     engine.best = _best(engine, known["best"])
-    engine.log.resume(known["history"])
+    engine.log.resume([dict(row) for row in known["history"]])
     if engine.samples is not None:
         engine.samples.resume(engine.step, known["samples"])
     engine.log.say(f"resume: going on after step {engine.step} of {known['total']}")

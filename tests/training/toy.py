@@ -190,11 +190,11 @@ def gradients(dtype: str = "float32", changes: dict[str, Any] | None = None, **o
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal to the bit, however deep."""
+    """Equal to the bit, however deep, and in the same order."""
     if isinstance(a, Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
     return bool(a == b)
 
 
