@@ -157,8 +157,8 @@ class Engine:
         if loader_state is not None:
             loader.load_state_dict(loader_state)
         self.model.train()
-        if self.memory is not None and self.memory.snapshot is None:
-            self._commit(loader)  # a process may be lost before the first step is done
+        if self.memory is not None:
+            self._commit(loader)  # on all alike: who has just joined holds nothing yet, and the next loss may come at once
         with _stop_on_sigterm(), self.log.running(self.step, self.total):
             batches = iter(loader)
             while self.step < self.total:
