@@ -15,6 +15,7 @@ from alpro.data.video import Strategy
 from alpro.errors import ConfigError, DataError
 
 Look = Literal["full", "blind", "one_frame"]
+_MIDDLE: Strategy = "uniform"  # of a single frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Viewer:
             yield from (torch.zeros(shape, dtype=torch.uint8) for _ in records)
             return
         # the middle of a single segment is the middle of the clip; no frame of several need be
-        count, strategy = (1, "uniform") if self.look == "one_frame" else (self.num_frames, self.strategy)
+        count, strategy = (1, _MIDDLE) if self.look == "one_frame" else (self.num_frames, self.strategy)
         size = self.decode_size
         for _, clip in iter_clips(records, count, strategy, self.image_size, self.workers, decode_size=size):
             yield clip.expand(shape)
