@@ -23,6 +23,8 @@ export PREFECT_PORT MLFLOW_PORT
 # What `make repro` does with files that somebody put into a stage's output: keep (aside) or discard; empty: stop and name them.
 EDITED ?=
 export EDITED
+# With which recipe `make replicate` evaluates.
+RECIPE ?= official
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -76,6 +78,10 @@ doctor: setup  ## Say what works on this machine
 .PHONY: ui
 ui: setup  ## Prefect and MLflow with their pages and a worker, on this machine (PREFECT_PORT=4201, MLFLOW_PORT=5001)
 	@PYTHONPATH=. $(BIN)/python tools/ui.py
+
+.PHONY: replicate
+replicate: setup  ## Evaluate every checkpoint of the paper's tables that is present, and fill the README's table (RECIPE=paper for the other recipe)
+	@$(ALPRO) replicate --recipe $(RECIPE)
 
 .PHONY: baseline
 baseline: setup  ## Compare pre-training with training from scratch over three seeds, for the report (half an hour and more)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from alpro.errors import AlproError
+
+if TYPE_CHECKING:
+    from alpro.config import Params
 
 app = typer.Typer(
     name="alpro",
@@ -44,7 +47,17 @@ Step = Annotated[str, typer.Option("--step", help="Of an output folder: best, la
 Tokenizer = Annotated[str | None, typer.Option("--tokenizer", help="Folder of the vocabulary, if not the checkpoint's.")]
 Frames = Annotated[str | None, typer.Option("--frames", help="uniform, uniform_floor or headtail, if not the training's.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Recipe = Annotated[str | None, typer.Option("--recipe", help="Read this recipe in place of params.yaml.")]
+Changes = Annotated[list[str] | None, typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="Change a parameter.")]
 MaxSteps = Annotated[int | None, typer.Option(min=1, help="Stop after so many optimizer steps.")]
+
+
+def _settings(params: Path, recipe: str | None, changes: list[str] | None) -> Params:
+    """The parameters that a verb works with: params.yaml's or a recipe's, with what -S changes."""
+    from alpro import recipes
+    from alpro.config import load
+
+    return load(recipes.path_of(recipe) if recipe else params, changes or ())
 
 
 @recipe.command("use")
@@ -97,34 +110,37 @@ def doctor() -> None:
 
 
 @data.command("sample")
-def data_sample(params: ParamsFile = PARAMS, root: Path = Path("data/sample"), workers: int | None = None) -> None:
+def data_sample(
+    params: ParamsFile = PARAMS,
+    root: Path = Path("data/sample"),
+    workers: int | None = None,
+    recipe: Recipe = None,
+    changes: Changes = None,
+) -> None:
     """Make the sample videos and annotations."""
-    from alpro.config import load
     from alpro.data.sample import make_sample
     from alpro.errors import ConfigError
 
-    settings = load(params).sample
+    settings = _settings(params, recipe, changes).sample
     if settings is None:
-        raise ConfigError(f"{params}: `sample` is null: this recipe works on real data")
+        raise ConfigError(f"{recipe or params}: `sample` is null: this recipe works on real data")
     make_sample(settings, root, workers=workers)
 
 
 @data.command("vocabulary")
-def data_vocabulary(output: Path, params: ParamsFile = PARAMS) -> None:
+def data_vocabulary(output: Path, params: ParamsFile = PARAMS, recipe: Recipe = None, changes: Changes = None) -> None:
     """Make a WordPiece vocabulary from all training captions and questions."""
-    from alpro.config import load
     from alpro.data.prepare import make_vocabulary
 
-    make_vocabulary(load(params), output)
+    make_vocabulary(_settings(params, recipe, changes), output)
 
 
 @data.command("entities")
-def data_entities(output: Path, params: ParamsFile = PARAMS) -> None:
+def data_entities(output: Path, params: ParamsFile = PARAMS, recipe: Recipe = None, changes: Changes = None) -> None:
     """Write the entity list: the most frequent nouns of the pre-training captions."""
-    from alpro.config import load
     from alpro.data.prepare import make_entities
 
-    words = make_entities(load(params), output)
+    words = make_entities(_settings(params, recipe, changes), output)
     typer.echo(f"{len(words)} entities: {', '.join(words[:10])}, ...")
 
 
@@ -203,9 +219,17 @@ def data_validate(
 
 
 @train.command("prompter")
-def train_prompter(init: Init, output: Output, record: Record, params: ParamsFile = PARAMS, max_steps: MaxSteps = None) -> None:
+def train_prompter(
+    init: Init,
+    output: Output,
+    record: Record,
+    params: ParamsFile = PARAMS,
+    recipe: Recipe = None,
+    changes: Changes = None,
+    max_steps: MaxSteps = None,
+) -> None:
     """Train the prompter (VTC alone) on the caption corpora."""
-    _train("prompter", None, params, init, None, output, record, max_steps)
+    _train(_settings(params, recipe, changes), "prompter", None, init, None, output, record, max_steps)
 
 
 @train.command("pretrain")
@@ -215,43 +239,59 @@ def train_pretrain(
     output: Output,
     record: Record,
     params: ParamsFile = PARAMS,
-    max_steps: int | None = None,
+    recipe: Recipe = None,
+    changes: Changes = None,
+    max_steps: MaxSteps = None,
 ) -> None:
     """Pre-train the video-language model (VTC, VTM, MLM, PEM)."""
-    _train("pretrain", None, params, init, teacher, output, record, max_steps)
+    _train(_settings(params, recipe, changes), "pretrain", None, init, teacher, output, record, max_steps)
 
 
 @train.command("finetune")
 def train_finetune(
-    task: Task, init: Init, output: Output, record: Record, params: ParamsFile = PARAMS, max_steps: MaxSteps = None
+    task: Task,
+    init: Init,
+    output: Output,
+    record: Record,
+    params: ParamsFile = PARAMS,
+    recipe: Recipe = None,
+    changes: Changes = None,
+    max_steps: MaxSteps = None,
 ) -> None:
     """Fine-tune for a down-stream data set."""
-    _train("finetune", task, params, init, None, output, record, max_steps)
+    _train(_settings(params, recipe, changes), "finetune", task, init, None, output, record, max_steps)
 
 
 def _train(
+    settings: Params,
     stage: str,
     task: str | None,
-    params: Path,
     init: str,
     teacher: str | None,
     output: Path,
     record: Path,
     max_steps: int | None,
 ) -> None:
-    from alpro.config import load
     from alpro.training.run import run_training
 
-    run_training(
-        load(params),
-        stage,
-        task,
-        init=init,
-        teacher=teacher,
-        output=output,
-        record=record or output / "record",
-        max_steps=max_steps,
-    )
+    run_training(settings, stage, task, init=init, teacher=teacher, output=output, record=record, max_steps=max_steps)
+
+
+@app.command()
+def plan(
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many; if not the parameters' launch.processes.")] = None,
+    gpu: Annotated[str, typer.Option(help="h200, h100, a100, l40, l4, v100 or 4090.")] = "h100",
+    tflops: Annotated[float | None, typer.Option(help="Another device, by its peak.")] = None,
+    mfu: Annotated[float | None, typer.Option(help="The assumed share of the peak.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    recipe: Recipe = None,
+    params: ParamsFile = PARAMS,
+    changes: Changes = None,
+) -> None:
+    """Say what the trainings will take: steps, FLOPs, memory, hours, disk."""
+    from alpro.report.plan import print_plan
+
+    print_plan(_settings(params, recipe, changes), gpus, gpu, tflops, mfu, as_json)
 
 
 @app.command()
@@ -276,16 +316,15 @@ def evaluate(
     against_full: Annotated[bool, typer.Option("--against-full", help="Also score all pairs: what --rerank changes.")] = False,
     features: Annotated[Path | None, typer.Option(help="Keep encoded videos there, and use those that are.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of results_<split>/step_<N>/.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Read this recipe in place of params.yaml.")] = None,
+    recipe: Recipe = None,
     params: ParamsFile = PARAMS,
+    changes: Changes = None,
 ) -> None:
     """Evaluate a checkpoint on a data set."""
-    from alpro import recipes
-    from alpro.config import load
     from alpro.evaluation.inference import evaluate_checkpoint
     from alpro.evaluation.run import LOOKS, run_evaluation
 
-    settings = load(recipes.path_of(recipe) if recipe else params)
+    settings = _settings(params, recipe, changes)
     if record is not None:
         looks = LOOKS if ablations else LOOKS[:1]
         run_evaluation(settings, task, checkpoint=checkpoint, record=record, zero_shot=zero_shot, looks=looks)
@@ -402,6 +441,19 @@ def search(
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(page(text, hits, gallery.facts["videos"]), encoding="utf-8")
     typer.echo(query.show(hits, gallery.facts["videos"], as_json))
+
+
+@app.command()
+def replicate(
+    readme: Annotated[Path, typer.Option(help="The file whose table is written.")] = Path("README.md"),
+    output: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("reports/replication"),
+    recipe: Recipe = "official",
+    changes: Changes = None,
+) -> None:
+    """Evaluate every checkpoint that is present; write the README's table."""
+    from alpro.evaluation.replication import replicate as run
+
+    run(_settings(PARAMS, recipe, changes), readme, output)
 
 
 @weights.command("show")

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -14,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
 from alpro.errors import ConfigError
+from alpro.overrides import override
 
 Fraction = float
 
@@ -359,8 +361,11 @@ class Params(Section):
 # --- reading ----------------------------------------------------------------------------------------------
 
 
-def load(path: str | Path = "params.yaml") -> Params:
-    """Read and check params.yaml. Raises ConfigError with one line per fault, each naming its key."""
+def load(path: str | Path = "params.yaml", changes: Sequence[str] = ()) -> Params:
+    """Read and check params.yaml, with `changes` of the form key=value made in it (alpro/overrides.py).
+
+    Raises ConfigError with one line per fault, each naming its key.
+    """
     path = Path(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -370,7 +375,7 @@ def load(path: str | Path = "params.yaml") -> Params:
         raise ConfigError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: holds no keys; `alpro recipe use sample` writes a complete one")
-    return parse(raw, where=str(path))
+    return parse(override(raw, changes), where=str(path))
 
 
 def parse(raw: dict[str, Any], where: str = "params.yaml") -> Params:

@@ -10,6 +10,7 @@ import yaml
 
 from alpro import config
 from alpro.errors import ConfigError
+from alpro.overrides import override
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,3 +72,36 @@ def test_contradictions_are_refused(raw: dict, path: tuple[str, ...], value: obj
 def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="alpro recipe use sample"):
         config.load(tmp_path / "params.yaml")
+
+
+def test_one_parameter_is_changed_and_nothing_else(raw: dict) -> None:
+    before = copy.deepcopy(raw)
+    changed = config.parse(
+        override(raw, ["finetune.msvd_qa.batch_size=2", "pretrain.corpora=[cc3m]", "pretrain.objectives={pem: 0}", "seed=7"])
+    )
+    assert raw == before
+    raw["finetune"]["msvd_qa"]["batch_size"], raw["seed"] = 2, 7
+    raw["pretrain"] |= {"corpora": ["cc3m"], "objectives": {"pem": 0}}
+    assert changed == config.parse(raw)
+
+
+def test_a_section_that_is_off_can_be_filled(raw: dict) -> None:
+    raw["sample"] = None
+    assert config.parse(override(raw, ["sample.frame_size=224"])).sample == config.Sample(frame_size=224)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("seed", "must be key=value"),
+        ("finetune.=3", "must be key=value"),
+        ("finetune.msvdqa.batch_size=2", "there is no finetune.msvdqa; did you mean 'msvd_qa'"),
+        ("seed.of=2", "seed is a value"),
+        ("seed=[", "no YAML"),
+        ("finetune.msvd_qa.batchsize=2", "did you mean 'batch_size'"),
+        ("finetune.msvd_qa.batch_size=two", "batch_size"),
+    ],
+)
+def test_a_change_that_fits_nothing_is_refused(change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.load(ROOT / "recipes/sample.yaml", [change])

@@ -20,7 +20,7 @@ def results_table(summary: Mapping[str, Entry]) -> list[Table]:
     tables = []
     retrieval = {name: entry for name, entry in summary.items() if entry["task"] == "retrieval"}
     if retrieval:
-        table = _table(
+        table = make_table(
             "Text-to-video retrieval, percent", "R@1 [95 %]", "R@5", "R@10", "MdR", "chance", "blind", "one frame", "n"
         )
         for name, entry in retrieval.items():
@@ -31,7 +31,7 @@ def results_table(summary: Mapping[str, Entry]) -> list[Table]:
         tables.append(table)
     answering = {name: entry for name, entry in summary.items() if entry["task"] == "qa"}
     if answering:
-        table = _table("Question answering, percent", "accuracy [95 %]", *TYPES, "majority", "blind", "one frame", "n")
+        table = make_table("Question answering, percent", "accuracy [95 %]", *TYPES, "majority", "blind", "one frame", "n")
         for name, entry in answering.items():
             kinds = [number(entry[f"{kind}_acc"]) if f"{kind}_acc" in entry else "" for kind in TYPES]
             table.add_row(
@@ -67,7 +67,8 @@ def ablation(entry: Entry, look: str, name: str) -> str:
     return number(entry[look][name]) if look in entry else ""
 
 
-def _table(name: str, *columns: str) -> Table:
+def make_table(name: str, *columns: str) -> Table:
+    """A table with a title and a first column of names."""
     table = Table(title=Text(name, style="bold"), title_justify="left", header_style="dim", box=None, pad_edge=False)
     table.add_column("")
     for column in columns:

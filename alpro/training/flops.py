@@ -7,19 +7,45 @@ Letters: T frames, N patches, L text tokens, D width.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from alpro.config import Model
 
 # parts that one clip of a training goes through: video encoder, text encoder, multimodal encoder, the frozen prompter's video
 PASSES = {"prompter": (1, 1, 0, 0), "pretrain": (1, 2, 4, 1), "retrieval": (1, 1, 3, 0), "qa": (1, 1, 1, 0)}
-# dense bf16/fp16 matrix multiplication, FLOP/s, by a word in the device's name (makers' data sheets)
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "L4": 121e12, "V100": 125e12, "4090": 165e12}
+
+
+@dataclass(frozen=True)
+class GPU:
+    """What a maker's data sheet promises of dense matrix multiplication, in FLOP/s, and the memory in GB (1e9 bytes)."""
+
+    half: float  # bf16 or fp16
+    single: float  # fp32, without TF32
+    memory_gb: int
+
+
+# by a word in the device's name
+GPUS = {
+    "H200": GPU(989e12, 67e12, 141),
+    "H100": GPU(989e12, 67e12, 80),
+    "A100": GPU(312e12, 19.5e12, 80),
+    "L40": GPU(181e12, 90.5e12, 48),
+    "L4": GPU(121e12, 30.3e12, 24),
+    "V100": GPU(125e12, 15.7e12, 32),
+    "4090": GPU(165e12, 82.6e12, 24),
+}
+
+
+def patches_of(model: Model) -> int:
+    """Patches of a frame, N."""
+    return (model.image_size // model.patch_size) ** 2
 
 
 def video_macs(model: Model, frames: int) -> float:
     """The video encoder: divided space-time attention, the [CLS] repeated per frame in the spatial one."""
-    patches = (model.image_size // model.patch_size) ** 2
+    patches = patches_of(model)
     tokens, width = patches * frames, model.width
     temporal = 5 * width**2 * tokens + 2 * frames * tokens * width
     spatial = 4 * width**2 * (tokens + frames) + 2 * (patches + 1) ** 2 * frames * width
@@ -35,11 +61,26 @@ def bert_macs(model: Model, layers: int, tokens: int) -> float:
 
 def training_flops(task: str, model: Model, frames: int, text_tokens: int) -> float:
     """Floating-point operations of one clip in one training step."""
-    patches = (model.image_size // model.patch_size) ** 2
+    patches = patches_of(model)
     video, text = video_macs(model, frames), bert_macs(model, model.text_layers, text_tokens)
     fusion = bert_macs(model, model.fusion_layers, text_tokens + 1 + patches)
     videos, texts, fusions, frozen = PASSES[task]
     return 2 * (3 * (videos * video + texts * text + fusions * fusion) + frozen * video)
+
+
+def recomputed_flops(task: str, model: Model, frames: int) -> float:
+    """What gradient checkpointing of the video encoder adds to a clip: its forward pass once more."""
+    return 2 * PASSES[task][0] * video_macs(model, frames)
+
+
+def validation_flops(task: str, model: Model, frames: int, text_tokens: int, clips: int, texts: int) -> float:
+    """One validation: each clip and text encoded once; retrieval fuses every pair, question answering each question."""
+    video, text = video_macs(model, frames), bert_macs(model, model.text_layers, text_tokens)
+    fusion = bert_macs(model, model.fusion_layers, text_tokens + 1 + patches_of(model))
+    if task in ("retrieval", "qa"):
+        return 2 * (clips * video + texts * text + (clips if task == "retrieval" else 1) * texts * fusion)
+    videos, passes, fusions, frozen = PASSES[task]  # the losses of the validation split
+    return 2 * clips * ((videos + frozen) * video + passes * text + fusions * fusion)
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
@@ -47,4 +88,4 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     if device.type != "cuda" or precision == "fp32":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for word, peak in PEAKS.items() if word in name), None)
+    return next((gpu.half for word, gpu in GPUS.items() if word in name), None)

@@ -53,7 +53,7 @@ def records(folder: Path) -> list[Record]:
 
 
 def evaluate(folder: Path) -> QAResult:
-    model = spread(build_model("qa", num_frames=4, config=SIZES, num_answers=8))
+    model = spread(build_model("qa", num_frames=4, config=SIZES, num_answers=len(ANSWERS)))
     tokenizer = load_tokenizer(folder / "text", vocab_size=SIZES.vocab_size)
     look = {"num_frames": 4, "image_size": 32, "max_text_tokens": 12}
     return evaluate_qa(model, records(folder), tokenizer, ANSWERS, **look)  # type: ignore[arg-type]

@@ -1,0 +1,31 @@
+"""How large the public data sets are, for plans made where they are not at hand: videos and texts of a split.
+
+Sources: the ALPRO paper, section 4.1 (WebVid-2M, CC3M, DiDeMo's and MSRVTT's splits; 20 captions a video in MSRVTT), and
+Xu et al., "Video Question Answering via Gradually Refined Attention over Appearance and Motion" (2017) for both QA sets.
+A split without a published number here is unknown.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Size(NamedTuple):
+    """Of a split: videos (or images), and captions or questions."""
+
+    clips: int
+    texts: int
+
+
+SIZES = {
+    ("webvid2m", "train"): Size(2_500_000, 2_500_000),
+    ("cc3m", "train"): Size(3_000_000, 3_000_000),
+    ("msrvtt_ret", "train"): Size(7_000, 140_000),
+    ("didemo_ret", "train"): Size(8_394, 8_394),
+    ("didemo_ret", "val"): Size(1_065, 1_065),
+    ("msrvtt_qa", "train"): Size(6_513, 158_581),
+    ("msrvtt_qa", "val"): Size(497, 12_278),
+    ("msvd_qa", "train"): Size(1_161, 30_933),
+    ("msvd_qa", "val"): Size(245, 6_415),
+}
+ANSWERS = {"msrvtt_qa": 1_500, "msvd_qa": 2_423}
