@@ -105,16 +105,18 @@ class Corpus(Section):
     """Captions for the prompter's and the pre-training."""
 
     media: Literal["video", "image"]
-    train: str = Field(description="Annotation file: .csv, .parquet, .jsonl or .json.")
+    train: str = Field(description="Annotation file: .csv, .tsv, .parquet, .jsonl or .json.")
     val: str | None = None
     root: str = Field(description="Folder of the videos or images that the file names.")
 
 
 class Dataset(Section):
-    """A down-stream data set in the official layout; its name is the name of the task."""
+    """A down-stream data set, an official one or one's own; its name is the name of the task."""
 
     task: Literal["retrieval", "qa"]
-    annotations: str = Field(description="Folder with train/val/test.jsonl and, for qa, train_ans2label.json.")
+    annotations: str = Field(
+        description="Folder with train/val/test.jsonl and, for qa, train_ans2label.json; or one table with a column `split`."
+    )
     videos: str = Field(description="Folder of the videos; may be another set's (MSRVTT-QA uses msrvtt_ret's).")
 
 

@@ -1,34 +1,47 @@
-"""Reads the official annotation layouts into one typed `Record` per video.
+"""Reads annotations into one typed `Record` per video.
 
 Retrieval: {train,val,test}.jsonl of `{clip_name, caption}`. Question answering: {train,val,test}.jsonl of
-`{video_id, question, answer, answer_type}` and train_ans2label.json. Corpora: .csv, .parquet, .jsonl or .json of
-`video_id` or `image` and `text` or `caption`. A file that can't be used raises DataError, which names the file, the
-line and the key of every fault.
+`{video_id, question, answer, answer_type}` and train_ans2label.json. Corpora: .csv, .tsv, .parquet, .jsonl or .json of
+`video_id` or `image` and `text` or `caption`. The sets' own distribution forms, and one table with a column `split`:
+see `layouts`. A file that can't be used raises DataError, which names the file, the line and the key of every fault.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from alpro.config import Corpus, Dataset
+from alpro.data.known_missing import known_missing
+from alpro.data.layouts import SPLITS, Row, annotation_file, answers_of, corpus_rows, split_rows
 from alpro.data.media_files import MediaFolder, bare_name, missing
 from alpro.data.records import Question, Record
-from alpro.data.rows import Faults, cell, read_json, read_rows, texts
+from alpro.data.rows import Faults, cell, read_json, texts
 from alpro.errors import DataError
 
-SPLITS = ("train", "val", "test")
+__all__ = [
+    "QUESTION_TYPES", "SPLITS", "annotation_file", "answer_file", "missing_files", "read_answer_list", "read_answers", "read_corpus",
+    "read_dataset",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
 QUESTION_TYPES = ("what", "who", "how", "where", "when")
-_VIDEO = ("clip_name", "video_id", "video", "videoid")
-_MEDIA = ("video_id", "image", "videoid", "video", "clip_name")
-_CAPTION = ("caption", "text", "name")
+VIDEO_KEYS = ("clip_name", "video_id", "video", "videoid", "file_name")
+MEDIA_KEYS = ("video_id", "image", "videoid", "video", "clip_name", "file_name")
+CAPTION_KEYS = ("caption", "text", "name", "sentence", "description")
 
 
 def read_dataset(dataset: Dataset, split: str) -> list[Record]:
     """All videos of a split in the order of the file, with their captions or questions."""
-    path = annotation_file(dataset, split)
+    path, rows = annotation_file(dataset, split), split_rows(dataset, split)
     folder = MediaFolder(dataset.videos, "video")
-    return _read_captions(path, folder, "video", _VIDEO) if dataset.task == "retrieval" else _read_questions(path, folder)
+    if dataset.task == "retrieval":
+        records = _read_captions(path, rows, folder, "video", VIDEO_KEYS)
+    else:
+        records = _read_questions(path, rows, folder)
+    return _without_known_missing(path, records)
 
 
 def read_corpus(corpus: Corpus, split: Literal["train", "val"] = "train") -> list[Record]:
@@ -38,12 +51,39 @@ def read_corpus(corpus: Corpus, split: Literal["train", "val"] = "train") -> lis
     file = corpus.train if split == "train" else corpus.val
     if file is None:
         return []
-    return _read_captions(Path(file), MediaFolder(corpus.root, corpus.media), corpus.media, _MEDIA)
+    path, folder = Path(file), MediaFolder(corpus.root, corpus.media)
+    rows = corpus_rows(path, folder)
+    return _without_known_missing(path, _read_captions(path, rows, folder, corpus.media, MEDIA_KEYS))
 
 
 def read_answers(dataset: Dataset) -> dict[str, int]:
-    """A data set's answer list, as `read_answer_list` reads it."""
-    return read_answer_list(Path(dataset.annotations) / "train_ans2label.json")
+    """A data set's answer list, as `read_answer_list` reads it; where none lies there, the answers of its training split.
+
+    Those are ordered by frequency, then alphabetically.
+    """
+    file = answer_file(dataset)
+    if file is not None:
+        return read_answer_list(file)
+    path = annotation_file(dataset, "train")
+    answers = answers_of(split_rows(dataset, "train"))
+    if not answers:
+        raise DataError(f"{path}: the training rows hold no answers; fill in their `answer`")
+    return answers
+
+
+def answer_file(dataset: Dataset) -> Path | None:
+    """The answer list in the folder of the annotations, if any: `train_ans2label.json`, else the one `*ans2label.json`.
+
+    Raises DataError where there are several and none has the official name.
+    """
+    folder = Path(dataset.annotations)
+    if (folder / "train_ans2label.json").is_file():
+        return folder / "train_ans2label.json"
+    found = sorted(folder.glob("*ans2label.json")) if folder.is_dir() else []
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise DataError(f"{folder}: several answer lists ({names}); call the right one train_ans2label.json")
+    return found[0] if found else None
 
 
 def read_answer_list(path: Path) -> dict[str, int]:
@@ -65,28 +105,26 @@ def missing_files(records: list[Record]) -> list[Record]:
     return [record for record in records if record.path in absent]
 
 
-def annotation_file(dataset: Dataset, split: str) -> Path:
-    """The file of a split. Raises DataError for an unknown split and for a missing file, naming what is there."""
-    folder = Path(dataset.annotations)
-    if split not in SPLITS:
-        raise DataError(f"{folder}: no split {split!r}; there are {', '.join(SPLITS)}")
-    for suffix in (".jsonl", ".json"):
-        if (folder / f"{split}{suffix}").is_file():
-            return folder / f"{split}{suffix}"
-    there = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
-    raise DataError(f"{folder / split}.jsonl: not found ({there or 'the folder is empty'}); put the {split} annotations there")
+def _without_known_missing(path: Path, records: list[Record]) -> list[Record]:
+    allowed = known_missing(path)
+    absent = {record.id for record in missing_files([record for record in records if record.id in allowed])}
+    if absent:
+        log.warning("%s: left out %d videos that are known to be missing: %s", path, len(absent), ", ".join(sorted(absent)[:5]))
+    return [record for record in records if record.id not in absent]
 
 
-def _read_captions(path: Path, folder: MediaFolder, media: Literal["video", "image"], keys: tuple[str, ...]) -> list[Record]:
+def _read_captions(
+    path: Path, rows: Iterable[Row], folder: MediaFolder, media: Literal["video", "image"], keys: tuple[str, ...]
+) -> list[Record]:
     faults = Faults(path)
     names: dict[str, str] = {}  # bare name -> the name as first given
     captions: dict[str, list[str]] = {}
-    for where, row in read_rows(path):
+    for where, row in rows:
         name = cell(row, keys, where, faults, number_too=True)
-        found = texts(row, _CAPTION, where, faults)
+        found = texts(row, CAPTION_KEYS, where, faults)
         if name is None:
             continue
-        name = _in_page(name, row)
+        name = in_page(name, row)
         key = _agreed(names, name, where, faults)
         captions.setdefault(key, []).extend(found)
     faults.check()
@@ -94,12 +132,12 @@ def _read_captions(path: Path, folder: MediaFolder, media: Literal["video", "ima
     return [Record(key, folder.path(name), media, captions=tuple(captions[key])) for key, name in names.items()]
 
 
-def _read_questions(path: Path, folder: MediaFolder) -> list[Record]:
+def _read_questions(path: Path, rows: Iterable[Row], folder: MediaFolder) -> list[Record]:
     faults = Faults(path)
     names: dict[str, str] = {}
     questions: dict[str, list[Question]] = {}
-    for number, (where, row) in enumerate(read_rows(path)):
-        name = cell(row, ("video_id", "clip_name", "video"), where, faults, number_too=True)
+    for number, (where, row) in enumerate(rows):
+        name = cell(row, VIDEO_KEYS, where, faults, number_too=True)
         text = cell(row, ("question",), where, faults)
         answer = cell(row, ("answer",), where, faults, number_too=True)
         kind = cell(row, ("answer_type",), where, faults) if "answer_type" in row else text and text.split()[0].lower()
@@ -120,7 +158,7 @@ def _agreed(names: dict[str, str], name: str, where: str, faults: Faults) -> str
     return key
 
 
-def _in_page(name: str, row: dict[str, object]) -> str:
+def in_page(name: str, row: dict[str, object]) -> str:
     """WebVid's own table puts each video into a folder, its `page_dir`."""
     page = row.get("page_dir")
     return f"{page}/{name}" if isinstance(page, str) and page else name

@@ -27,9 +27,10 @@ def bare_name(name: str) -> str:
 class MediaFolder:
     """The files below a folder, found by the names that annotations use.
 
-    A name may hold an extension (then that very file comes first), none, or a sub-folder. A folder that does not
-    exist has no files; one of shards has those that its index names. Raises
-    DataError when the folder is a link that leads nowhere.
+    A name may hold an extension (then that very file comes first), none, or a sub-folder. Where a name leads nowhere
+    because the files were moved, it is looked for below the folder by less and less of its path: `/old/disk/part/1.jpg`
+    as `part/1.jpg`, then as `1.jpg`. A folder that does not exist has no files; one of shards has those that its index
+    names. Raises DataError when the folder is a link that leads nowhere.
     """
 
     def __init__(self, root: str | Path, media: Literal["video", "image"]) -> None:
@@ -47,19 +48,30 @@ class MediaFolder:
 
     def path(self, name: str) -> Path:
         """Where the file lies, or, when it is missing, where it is expected (with the folder's usual extension)."""
-        whole = self._expected(name)
+        whole = self._found(name) or self._expected(name)
         return whole if self._shards is None else self._in_shard(whole)
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file for a name."""
+        return self._found(name) is not None
+
+    def _found(self, name: str) -> Path | None:
+        parts = Path(name).parts
+        for start in range(len(parts)):
+            whole = self.root.joinpath(*parts[start:])  # an absolute name stands for itself at first
+            exact, by_name = self._listing(whole.parent)
+            if whole.name in exact:
+                return whole
+            if (bare := bare_name(whole.name)) in by_name:
+                return whole.parent / by_name[bare]
+        return None
+
     def _expected(self, name: str) -> Path:
-        whole = self.root / name  # an absolute name stands for itself
+        whole = self.root / (Path(name).name if Path(name).is_absolute() else name)
         folder, last = whole.parent, whole.name
-        exact, by_name = self._listing(folder)
-        if last in exact:
-            return whole
         bare = bare_name(last)
-        if bare in by_name:
-            return folder / by_name[bare]
-        return whole if bare != last and not last.endswith(".") else folder / (bare + self._usual(exact))
+        has_extension = bare != last and not last.endswith(".")
+        return whole if has_extension else folder / (bare + self._usual(self._listing(folder)[0]))
 
     def _in_shard(self, whole: Path) -> Path:
         """The path that leads into the shard of a clip."""

@@ -32,11 +32,11 @@ class Faults:
             raise DataError("\n".join(self._lines[:SHOWN_FAULTS] + rest))
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: Path, faults: Faults | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row) of a file; the place is `line N` (where the row ends), or `row N` (from 1) where rows are no lines.
 
     Every cell of a CSV is text as it stands there. Raises DataError for a missing or broken file, an unknown kind of
-    file, and a pickle, which is never opened.
+    file, and a pickle, which is never opened; for rows that are none, once all others were given, or notes them in `faults`.
     """
     kind = path.suffix.lower()
     if kind in (".pkl", ".pickle"):
@@ -51,10 +51,13 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{path}: the link leads nowhere (to {path.readlink()})")
     if not path.is_file():
         raise DataError(f"{path}: not found; put the annotation file there, or change its path in params.yaml")
+    noted = Faults(path) if faults is None else faults
     try:
-        yield from _READERS[kind](path)
+        yield from _READERS[kind](path, noted)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start}: not UTF-8; convert the file's encoding") from None
+    if faults is None:
+        noted.check()
 
 
 def read_json(path: Path) -> Any:
@@ -69,7 +72,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: byte {error.start}: not UTF-8; convert the file's encoding") from None
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _jsonl(path: Path, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -77,14 +80,15 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                where = f"{path}: line {number}, column {error.colno}"
-                raise DataError(f"{where}: no JSON: {error.msg}; mend or remove the line") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}: line {number}: {_kind(row)} instead of an object; each line is one {{...}}")
-            yield f"line {number}", row
+                faults.add(f"line {number}, column {error.colno}", f"no JSON: {error.msg}; mend or remove the line")
+                continue
+            if isinstance(row, dict):
+                yield f"line {number}", row
+            else:
+                faults.add(f"line {number}", f"{_kind(row)} instead of an object; each line is one {{...}}")
 
 
-def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json(path: Path, _: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
     rows = read_json(path)
     if not isinstance(rows, list):
         raise DataError(f"{path}: {_kind(rows)} instead of a list of rows")
@@ -94,7 +98,7 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"row {number}", row
 
 
-def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv(path: Path, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every row must have as many cells as the first line has names: a caption with a bare comma is no shorter caption."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
@@ -109,15 +113,13 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 if len(cells) == len(names):
                     yield f"line {table.line_num}", dict(zip(names, cells, strict=True))
                 elif cells:
-                    raise DataError(
-                        f"{path}: line {table.line_num}: {len(cells)} cells, but {len(names)} columns are named; "
-                        f"quote cells that hold {separator!r}"
-                    )
-        except csv.Error as error:
-            raise DataError(f"{path}: line {table.line_num}: no table: {error}; mend or remove the line") from None
+                    what = f"{len(cells)} cells, but {len(names)} columns are named; quote cells that hold {separator!r}"
+                    faults.add(f"line {table.line_num}", what)
+        except csv.Error as error:  # where the next row starts nobody can tell
+            faults.add(f"line {table.line_num}", f"no table: {error}; mend or remove the line")
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: Path, _: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -131,6 +133,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 _READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+TABLES = tuple(_READERS)  # the extensions of files that `read_rows` reads
 
 
 def _kind(value: Any) -> str:

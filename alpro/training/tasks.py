@@ -15,7 +15,7 @@ import torch
 
 from alpro import distributed, watch
 from alpro.config import CorpusTraining, Params, Pretraining, Training, nearest
-from alpro.data.annotations import QUESTION_TYPES, annotation_file, read_answers, read_corpus, read_dataset
+from alpro.data.annotations import QUESTION_TYPES, annotation_file, answer_file, read_answers, read_corpus, read_dataset
 from alpro.data.datasets import ClipDataset, Collator, View
 from alpro.data.entities import read_entities
 from alpro.data.loader import TrainLoader, validation_batches
@@ -26,6 +26,7 @@ from alpro.data.text import FILES, load_tokenizer
 from alpro.errors import ConfigError
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
+from alpro.files import write_json
 from alpro.models import Alpro, Pretrain, Prompter, build_model
 from alpro.models.start import start
 from alpro.training.flops import training_flops
@@ -304,8 +305,11 @@ class QuestionAnsweringTask(DatasetTask):
 
     def extras(self) -> dict[str, Path]:
         """The answer list too."""
-        folder = Path(self.params.datasets[self.name].annotations)
-        return super().extras() | {"answers.json": folder / "train_ans2label.json"}
+        file = answer_file(self.params.datasets[self.name])
+        if file is None:
+            file = Path(".state") / "answers" / f"{self.name}.json"
+            write_json(file, self.answers)
+        return super().extras() | {"answers.json": file}
 
 
 # --- making them ------------------------------------------------------------------------------------------
@@ -340,8 +344,8 @@ def inputs(params: Params, stage: str, name: str | None, init: str, teacher: str
         dataset = params.datasets[name]
         for split in ("train", "val"):
             found[f"annotations_{split}"] = ("content", str(annotation_file(dataset, split)))
-        if dataset.task == "qa":
-            found["answers"] = ("content", str(Path(dataset.annotations) / "train_ans2label.json"))
+        if dataset.task == "qa" and (file := answer_file(dataset)):  # else they are those of the training annotations
+            found["answers"] = ("content", str(file))
         found["videos"] = ("listing", dataset.videos)
         return found
     section = params.prompter if stage == "prompter" else params.pretrain

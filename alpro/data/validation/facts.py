@@ -1,4 +1,4 @@
-"""What is published about the official sets: how many rows and videos each split has, and which videos nobody has.
+"""What is published about the official sets: how many rows and videos each split has.
 
 Sources: MSRVTT-QA and MSVD-QA, Xu et al., "Video Question Answering via Gradually Refined Attention over Appearance
 and Motion", ACM MM 2017 (tables 1 and 2); DiDeMo, Hendricks et al., ICCV 2017; MSRVTT's 1k-A test list, Yu et al.,
@@ -36,9 +36,4 @@ PUBLISHED: dict[str, dict[str, Published]] = {
         "val": Published(6415, 245, _types(3995, 2168, 185, 51, 16)),
         "test": Published(13157, 504, _types(8149, 4552, 370, 58, 28)),
     },
-}
-
-KNOWN_MISSING: dict[str, frozenset[str]] = {
-    # DiDeMo's one video that is gone at its source
-    "didemo_ret": frozenset({"77807177@N00_5753455690_1e04ccb364"}),
 }

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from alpro.config import Params, Training
-from alpro.data.validation.facts import KNOWN_MISSING, PUBLISHED, Published
-
-KNOWN_MISSING_FILE = "known_missing.txt"
+from alpro.data.validation.facts import PUBLISHED, Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +44,6 @@ def limits_of(params: Params, name: str) -> Limits:
         params.loader.max_unreadable,
         {split: facts for split, facts in published.items() if split in needed},
     )
-
-
-def known_missing(params: Params, name: str) -> frozenset[str]:
-    """Videos that nobody has: the official set's, and those of known_missing.txt (one a line) beside the annotations."""
-    official = KNOWN_MISSING.get(name, frozenset()) if params.sample is None else frozenset()
-    beside = Path(params.corpora[name].train).parent if name in params.corpora else Path(params.datasets[name].annotations)
-    listed = beside / KNOWN_MISSING_FILE
-    lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
-    return official | {line.strip() for line in lines if line.strip() and not line.startswith("#")}
 
 
 def _needed(params: Params, name: str) -> tuple[str, ...]:

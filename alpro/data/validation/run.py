@@ -12,7 +12,7 @@ import pandas as pd
 
 from alpro.config import Corpus, Params
 from alpro.data.annotations import SPLITS
-from alpro.data.validation.limits import Limits, known_missing
+from alpro.data.validation.limits import Limits
 from alpro.data.validation.look import look
 from alpro.data.validation.problems import Problem, problems_of
 from alpro.data.validation.tables import Tables, read_tables
@@ -43,7 +43,7 @@ class Checked:
 def check(params: Params, name: str, limits: Limits, index: Path) -> Checked:
     """Validate one set and write the index of its files. Raises DataError where no tokenizer can be read."""
     source = params.corpora[name] if name in params.corpora else params.datasets[name]
-    tables = read_tables(source, limits.needed, known_missing(params, name))
+    tables = read_tables(source, limits.needed)
     tables.rows["tokens"] = token_lengths(tables.rows["text"], params.text.tokenizer)
     if isinstance(source, Corpus):
         look(tables.videos, source.media, source.root, index)

@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 
 from alpro.config import Corpus, Dataset
-from alpro.data import annotations as layouts
-from alpro.data.media_files import MediaFolder, bare_name
-from alpro.data.rows import read_rows
+from alpro.data import annotations
+from alpro.data.known_missing import known_missing
+from alpro.data.layouts import corpus_rows, split_rows
+from alpro.data.media_files import MediaFolder, bare_name, missing
 from alpro.errors import DataError
 
 ROWS = ["n", "file", "place", "split", "video", "text", "tokens", "answer", "type", "label", "asked"]
@@ -38,7 +39,7 @@ class Tables:
     known_missing: int  # videos left out
 
 
-def read_tables(source: Corpus | Dataset, needed: Sequence[str], known_missing: frozenset[str]) -> Tables:
+def read_tables(source: Corpus | Dataset, needed: Sequence[str]) -> Tables:
     """Read a corpus or data set; token lengths, content hashes and frames are still to be filled in.
 
     Splits that are not `needed` may be missing, and their videos have no path: nobody reads them.
@@ -59,10 +60,10 @@ def read_tables(source: Corpus | Dataset, needed: Sequence[str], known_missing: 
                 faults.append(f"{file}: holds no rows; put the {split} annotations there")
         except DataError as error:
             faults += str(error).splitlines()
-    if isinstance(source, Dataset) and answers is not None:
-        files["answers"] = Path(source.annotations) / "train_ans2label.json"
+    if isinstance(source, Dataset) and answers is not None and (listed := annotations.answer_file(source)):
+        files["answers"] = listed
     rows = pd.DataFrame(columns, dtype=object).reindex(columns=[*ROWS, "path"])
-    gone = rows["video"].isin(known_missing)
+    gone = rows["path"].isin(_known_absent(files, rows))
     rows_missing = int(rows.loc[gone, "video"].nunique())
     rows = rows[~gone].reset_index(drop=True)
     rows["n"] = rows.index
@@ -73,16 +74,23 @@ def read_tables(source: Corpus | Dataset, needed: Sequence[str], known_missing: 
     )
     videos["n"] = videos.index
     videos.loc[~videos["split"].isin(needed), "path"] = None
-    return Tables(rows.drop(columns="path"), videos, files, faults, rows_missing)
+    return Tables(rows.drop(columns="path"), videos, files, list(dict.fromkeys(faults)), rows_missing)
+
+
+def _known_absent(files: dict[str, Path], rows: pd.DataFrame) -> set[str]:
+    """The paths of those known to be missing that are indeed absent, as the readers leave them out."""
+    allowed = frozenset().union(*map(known_missing, files.values()))
+    paths = rows.loc[rows["video"].isin(allowed), "path"].dropna().unique()
+    return set(map(str, missing([Path(path) for path in paths])))
 
 
 def _files(source: Corpus | Dataset, needed: Sequence[str], faults: list[str]) -> dict[str, Path]:
     if isinstance(source, Corpus):
         return {"train": Path(source.train)} | ({"val": Path(source.val)} if source.val else {})
     files = {}
-    for split in layouts.SPLITS:
+    for split in annotations.SPLITS:
         try:
-            files[split] = layouts.annotation_file(source, split)
+            files[split] = annotations.annotation_file(source, split)
         except DataError as error:
             if split in needed:
                 faults.append(str(error))
@@ -91,7 +99,7 @@ def _files(source: Corpus | Dataset, needed: Sequence[str], faults: list[str]) -
 
 def _answers(source: Dataset, faults: list[str]) -> dict[str, int] | None:
     try:
-        return layouts.read_answers(source)
+        return annotations.read_answers(source)
     except DataError as error:
         faults.append(str(error))
         return None
@@ -100,14 +108,14 @@ def _answers(source: Dataset, faults: list[str]) -> dict[str, int] | None:
 def _rows(source: Corpus | Dataset, split: str, file: Path, folder: MediaFolder) -> Iterator[tuple[str | None, ...]]:
     """One tuple of the columns READ for each caption or question."""
     qa = isinstance(source, Dataset) and source.task == "qa"
-    name_keys = layouts._MEDIA if isinstance(source, Corpus) else layouts._VIDEO
+    name_keys = annotations.MEDIA_KEYS if isinstance(source, Corpus) else annotations.VIDEO_KEYS
     shown = str(file)
     places: dict[str, tuple[str, str]] = {}
-    for place, row in read_rows(file):
+    for place, row in corpus_rows(file, folder) if isinstance(source, Corpus) else split_rows(source, split):
         name = _text(row, name_keys)
         video, path = name, None
         if name:
-            name = layouts._in_page(name, row)
+            name = annotations.in_page(name, row)
             if name not in places:
                 places[name] = bare_name(name), str(folder.path(name))
             video, path = places[name]
@@ -116,7 +124,7 @@ def _rows(source: Corpus | Dataset, split: str, file: Path, folder: MediaFolder)
             kind = _text(row, ("answer_type",)) if "answer_type" in row else (question or "").split(" ")[0].lower()
             yield shown, place, split, video, path, question, _text(row, ("answer",)), kind
         else:
-            for caption in _texts(row, layouts._CAPTION):
+            for caption in _texts(row, annotations.CAPTION_KEYS):
                 yield shown, place, split, video, path, caption, None, None
 
 
