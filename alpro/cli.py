@@ -475,15 +475,16 @@ def weights_import(
     answers: Annotated[Path | None, typer.Option(help="Its answer list (train_ans2label.json), kept with it.")] = None,
     num_frames: Annotated[int | None, typer.Option(min=1, help="Resize the time embedding.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="Resize the position embedding.")] = None,
+    bicubic: Annotated[bool, typer.Option("--bicubic", help="... over both dimensions, not as the released code.")] = False,
 ) -> None:
     """Turn an official .pt into a checkpoint of our own."""
     from alpro.models.show import import_checkpoint
 
-    typer.echo(
-        import_checkpoint(
-            checkpoint, output, task, tokenizer=tokenizer, answers=answers, num_frames=num_frames, image_size=image_size
-        )
-    )
+    report = import_checkpoint(
+        checkpoint, output, task, tokenizer=tokenizer, answers=answers, num_frames=num_frames, image_size=image_size,
+        resize="bicubic" if bicubic else "flat_nearest",
+    )  # fmt: skip
+    typer.echo(report)
 
 
 @weights.command("export")

@@ -76,7 +76,7 @@ def evaluate_checkpoint(
         "features": None if features is None else str(features),
     }  # fmt: skip
     settings = params.evaluate[task].model_copy(update={key: value for key, value in changes.items() if value is not None})
-    training = params.finetune[task].model_copy(update=official_lengths(found.training))
+    training = params.finetune[task].model_copy(update=official_viewing(found.training))
     folder = Path(tokenizer) if tokenizer else _tokenizer(found.path, params)
     listed = None if dataset.task == "retrieval" else answer_list(found.path, dataset, answers)
     subject = load_subject(params, dataset.task, found.path, training.num_frames, folder, listed)
@@ -143,11 +143,11 @@ def find_checkpoint(checkpoint: str | Path, step: str = "best") -> Found:
     path = Path(checkpoint)
     if (path / OWN).is_file():
         config = json.loads((path / "config.json").read_text(encoding="utf-8")) if (path / "config.json").is_file() else {}
-        return Found(path, str(config.get("step", "best")), None, {})
+        return _of_step(step, Found(path, str(config.get("trained", {}).get("step", "best")), None, {}))
     if path.is_file():
         match = STEP.search(path.name)
         folder = path.parent.parent if path.parent.name == "ckpt" else None
-        return Found(path, match[1] if match else path.stem, folder, _training_arguments(folder))
+        return _of_step(step, Found(path, match[1] if match else path.stem, folder, _training_arguments(folder)))
     folder = path / "ckpt"
     if not folder.is_dir():
         raise CheckpointError(
@@ -162,6 +162,13 @@ def find_checkpoint(checkpoint: str | Path, step: str = "best") -> Found:
     return Found(steps[chosen], chosen, path, _training_arguments(path))
 
 
+def _of_step(step: str, found: Found) -> Found:
+    """A checkpoint of one step, when that is the step that was asked for. Raises CheckpointError otherwise."""
+    if step.isdigit() and step != found.step:
+        raise CheckpointError(f"{found.path}: is of step {found.step}, not {step}; name the output folder, or leave --step out")
+    return found
+
+
 def _training_arguments(folder: Path | None) -> Mapping[str, Any]:
     """log/args.json of an official output folder."""
     path = folder / "log" / "args.json" if folder else None
@@ -174,10 +181,11 @@ def _training_arguments(folder: Path | None) -> Mapping[str, Any]:
     return arguments if isinstance(arguments, dict) else {}
 
 
-def official_lengths(training: Mapping[str, Any]) -> dict[str, int]:
-    """Frames and text tokens as an official training had them."""
+def official_viewing(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Frames and text tokens as an official training had them; its `rand` and `uniform` are evaluated as the recipe says."""
     names = {"num_frm": "num_frames", "max_txt_len": "max_text_tokens"}
-    return {own: int(training[name]) for name, own in names.items() if isinstance(training.get(name), int)}
+    found: dict[str, Any] = {own: training[name] for name, own in names.items() if isinstance(training.get(name), int)}
+    return found | ({"eval_frames": "headtail"} if training.get("frm_sampling_strategy") == "headtail" else {})
 
 
 def _dataset(dataset: Dataset, videos: str | Path | None, annotations: str | Path | None, split: str) -> tuple[Dataset, str]:

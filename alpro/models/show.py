@@ -11,7 +11,7 @@ from alpro.config import nearest
 from alpro.errors import CheckpointError
 from alpro.models.alpro import TASKS, build_model
 from alpro.models.checkpoint import check_answer_head, load_checkpoint, save_checkpoint
-from alpro.models.weights import Report, load_model
+from alpro.models.weights import Report, Resize, load_model
 
 
 def show(path: str | Path, task: str | None = None) -> str:
@@ -41,6 +41,7 @@ def import_checkpoint(
     answers: Path | None = None,
     num_frames: int | None = None,
     image_size: int | None = None,
+    resize: Resize = "flat_nearest",
 ) -> Report:
     """Write an official file as a checkpoint directory, with its tokenizer and answer list; returns what was done.
 
@@ -48,7 +49,8 @@ def import_checkpoint(
     DataError for a tokenizer or an answer list that can't be read.
     """
     changes: dict[str, Any] = {"num_frames": num_frames, "image_size": image_size}
-    model, info, report = load_model(path, _task(task) if task else None, **{k: v for k, v in changes.items() if v is not None})
+    wanted = {name: value for name, value in changes.items() if value is not None}
+    model, info, report = load_model(path, _task(task) if task else None, resize=resize, **wanted)
     extras: dict[str, str | Path] = {}
     if tokenizer is not None:
         from alpro.data.text import FILES, load_tokenizer

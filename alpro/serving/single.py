@@ -56,15 +56,16 @@ def load(
     `uniform` and texts have 40 tokens at most. Raises CheckpointError or DataError for what is missing or does not fit,
     ConfigError for an unknown way to choose frames.
     """
-    from alpro.evaluation.inference import find_checkpoint, official_lengths
+    from alpro.evaluation.inference import find_checkpoint, official_viewing
 
     looks = [name for name in get_args(Strategy) if name != "random"]
     if frames is not None and frames not in looks:
         raise ConfigError(f"frames {frames!r}: must be one of {', '.join(looks)}{nearest(frames, looks)}")
     found = find_checkpoint(checkpoint, step)
-    given = official_lengths(found.training).get("max_text_tokens")
-    strategy = cast(Strategy | None, frames)
-    return Service.load(found.path, strategy, max_text_tokens or given, "/", tokenizer=tokenizer, answers=answers)
+    given = official_viewing(found.training)
+    strategy = cast(Strategy | None, frames or given.get("eval_frames"))
+    longest = max_text_tokens or given.get("max_text_tokens")
+    return Service.load(found.path, strategy, longest, "/", tokenizer=tokenizer, answers=answers)
 
 
 def ask(model: Service, video: str | Path, question: str) -> list[Answer]:
