@@ -1,0 +1,86 @@
+// Press Run in Prefect's pages, with a changed learning rate, and follow the run to MLflow: node run_button.cjs JSON
+// {prefect, mlflow, out, chromium, overrides: [...], tasks: [...], model, patience_s}. Prints one JSON object: what was seen.
+const {chromium} = require('playwright-core');
+const fs = require('fs');
+
+const given = JSON.parse(process.argv[2]);
+const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+  '--disable-component-update', '--disable-sync'];
+
+async function main() {
+  const browser = await chromium.launch({executablePath: given.chromium, args: FLAGS});
+  const page = await browser.newPage({viewport: {width: 1400, height: 1600}});
+  page.setDefaultTimeout(given.patience_s * 1000);
+  const shot = name => page.screenshot({path: `${given.out}/${name}.png`});
+  const seen = {};
+
+  // the form
+  await page.goto(`${given.prefect}/deployments`);
+  await page.getByRole('link', {name: 'pipeline', exact: true}).first().click();
+  await page.getByRole('button', {name: 'Run', exact: true}).first().click();
+  await page.getByText('Custom run').first().click();
+  await page.getByText('Add item').first().waitFor();
+  for (const [at, items] of [[0, given.overrides], [1, given.tasks]]) {
+    for (const item of items) {
+      const list = page.getByText('Add item').nth(at);
+      const before = await page.locator('input, textarea').count();
+      await list.click();
+      await page.waitForFunction(n => document.querySelectorAll('input, textarea').length > n, before);
+      await fill(page, item);
+    }
+  }
+  seen.name = await page.locator('input').first().inputValue();
+  await shot('1-form');
+  await page.getByRole('button', {name: 'Submit'}).click();
+
+  // the run
+  await page.waitForURL(url => !url.pathname.endsWith('/run'));
+  await page.goto(`${given.prefect}/runs`);
+  await page.getByRole('link', {name: seen.name}).first().click();
+  await page.waitForURL(/flow-run\//);
+  seen.run = page.url().split('/').pop().split('?')[0];
+  await shot('2-started');
+  await page.getByText(/^(Completed|Failed|Crashed|Cancelled)$/).first().waitFor();
+  seen.state = (await page.getByText(/^(Completed|Failed|Crashed|Cancelled)$/).first().innerText()).trim();
+  await shot('3-ended');
+
+  // its results
+  await page.getByText('Artifacts', {exact: true}).first().click();
+  await page.getByRole('link', {name: /results/i}).first().click();
+  await page.getByText(given.tasks[0]).first().waitFor();
+  seen.results = (await page.locator('table').first().innerText()).split('\n');
+  await shot('4-results');
+  seen.link = await page.getByRole('link', {name: "MLflow's run"}).first().getAttribute('href');
+
+  // MLflow
+  await page.goto(seen.link);
+  await page.getByText(`${given.tasks[0]}/overall_acc`).first().waitFor();
+  seen.mlflow = (await page.innerText('body')).slice(0, 4000);
+  await shot('5-mlflow-run');
+  await page.goto(`${given.mlflow}/#/models/${given.model}`);
+  await page.getByText('Version 1').first().waitFor();
+  await page.waitForTimeout(3000);
+  seen.versions = (await page.innerText('body')).match(/Version \d+/g) || [];
+  await shot('6-mlflow-model');
+  await browser.close();
+  console.log(JSON.stringify(seen));
+}
+
+async function fill(page, text) {
+  // the field that was added last within the list has no label: it is the empty one
+  const empty = page.locator('textarea:visible, input[type=text]:visible, input:not([type]):visible');
+  for (let at = await empty.count() - 1; at >= 0; at--) {
+    const one = empty.nth(at);
+    if ((await one.inputValue()) === '') {
+      await one.fill(text);
+      return;
+    }
+  }
+  throw new Error('the form has no empty field');
+}
+
+main().catch(error => {
+  console.error(error.message.split('\n')[0]);
+  fs.writeFileSync(`${given.out}/error.txt`, error.stack);
+  process.exit(1);
+});

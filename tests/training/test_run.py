@@ -1,0 +1,66 @@
+"""A training from an official checkpoint to one of our own, which can then be asked as it was trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alpro.config import Model, Params, parse
+from alpro.data.text import train_vocabulary
+from alpro.models import build_model
+from alpro.models.checkpoint import export_official
+from alpro.serving import load, match
+from alpro.training.run import run_training
+from tests.evaluation.conftest import write_video
+
+ROOT = Path(__file__).parents[2]
+CAPTIONS = [f"a {colour} {shape} moves" for colour in ("red", "blue") for shape in ("circle", "square", "star")]
+SIZES = Model(
+    image_size=32, patch_size=8, width=128, heads=2, intermediate=64, vision_layers=1, text_layers=1, fusion_layers=1,
+    embed_dim=16, vocab_size=80, max_positions=32,
+)  # fmt: skip
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Params:
+    """Recipe `tiny` on one retrieval set of six videos, starting from an official pre-training file."""
+    folder = tmp_path / "set"
+    (folder / "videos").mkdir(parents=True)
+    for n in range(len(CAPTIONS)):
+        write_video(folder / f"videos/video{n}.mp4", n)
+    rows = [json.dumps({"clip_name": f"video{n}.mp4", "caption": caption}) for n, caption in enumerate(CAPTIONS)]
+    for split in ("train", "val", "test"):
+        (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+    train_vocabulary(CAPTIONS, tmp_path / "text", SIZES.vocab_size)
+    export_official(build_model("pretrain", num_frames=2, num_entities=3, config=SIZES), tmp_path / "alpro_pretrained_ckpt.pt")
+    raw = yaml.safe_load((ROOT / "recipes/tiny.yaml").read_text())
+    for section in ("datasets", "finetune", "evaluate", "zeroshot"):
+        raw[section] = {"msrvtt_ret": raw[section]["msrvtt_ret"]}
+    raw["datasets"]["msrvtt_ret"] |= {"annotations": str(folder), "videos": str(folder / "videos")}
+    changes = {"max_steps": 2, "num_frames": 2, "max_text_tokens": 9, "batch_size": 3, "eval_frames": "headtail"}
+    raw["finetune"]["msrvtt_ret"] |= changes | {"accumulation": 1, "validations": 1}
+    raw |= {"sample": None, "model": SIZES.model_dump(), "text": {"tokenizer": str(tmp_path / "text")}}
+    return parse(raw)
+
+
+def test_finetuning_starts_from_an_official_file_and_its_checkpoint_says_how_to_ask_it(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("ALPRO_LIVE", "off")
+    init, output = tmp_path / "alpro_pretrained_ckpt.pt", tmp_path / "out"
+    places = {"output": output, "record": tmp_path / "record", "state": tmp_path / "state"}
+    best = run_training(params, "finetune", "msrvtt_ret", init=str(init), **places)
+    assert best.step == 2
+    said = capfd.readouterr()
+    assert "pretrain weights into the retrieval model" in said.out + said.err and "mpm_head (4)" in said.out + said.err
+    config = json.loads((output / "config.json").read_text())
+    assert config["trained"]["step"] == 2 and config["viewing"] == {"frames": "headtail", "max_text_tokens": 9}
+    given = json.loads((tmp_path / "record/params.json").read_text())
+    assert given["resize"] == params.init.resize and given["inputs"]["init"]["path"] == str(init)
+    model = load(output)
+    assert (model.frames, model.max_text_tokens) == ("headtail", 9)
+    scores = [m.probability for m in match(model, tmp_path / "set/videos/video0.mp4", CAPTIONS)]
+    assert all(0 < score < 1 for score in scores)
