@@ -19,7 +19,7 @@ from alpro import distributed
 from alpro.config import Params
 from alpro.data.annotations import annotation_file
 from alpro.errors import CheckpointError, DataError
-from alpro.evaluation.inference import find_checkpoint, official_lengths
+from alpro.evaluation.inference import find_checkpoint, official_viewing
 from alpro.evaluation.run import checkpoint_digest, run_evaluation
 from alpro.files import atomic_write, sha256, write_json
 
@@ -158,7 +158,7 @@ def _given(params: Params, subject: Subject, say: Callable[[str], None]) -> dict
 
 def _evaluate(params: Params, subject: Subject, output: Path) -> dict[str, Any]:
     figure, task = subject.figure, subject.figure.task
-    training = params.finetune[task].model_copy(update=official_lengths(subject.training))
+    training = params.finetune[task].model_copy(update=official_viewing(subject.training))
     params = params.model_copy(update={"finetune": {**params.finetune, task: training}})
     name = f"{task}{'_zeroshot' if figure.zero_shot else ''}-{hashlib.sha256(subject.checkpoint.encode()).hexdigest()[:8]}"
     record = output / name

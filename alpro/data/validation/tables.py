@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from alpro.config import Corpus, Dataset
-from alpro.data import annotations
+from alpro.data import annotations as reading
 from alpro.data.known_missing import known_missing
 from alpro.data.layouts import corpus_rows, split_rows
 from alpro.data.media_files import MediaFolder, bare_name, missing
@@ -60,7 +60,7 @@ def read_tables(source: Corpus | Dataset, needed: Sequence[str]) -> Tables:
                 faults.append(f"{file}: holds no rows; put the {split} annotations there")
         except DataError as error:
             faults += str(error).splitlines()
-    if isinstance(source, Dataset) and answers is not None and (listed := annotations.answer_file(source)):
+    if isinstance(source, Dataset) and answers is not None and (listed := reading.answer_file(source)):
         files["answers"] = listed
     rows = pd.DataFrame(columns, dtype=object).reindex(columns=[*ROWS, "path"])
     gone = rows["path"].isin(_known_absent(files, rows))
@@ -88,9 +88,9 @@ def _files(source: Corpus | Dataset, needed: Sequence[str], faults: list[str]) -
     if isinstance(source, Corpus):
         return {"train": Path(source.train)} | ({"val": Path(source.val)} if source.val else {})
     files = {}
-    for split in annotations.SPLITS:
+    for split in reading.SPLITS:
         try:
-            files[split] = annotations.annotation_file(source, split)
+            files[split] = reading.annotation_file(source, split)
         except DataError as error:
             if split in needed:
                 faults.append(str(error))
@@ -99,7 +99,7 @@ def _files(source: Corpus | Dataset, needed: Sequence[str], faults: list[str]) -
 
 def _answers(source: Dataset, faults: list[str]) -> dict[str, int] | None:
     try:
-        return annotations.read_answers(source)
+        return reading.read_answers(source)
     except DataError as error:
         faults.append(str(error))
         return None
@@ -108,14 +108,14 @@ def _answers(source: Dataset, faults: list[str]) -> dict[str, int] | None:
 def _rows(source: Corpus | Dataset, split: str, file: Path, folder: MediaFolder) -> Iterator[tuple[str | None, ...]]:
     """One tuple of the columns READ for each caption or question."""
     qa = isinstance(source, Dataset) and source.task == "qa"
-    name_keys = annotations.MEDIA_KEYS if isinstance(source, Corpus) else annotations.VIDEO_KEYS
+    name_keys = reading.MEDIA_KEYS if isinstance(source, Corpus) else reading.VIDEO_KEYS
     shown = str(file)
     places: dict[str, tuple[str, str]] = {}
     for place, row in corpus_rows(file, folder) if isinstance(source, Corpus) else split_rows(source, split):
         name = _text(row, name_keys)
         video, path = name, None
         if name:
-            name = annotations.in_page(name, row)
+            name = reading.in_page(name, row)
             if name not in places:
                 places[name] = bare_name(name), str(folder.path(name))
             video, path = places[name]
@@ -124,7 +124,7 @@ def _rows(source: Corpus | Dataset, split: str, file: Path, folder: MediaFolder)
             kind = _text(row, ("answer_type",)) if "answer_type" in row else (question or "").split(" ")[0].lower()
             yield shown, place, split, video, path, question, _text(row, ("answer",)), kind
         else:
-            for caption in _texts(row, annotations.CAPTION_KEYS):
+            for caption in _texts(row, reading.CAPTION_KEYS):
                 yield shown, place, split, video, path, caption, None, None
 
 
