@@ -203,6 +203,30 @@ def data_shard(
     typer.echo(f"{output}: {write_shards(source, output, clips)} shards; to version them: dvc add {output}")
 
 
+@data.command("probe")
+def data_probe(
+    folder: Annotated[Path, typer.Argument(help="Folder of videos, with all folders below it.")],
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as there are cores.")] = None,
+) -> None:
+    """Show what each video is: readable, frames, rate, size, rotation, decoder, and why it can't be read."""
+    from alpro.data.probe_table import probe_folder, table
+
+    typer.echo(table(probe_folder(folder, workers)))
+
+
+@data.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help="A corpus or data set of params.yaml.")],
+    params: ParamsFile = PARAMS,
+    recipe: Recipe = None,
+    changes: Changes = None,
+) -> None:
+    """Say what is wrong with a set, row by row, and what to do about it. Exit code 2 where there are errors."""
+    from alpro.data.check import check_set
+
+    check_set(_settings(params, recipe, changes), name, typer.echo)
+
+
 @data.command("validate")
 def data_validate(
     name: str,

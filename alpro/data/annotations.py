@@ -57,33 +57,33 @@ def read_corpus(corpus: Corpus, split: Literal["train", "val"] = "train") -> lis
 
 
 def read_answers(dataset: Dataset) -> dict[str, int]:
-    """A data set's answer list, as `read_answer_list` reads it; where none lies there, the answers of its training split.
+    """A data set's answer list, as `read_answer_list` reads it; of one table, the answers of its training rows.
 
     Those are ordered by frequency, then alphabetically.
     """
     file = answer_file(dataset)
     if file is not None:
         return read_answer_list(file)
-    path = annotation_file(dataset, "train")
-    answers = answers_of(split_rows(dataset, "train"))
+    answers = answers_of(row.get("answer") for _, row in split_rows(dataset, "train"))
     if not answers:
-        raise DataError(f"{path}: the training rows hold no answers; fill in their `answer`")
+        raise DataError(f"{dataset.annotations}: the training rows hold no answers; fill in their `answer`")
     return answers
 
 
 def answer_file(dataset: Dataset) -> Path | None:
-    """The answer list in the folder of the annotations, if any: `train_ans2label.json`, else the one `*ans2label.json`.
+    """The answer list in the folder of the annotations: train_ans2label.json, else the one `*ans2label.json`.
 
-    Raises DataError where there are several and none has the official name.
+    None where the annotations are one table. Raises DataError where there are several lists and none has the official name.
     """
     folder = Path(dataset.annotations)
-    if (folder / "train_ans2label.json").is_file():
-        return folder / "train_ans2label.json"
-    found = sorted(folder.glob("*ans2label.json")) if folder.is_dir() else []
+    if folder.is_file():
+        return None
+    official = folder / "train_ans2label.json"
+    found = [official] if official.is_file() else sorted(folder.glob("*ans2label.json"))
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise DataError(f"{folder}: several answer lists ({names}); call the right one train_ans2label.json")
-    return found[0] if found else None
+    return found[0] if found else official
 
 
 def read_answer_list(path: Path) -> dict[str, int]:

@@ -61,7 +61,7 @@ def build_index(
             found[name] = info
     log.info("index: %d files, %d of them unchanged", len(names), len(found))
     with known:
-        for name, info in _probe_all(todo, workers, every_frame):
+        for name, info in probe_all(todo, workers, every_frame):
             found[name] = info
             known.add(name, info)
             if report:
@@ -95,7 +95,8 @@ def _write(path: Path, rows: Sequence[tuple[str, VideoInfo]]) -> None:
 # --- looking, in parallel ---------------------------------------------------------------------------------
 
 
-def _probe_all(names: Sequence[str], workers: int, every_frame: bool) -> Iterator[tuple[str, VideoInfo]]:
+def probe_all(names: Sequence[str], workers: int, every_frame: bool) -> Iterator[tuple[str, VideoInfo]]:
+    """(name, what a look found) as they come, in any order; a file that crashes its decoder is one that can't be read."""
     if workers <= 1 or len(names) <= 1:
         yield from ((name, probe(name, every_frame)) for name in names)
         return

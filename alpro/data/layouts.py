@@ -194,8 +194,8 @@ def _downloaded(number: int, address: str, folder: MediaFolder) -> str:
     return next((name for name in names if folder.has(name)), names[0])
 
 
-def answers_of(rows: Iterable[Row]) -> dict[str, int]:
-    """The answers of training rows, the most frequent first, equally frequent ones in alphabetical order, with labels."""
-    given = Counter(str(row["answer"]).strip() for _, row in rows if isinstance(row.get("answer"), (str, int)))
-    ranked = sorted(((answer, count) for answer, count in given.items() if answer), key=lambda item: (-item[1], item[0]))
+def answers_of(given: Iterable[Any]) -> dict[str, int]:
+    """The answers of training rows with labels, the most frequent first, equally frequent ones in alphabetical order."""
+    counts = Counter(str(answer).strip() for answer in given if isinstance(answer, (str, int)))
+    ranked = sorted(((answer, count) for answer, count in counts.items() if answer), key=lambda item: (-item[1], item[0]))
     return {answer: label for label, (answer, _) in enumerate(ranked)}

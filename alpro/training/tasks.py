@@ -306,7 +306,7 @@ class QuestionAnsweringTask(DatasetTask):
     def extras(self) -> dict[str, Path]:
         """The answer list too."""
         file = answer_file(self.params.datasets[self.name])
-        if file is None:
+        if file is None:  # they are those of the one table
             file = Path(".state") / "answers" / f"{self.name}.json"
             write_json(file, self.answers)
         return super().extras() | {"answers.json": file}

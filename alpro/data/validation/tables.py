@@ -15,7 +15,7 @@ import pandas as pd
 from alpro.config import Corpus, Dataset
 from alpro.data import annotations as reading
 from alpro.data.known_missing import known_missing
-from alpro.data.layouts import corpus_rows, split_rows
+from alpro.data.layouts import answers_of, corpus_rows, split_rows
 from alpro.data.media_files import MediaFolder, bare_name, missing
 from alpro.errors import DataError
 
@@ -45,28 +45,29 @@ def read_tables(source: Corpus | Dataset, needed: Sequence[str]) -> Tables:
     Splits that are not `needed` may be missing, and their videos have no path: nobody reads them.
     """
     faults: list[str] = []
-    files = _files(source, needed, faults)
-    answers = _answers(source, faults) if isinstance(source, Dataset) and source.task == "qa" else None
+    splits = _files(source, needed, faults)
+    files = dict(splits)
+    answers = _answers(source, files, faults) if isinstance(source, Dataset) and source.task == "qa" else None
     media = source.media if isinstance(source, Corpus) else "video"
     folder = MediaFolder(source.root if isinstance(source, Corpus) else source.videos, media)
     columns: dict[str, list[Any]] = {column: [] for column in READ}
-    for split, file in files.items():
+    for split, file in splits.items():
         before = len(columns["file"])
         try:
             for row in _rows(source, split, file, folder):
                 for column, value in zip(READ, row, strict=True):
                     columns[column].append(value)
-            if len(columns["file"]) == before:
+            if len(columns["file"]) == before and split in needed:
                 faults.append(f"{file}: holds no rows; put the {split} annotations there")
         except DataError as error:
             faults += str(error).splitlines()
-    if isinstance(source, Dataset) and answers is not None and (listed := reading.answer_file(source)):
-        files["answers"] = listed
     rows = pd.DataFrame(columns, dtype=object).reindex(columns=[*ROWS, "path"])
     gone = rows["path"].isin(_known_absent(files, rows))
     rows_missing = int(rows.loc[gone, "video"].nunique())
     rows = rows[~gone].reset_index(drop=True)
     rows["n"] = rows.index
+    if answers == {}:
+        answers = answers_of(rows.loc[rows["split"] == "train", "answer"])
     rows["label"] = rows["answer"].map(answers) if answers is not None else 0  # without a list nothing is outside it
     rows["asked"] = rows["video"] + " / " + rows["text"]
     videos = (
@@ -97,12 +98,17 @@ def _files(source: Corpus | Dataset, needed: Sequence[str], faults: list[str]) -
     return files
 
 
-def _answers(source: Dataset, faults: list[str]) -> dict[str, int] | None:
+def _answers(source: Dataset, files: dict[str, Path], faults: list[str]) -> dict[str, int] | None:
+    """The answer list, its file added to `files`; empty where the set has none, None where it can't be read."""
     try:
-        return reading.read_answers(source)
+        listed = reading.answer_file(source)
+        answers = reading.read_answer_list(listed) if listed else {}
     except DataError as error:
         faults.append(str(error))
         return None
+    if listed:
+        files["answers"] = listed
+    return answers
 
 
 def _rows(source: Corpus | Dataset, split: str, file: Path, folder: MediaFolder) -> Iterator[tuple[str | None, ...]]:
