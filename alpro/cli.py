@@ -109,6 +109,15 @@ def doctor() -> None:
     raise typer.Exit(checks.main())
 
 
+@app.command()
+def ablations(params: ParamsFile = PARAMS) -> None:
+    """Print the paper's ablations: each cell's settings as a command, and its figures."""
+    from alpro import ablations as grid
+    from alpro.config import load
+
+    typer.echo(grid.table(load(params)))
+
+
 @data.command("sample")
 def data_sample(
     params: ParamsFile = PARAMS,

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from alpro.errors import ConfigError
 from alpro.overrides import override
@@ -163,7 +173,7 @@ class Entities(Section):
     """The entity list of PEM."""
 
     source: str | None = Field(None, description="A `unigrams.txt` to take as it is; null: count the captions' nouns.")
-    number: PositiveInt = Field(1000, description="How many of the most frequent nouns are entities.")
+    number: NonNegativeInt = Field(1000, description="How many of the most frequent nouns are entities; 0: no PEM.")
 
 
 # --- training ---------------------------------------------------------------------------------------------
@@ -336,6 +346,11 @@ class Params(Section):
     evaluate: dict[str, Evaluate]
     zeroshot: dict[str, Evaluation] = Field({}, description="Retrieval sets on which `init.finetune` is evaluated as it is.")
     gate: Gate = Gate()
+
+    @property
+    def pem(self) -> bool:
+        """Whether pre-training has entities to learn of."""
+        return bool(self.pretrain.objectives.pem and self.entities.number)
 
     @model_validator(mode="after")
     def _names_agree(self) -> Params:

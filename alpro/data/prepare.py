@@ -35,13 +35,14 @@ def make_vocabulary(params: Params, output: Path) -> None:
 def make_entities(params: Params, output: Path) -> list[str]:
     """Write the folder of the entity list (`unigrams.txt`): given, or the captions' most frequent nouns; returns it.
 
-    The list may hold fewer than `entities.number` words where the captions do. Raises DataError.
+    The list may hold fewer than `entities.number` words where the captions do, and holds all where nothing learns of them
+    (0). Raises DataError.
     """
-    number = params.entities.number
+    number = params.entities.number or None
     if params.entities.source:
         words = read_entities(params.entities.source, number)
         counts = Counter({word: len(words) - rank for rank, word in enumerate(words)})
-        if len(words) < number:
+        if number and len(words) < number:
             raise DataError(f"{params.entities.source}: holds {len(words)} words, entities.number asks for {number}")
     else:
         counts = Counter()

@@ -105,7 +105,7 @@ def _corpus_plan(params: Params, name: str, gpus: int, device: Device) -> Traini
     val: Size | None = None
     if there:
         val = _size([record for c in settings.corpora for record in read_corpus(params.corpora[c], "val")], one=True)
-    entities = params.entities.number if name == "pretrain" and params.pretrain.objectives.pem else 0
+    entities = params.entities.number if name == "pretrain" and params.pem else 0
     return _plan(params, name, name, settings, sizes, val, there, gpus, device, num_entities=entities)
 
 

@@ -188,7 +188,7 @@ class PretrainTask(CorpusTask):
 
     def __init__(self, params: Params, init: str, teacher: str | None, entities: Path, say: Callable[[str], None]) -> None:
         settings: Pretraining = params.pretrain
-        pem = bool(settings.objectives.pem)
+        pem = params.pem
         self.entities = entities if pem else None
         words = read_entities(entities, params.entities.number) if pem else []
         model = build_model(
@@ -209,7 +209,7 @@ class PretrainTask(CorpusTask):
             prompter = cast(Prompter, cast(Pretrain, model).prompter)
             _start(prompter, teacher, params, say)
             prompter.set_prompts(words, tokenizer, settings.pem.ensemble)
-        on = settings.objectives.model_dump()
+        on = settings.objectives.model_dump() | ({} if pem else {"pem": 0})
         collator = Collator(
             tokenizer,
             settings.max_text_tokens,
@@ -337,7 +337,7 @@ def make_task(
 def inputs(params: Params, stage: str, name: str | None, init: str, teacher: str | None) -> dict[str, tuple[str, ...]]:
     """What a stage reads: (kind of digest, path) by its name in the record."""
     found: dict[str, tuple[str, ...]] = {"init": ("content", init), "tokenizer": ("content", params.text.tokenizer)}
-    if stage == "pretrain" and params.pretrain.objectives.pem:
+    if stage == "pretrain" and params.pem:
         found["teacher"] = ("content", teacher or "")
         found["entities"] = ("content", str(entity_file(params)))
     if stage == "finetune" and name is not None:
