@@ -89,7 +89,7 @@ def test_aliases_that_others_set_stay(synced, params):
 
 def test_a_start_from_an_official_checkpoint_is_named_by_its_file(project, params):
     official = project / "data" / "official.pt"
-    official.parent.mkdir()
+    official.parent.mkdir(exist_ok=True)
     official.write_bytes(b"official")
     raw = params.model_dump(mode="json")
     raw["init"]["finetune"] = "data/official.pt"

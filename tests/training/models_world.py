@@ -54,7 +54,7 @@ class WithNegatives(nn.Module):
         arguments: dict[str, Any] = {"prompter": {"num_entities": 4}, "qa": {"num_answers": 3}}.get(task, {})
         if task == "pretrain":
             # of the kept crops, which the threshold lets be few, there are different numbers on each rank
-            arguments = {"num_entities": 4, "objectives": Objectives(vtm=0.5), "pem": PEM(threshold=0.368)}
+            arguments = {"num_entities": 4, "objectives": Objectives(vtm=0.5), "pem": PEM(threshold=0.344)}
         self.task, self.inner = task, build_model(task, num_frames=2, config=SIZES, seed=3, **arguments)
         if task == "pretrain":
             g = torch.Generator().manual_seed(1)
