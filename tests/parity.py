@@ -447,6 +447,28 @@ def _cases() -> dict[str, Case]:
 
 CASES = _cases()
 
+# Goldens of integers, pixels and formulas, which tests of their own compare to the last digit: by the golden's name.
+TESTED: dict[str, tuple[str, ...]] = {
+    "i_adamw": (
+        "tests/training/test_optim.py::test_five_steps_are_the_released_codes",
+        "tests/training/test_optim.py::test_tiny_gradients_feel_epsilon_before_the_bias_correction",
+    ),
+    "i_lr_schedule": ("tests/training/test_optim.py::test_the_learning_rate_is_the_released_codes",),
+    "j_frame_sampling": (
+        "tests/data/test_video.py::test_uniform_floor_is_the_released_rule",
+        "tests/data/test_video.py::test_drawn_frames_repeat_the_released_draws",
+    ),
+    "k_qa_metrics": ("tests/evaluation/test_metrics.py::test_k_qa_metrics",),
+    "k_retrieval_metrics": ("tests/evaluation/test_metrics.py::test_k_retrieval_metrics_official",),
+    "l_decode": ("tests/data/test_video.py::test_decoding_equals_the_released_pixels",),
+    "l_mlm_masking": ("tests/data/test_masking.py::test_masking_repeats_the_released_draws",),
+    "l_randaug": (
+        "tests/data/test_augment.py::test_each_operation_equals_the_released_pixels",
+        "tests/data/test_augment.py::test_two_operations_on_a_clip_equal_the_released_figures",
+    ),
+    "l_random_erase": ("tests/data/test_masking.py::test_crop_boxes_repeat_the_released_draws",),
+}
+
 
 def worst(name: str) -> tuple[Difference, list[Difference]]:
     """The difference nearest to, or furthest over, its tolerance; and all of them."""

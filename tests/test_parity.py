@@ -1,0 +1,32 @@
+"""No golden is left out: each is a case of the table of parity, or compared by tests that it names."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.goldens_recipe import GOLDENS
+from tests.parity import CASES, TESTED
+from tests.parity_table import ROOT
+
+# what belongs to a case of another name: tensors, gradients, and the manifests' second half
+PARTS = {"state_dict_info_": "state_dict_", "state_dict_manifest_": "state_dict_"}
+
+
+def test_every_golden_is_compared_under_its_name() -> None:
+    left = set()
+    for path in GOLDENS.glob("*.json"):
+        name = path.stem
+        for start, of in PARTS.items():
+            name = name.replace(start, of)
+        name = name.removesuffix("_grads")
+        if name not in TESTED and not any(case.startswith(name) for case in CASES):
+            left.add(path.name)
+    assert not left
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_the_tests_that_compare_a_golden_exist_and_read_it(name: str) -> None:
+    for test in TESTED[name]:
+        file, _, function = test.partition("::")
+        text = (ROOT / file).read_text()
+        assert f"\ndef {function}(" in text and name in text
