@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from alpro.files import write_json
+
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {
     "prompter": ("prompter", []),
@@ -150,9 +152,9 @@ def main() -> None:
             peak, told = max(entry["peak_bytes"].values()) / GB, (planned[name]["peak"] + result["idle_bytes"]) / GB
             seconds = sum(entry["seconds"].values())
             print(f"{name:22}{first:14.3f}{second:10.3f}{peak:10.1f}{told:12.1f}{seconds:10.0f}", flush=True)
+            if args.json:  # each by itself: a later one that fails takes nothing along
+                write_json(args.json, result)
     print(f"planned: `alpro plan`'s peak and the {result['idle_bytes'] / GB:.1f} GB of a process that has imported everything")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 
 
