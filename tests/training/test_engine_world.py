@@ -99,7 +99,7 @@ def kill_until_done(tmp_path: Path, kills: int, seed: int) -> list[Any]:
         family = launcher.children(recursive=True)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        _, alive = psutil.wait_procs(family, timeout=5)
+        _, alive = psutil.wait_procs(family, timeout=30)  # 5 s, where nothing else runs: tests/test_launch.py
         assert not alive
         if out.exists():
             break
