@@ -1,0 +1,100 @@
+"""Own videos, declared under `datasets:`, go through the pipeline as it is, from validation to the registry.
+
+The clone has a DVC cache of its own, so a stage that is counted did run.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alpro.data.text import train_vocabulary
+from tests.data.clips import make_video
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+RAN = re.compile(r"^Running stage '(?:stages/dvc\.yaml:)?([^']+)'", re.MULTILINE)
+SPLITS = {"train": 8, "val": 4, "test": 4}
+COLOURS = ("red", "pink", "blue", "green")
+STAGES = [f"{stage}@own_{kind}" for stage in ("validate", "finetune", "evaluate") for kind in ("qa", "ret")]
+
+
+def run(root: Path, *command: str) -> str:
+    """Run a program of this environment in `root` to its good end; what it printed."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_TRACKING", "PREFECT_", "DVC_ROOT"))}
+    names = {f"GIT_{who}_{what}": "t@t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    environment = {**kept, **names, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+def make_own_set(root: Path) -> None:
+    """A folder of videos, a table of captions and one of questions."""
+    (root / "videos").mkdir(parents=True)
+    captions, questions = [], []
+    names = [(split, f"{split}{number}") for split, size in SPLITS.items() for number in range(size)]
+    for place, (split, name) in enumerate(names):
+        make_video(root / "videos" / f"{name}.avi", frames=12, size=48, hue=13 * place)
+        colour = COLOURS[place % len(COLOURS)]
+        captions.append({"split": split, "video": name, "caption": f"a {colour} bar, the {place}th"})
+        questions.append({"split": split, "video": name, "question": "what colour is it ?", "answer": colour})
+    with (root / "captions.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, captions[0])
+        writer.writeheader()
+        writer.writerows(captions)
+    (root / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    train_vocabulary([row["caption"] for row in captions] + ["what colour is it ?"], root / "vocabulary", 120)
+
+
+def declare(root: Path, processes: int) -> None:
+    """params.yaml: recipe tiny with these two sets alone, fine-tuned from nothing."""
+    raw = yaml.safe_load((root / "recipes" / "tiny.yaml").read_text())
+    raw["launch"]["processes"] = processes
+    raw["text"]["tokenizer"] = "data/own/vocabulary"
+    raw["init"]["finetune"] = "recipes/init/scratch.yaml"
+    raw["datasets"] = {
+        "own_ret": {"task": "retrieval", "annotations": "data/own/captions.csv", "videos": "data/own/videos"},
+        "own_qa": {"task": "qa", "annotations": "data/own/questions.jsonl", "videos": "data/own/videos"},
+    }
+    for section in ("finetune", "evaluate"):
+        like = {"own_ret": raw[section]["msrvtt_ret"], "own_qa": raw[section]["msvd_qa"]}
+        raw[section] = {name: dict(settings) for name, settings in like.items()}
+    for name, settings in raw["evaluate"].items():
+        settings["checkpoint"] = f"models/tiny/finetune/{name}"
+    raw["zeroshot"] = {}
+    (root / "params.yaml").write_text(yaml.safe_dump(raw))
+
+
+@pytest.mark.slow  # seven stages of DVC
+@pytest.mark.parametrize("processes", [1, 2])
+def test_own_videos_go_from_validation_to_the_registry_with_no_change_to_the_pipeline(processes: int, tmp_path: Path) -> None:
+    root = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(root))
+    make_own_set(root / "data" / "own")
+    declare(root, processes)
+    run(root, "dvc", "add", "--quiet", "data/own/videos")
+
+    assert sorted(RAN.findall(run(root, "dvc", "repro"))) == sorted([*STAGES, "report"])
+    assert RAN.findall(run(root, "dvc", "repro")) == []
+    changed = run(root, "git", "diff", "--name-only").split()
+    assert changed == ["params.yaml"]
+    for name, figure in (("own_ret", "text2video"), ("own_qa", "overall_acc")):
+        assert figure in json.loads((root / "reports" / "evaluate" / name / "metrics.json").read_text())
+        rows = (root / "reports" / "evaluate" / name / "predictions.jsonl").read_text().splitlines()
+        assert len(rows) == SPLITS["test"]
+
+    run(root, "git", "add", "--all")
+    run(root, "git", "commit", "--quiet", "--message", "Own set")
+    run(root, "alpro", "register")
+    for name in ("own_ret", "own_qa"):
+        told = run(root, "alpro", "lineage", f"models:/alpro-{name}@candidate")
+        print(told)
