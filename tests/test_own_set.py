@@ -29,7 +29,9 @@ STAGES = [f"{stage}@own_{kind}" for stage in ("validate", "finetune", "evaluate"
 
 def run(root: Path, *command: str) -> str:
     """Run a program of this environment in `root` to its good end; what it printed."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_TRACKING", "PREFECT_", "DVC_ROOT"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_TRACKING", "PREFECT_", "DVC_ROOT"))
+    }
     names = {f"GIT_{who}_{what}": "t@t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     environment = {**kept, **names, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -94,7 +96,7 @@ def test_own_videos_go_from_validation_to_the_registry_with_no_change_to_the_pip
 
     run(root, "git", "add", "--all")
     run(root, "git", "commit", "--quiet", "--message", "Own set")
-    run(root, "alpro", "register")
+    run(root, "python", "-m", "alpro", "register")
     for name in ("own_ret", "own_qa"):
-        told = run(root, "alpro", "lineage", f"models:/alpro-{name}@candidate")
+        told = run(root, "python", "-m", "alpro", "lineage", f"models:/alpro-{name}@candidate")
         print(told)

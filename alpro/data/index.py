@@ -70,15 +70,17 @@ def build_index(
     return {name: found[name] for name in names}
 
 
-def read_index(path: str | Path) -> dict[str, VideoInfo]:
-    """{path: VideoInfo} of a Parquet that `build_index` wrote. Raises DataError when it is none."""
-    try:
-        table = pq.read_table(path)
-        if table.schema.names != SCHEMA.names:
-            raise DataError(f"{path}: no video index (columns {', '.join(table.schema.names)}); build it again")
-        return {row.pop("path"): VideoInfo(**row) for row in table.to_pylist()}
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: no readable video index ({str(error).splitlines()[0]}); build it again") from None
+def cache_of(folder: str | Path, state: str | Path = ".state") -> Path:
+    """Where looks at the videos of a folder are remembered: one file, so that two sets on the same videos look once."""
+    name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in str(folder))
+    return Path(state) / "index" / f"{name}.jsonl"
+
+
+def looked_at(paths: Iterable[str | Path], cache: str | Path) -> dict[str, VideoInfo]:
+    """What earlier looks found of these files, every frame decoded; without those never looked at, or changed since."""
+    known = _Cache(Path(cache), every_frame=True)
+    found = {str(path): known.get(str(path)) for path in paths}
+    return {path: info for path, info in found.items() if info is not None}
 
 
 def _write(path: Path, rows: Sequence[tuple[str, VideoInfo]]) -> None:

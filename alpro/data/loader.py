@@ -1,7 +1,7 @@
 """Batches, read ahead: for training from any step on, for evaluation clip by clip in order.
 
 A sample that can't be read is never replaced: training leaves it out, counts it and stops above a bound; evaluation
-lists all such videos before it starts.
+lists all such videos (before it starts: see unreadable.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from alpro.data.datasets import (
 from alpro.data.records import Record
 from alpro.data.sampler import BatchPlan
 from alpro.data.seeds import python_rng
-from alpro.data.video import Strategy, VideoInfo
+from alpro.data.video import Strategy
 from alpro.errors import DataError, TrainingError
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def validation_batches(
     try:
         for collated in batches:
             if collated.unreadable or collated.batch is None:
-                raise DataError(_refusal([item.reason for item in collated.unreadable]))
+                raise DataError(refusal([item.reason for item in collated.unreadable]))
             yield collated.batch
     except _WorkerDied as error:
         raise DataError(f"{dataset.name}: {error}") from None
@@ -223,34 +223,20 @@ def iter_clips(
     *,
     seed: int = 0,
     decode_size: int | None = None,
-    index: Mapping[str, VideoInfo] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Each record's clip once, in order: (position in `records`, frames (T, 3, size, size) uint8).
 
     `workers` threads read ahead (decord works outside Python's lock). Each file is read once. After the first that can't be
-    read the rest is only tried, and a DataError lists *all* such files; what `index` (of `alpro.data.index.read_index`) says
-    of a file that has not changed counts before anything is read.
+    read the rest is only tried, and a DataError lists *all* such files.
     """
-
-    def known_fault(record: Record) -> str | None:
-        info = (index or {}).get(str(record.path))
-        if info is None or info.readable or not record.path.is_file() or record.path.stat().st_size != info.bytes:
-            return None
-        return f"{record.path}: {info.reason}"
-
-    if faults := [fault for record in records if (fault := known_fault(record)) is not None]:
-        raise DataError(_refusal(faults))
-
-    def handed_out() -> Iterator[tuple[int, Tensor]]:
-        for position, found in try_clips(records, num_frames, strategy, size, workers, seed=seed, decode_size=decode_size):
-            if isinstance(found, DataError):
-                faults.append(str(found))
-            elif not faults:
-                yield position, found
-        if faults:
-            raise DataError(_refusal(faults))
-
-    return handed_out()
+    faults = []
+    for position, found in try_clips(records, num_frames, strategy, size, workers, seed=seed, decode_size=decode_size):
+        if isinstance(found, DataError):
+            faults.append(str(found))
+        elif not faults:
+            yield position, found
+    if faults:
+        raise DataError(refusal(faults))
 
 
 def try_clips(
@@ -303,7 +289,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _refusal(faults: Sequence[str]) -> str:
+def refusal(faults: Sequence[str]) -> str:
     """All of them: who mends a data set wants the whole list."""
     many = f"{len(faults)} videos" if len(faults) > 1 else "1 video"
     return "\n  ".join([f"{many} can't be read; fetch again, or take out of the split:", *faults])

@@ -19,6 +19,8 @@ from typing import Any
 from alpro import distributed
 from alpro.config import Dataset, Params, nearest
 from alpro.data.annotations import SPLITS, read_dataset
+from alpro.data.index import cache_of
+from alpro.data.unreadable import refuse_unreadable
 from alpro.errors import CheckpointError, ConfigError
 from alpro.evaluation.parts import Workplace
 from alpro.evaluation.qa import QAResult
@@ -79,9 +81,10 @@ def evaluate_checkpoint(
     training = params.finetune[task].model_copy(update=official_viewing(found.training))
     folder = Path(tokenizer) if tokenizer else _tokenizer(found.path, params)
     listed = None if dataset.task == "retrieval" else answer_list(found.path, dataset, answers)
+    records = read_dataset(dataset, split)
+    refuse_unreadable(records, training.num_frames, training.eval_frames, cache_of(dataset.videos, state))
     subject = load_subject(params, dataset.task, found.path, training.num_frames, folder, listed)
     viewing = Viewing.of(training, subject.model.config.image_size)
-    records = read_dataset(dataset, split)
     place = Workplace(Path(state) / "evaluate" / f"{task}-by-hand", settings.features)
     if against_full and (settings.rerank is None or dataset.task != "retrieval"):
         raise ConfigError("--against-full compares --rerank K of a retrieval with all pairs: give K")

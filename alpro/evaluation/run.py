@@ -18,8 +18,10 @@ import torch
 from alpro import distributed
 from alpro.config import Dataset, Evaluation, Params, Training, nearest
 from alpro.data.annotations import annotation_file, read_answer_list, read_answers, read_dataset
+from alpro.data.index import cache_of
 from alpro.data.records import Record
 from alpro.data.text import load_tokenizer
+from alpro.data.unreadable import refuse_unreadable
 from alpro.data.video import Strategy
 from alpro.errors import ConfigError
 from alpro.evaluation.clips import Look
@@ -89,6 +91,7 @@ def run_evaluation(
     settings = _settings(params, task, zero_shot)
     dataset, training = params.datasets[task], params.finetune[task]
     records = read_dataset(dataset, settings.split)
+    refuse_unreadable(records, training.num_frames, training.eval_frames, cache_of(dataset.videos, state))
     tokenizer_folder = _tokenizer_folder(checkpoint, params.text.tokenizer)
     answers = None if dataset.task == "retrieval" else answer_list(checkpoint, dataset)
     subject = load_subject(params, dataset.task, checkpoint, training.num_frames, tokenizer_folder, answers)

@@ -18,11 +18,13 @@ from alpro.config import CorpusTraining, Params, Pretraining, Training, nearest
 from alpro.data.annotations import QUESTION_TYPES, annotation_file, answer_file, read_answers, read_corpus, read_dataset
 from alpro.data.datasets import ClipDataset, Collator, View
 from alpro.data.entities import read_entities
+from alpro.data.index import cache_of
 from alpro.data.loader import TrainLoader, validation_batches
 from alpro.data.prepare import ENTITY_FILE
 from alpro.data.records import Record
 from alpro.data.sampler import BatchPlan
 from alpro.data.text import FILES, load_tokenizer
+from alpro.data.unreadable import refuse_unreadable
 from alpro.errors import ConfigError
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
@@ -237,6 +239,7 @@ class DatasetTask(ClipTask):
         self.answers = read_answers(dataset) if dataset.task == "qa" else None
         self.name, self.tokenizer = name, _tokenizer(params)
         self.val: list[Record] = read_dataset(dataset, "val")
+        refuse_unreadable(self.val, settings.num_frames, settings.eval_frames, cache_of(dataset.videos))
         view = View.training(settings, params.model)
         train = ClipDataset(name, read_dataset(dataset, "train"), dataset.task, view, params.seed, self.answers)
         super().__init__(params, settings, {name: train}, Collator(self.tokenizer, settings.max_text_tokens, params.seed))

@@ -182,12 +182,3 @@ def test_evaluation_names_all_unreadable_videos_and_hands_out_none_after_the_fir
     assert next(clips)[0] == 0
     with pytest.raises(DataError, match=r"(?s)2 videos can't be read.*broken\.avi.*gone\.mp4: not found"):
         next(clips)
-
-
-def test_evaluation_trusts_an_index(records, tmp_path):
-    index = {str(record.path): probe(record.path) for record in records}
-    assert len(list(iter_clips(records, 2, "uniform", 32, index=index))) == 10
-    broken = with_a_broken_one(records, tmp_path)[-1]
-    index[str(broken.path)] = probe(broken.path)
-    with pytest.raises(DataError, match=r"broken\.avi"):
-        iter_clips([broken], 2, "uniform", 32, index=index)

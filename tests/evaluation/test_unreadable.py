@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from alpro.config import Params, parse
+from alpro.data import loader
+from alpro.data.index import build_index, cache_of
 from alpro.data.records import Record
+from alpro.data.unreadable import refuse_unreadable
 from alpro.errors import DataError
+from alpro.evaluation import run
 from alpro.evaluation.inference import evaluate_checkpoint
 from alpro.evaluation.run import run_evaluation
 
@@ -42,6 +46,33 @@ def test_all_unreadable_videos_are_named_and_nothing_is_recorded(faulty: Params,
         assert "3 videos can't be read" in said
         assert not [name for name in ("video1.mp4", "video2.mp4", "video4.mp4: not found") if name not in said], said
         assert not (tmp_path / "record").exists()
+
+
+def test_faults_that_an_earlier_look_found_are_told_before_anything_is_read(
+    faulty: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = tmp_path / "videos"
+    seen = [videos / f"video{number}.mp4" for number in range(8)]  # nobody looked at the others
+    build_index(seen, tmp_path / "index.parquet", cache=cache_of(videos, tmp_path / "state"))
+    (videos / "video9.mp4").write_text("")
+    read = []
+    real = loader.look_at_video
+    monkeypatch.setattr(loader, "look_at_video", lambda record, *rest: read.append(record.id) or real(record, *rest))
+    monkeypatch.setattr(run, "load_subject", lambda *_: pytest.fail("the evaluation has started"))
+    checkpoint = faulty.evaluate["msrvtt_ret"].checkpoint
+    with pytest.raises(DataError, match=r"(?s)4 videos can't be read.*video1\.mp4.*video2\.mp4.*video4\.mp4.*video9\.mp4"):
+        run_evaluation(faulty, "msrvtt_ret", checkpoint=checkpoint, record=tmp_path / "record", state=tmp_path / "state")
+    assert read == ["video1", "video2", "video4", "video8", "video9", "video10"], "of what was seen, only what failed"
+
+
+def test_a_set_without_faults_is_not_read_before_it_is_evaluated(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "look_at_video", lambda *_: pytest.fail("it was read"))
+    cache = cache_of(records[0].path.parent, tmp_path)
+    refuse_unreadable(records, 4, "uniform", cache)
+    build_index([record.path for record in records], tmp_path / "index.parquet", cache=cache)
+    refuse_unreadable(records, 4, "uniform", cache)
 
 
 def test_an_empty_caption_is_named_by_its_line(params: Params, tmp_path: Path) -> None:

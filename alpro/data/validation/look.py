@@ -11,13 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alpro.data.index import SCHEMA, build_index
+from alpro.data.index import SCHEMA, build_index, cache_of
 from alpro.data.shards import clip_of, shard_of
 from alpro.data.video import VideoInfo, read_image
 from alpro.errors import DataError
 from alpro.files import sha256
 
-CACHES = Path(".state/index")  # one file for each folder of videos, so two sets on the same videos look once
 A_WORKER = 256  # files that make another process worth its start
 
 
@@ -28,7 +27,7 @@ def look(videos: pd.DataFrame, media: str, root: str, index: Path) -> None:
     if media == "image":
         infos = _look_at_images(paths, workers, index)
     else:
-        infos = build_index(paths, index, workers, cache=CACHES / f"{_slug(root)}.jsonl")
+        infos = build_index(paths, index, workers, cache=cache_of(root))
     videos["frames"] = videos["path"].map({path: infos[path].frames for path in paths if infos[path].readable})
     videos["content"] = videos["path"].map({path: infos[path].sha256 for path in paths if infos[path].sha256})
     videos["error"] = videos["path"].map({path: infos[path].reason for path in paths})
@@ -59,7 +58,3 @@ def _look_at_image(path: str) -> VideoInfo:
     elif os.path.isfile(path):
         digest, length = sha256(path), os.path.getsize(path)
     return VideoInfo(readable, int(readable), 0.0, 0.0, *size, 0, "pillow" if readable else "none", digest, length, reason)
-
-
-def _slug(root: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in root)
