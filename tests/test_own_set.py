@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 RAN = re.compile(r"^Running stage '(?:stages/dvc\.yaml:)?([^']+)'", re.MULTILINE)
 SPLITS = {"train": 8, "val": 4, "test": 4}
+VOCABULARY = 120  # tokens
 COLOURS = ("red", "pink", "blue", "green")
 STAGES = [f"{stage}@own_{kind}" for stage in ("validate", "finetune", "evaluate") for kind in ("qa", "ret")]
 
@@ -54,14 +55,14 @@ def make_own_set(root: Path) -> None:
         writer.writeheader()
         writer.writerows(captions)
     (root / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
-    train_vocabulary([row["caption"] for row in captions] + ["what colour is it ?"], root / "vocabulary", 120)
+    train_vocabulary([row["caption"] for row in captions] + ["what colour is it ?"], root / "vocabulary", VOCABULARY)
 
 
 def declare(root: Path, processes: int) -> None:
     """params.yaml: recipe tiny with these two sets alone, fine-tuned from nothing."""
     raw = yaml.safe_load((root / "recipes" / "tiny.yaml").read_text())
     raw["launch"]["processes"] = processes
-    raw["text"]["tokenizer"] = "data/own/vocabulary"
+    raw["text"]["tokenizer"], raw["model"]["vocab_size"] = "data/own/vocabulary", VOCABULARY
     raw["init"]["finetune"] = "recipes/init/scratch.yaml"
     raw["datasets"] = {
         "own_ret": {"task": "retrieval", "annotations": "data/own/captions.csv", "videos": "data/own/videos"},
