@@ -91,9 +91,11 @@ def read_answer_list(path: Path) -> dict[str, int]:
     answers = read_json(path)
     if not isinstance(answers, dict) or not answers:
         raise DataError(f"{path}: must hold one object {{answer: label}} with at least one answer")
+    faults = Faults(path)
     for answer, label in answers.items():
         if not isinstance(label, int) or isinstance(label, bool):
-            raise DataError(f"{path}: {answer!r}: label {label!r} is no whole number")
+            faults.add(repr(answer), f"label {label!r} is no whole number")
+    faults.check()
     if sorted(answers.values()) != list(range(len(answers))):
         raise DataError(f"{path}: labels must be 0 to {len(answers) - 1}, each once; number the {len(answers)} answers anew")
     return answers

@@ -108,24 +108,28 @@ def _of_split(path: Path, split: str) -> Iterator[Row]:
 def _numbered(path: Path) -> Iterator[Row]:
     mapping = path.with_name(_MAPPING)
     names = _mapping(mapping) if mapping.is_file() else None
-    for place, row in read_rows(path):
+    faults = Faults(path)
+    for place, row in read_rows(path, faults):
         number = row.get("video_id")
         if isinstance(number, int) and not isinstance(number, bool):
             row["video_id"] = f"video{number}" if names is None else names.get(f"vid{number}")
             if row["video_id"] is None:
-                raise DataError(f"{path}: {place}: video_id: {mapping.name} has no vid{number}; fetch both files again")
+                faults.add(place, f"video_id: {mapping.name} has no vid{number}; fetch both files again")
+                continue
         yield place, row
+    faults.check()
 
 
 def _mapping(path: Path) -> dict[str, str]:
     """vidN -> the name of the file that was cut from YouTube."""
-    names = {}
+    names, faults = {}, Faults(path)
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         cells = line.split()
         if len(cells) == 2:
             names[cells[1]] = cells[0]
         elif cells:
-            raise DataError(f"{path}: line {number}: {line!r} is not `name vidN`; mend the line")
+            faults.add(f"line {number}", f"{line!r} is not `name vidN`; mend the line")
+    faults.check()
     return names
 
 
@@ -156,7 +160,8 @@ def _msrvtt(folder: Path, split: str) -> Path | None:
 
 
 def _msrvtt_rows(path: Path, content: dict[str, Any], split: str) -> Iterator[Row]:
-    videos = {_of(path, v, "video_id"): _SPLIT_NAMES.get(str(v.get("split")).lower()) for v in content["videos"]}
+    _refuse_nameless(path, content)
+    videos = {v["video_id"]: _SPLIT_NAMES.get(str(v.get("split")).lower()) for v in content["videos"]}
     listed = next((f for n in ("9k", "7k") if (f := path.with_name(f"MSRVTT_train.{n}.csv")).is_file()), None)
     training = {str(row.get("video_id")) for _, row in read_rows(listed)} if listed else set()
     wanted = {name for name, of in videos.items() if of == split} - training
@@ -166,14 +171,17 @@ def _msrvtt_rows(path: Path, content: dict[str, Any], split: str) -> Iterator[Ro
         by = f" ({listed.name} takes them for training: remove it, or put a {split}.csv beside it)" if listed else ""
         raise DataError(f"{path}: no {split} videos{by}")
     for number, row in enumerate(content["sentences"], 1):
-        if _of(path, row, "video_id") in wanted:
+        if row["video_id"] in wanted:
             yield f"sentence {number}", row
 
 
-def _of(path: Path, row: Any, key: str) -> str:
-    if not isinstance(row, dict) or not isinstance(row.get(key), str):
-        raise DataError(f"{path}: an entry without {key!r}: {str(row)[:80]}; fetch the file again")
-    return row[key]
+def _refuse_nameless(path: Path, content: dict[str, Any]) -> None:
+    faults = Faults(path)
+    for part in ("videos", "sentences"):
+        for number, entry in enumerate(content[part], 1):
+            if not isinstance(entry, dict) or not isinstance(entry.get("video_id"), str):
+                faults.add(f"{part.removesuffix('s')} {number}", f"no 'video_id': {str(entry)[:80]}; fetch the file again")
+    faults.check()
 
 
 def _addresses(path: Path, folder: MediaFolder) -> Iterator[Row]:

@@ -88,14 +88,15 @@ def _jsonl(path: Path, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
                 faults.add(f"line {number}", f"{_kind(row)} instead of an object; each line is one {{...}}")
 
 
-def _json(path: Path, _: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json(path: Path, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
     rows = read_json(path)
     if not isinstance(rows, list):
         raise DataError(f"{path}: {_kind(rows)} instead of a list of rows")
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}: row {number}: {_kind(row)} instead of an object")
-        yield f"row {number}", row
+        if isinstance(row, dict):
+            yield f"row {number}", row
+        else:
+            faults.add(f"row {number}", f"{_kind(row)} instead of an object; each row is one {{...}}")
 
 
 def _csv(path: Path, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:

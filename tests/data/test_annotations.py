@@ -252,7 +252,7 @@ def test_a_pickle_is_not_opened(tmp_path):
         ("a.csv", "video_id,text\n1,é\n".encode("latin-1"), "not UTF-8"),
         ("a.jsonl", '{"video_id": "1", "text": "é"}\n'.encode("latin-1"), "not UTF-8"),
         ("a.json", b"{}", "an object instead of a list"),
-        ("a.json", b"[1]", "row 1: a number instead of an object"),
+        ("a.json", b'[1, {"video_id": "a", "text": "b"}, null]', r"(?s)row 1: a number instead of an object.*row 3: null instead"),
         ("a.json", b"[{]", "line 1: no JSON"),
         ("a.parquet", b"PAR1", "no Parquet file"),
     ],
@@ -269,7 +269,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, name, content, words):
     [
         ("[]", "must hold one object"),
         ("{}", "at least one answer"),
-        ('{"a": "0"}', "'a': label '0' is no whole number"),
+        ('{"a": "0", "b": 1, "c": null}', "(?s)'a': label '0' is no whole number.*'c': label None is"),
         ('{"a": 0, "b": 2}', "labels must be 0 to 1, each once"),
         ('{"a": 0, "b": 0}', "labels must be 0 to 1, each once"),
     ],

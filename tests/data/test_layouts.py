@@ -92,8 +92,8 @@ def test_msrvtts_own_json_has_its_splits_and_all_their_sentences(tmp_path):
     assert captions(read_dataset(own, "train")) == {"video0": ("caption 0", "caption 5"), "video1": ("caption 1", "caption 6")}
     assert captions(read_dataset(own, "val")) == {"video2": ("caption 2", "caption 7")}
     assert list(captions(read_dataset(own, "test"))) == ["video3", "video4"]
-    write(tmp_path / "txt" / "MSRVTT_data.json", {"videos": [{"split": "train"}], "sentences": []})
-    with pytest.raises(DataError, match=r"MSRVTT_data\.json: an entry without 'video_id'"):
+    write(tmp_path / "txt" / "MSRVTT_data.json", {"videos": [MSRVTT["videos"][0], {"split": "train"}], "sentences": [{}, "a"]})
+    with pytest.raises(DataError, match=r"(?s)MSRVTT_data\.json: video 2: no 'video_id': .*sentence 1: .*sentence 2: no .*: a;"):
         read_dataset(own, "train")
 
 
@@ -117,13 +117,14 @@ def test_msrvtt_qas_own_numbers_are_msrvtts_names(tmp_path):
     assert record.id == "video7010" and not missing_files([record])
 
 
-def test_a_number_that_the_mapping_lacks_is_named(tmp_path):
-    write(tmp_path / "txt" / "val_qa.json", [{"video_id": 2, "question": "what is it?", "answer": "dog"}])
+def test_all_numbers_that_the_mapping_lacks_are_named(tmp_path):
+    rows = [{"video_id": number, "question": "what is it?", "answer": "dog"} for number in (2, 1, 3)]
+    write(tmp_path / "txt" / "val_qa.json", rows)
     write(tmp_path / "txt" / "youtube_mapping.txt", "abc_1_2 vid1\n")
-    with pytest.raises(DataError, match=r"val_qa\.json: row 1: video_id: youtube_mapping\.txt has no vid2"):
+    with pytest.raises(DataError, match=r"(?s)val_qa\.json: row 1: video_id: youtube_mapping\.txt has no vid2.*row 3: .* no vid3"):
         read_dataset(dataset("qa", tmp_path), "val")
-    write(tmp_path / "txt" / "youtube_mapping.txt", "abc_1_2\n")
-    with pytest.raises(DataError, match=r"youtube_mapping\.txt: line 1: 'abc_1_2' is not `name vidN`"):
+    write(tmp_path / "txt" / "youtube_mapping.txt", "abc_1_2\nabc vid1\na b c\n")
+    with pytest.raises(DataError, match=r"(?s)youtube_mapping\.txt: line 1: 'abc_1_2' is not `name vidN`.*line 3: 'a b c'"):
         read_dataset(dataset("qa", tmp_path), "val")
 
 
