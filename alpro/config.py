@@ -173,6 +173,7 @@ class Entities(Section):
     """The entity list of PEM."""
 
     source: str | None = Field(None, description="A `unigrams.txt` to take as it is; null: count the captions' nouns.")
+    tagger: str | None = Field(None, description="A spaCy pipeline, name or folder, that finds the nouns; null: our own rule.")
     number: NonNegativeInt = Field(1000, description="How many of the most frequent nouns are entities; 0: no PEM.")
 
 

@@ -1,7 +1,7 @@
 """The entities of PEM: the most frequent nouns of the captions (paper, section 3.3), as a `unigrams.txt`.
 
 The file holds `word count` on each line, the most frequent first; the official one is read as it is. Nouns are found
-by `nouns.py`, a rule that needs no download.
+by `nouns.py`, a rule that needs no download, or by a tagger (`tagger.py`).
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@ from pathlib import Path
 from alpro.config import Params
 from alpro.data.annotations import read_corpus, read_dataset
 from alpro.data.entities import count_nouns, read_entities, write_entities
+from alpro.data.tagger import Tagger
 from alpro.data.text import train_vocabulary
 from alpro.errors import DataError
-from alpro.files import new_dir
+from alpro.files import new_dir, write_json
 
 ENTITY_FILE = "unigrams.txt"
 
@@ -36,17 +37,21 @@ def make_entities(params: Params, output: Path) -> list[str]:
     """Write the folder of the entity list (`unigrams.txt`): given, or the captions' most frequent nouns; returns it.
 
     The list may hold fewer than `entities.number` words where the captions do, and holds all where nothing learns of them
-    (0). Raises DataError.
+    (0). `tagger.json` says which tagger found them, where one did. Raises DataError, ConfigError without such a tagger.
     """
-    number = params.entities.number or None
+    number, tagger = params.entities.number or None, None
     if params.entities.source:
         words = read_entities(params.entities.source, number)
         counts = Counter({word: len(words) - rank for rank, word in enumerate(words)})
         if number and len(words) < number:
             raise DataError(f"{params.entities.source}: holds {len(words)} words, entities.number asks for {number}")
     else:
+        tagger = Tagger(params.entities.tagger) if params.entities.tagger else None
         counts = Counter()
         for name in params.pretrain.corpora:
-            counts += count_nouns(caption for record in read_corpus(params.corpora[name]) for caption in record.captions)
+            captions = (caption for record in read_corpus(params.corpora[name]) for caption in record.captions)
+            counts += tagger.count_nouns(captions) if tagger else count_nouns(captions)
     with new_dir(output) as aside:
+        if tagger:
+            write_json(aside / "tagger.json", tagger.about())
         return write_entities(counts, aside / ENTITY_FILE, number)
