@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from alpro import watch
+from alpro import sockets, watch
 from alpro.errors import LaunchError
 
 Op = Literal["sum", "mean", "max", "min"]
@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 BUCKET_ELEMENTS = 32 * 2**20  # gradients are exchanged in pieces of 128 MB: the copy stays small beside the model
 
 _horovod: Any = None  # horovod.torch once started
+_connections: dict[str, int] = {}  # to the other processes
 _gathered: Tensor | None = None  # this rank's rows in the last `gather`
 
 
@@ -52,9 +53,17 @@ def init() -> None:
             f"a world of {os.environ['HOROVOD_SIZE']} processes needs Horovod, which can't be imported here ({error}); "
             "`make setup` builds it, or set launch.processes=1"
         ) from None
-    horovod.init()
     _horovod = horovod
+    _meet()
     watch.joined()
+
+
+def _meet() -> None:
+    """Connect with the other processes."""
+    global _connections
+    before = sockets.connections()
+    _horovod.init()
+    _connections = {name: number for name, number in sockets.connections().items() if name not in before}
 
 
 def shutdown() -> None:
@@ -99,8 +108,7 @@ def run_elastic(attempt: Callable[[Callable[[], None]], Result], say: Callable[[
     joins would not take part. It calls `check` on all ranks where it can be begun anew without loss: that is where processes
     that wait are let in.
     """
-    import horovod.torch.elastic
-    from horovod.common.elastic import State
+    from horovod.common.elastic import State, run_fn
 
     class Watched(State):
         def save(self) -> None:
@@ -110,14 +118,21 @@ def run_elastic(attempt: Callable[[Callable[[], None]], Result], say: Callable[[
             pass
 
         def restore(self) -> None:
+            # Horovod keeps its connections until all have met anew, and a process that waits for this one and not for the
+            # lost one would notice nothing before Gloo's time is over
+            sockets.hang_up(_connections)
             say("elastic: another process was lost; going on from the last commit")
 
         def reset(self) -> None:
             say(f"elastic: {size()} processes from here on, this one is rank {rank()}")
 
+    def meet_anew() -> None:
+        _horovod.shutdown()
+        _meet()
+
     init()
     state = Watched(bcast_object=broadcast_object, get_rank=rank)
-    return horovod.torch.elastic.run(lambda _: attempt(state.check_host_updates))(state)
+    return run_fn(lambda _: attempt(state.check_host_updates), meet_anew)(state)
 
 
 def _launched() -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import re
@@ -81,15 +82,10 @@ def horovodrun(settings: Launch) -> list[str]:
             f"launch.processes is {settings.processes} and Horovod is not installed beside {sys.executable}; "
             "`make setup` builds it, or set launch.processes=1"
         )
-    return [
-        sys.executable,
-        found,
-        "--gloo",
-        "-np",
-        str(settings.processes),
-        "--start-timeout",
-        f"{settings.start_timeout_s:.0f}",
-    ]
+    patience = str(math.ceil(settings.start_timeout_s))
+    # Gloo's own 30 s are fewer than importing torch takes on a busy machine, and whoever waits longer for another aborts
+    return [sys.executable, found, "--gloo", "-np", str(settings.processes), "--start-timeout", patience,
+            "--gloo-timeout-seconds", patience]  # fmt: skip
 
 
 def horovodrun_command(settings: Launch, command: list[str]) -> list[str]:

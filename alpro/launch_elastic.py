@@ -1,8 +1,8 @@
 """`alpro launch` with `launch.min_processes`: a lost process is said, and the run goes on while enough are left.
 
 Horovod gives up the host of a lost process as a whole, and takes in hosts and slots that the discovery program prints later.
-Everything else is as in alpro.launch: the launcher's death ends all, a world without progress is ended, the first failure is
-named.
+Everything else is as in alpro.launch: the launcher's death ends all, a world without progress is ended, the failure that
+left too few processes is named.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class _ElasticRun(_Run):
     def __init__(self, settings: Launch, command: list[str], environment: dict[str, str]) -> None:
         super().__init__(settings, command, environment)
         self.ranks: list[_Rank] = []
-        self.first_failure = ""
+        self.failures: list[str] = []
+        self.fatal = ""  # the one that left too few
         self.met = False
 
     def _enter(self, number: int) -> _Rank:
@@ -83,13 +84,15 @@ class _ElasticRun(_Run):
             return
         rank.failed = True
         line = f"{rank} failed: {told}" if told else f"{rank} {seen}"
-        self.first_failure = self.first_failure or line
+        self.failures.append(line)
         left = sum(not other.failed and not other.leaving for other in self.ranks)
+        if left < (self.settings.min_processes or 1):
+            self.fatal = self.fatal or line
         needed = f"{left} processes are left, {self.settings.min_processes} are needed"
         console.say(f"alpro launch: {line}; {needed}", sys.stderr)
 
     def _failure(self, rank: _Rank | None, seen: str, told: str = "") -> LaunchError:
-        return LaunchError((self.first_failure or seen) + self._own_words())
+        return LaunchError((self.fatal or next(iter(self.failures), seen)) + self._own_words())
 
     def _check_times(self, began_s: float) -> None:
         active = [rank for rank in self.ranks if not rank.failed and not rank.leaving]

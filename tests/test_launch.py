@@ -54,7 +54,7 @@ def test_the_command_is_horovodruns_with_everything_from_the_parameters() -> Non
         pytest.skip("Horovod is not installed here (`make setup` builds it)")
     text = " ".join(command)
     assert command[0] == sys.executable and command[1].endswith("/horovodrun")
-    assert "--gloo -np 8 --start-timeout 60 -H one:4,two:4 python -m alpro train" in text
+    assert "--gloo -np 8 --start-timeout 60 --gloo-timeout-seconds 60 -H one:4,two:4 python -m alpro train" in text
     environment = launch.worker_environment(settings)
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
     assert environment["HOROVOD_FUSION_THRESHOLD"] == "0"

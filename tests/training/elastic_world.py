@@ -1,6 +1,6 @@
 """One process of an elastic world: a toy training over planned samples. `... FOLDER SAMPLES SECONDS_A_STEP`.
 
-The first rank logs the samples of every committed step, and each process leaves its number in FOLDER/processes/<pid>.
+The first rank logs the samples of every committed step, and each process leaves rank and host in FOLDER/processes/<pid>.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PlannedTask:
 
 def main(folder: Path, samples: int, sleep_s: float) -> None:
     distributed.init()
-    (folder / "processes" / str(os.getpid())).write_text(os.environ["HOROVOD_HOSTNAME"])
+    (folder / "processes" / str(os.getpid())).write_text(f"{distributed.rank()} {os.environ['HOROVOD_HOSTNAME']}")
     engine = Engine(PlannedTask(samples, sleep_s), settings(validations=2), seed=SEED, log=Log())
     engine.memory, engine.commit_every = Memory(), COMMIT_EVERY
 

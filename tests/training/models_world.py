@@ -1,11 +1,12 @@
 """The four real models, small, on one process of a world: the gradients of one step, as the optimizer would get them.
 
-As a script: `python -m tests.training.models_world OUT.pt`. Dropout is off and VTM's negatives are handed in.
+As a script: `python -m tests.training.models_world OUT.pt [TASK ...]`. Dropout is off and VTM's negatives are handed in.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -82,13 +83,15 @@ class OneStep:
         return 1
 
 
-def gradients(kind: torch.dtype = torch.float32, part: slice | None = None, **changes: Any) -> dict[str, dict[str, Any]]:
+def gradients(
+    kind: torch.dtype = torch.float32, part: slice | None = None, tasks: Iterable[str] = LOSSES, **changes: Any
+) -> dict[str, dict[str, Any]]:
     """Losses, counts and gradients of each task, of the whole world's batch, or of a part of it."""
     share = ROWS // distributed.size()
     mine = batch_of(part or slice(distributed.rank() * share, (distributed.rank() + 1) * share))
     mine = replace(mine, pixels=normalize(mine.pixels).to(kind))
     found: dict[str, dict[str, Any]] = {}
-    for task in LOSSES:
+    for task in tasks:
         made: Any = OneStep(task, kind)
         engine = Engine(made, settings(validations=1, **changes), seed=1)
         made.model.train()
@@ -106,10 +109,11 @@ def gradients(kind: torch.dtype = torch.float32, part: slice | None = None, **ch
 
 if __name__ == "__main__":
     distributed.init()
+    tasks = sys.argv[2:] or LOSSES
     result = {
-        "float32": gradients(),
-        "float64": gradients(torch.float64),
-        "processes": gradients(torch.float64, average="processes"),
+        "float32": gradients(tasks=tasks),
+        "float64": gradients(torch.float64, tasks=tasks),
+        "processes": gradients(torch.float64, tasks=tasks, average="processes"),
     }
     if distributed.rank() == 0:
         torch.save(result, sys.argv[1])

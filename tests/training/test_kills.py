@@ -19,7 +19,7 @@ import yaml
 
 from alpro.files import sha256
 from tests.training.killed import POINTS, main
-from tests.training.processes import ROOT, forked, needs_horovod, world
+from tests.training.processes import ROOT, done, forked, needs_horovod, world
 
 pytestmark = pytest.mark.slow
 SCRATCH = "recipes/init/scratch.yaml"
@@ -121,3 +121,15 @@ def test_two_processes_killed_end_in_the_bytes_of_the_undisturbed_run(
     run("none", 1, killed)
     print(f"{training}: two processes, killed at {point} (seed {SEED}/{training}/2)")
     assert digests(project / killed) == digests(project / whole)
+
+
+@needs_horovod
+def test_two_runs_with_four_processes_give_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    places = ("out/four-a", "out/four-b")
+    for place in places:
+        done(world(4, ["-m", "alpro", *verb("pretrain", place), "-S", "pretrain.epochs=4"], here=True))
+    first, second = (digests(project / place) for place in places)
+    history = (project / places[0] / "record/history.jsonl").read_text().splitlines()
+    print(f"four processes, {len(history)} rows of history, {len(first)} files compared")
+    assert first == second and "model/model.safetensors" in first
