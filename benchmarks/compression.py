@@ -1,11 +1,11 @@
 """How much faster converted copies are read, and how much smaller they are (`alpro data convert`).
 
-    python benchmarks/compression.py [--videos FOLDER] [--number 16]
+    python -m benchmarks.compression [--videos FOLDER] [--number 16] [--json FILE]
 
-Without a folder it makes videos of MSRVTT's shape (320x240, 300 frames, H.264); they are noise that moves, which
-compresses worse the fewer frames are kept, so judge by films. Reads 8 frames of each clip at 224 pixels, drawn at random
-as a training does, from the originals and from three kinds of copies, on one core. Prints a table, and JSON on the last
-line.
+A folder may hold anything: what can't be read, and videos under 60 frames, are left out. Without one it makes videos of
+MSRVTT's shape (320x240, 300 frames, H.264); they are noise that moves, which compresses worse the fewer frames are kept, so
+judge by films. Reads 8 frames of each clip at 224 pixels, drawn at random as a training does, from the originals and from
+three kinds of copies, on one core. Prints a table, and JSON on the last line.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loader import FRAMES, SIZE, make_videos
-
 from alpro.config import Convert
 from alpro.data.convert import convert
-from alpro.data.video import read_frames
+from alpro.data.video import probe, read_frames
+from alpro.files import write_json
+from benchmarks.loader import FRAMES, SIZE, make_videos
 
+SHORTEST = 60  # frames
 KINDS: dict[str, dict[str, Any]] = {
     "every 10th frame": {"every": 10},
     "2 frames/s": {"fps": 2},
@@ -40,17 +41,28 @@ def clips_per_s(paths: list[Path], reads: int) -> float:
     return reads / (time.process_time() - start)
 
 
+def link_films(folder: Path, into: Path) -> None:
+    """Links to those files of a folder that are worth converting."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        info = probe(path, digest=False)
+        if info.readable and info.frames >= SHORTEST:
+            (into / path.name).symlink_to(path.resolve())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, help="folder of videos to read")
     parser.add_argument("--number", type=int, default=16, help="videos to make, where no folder is given")
     parser.add_argument("--reads", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3, help="each speed is the best of so many")
+    parser.add_argument("--json", type=Path, help="write the result there")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        source = args.videos or Path(folder) / "originals"
-        if not args.videos:
-            source.mkdir()
+        source = Path(folder) / "originals"
+        source.mkdir()
+        if args.videos:
+            link_films(args.videos, source)
+        else:
             make_videos(source, args.number)
         folders = {"originals": source}
         seconds = {}
@@ -64,13 +76,15 @@ def main() -> None:
         for _ in range(args.repeats):  # in turns, so that a busy machine hurts all alike
             for kind, paths in files.items():
                 speed[kind] = max(speed[kind], clips_per_s(paths, args.reads))
-        result = {}
+        result: dict[str, Any] = {"clips": len(files["originals"])}
         for kind, paths in files.items():
             size = sum(path.stat().st_size for path in paths) / len(paths)
             result[kind] = {"clips_per_s": speed[kind], "kb_a_clip": size / 1e3, "s_to_make": seconds.get(kind)}
             gain = speed[kind] / speed["originals"]
             print(f"{kind:28}{speed[kind]:8.1f} clips/s {gain:6.1f} x  {size / 1e3:8.1f} kB a clip", end="")
             print(f"  {seconds[kind]:5.2f} s to make" if kind in seconds else "")
+        if args.json:
+            write_json(args.json, result)
         print(json.dumps(result))
 
 

@@ -1,4 +1,4 @@
-"""Own videos, declared under `datasets:`, go through the pipeline as it is, from validation to the registry.
+"""Own videos, declared under `datasets:`, go through the pipeline as it is, from conversion and validation to the registry.
 
 The clone has a DVC cache of its own, so a stage that is counted did run.
 """
@@ -11,12 +11,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
 from alpro.data.text import train_vocabulary
+from alpro.data.video import probe
 from tests.data.clips import make_video
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +27,8 @@ RAN = re.compile(r"^Running stage '(?:stages/dvc\.yaml:)?([^']+)'", re.MULTILINE
 SPLITS = {"train": 8, "val": 4, "test": 4}
 VOCABULARY = 120  # tokens
 COLOURS = ("red", "pink", "blue", "green")
-STAGES = [f"{stage}@own_{kind}" for stage in ("validate", "finetune", "evaluate") for kind in ("qa", "ret")]
+LIKE = {"own_ret": "msrvtt_ret", "own_qa": "msvd_qa"}  # the set of recipe tiny whose settings one's own takes
+FIGURE = {"own_ret": "text2video", "own_qa": "overall_acc"}
 
 
 def run(root: Path, *command: str) -> str:
@@ -41,12 +44,12 @@ def run(root: Path, *command: str) -> str:
 
 
 def make_own_set(root: Path) -> None:
-    """A folder of videos, a table of captions and one of questions."""
-    (root / "videos").mkdir(parents=True)
+    """A folder of videos, a table of captions and one of questions, and the vocabulary of both."""
+    (root / "originals").mkdir(parents=True)
     captions, questions = [], []
     names = [(split, f"{split}{number}") for split, size in SPLITS.items() for number in range(size)]
     for place, (split, name) in enumerate(names):
-        make_video(root / "videos" / f"{name}.avi", frames=12, size=48, hue=13 * place)
+        make_video(root / "originals" / f"{name}.avi", frames=40, size=48, hue=13 * place)
         colour = COLOURS[place % len(COLOURS)]
         captions.append({"split": split, "video": name, "caption": f"a {colour} bar, the {place}th"})
         questions.append({"split": split, "video": name, "question": "what colour is it ?", "answer": colour})
@@ -58,46 +61,53 @@ def make_own_set(root: Path) -> None:
     train_vocabulary([row["caption"] for row in captions] + ["what colour is it ?"], root / "vocabulary", VOCABULARY)
 
 
-def declare(root: Path, processes: int) -> None:
-    """params.yaml: recipe tiny with these two sets alone, fine-tuned from nothing."""
+def declare(root: Path, names: Sequence[str], processes: int) -> None:
+    """params.yaml: recipe tiny with these sets alone, their videos converted, the model fine-tuned from nothing."""
     raw = yaml.safe_load((root / "recipes" / "tiny.yaml").read_text())
     raw["launch"]["processes"] = processes
     raw["text"]["tokenizer"], raw["model"]["vocab_size"] = "data/own/vocabulary", VOCABULARY
     raw["init"]["finetune"] = "recipes/init/scratch.yaml"
-    raw["datasets"] = {
+    sets = {
         "own_ret": {"task": "retrieval", "annotations": "data/own/captions.csv", "videos": "data/own/videos"},
         "own_qa": {"task": "qa", "annotations": "data/own/questions.jsonl", "videos": "data/own/videos"},
     }
-    for section in ("finetune", "evaluate"):
-        like = {"own_ret": raw[section]["msrvtt_ret"], "own_qa": raw[section]["msvd_qa"]}
-        raw[section] = {name: dict(settings) for name, settings in like.items()}
-    for name, settings in raw["evaluate"].items():
-        settings["checkpoint"] = f"models/tiny/finetune/{name}"
+    raw["datasets"] = {name: sets[name] for name in names}
+    raw["finetune"] = {name: raw["finetune"][LIKE[name]] for name in names}
+    raw["evaluate"] = {name: raw["evaluate"][LIKE[name]] | {"checkpoint": f"models/tiny/finetune/{name}"} for name in names}
     raw["zeroshot"] = {}
+    raw["convert"] = {"own": {"source": "data/own/originals", "output": "data/own/videos", "every": 2}}
     (root / "params.yaml").write_text(yaml.safe_dump(raw))
 
 
-@pytest.mark.slow  # seven stages of DVC
-@pytest.mark.parametrize("processes", [1, 2])
-def test_own_videos_go_from_validation_to_the_registry_with_no_change_to_the_pipeline(processes: int, tmp_path: Path) -> None:
+@pytest.mark.slow  # four or seven stages of DVC
+@pytest.mark.parametrize(
+    ("names", "processes"), [(("own_qa", "own_ret"), 1), (("own_qa",), 2)], ids=["two sets", "two processes"]
+)
+def test_own_videos_go_from_validation_to_the_registry_with_no_change_to_the_pipeline(
+    names: Sequence[str], processes: int, tmp_path: Path
+) -> None:
     root = tmp_path / "clone"
     run(tmp_path, "git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(root))
     make_own_set(root / "data" / "own")
-    declare(root, processes)
-    run(root, "dvc", "add", "--quiet", "data/own/videos")
+    declare(root, names, processes)
+    run(root, "dvc", "add", "--quiet", "data/own/originals")
 
-    assert sorted(RAN.findall(run(root, "dvc", "repro"))) == sorted([*STAGES, "report"])
+    stages = [f"{stage}@{name}" for stage in ("validate", "finetune", "evaluate") for name in names]
+    assert sorted(RAN.findall(run(root, "dvc", "repro"))) == sorted(["convert@own", *stages, "report"])
     assert RAN.findall(run(root, "dvc", "repro")) == []
-    changed = run(root, "git", "diff", "--name-only").split()
-    assert changed == ["params.yaml"]
-    for name, figure in (("own_ret", "text2video"), ("own_qa", "overall_acc")):
-        assert figure in json.loads((root / "reports" / "evaluate" / name / "metrics.json").read_text())
-        rows = (root / "reports" / "evaluate" / name / "predictions.jsonl").read_text().splitlines()
-        assert len(rows) == SPLITS["test"]
+    assert run(root, "git", "diff", "--name-only").split() == ["params.yaml"]
+    copies = {probe(path).frames for path in (root / "data" / "own" / "videos").glob("*.mp4")}
+    assert copies == {20}, "every other frame of 40"
+    for name in names:
+        folder = root / "reports" / "evaluate" / name
+        assert FIGURE[name] in json.loads((folder / "metrics.json").read_text())
+        assert len((folder / "predictions.jsonl").read_text().splitlines()) == SPLITS["test"]
 
     run(root, "git", "add", "--all")
     run(root, "git", "commit", "--quiet", "--message", "Own set")
     run(root, "python", "-m", "alpro", "register")
-    for name in ("own_ret", "own_qa"):
-        told = run(root, "python", "-m", "alpro", "lineage", f"models:/alpro-{name}@candidate")
-        print(told)
+    for name in names:
+        told = run(root, "python", "-m", "alpro", "lineage", f"models:/alpro-{name}@candidate").splitlines()
+        facts = dict(line.split(maxsplit=1) for line in told if line.startswith("  ") and len(line.split()) > 1)
+        assert facts["stage"] == f"finetune/{name}" and facts["validation"] == "passed"
+        assert facts["commit"].startswith(run(root, "git", "rev-parse", "HEAD").strip()) and "CHANGED" not in facts["commit"]
