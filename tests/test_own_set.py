@@ -54,7 +54,7 @@ def make_own_set(root: Path) -> None:
         captions.append({"split": split, "video": name, "caption": f"a {colour} bar, the {place}th"})
         questions.append({"split": split, "video": name, "question": "what colour is it ?", "answer": colour})
     with (root / "captions.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, captions[0])
+        writer = csv.DictWriter(file, captions[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(captions)
     (root / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))

@@ -56,8 +56,11 @@ def hostile(pages: dict[str, Page]) -> Iterator[str]:
             if page.location:
                 self.send_header("Location", page.location)
             self.end_headers()
-            self.wfile.write(body[: page.cut.pop(0)] if page.cut else body)
+            if self.command == "GET":
+                self.wfile.write(body[: page.cut.pop(0)] if page.cut else body)
             self.close_connection = True
+
+        do_HEAD = do_GET
 
         def log_message(self, *_: object) -> None:
             """Quiet."""

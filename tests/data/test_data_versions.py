@@ -13,6 +13,7 @@ import pytest
 from alpro.lineage import dvc_add, dvc_hash
 from alpro.data.sources import fetch
 from tests.data.clips import make_video
+from tests.data.hostile import Page, hostile
 
 CONFIG = Path(__file__).parents[2] / ".dvc" / "config"
 
@@ -41,6 +42,24 @@ def test_the_projects_cache_links_and_copies_only_where_it_must():
     config = configparser.ConfigParser()
     config.read(CONFIG)
     assert config["cache"]["type"].strip('"') == "reflink,hardlink,symlink,copy"
+
+
+@pytest.mark.slow
+def test_a_file_that_was_imported_from_its_address_follows_its_source(tmp_path):
+    run(tmp_path, "git", "init", "-q")
+    dvc(tmp_path, "init", "-q")
+    (tmp_path / "data/own").mkdir(parents=True)
+    clips, version = tmp_path / "data/own/clips.tar", tmp_path / "data/own/clips.tar.dvc"
+    page = Page(b"the clips", etag='"one"')
+    with hostile({"/clips.tar": page}) as address:
+        dvc(tmp_path, "import-url", "-q", f"{address}/clips.tar", "data/own/clips.tar")
+        first = version.read_text()
+        assert clips.read_bytes() == b"the clips" and f"{address}/clips.tar" in first
+        dvc(tmp_path, "update", "-q", str(version))
+        assert version.read_text() == first, "nothing changed at the source"
+        page.content, page.etag = b"more clips", '"two"'
+        dvc(tmp_path, "update", "-q", str(version))
+        assert clips.read_bytes() == b"more clips" and version.read_text() != first
 
 
 @pytest.mark.slow
