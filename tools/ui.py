@@ -27,6 +27,8 @@ LOOK_S = 0.5
 RESTART_S = 10  # between two starts of a worker that can't live
 WORKER = "worker"
 WORK = ("prefect", "worker", "start", "--pool", "alpro", "--name", "ui")
+# a process of its own: MLflow, once imported, keeps its process from ending soon
+STORE = "from alpro.tracking import store\nwith store.opened():\n    pass"
 
 
 class Refused(Exception):
@@ -103,9 +105,6 @@ def serve() -> None:
     prefect, mlflow, uri = port_of("PREFECT_PORT", 4200), port_of("MLFLOW_PORT", 5000), store.store_uri()
     api, page = f"http://{HOST}:{prefect}/api", f"http://{HOST}:{mlflow}"
     elsewhere = uri.startswith(("http://", "https://"))
-    if not elsewhere:
-        with store.opened(checkout):
-            pass  # makes it, where there is none yet
     variables = {
         "PREFECT_API_URL": api,
         "PREFECT_SERVER_API_HOST": HOST,
@@ -116,12 +115,13 @@ def serve() -> None:
     }
     servers = Servers(logs, variables)
     try:
+        print(f"ui: starting; logs in {logs}", flush=True)
         servers.start("prefect", "prefect", "server", "start", "--host", HOST)
         if not elsewhere:
+            _once(servers, "store", "-c", STORE)  # made where there is none yet
             servers.start("mlflow", "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--backend-store-uri", uri)
-        print(f"ui: starting; logs in {logs}", flush=True)
         servers.answering(f"{api}/health")
-        _deploy(servers)
+        _once(servers, "deploy", "-m", "flows.deploy")
         servers.start(WORKER, *WORK)
         if not elsewhere:
             servers.answering(f"{page}/health")
@@ -139,12 +139,15 @@ def serve() -> None:
         servers.stop()
 
 
-def _deploy(servers: Servers) -> None:
+def _once(servers: Servers, name: str, *python: str) -> None:
+    """Run Python to its end; its output goes to NAME.log. Raises Refused with its last line."""
     given = {**environment(), **servers.variables}
-    done = subprocess.run([sys.executable, "-m", "flows.deploy"], env=given, capture_output=True, text=True)
-    (servers.logs / "deploy.log").write_text(done.stdout + done.stderr)
+    done = subprocess.run([sys.executable, *python], env=given, capture_output=True, text=True)
+    log = servers.logs / f"{name}.log"
+    log.write_text(done.stdout + done.stderr)
     if done.returncode:
-        raise Refused(f"the deployments could not be made; log: {servers.logs / 'deploy.log'}")
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise Refused(f"{name}: {last}; its log: {log}")
 
 
 def _on_signal(number: int, frame: object) -> NoReturn:
