@@ -110,6 +110,7 @@ def serve() -> None:
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(prefect),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a dozen processes for jobs that nobody here starts
         MLFLOW_PAGE: store.shown(uri) if elsewhere else page,
         **store.QUIET,
     }
@@ -119,7 +120,8 @@ def serve() -> None:
         servers.start("prefect", "prefect", "server", "start", "--host", HOST)
         if not elsewhere:
             _once(servers, "store", "-c", STORE)  # made where there is none yet
-            servers.start("mlflow", "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--backend-store-uri", uri)
+            place = ("--host", HOST, "--port", str(mlflow), "--workers", "1")
+            servers.start("mlflow", "mlflow", "server", *place, "--backend-store-uri", uri)
         servers.answering(f"{api}/health")
         _once(servers, "deploy", "-m", "flows.deploy")
         servers.start(WORKER, *WORK)

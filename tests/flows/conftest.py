@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -112,6 +116,55 @@ def flow_command(*words: str) -> list[str]:
 def flow_environment(server_home: Path) -> dict[str, str]:
     own = {"PYTHONPATH": str(REPOSITORY), "PREFECT_HOME": str(server_home), "PREFECT_LOGGING_LEVEL": "INFO"}
     return {**{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}, **own}
+
+
+def living_in(root: Path) -> list[int]:
+    """Processes whose working directory is below root."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").resolve().is_relative_to(root) and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Pages:
+    """`make ui` at work over a project."""
+
+    root: Path
+    process: subprocess.Popen[bytes]
+    log: Path
+    prefect: str
+    mlflow: str
+
+    def end(self, number: signal.Signals) -> None:
+        """Tell it to end: it does, as one that was told to, and no process of it is left."""
+        self.process.send_signal(number)
+        assert self.process.wait(PATIENCE_S) == 0, self.log.read_text()
+        wait_for(lambda: not living_in(self.root), "end of its processes")
+
+
+@contextmanager
+def pages(root: Path) -> Iterator[Pages]:
+    """`tools/ui.py` in a clone of this repository, from when it says where until the block ends."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = one.getsockname()[1], other.getsockname()[1]
+    own = {"PREFECT_PORT": str(ports[0]), "MLFLOW_PORT": str(ports[1]), "PYTHONPATH": str(root)}
+    own |= {f"GIT_{who}_{what}": "t@t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_TRACKING"))} | own
+    log = root.parent / "ui.log"
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, "tools/ui.py"], cwd=root, env=environment, stdout=file, stderr=file)
+    try:
+        wait_for(lambda: process.poll() is not None or "Ctrl-C" in log.read_text(), "servers")
+        assert process.poll() is None, log.read_text()
+        yield Pages(root, process, log, *(f"http://127.0.0.1:{port}" for port in ports))
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:

@@ -6,6 +6,8 @@ const fs = require('fs');
 const given = JSON.parse(process.argv[2]);
 const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
   '--disable-component-update', '--disable-sync'];
+const ENDED = /^\s*(Completed|Failed|Crashed|Cancelled)\s*$/;
+const SETTLE_MS = 3000; // charts and tables are drawn after the text that was waited for
 
 async function main() {
   const browser = await chromium.launch({executablePath: given.chromium, args: FLAGS});
@@ -39,9 +41,13 @@ async function main() {
   await page.getByRole('link', {name: seen.name}).first().click();
   await page.waitForURL(/flow-run\//);
   seen.run = page.url().split('/').pop().split('?')[0];
+  await page.getByText('Task Runs', {exact: true}).waitFor();
+  await page.waitForTimeout(SETTLE_MS);
   await shot('2-started');
-  await page.getByText(/^(Completed|Failed|Crashed|Cancelled)$/).first().waitFor();
-  seen.state = (await page.getByText(/^(Completed|Failed|Crashed|Cancelled)$/).first().innerText()).trim();
+  const state = page.locator('.page-heading-flow-run__meta .state-badge').filter({hasText: ENDED}).first();
+  await state.waitFor();
+  seen.state = (await state.innerText()).trim();
+  await page.waitForTimeout(SETTLE_MS);
   await shot('3-ended');
 
   // its results
@@ -49,17 +55,19 @@ async function main() {
   await page.getByRole('link', {name: /results/i}).first().click();
   await page.getByText(given.tasks[0]).first().waitFor();
   seen.results = (await page.locator('table').first().innerText()).split('\n');
+  await page.waitForTimeout(SETTLE_MS);
   await shot('4-results');
   seen.link = await page.getByRole('link', {name: "MLflow's run"}).first().getAttribute('href');
 
   // MLflow
   await page.goto(seen.link);
   await page.getByText(`${given.tasks[0]}/overall_acc`).first().waitFor();
+  await page.waitForTimeout(SETTLE_MS);
   seen.mlflow = (await page.innerText('body')).slice(0, 4000);
   await shot('5-mlflow-run');
   await page.goto(`${given.mlflow}/#/models/${given.model}`);
   await page.getByText('Version 1').first().waitFor();
-  await page.waitForTimeout(3000);
+  await page.waitForTimeout(SETTLE_MS);
   seen.versions = (await page.innerText('body')).match(/Version \d+/g) || [];
   await shot('6-mlflow-model');
   await browser.close();

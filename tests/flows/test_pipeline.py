@@ -15,7 +15,7 @@ from flows.form import Machines, Start, changes
 from flows.lock import only_run
 from flows.pipeline import FLOWS
 
-from .conftest import PATIENCE_S, commit, flow_command, flow_environment, wait_for
+from .conftest import PATIENCE_S, commit, flow_command, flow_environment, living_in, wait_for
 
 pytestmark = pytest.mark.slow  # the server alone needs 10 s
 
@@ -33,18 +33,6 @@ def latest(home: Path) -> tuple[str, str, str]:
     """(id, name, state) of the last flow run."""
     found = rows(home, "select id, name, state_type from flow_run order by created desc limit 1")
     return found[0][0], found[0][1], found[0][2]
-
-
-def living_in(root: Path) -> list[int]:
-    """Processes whose working directory is below root."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and (entry / "cwd").resolve().is_relative_to(root) and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
 
 
 def test_stages_run_in_order_with_their_log_and_leave_artifacts(scratch: Path, server_home: Path) -> None:
