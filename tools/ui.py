@@ -1,6 +1,7 @@
 """`make ui`: Prefect's server, MLflow's server and a worker with the deployments, on this machine only, until Ctrl-C.
 
-PREFECT_PORT and MLFLOW_PORT choose other ports than 4200 and 5000. The logs lie in .prefect/.
+PREFECT_PORT and MLFLOW_PORT choose other ports than 4200 and 5000. PREFECT_SERVER_API_AUTH_STRING (USER:PASSWORD) asks for
+a password in Prefect's pages, MLFLOW_AUTH_CONFIG_PATH (a file of MLflow's basic-auth app) in MLflow's. The logs lie in .prefect/.
 """
 
 from __future__ import annotations
@@ -114,14 +115,15 @@ def serve() -> None:
         MLFLOW_PAGE: store.shown(uri) if elsewhere else page,
         **store.QUIET,
     }
+    if password := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        variables["PREFECT_API_AUTH_STRING"] = password  # the deployments and the worker are asked for it too
     servers = Servers(logs, variables)
     try:
         print(f"ui: starting; logs in {logs}", flush=True)
         servers.start("prefect", "prefect", "server", "start", "--host", HOST)
         if not elsewhere:
             _once(servers, "store", "-c", STORE)  # made where there is none yet
-            place = ("--host", HOST, "--port", str(mlflow), "--workers", "1")
-            servers.start("mlflow", "mlflow", "server", *place, "--backend-store-uri", uri)
+            servers.start("mlflow", "mlflow", *_mlflow_server(mlflow, uri))
         servers.answering(f"{api}/health")
         _once(servers, "deploy", "-m", "flows.deploy")
         servers.start(WORKER, *WORK)
@@ -139,6 +141,11 @@ def serve() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         servers.stop()
+
+
+def _mlflow_server(port: int, uri: str) -> list[str]:
+    asked = ["--app-name", "basic-auth"] if os.environ.get("MLFLOW_AUTH_CONFIG_PATH") else []
+    return ["server", "--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri, *asked]
 
 
 def _once(servers: Servers, name: str, *python: str) -> None:
