@@ -554,6 +554,7 @@ def register(
 @app.command()
 def promote(
     task: Task,
+    version: Annotated[str | None, typer.Option(help="Only while the candidate is this version.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the gate says.")] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -561,7 +562,7 @@ def promote(
     from alpro import registry
     from alpro.config import load
 
-    done = registry.promote(Path.cwd(), load(params), task, dry_run=dry_run)
+    done = registry.promote(Path.cwd(), load(params), task, version=version, dry_run=dry_run)
     typer.echo(str(done))
     raise typer.Exit(0 if done.passed else 1)
 

@@ -100,6 +100,12 @@ def gate_key(task: str) -> str:
     return f"gate-{task.replace('_', '-').lower()}"
 
 
+def judged(task: str, lines: Sequence[str]) -> str | None:
+    """The number of the version that the gate spoke of, read from what `alpro promote` printed."""
+    found = re.search(rf"^alpro-{re.escape(task)}/(\d+) against", "\n".join(lines), re.M)
+    return found[1] if found else None
+
+
 def publish_gate(task: str, lines: Sequence[str]) -> None:
     """What the gate said, as it was printed; the evaluations' own lines before it are in the log."""
     from prefect.artifacts import create_markdown_artifact

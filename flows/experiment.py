@@ -19,14 +19,19 @@ FOLDER = Path(".dvc/tmp/flows")  # DVC neither tracks nor searches .dvc/tmp, and
 
 
 @contextmanager
-def worktree(checkout: Path, name: str) -> Iterator[Path]:
-    """A worktree of the project in the state of `checkout`; gone afterwards, whatever happened. Raises RuntimeError."""
+def worktree(checkout: Path, name: str, saved: bool = False) -> Iterator[Path]:
+    """A worktree of the project in the state of `checkout`, or of the experiment `name` where that is `saved`.
+
+    It is gone afterwards, whatever happened. Raises RuntimeError.
+    """
+    commit = _commit(checkout, name) if saved else "HEAD"
     place = checkout / FOLDER / name
     _sweep(checkout)
     place.parent.mkdir(parents=True, exist_ok=True)
-    ask(["git", "worktree", "add", "--quiet", "--detach", str(place), "HEAD"], checkout)
+    ask(["git", "worktree", "add", "--quiet", "--detach", str(place), commit], checkout)
     try:
-        _carry_edits(checkout, place)
+        if not saved:
+            _carry_edits(checkout, place)
         _share(checkout, place)
         yield place
     finally:
@@ -54,6 +59,13 @@ def save(root: Path, name: str, stages: Sequence[str], message: str) -> None:
     untracked = ask(["git", "ls-files", "--others", "--exclude-standard", "--", *LOCKS], root).split()
     included = [word for lock in untracked for word in ("--include-untracked", lock)]
     ask([dvc(), "exp", "save", "--quiet", "--force", "--name", name, "--message", message, *included, *stages], root)
+
+
+def _commit(checkout: Path, name: str) -> str:
+    found = ask(["git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}"], checkout).split()
+    if not found:
+        raise RuntimeError(f"there is no experiment {name} (any more): `dvc exp list` shows those that there are")
+    return found[0]
 
 
 def _carry_edits(checkout: Path, place: Path) -> None:

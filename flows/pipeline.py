@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -25,7 +26,7 @@ from pydantic import Field
 
 from alpro.lineage import home
 from flows import experiment as trial
-from flows.artifacts import Done, Tracked, gate_key, publish, publish_gate
+from flows.artifacts import Done, Tracked, gate_key, judged, publish, publish_gate
 from flows.commands import TOOLS, ask, stream
 from flows.edited import edited_outputs, put_aside
 from flows.form import (
@@ -86,14 +87,15 @@ def run_verb(name: str, words: Sequence[str], root: Path) -> list[str]:
 
 
 @task(task_run_name="gate-{name}", cache_policy=NO_CACHE)
-def ask_gate(name: str, root: Path, dry_run: bool) -> bool:
-    """`alpro promote`: its table becomes an artifact; True where the candidate passed."""
-    words = ["promote", "--task", name, *(["--dry-run"] if dry_run else [])]
+def ask_gate(name: str, root: Path, dry_run: bool, version: str | None = None) -> tuple[bool, str | None]:
+    """`alpro promote`: its table becomes an artifact. Returns whether the candidate passed, and its version."""
+    only = ["--version", version] if version else []
+    words = ["promote", "--task", name, *only, *(["--dry-run"] if dry_run else [])]
     code, lines = stream([sys.executable, "-m", "alpro", *words], root, get_run_logger().info)
     if code not in (0, REFUSED):
         raise StageFailed(f"alpro {' '.join(words)} failed: {lines[-1] if lines else f'exit code {code}'}")
     publish_gate(name, lines)
-    return code == 0
+    return code == 0, judged(name, lines)
 
 
 @flow(name="validate")
@@ -163,7 +165,7 @@ def promote(
     """Ask the gate about a task's candidate: on the data in the checkout, against the champion."""
     checkout = _checkout()
     with only_run(home(checkout), flow_run.name or "run", wait=get_run_logger().warning):
-        passed = ask_gate(task, checkout, dry_run)
+        passed, _ = ask_gate(task, checkout, dry_run)
     name = ("Passed" if dry_run else "Promoted") if passed else "Refused"
     return Completed(name=name, message=f"the gate's table is the artifact {gate_key(task)}")
 
@@ -218,7 +220,7 @@ def _run(
             with not_beside_make(checkout):
                 _make_ready(checkout, edited)
                 done = _run_stages(checkout, targets, from_stage, hours, only)
-                _finish(checkout, done, None, gate)
+                passed = _finish(checkout, done, None, gate)
         else:
             with trial.worktree(checkout, name) as place:
                 log.info("working in %s; the checkout stays as it is", place)
@@ -229,13 +231,33 @@ def _run(
                 trial.restore(place)
                 done = _run_stages(place, targets, from_stage, hours, only)
                 trial.save(place, name, [one.stage for one in done], trial.describe(given.recipe, given.overrides))
-                _finish(place, done, name, gate)
+                passed = _finish(place, done, name, gate)
             log.info("saved as experiment %s: `dvc exp show`, `dvc exp apply %s`", name, name)
+    if gate == "ask" and passed:
+        _promote_when_resumed(checkout, None if in_checkout else name, passed)
     return {short(one.stage): one.outcome for one in done}
 
 
-def _finish(root: Path, done: Sequence[Done], experiment: str | None, gate: str) -> None:
-    """MLflow, the artifacts, the gate. Results do not depend on a store, so one that is down stops nothing but the gate."""
+def _promote_when_resumed(checkout: Path, experiment: str | None, passed: dict[str, str | None]) -> None:
+    """Wait until somebody resumes the run, without keeping others from theirs, then promote the versions that passed."""
+    log = get_run_logger()
+    log.warning("passed the gate: %s; resume this run to make them champions, cancel it to leave things", ", ".join(passed))
+    pause_flow_run(timeout=PAUSE_S)
+    with ExitStack() as held:
+        held.enter_context(only_run(home(checkout), flow_run.name or "run", wait=log.warning))
+        root = checkout
+        if experiment:
+            root = held.enter_context(trial.worktree(checkout, experiment, saved=True))
+            trial.restore(root)
+        for task, version in passed.items():
+            ask_gate(task, root, False, version)
+
+
+def _finish(root: Path, done: Sequence[Done], experiment: str | None, gate: str) -> dict[str, str | None]:
+    """MLflow, the artifacts, the gate. Results do not depend on a store, so one that is down stops nothing but the gate.
+
+    Returns the tasks whose candidates passed the gate, with their versions.
+    """
     log = get_run_logger()
     names = [short(one.stage) for one in done]
     trains = any(name.partition("@")[0] in TRAINING for name in names)
@@ -246,13 +268,9 @@ def _finish(root: Path, done: Sequence[Done], experiment: str | None, gate: str)
     publish(done, root, experiment, Tracked.read(state.result() if state.is_completed() else []))
     tasks = [name.partition("@")[2] for name in names if name.startswith("evaluate@")]
     if gate == "never" or not state.is_completed():
-        return
-    passed = [task for task in tasks if ask_gate(task, root, gate == "ask")]
-    if gate == "ask" and passed:
-        log.warning("passed the gate: %s; resume this run to make them champions, cancel it to leave things", ", ".join(passed))
-        pause_flow_run(timeout=PAUSE_S)
-        for task in passed:
-            ask_gate(task, root, False)
+        return {}
+    answers = {task: ask_gate(task, root, gate == "ask") for task in tasks}
+    return {task: version for task, (yes, version) in answers.items() if yes}
 
 
 def _run_stages(

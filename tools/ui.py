@@ -1,7 +1,8 @@
 """`make ui`: Prefect's server, MLflow's server and a worker with the deployments, on this machine only, until Ctrl-C.
 
-PREFECT_PORT and MLFLOW_PORT choose other ports than 4200 and 5000. PREFECT_SERVER_API_AUTH_STRING (USER:PASSWORD) asks for
-a password in Prefect's pages, MLFLOW_AUTH_CONFIG_PATH (a file of MLflow's basic-auth app) in MLflow's. The logs lie in .prefect/.
+PREFECT_PORT and MLFLOW_PORT choose other ports than 4200 and 5000. With PREFECT_SERVER_API_AUTH_STRING (USER:PASSWORD)
+Prefect asks for a password, with MLFLOW_AUTH_CONFIG_PATH (settings of MLflow's basic-auth app) MLflow does. The logs lie in
+.prefect/.
 """
 
 from __future__ import annotations

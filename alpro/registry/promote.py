@@ -79,10 +79,19 @@ def evaluate_packed(params: Params, task: str, packed: Packed, record: Path) -> 
             raise TrackingError(f"the evaluation of {packed.checkpoint} failed: see above")
 
 
-def promote(root: Path, params: Params, task: str, *, dry_run: bool = False, evaluate: Evaluate = evaluate_packed) -> Promotion:
+def promote(
+    root: Path,
+    params: Params,
+    task: str,
+    *,
+    version: str | None = None,
+    dry_run: bool = False,
+    evaluate: Evaluate = evaluate_packed,
+) -> Promotion:
     """Compare the task's candidate with its champion and, where the gate says so, make it the champion.
 
-    Raises ConfigError for an unknown task, TrackingError without a candidate, and what reading data and checkpoints raises.
+    version: the number of the candidate that is meant, where another may have become it meanwhile. Raises ConfigError for an
+    unknown task, TrackingError without that candidate, and what reading data and checkpoints raises.
     """
     if task not in params.datasets:
         raise ConfigError(f"task {task!r}: `datasets` of params.yaml has none of this name{nearest(task, params.datasets)}")
@@ -91,6 +100,8 @@ def promote(root: Path, params: Params, task: str, *, dry_run: bool = False, eva
         candidate, champion = (aliases.at(store.client, model, alias) for alias in (CANDIDATE, CHAMPION))
         if candidate is None:
             raise TrackingError(f"{model} has no candidate; `alpro register` registers what the pipeline made")
+        if version and candidate.version != version:
+            raise TrackingError(f"{model}: the candidate is version {candidate.version} by now, not {version}; nothing moved")
         warning = aliases.by_hand(store.client, model)
         name = _name(candidate)
         if champion and champion.version == candidate.version and not warning:
