@@ -100,7 +100,7 @@ def promote(
         candidate, champion = (aliases.at(store.client, model, alias) for alias in (CANDIDATE, CHAMPION))
         if candidate is None:
             raise TrackingError(f"{model} has no candidate; `alpro register` registers what the pipeline made")
-        if version and candidate.version != version:
+        if version and str(candidate.version) != version:
             raise TrackingError(f"{model}: the candidate is version {candidate.version} by now, not {version}; nothing moved")
         warning = aliases.by_hand(store.client, model)
         name = _name(candidate)

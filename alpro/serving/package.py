@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 REQUIREMENTS = (
     "mlflow", "torch", "torchvision", "timm", "transformers", "tokenizers", "safetensors", "decord", "av",
-    "numpy", "pandas", "pillow", "pydantic", "pyyaml",
+    "numpy", "pandas", "pillow", "psutil", "pydantic", "pyyaml",
 )  # fmt: skip
 EXAMPLES = {"caption": "a red circle moves to the left", "question": "what moves to the left?"}
 

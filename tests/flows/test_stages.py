@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from flows import experiment
-from flows.artifacts import Tracked, plots, result_rows, validation_text
+from flows.artifacts import Tracked, judged, plots, result_rows, validation_text
 from flows.commands import stream
 from flows.edited import edited_outputs, put_aside
 from flows.lock import Busy, not_beside_make, only_run
@@ -126,6 +126,12 @@ def test_a_run_with_overrides_leaves_the_checkout_alone(scratch: Path) -> None:
         experiment.save(place, "tidy-otter", stages, "a trial")
     assert outcomes == ["unchanged", "ran", "ran", "ran", "unchanged", "ran"]
     assert not place.exists() and run("git", "worktree", "list", cwd=scratch).count("\n") == 1
+    with experiment.worktree(scratch, "tidy-otter", saved=True) as again:
+        experiment.restore(again)
+        assert "an edit" in (again / "dvc.yaml").read_text() and "0.125" in (again / "params.yaml").read_text()
+        assert "0.125" in (again / "reports/evaluate/a/metrics.json").read_text()
+    with pytest.raises(RuntimeError, match="no experiment shy-newt"), experiment.worktree(scratch, "shy-newt", saved=True):
+        pass
     assert run("git", "status", "--porcelain", cwd=scratch) == before
     assert "0.5" in (scratch / "reports/evaluate/a/metrics.json").read_text()
     shown = json.loads(run(DVC, "metrics", "diff", "--json", "HEAD", "tidy-otter", cwd=scratch))
@@ -200,6 +206,12 @@ def test_a_runs_artifacts_lead_to_mlflow(tmp_path: Path, monkeypatch: pytest.Mon
     picture.parent.mkdir(parents=True)
     picture.touch()
     assert plots(tmp_path, {"evaluate@msvd_qa", "finetune@msvd_qa"}) == [("evaluate/msvd_qa", "plots/a.png")]
+
+
+def test_the_version_that_the_gate_judged_is_read_from_what_it_printed() -> None:
+    printed = ["mine full: 40/40", "alpro-mine/12 against alpro-mine/3", "passed; nothing moves"]
+    assert judged("mine", printed) == "12"
+    assert judged("other", printed) is None
 
 
 def test_a_run_without_its_worker_is_told_to_end(tmp_path: Path) -> None:

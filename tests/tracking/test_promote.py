@@ -116,6 +116,13 @@ def test_a_first_model_above_chance_becomes_the_champion(fresh, params):
     assert promote(fresh, params).verdict is None, "the champion is not compared with itself"
 
 
+def test_only_the_version_that_was_meant_is_promoted(fresh, params):
+    with pytest.raises(TrackingError, match="alpro-msvd_qa: the candidate is version 1 by now, not 7; nothing moved"):
+        promote(fresh, params, version="7")
+    assert aliased(fresh) == {"candidate": 1}
+    assert promote(fresh, params, version="1").moved
+
+
 def test_a_first_model_whose_interval_reaches_chance_is_refused(fresh, params):
     candidate(fresh, params, "chance")
     done = promote(fresh, params)
