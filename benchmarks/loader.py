@@ -100,15 +100,23 @@ def bare(paths: list[Path], threads: int, clips: int) -> Speed:
 
 
 def loaded(paths: list[Path], workers: int, clips: int, randaugment: RandAugment | None) -> Speed:
-    """The training's loader: clips a second after its workers have started, and the processor's time from start to end."""
-    loader = make_loader(paths, workers, clips + BATCH * (2 * workers + 1), randaugment)
-    used = cpu_s()
-    batches = iter(loader)
-    ahead = sum(len(next(batches)[1]) for _ in range(2 * workers + 1))  # what was read ahead while they started
-    start = time.perf_counter()
-    done = sum(len(batch) for _, batch in batches)
-    rate = done / (time.perf_counter() - start)
-    return Speed(rate, (cpu_s() - used) / (ahead + done) * 1e3)
+    """The training's loader: clips a second after its workers have started; the processor's time without that of the start."""
+    ahead = BATCH * (2 * workers + 1)  # what is read ahead while they start
+    one_used, one, _ = drained(paths, workers, BATCH, 0, randaugment)
+    used, read, rate = drained(paths, workers, ahead + clips, ahead, randaugment)
+    return Speed(rate, (used - one_used) / (read - one) * 1e3)
+
+
+def drained(
+    paths: list[Path], workers: int, clips: int, ahead: int, randaugment: RandAugment | None
+) -> tuple[float, int, float]:
+    """Processor time and clips of a loader from start to end, and clips a second after the first `ahead`."""
+    used, read, start = cpu_s(), 0, time.perf_counter()
+    for _, batch in make_loader(paths, workers, clips, randaugment):
+        read += len(batch)
+        if read <= ahead:
+            start = time.perf_counter()
+    return cpu_s() - used, read, (read - ahead) / (time.perf_counter() - start)
 
 
 def make_loader(paths: list[Path], workers: int, clips: int, randaugment: RandAugment | None) -> TrainLoader:

@@ -1,6 +1,6 @@
 """How long DVC takes over a corpus of millions of clips in shards: adding it, a first `dvc repro`, and one with nothing to do.
 
-    python benchmarks/shards.py [--clips 2500000] [--shards 2500] [--kb 64]
+    python -m benchmarks.shards [--clips 2500000] [--shards 2500] [--kb 64]
 
 The shards are small (their number and the index count, not their bytes) and lie in a repository of their own in a
 temporary folder. Also measures how fast a folder of shards is listed, and clips are looked up at random. Prints a

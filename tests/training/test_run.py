@@ -10,6 +10,7 @@ import yaml
 
 from alpro.config import Model, Params, parse
 from alpro.data.text import train_vocabulary
+from alpro.errors import DataError
 from alpro.models import build_model
 from alpro.models.checkpoint import export_official
 from alpro.serving import load, match
@@ -64,3 +65,25 @@ def test_finetuning_starts_from_an_official_file_and_its_checkpoint_says_how_to_
     assert (model.frames, model.max_text_tokens) == ("headtail", 9)
     scores = [m.probability for m in match(model, tmp_path / "set/videos/video0.mp4", CAPTIONS)]
     assert all(0 < score < 1 for score in scores)
+
+
+def test_a_training_video_that_can_not_be_read_is_left_out_and_a_validation_video_refused_at_the_start(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ALPRO_LIVE", "off")
+    folder = tmp_path / "set"
+    (folder / "videos/broken.mp4").write_text("<html>404</html>")
+    row = json.dumps({"clip_name": "broken.mp4", "caption": CAPTIONS[0]}) + "\n"
+    with (folder / "train.jsonl").open("a") as file:
+        file.write(row)
+    places = {"output": tmp_path / "out", "record": tmp_path / "record", "state": tmp_path / "state"}
+    raw = params.model_dump()
+    raw["finetune"]["msrvtt_ret"] |= {"epochs": 2, "max_steps": None}
+    raw["loader"]["max_unreadable"] = 0.01  # of a thousand
+    scratch = str(ROOT / "recipes/init/scratch.yaml")
+    assert run_training(parse(raw), "finetune", "msrvtt_ret", init=scratch, **places).step > 0
+    (told,) = {message.split(": ", 1)[1] for message in caplog.messages if "left out" in message}
+    assert told.startswith(f"left out msrvtt_ret/broken#0: {folder}/videos/broken.mp4: can't be read")
+    (folder / "val.jsonl").write_text(row + json.dumps({"clip_name": "gone.mp4", "caption": CAPTIONS[1]}) + "\n")
+    with pytest.raises(DataError, match=r"(?s)2 videos can't be read.*gone\.mp4: not found.*broken\.mp4: can't be read"):
+        run_training(parse(raw), "finetune", "msrvtt_ret", init=scratch, **places)
