@@ -1,11 +1,13 @@
 """Speed and memory of the four trainings at the paper's size, on made batches: a table, and JSON on the last line.
 
-    python benchmarks/training.py                            # batch 2, fp32 and bf16, each in a process of its own
-    python benchmarks/training.py --only retrieval --precisions bf16 --batch 8
+    python -m benchmarks.training --json benchmarks/training.json    # batch 2, fp32 and bf16, each in a process of its own
+    python -m benchmarks.training --only retrieval --precisions bf16 --batch 8
+
+The JSON is written after each row; what it has already, measured with the same options and libraries, is not measured again.
 
 `rate` is the nominal arithmetic of a step (alpro/training/flops.py: no recomputation, no padding) per second, divided by what
 a matrix multiplication in fp32 reaches on the same threads: measured before and after each step, as a shared machine's speed
-changes from second to second; the median over the steps is shown. `--scaling` compares two processes of one thread with one.
+changes from second to second; the median over the steps is shown. `scaling` compares two processes of one thread with one.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +29,12 @@ import torch
 from alpro import distributed
 from alpro.config import Launch, Model, Training
 from alpro.data.batch import Batch
+from alpro.files import write_json
+from alpro.launch import run_world
 from alpro.models import build_model
 from alpro.training.engine import Engine
 from alpro.training.flops import peak_flops, training_flops
+from benchmarks.evaluation import processor
 
 # frames, text tokens, losses, arguments of the model: REFERENCE's settings of each training
 TRAININGS: dict[str, tuple[int, int, tuple[str, ...], dict[str, Any]]] = {
@@ -38,6 +44,7 @@ TRAININGS: dict[str, tuple[int, int, tuple[str, ...], dict[str, Any]]] = {
     "qa": (16, 40, ("qa",), {"num_answers": 1500}),
 }
 SIDE, PATCH = 224, 16
+ROOT = Path(__file__).parents[1]
 
 
 class Made:
@@ -143,9 +150,6 @@ def measure(name: str, precision: str, batch: int, steps: int, checkpointing: st
     return {
         "training": name,
         "precision": precision,
-        "checkpointing": checkpointing,
-        "batch": batch,
-        "threads": torch.get_num_threads(),
         "step_s": statistics.median(times),
         "memory_gb": memory / 1e9,
         "rate": statistics.median(flops / t / rate for t, rate in zip(times, around, strict=True)),
@@ -154,64 +158,76 @@ def measure(name: str, precision: str, batch: int, steps: int, checkpointing: st
     }
 
 
-def scaling(args: argparse.Namespace) -> dict[str, Any]:
-    """Clips a second of one process of one thread, and of two."""
-    from alpro.launch import run_world
-
-    found = {}
-    for processes in (1, 2):
-        out = Path(args.aside) / f"{processes}.json"
-        command = [sys.executable, __file__, "--part", str(out), "--only", "prompter", "--precisions", "fp32"]
-        command += ["--batch", str(args.batch), "--steps", str(args.steps), "--threads", "1"]
-        if processes == 1:
-            subprocess.run(command, check=True)
+def measured_apart(name: str, precision: str, batch: int, steps: int, threads: int, checkpointing: str, world: int = 1) -> Any:
+    """One row, measured in a process of its own, or in a world of some."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "row.json"
+        command = [sys.executable, "-m", "benchmarks.training", "--part", str(out), "--only", name, "--precisions", precision]
+        command += ["--batch", str(batch), "--steps", str(steps), "--threads", str(threads), "--checkpointing", checkpointing]
+        if world == 1:
+            subprocess.run(command, check=True, cwd=ROOT)
         else:
-            run_world(Launch(processes=2, threads=1, start_timeout_s=600), command)
-        found[processes] = processes * args.batch / json.loads(out.read_text())["step_s"]
-    return {"training": "prompter", "clips_per_s": found, "efficiency": found[2] / (2 * found[1])}
+            run_world(Launch(processes=world, threads=threads, start_timeout_s=600), command)
+        return json.loads(out.read_text())
+
+
+def scaling(batch: int, steps: int) -> dict[str, Any]:
+    """Clips a second of one process of one thread, and of two, of the prompter's training in fp32."""
+    one, two = (measured_apart("prompter", "fp32", batch, steps, 1, "none", world) for world in (1, 2))
+    rates = [world * batch / row["step_s"] for world, row in ((1, one), (2, two))]
+    return {"training": "prompter", "clips_per_s": rates, "efficiency": rates[1] / (2 * rates[0])}
+
+
+def shown(row: dict[str, Any]) -> str:
+    more = f"  MFU {row['mfu']:.0%}" if "mfu" in row else ""
+    figures = f"{row['step_s']:6.2f} s {row['memory_gb']:6.2f} GB {row['rate']:6.2f}{more}"
+    return f"{row['training']:10} {row['precision']:9} {figures}"
 
 
 def main() -> None:
-    import tempfile
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=list(TRAININGS), default=list(TRAININGS))
+    parser.add_argument("--json", type=Path, help="write the result there, and measure only what it lacks")
+    parser.add_argument("--only", nargs="*", choices=[*TRAININGS, "scaling"], default=[*TRAININGS, "scaling"])
     parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--checkpointing", default="none", choices=["none", "exact"])
-    parser.add_argument("--scaling", action="store_true", help="two processes of one thread against one, nothing else")
-    parser.add_argument("--part", help=argparse.SUPPRESS)  # measure here, and write to this file
+    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # measure here, and write to this file
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    options = (args.batch, args.steps, args.threads, args.checkpointing)
     if args.part:
         distributed.init()
         result = measure(args.only[0], args.precisions[0], args.batch, args.steps, args.checkpointing)
         if distributed.rank() == 0:
-            Path(args.part).write_text(json.dumps(result))
+            args.part.write_text(json.dumps(result))
         distributed.barrier()
         return
-    with tempfile.TemporaryDirectory() as args.aside:
-        if args.scaling:
-            found = scaling(args)
-            print(f"prompter, clips/s: {found['clips_per_s']}; two of one thread: {found['efficiency']:.0%} of twice one")
-            print(json.dumps(found))
-            return
-        rows = []
-        print(f"{'training':10} {'precision':9} {'step':>8} {'memory':>9} {'rate':>6}")
-        for name in args.only:
-            for precision in args.precisions:
-                out = Path(args.aside) / "part.json"
-                command = [sys.executable, __file__, "--part", str(out), "--only", name, "--precisions", precision]
-                command += ["--batch", str(args.batch), "--steps", str(args.steps), "--threads", str(args.threads)]
-                subprocess.run([*command, "--checkpointing", args.checkpointing], check=True)
-                row = json.loads(out.read_text())
-                rows.append(row)
-                more = f"  MFU {row['mfu']:.0%}" if "mfu" in row else ""
-                figures = f"{row['step_s']:6.2f} s {row['memory_gb']:6.2f} GB {row['rate']:6.2f}{more}"
-                print(f"{name:10} {precision:9} {figures}", flush=True)
-    print(json.dumps(rows))
+    setting = {"batch": args.batch, "steps": args.steps, "threads": args.threads, "checkpointing": args.checkpointing}
+    setting |= {"processor": processor(), "torch": torch.__version__}
+    result = {"setting": setting, "rows": [], "scaling": None}
+    if args.json and args.json.exists() and (before := json.loads(args.json.read_text()))["setting"] == setting:
+        result = before
+    print(f"{'training':10} {'precision':9} {'step':>8} {'memory':>9} {'rate':>6}")
+    for name in (name for name in args.only if name != "scaling"):
+        for precision in args.precisions:
+            row = next((row for row in result["rows"] if (row["training"], row["precision"]) == (name, precision)), None)
+            if row is None:
+                row = measured_apart(name, precision, *options)
+                result["rows"].append(row)
+                if args.json:
+                    write_json(args.json, result)
+            print(shown(row), flush=True)
+    if "scaling" in args.only:
+        if result["scaling"] is None:
+            result["scaling"] = scaling(args.batch, args.steps)
+            if args.json:
+                write_json(args.json, result)
+        one, two = result["scaling"]["clips_per_s"]
+        efficiency = result["scaling"]["efficiency"]
+        print(f"prompter, fp32: {one:.3f} clips/s; two processes of one thread: {two:.3f}, {efficiency:.0%} of twice one")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

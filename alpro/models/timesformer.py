@@ -23,15 +23,25 @@ KINETICS_CLASSES = 400  # of the classification head that every official checkpo
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
+class SelfAttention(Attention):
+    """timm's, which on a CPU under autocast takes explicit products: torch's fused kernel is slow there in half precision."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """(B, tokens, D) -> (B, tokens, D)."""
+        explicit = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        object.__setattr__(self, "fused_attn", not explicit)  # timm's own switch, which it declares final
+        return super().forward(x, attn_mask, is_causal)
+
+
 class Block(nn.Module):
     """Divided space-time attention: (B, 1+N*T, D) -> (B, 1+N*T, D)."""
 
     def __init__(self, width: int, heads: int, intermediate: int, drop_path: float) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
-        self.attn = Attention(width, heads, qkv_bias=True)
+        self.attn = SelfAttention(width, heads, qkv_bias=True)
         self.temporal_norm1 = LayerNorm(width)
-        self.temporal_attn = Attention(width, heads, qkv_bias=True)
+        self.temporal_attn = SelfAttention(width, heads, qkv_bias=True)
         self.temporal_fc = nn.Linear(width, width)
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, intermediate)
@@ -40,7 +50,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, frames: int) -> Tensor:
         batch, tokens, width = x.shape
         patches = (tokens - 1) // frames
-        cls, x = x[:, :1], x[:, 1:]
+        cls, x = x.split([1, tokens - 1], 1)  # whose gradient is put together once, where two slices' would be padded and added
 
         # Time: each place attends over its own T frames. The path is dropped per place, before temporal_fc.
         places = x.reshape(batch * patches, frames, width)
@@ -51,8 +61,9 @@ class Block(nn.Module):
         images = x.reshape(batch, patches, frames, width).transpose(1, 2)  # (B, T, N, D)
         images = torch.cat([cls[:, None].expand(-1, frames, -1, -1), images], 2).reshape(batch * frames, 1 + patches, width)
         images = self.drop_path(self.attn(self.norm1(images))).reshape(batch, frames, 1 + patches, width)
-        cls = cls + images[:, :, 0].mean(1, keepdim=True)
-        x = x + images[:, :, 1:].transpose(1, 2).reshape(batch, patches * frames, width)
+        cls_of_frames, images = images.split([1, patches], 2)
+        cls = cls + cls_of_frames.mean(1)
+        x = x + images.transpose(1, 2).reshape(batch, patches * frames, width)
 
         x = torch.cat([cls, x], 1)
         return x + self.drop_path(self.mlp(self.norm2(x)))
@@ -120,8 +131,8 @@ class TimeSformer(nn.Module):
                 "read as many frames of the size that the model was built for, or resize the checkpoint to them"
             )
         x = self.model(pixels)
-        patches = x[:, 1:].unflatten(1, (-1, self.num_frames)).mean(2)
-        return torch.cat([x[:, :1], patches], 1)
+        cls, patches = x.split([1, x.shape[1] - 1], 1)
+        return torch.cat([cls, patches.unflatten(1, (-1, self.num_frames)).mean(2)], 1)
 
 
 def resize_time(times: Tensor, frames: int) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alpro.errors import ConfigError
-from alpro.models.timesformer import Block, TimeSformer, resize_grid
+from alpro.models.timesformer import Block, SelfAttention, TimeSformer, resize_grid
 
 
 def naive_block(block: Block, x: torch.Tensor, frames: int) -> torch.Tensor:
@@ -29,6 +29,18 @@ def test_block_attends_over_time_then_over_space():
     block = Block(24, 3, 48, 0.0).eval()
     x = torch.randn(2, 1 + 5 * 3, 24)
     torch.testing.assert_close(block(x, 3), naive_block(block, x, 3), rtol=1e-5, atol=1e-6)
+
+
+def test_attention_without_the_fused_kernel_is_the_same_to_the_rounding_of_half_precision():
+    torch.manual_seed(0)
+    attention, x = SelfAttention(32, 2, qkv_bias=True), torch.randn(3, 7, 32)
+    exact = attention(x)
+    assert attention.fused_attn
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = attention(x)
+    assert not attention.fused_attn
+    torch.testing.assert_close(rounded.float(), exact, atol=2e-2, rtol=2e-2)
+    assert torch.equal(attention(x), exact) and attention.fused_attn
 
 
 @pytest.mark.parametrize(("image_size", "patch_size", "frames"), [(32, 8, 1), (48, 16, 2), (40, 8, 5)])
