@@ -68,8 +68,7 @@ class _ElasticRun(_Run):
     def __init__(self, settings: Launch, command: list[str], environment: dict[str, str]) -> None:
         super().__init__(settings, command, environment)
         self.ranks: list[_Rank] = []
-        self.failures: list[str] = []
-        self.fatal = ""  # the one that left too few
+        self.failure = ""  # the one that left too few, or the last
         self.met = False
 
     def _enter(self, number: int) -> _Rank:
@@ -84,15 +83,13 @@ class _ElasticRun(_Run):
             return
         rank.failed = True
         line = f"{rank} failed: {told}" if told else f"{rank} {seen}"
-        self.failures.append(line)
-        left = sum(not other.failed and not other.leaving for other in self.ranks)
-        if left < (self.settings.min_processes or 1):
-            self.fatal = self.fatal or line
-        needed = f"{left} processes are left, {self.settings.min_processes} are needed"
-        console.say(f"alpro launch: {line}; {needed}", sys.stderr)
+        left, needed = sum(not other.failed and not other.leaving for other in self.ranks), self.settings.min_processes or 1
+        if left + 1 >= needed:
+            self.failure = line
+        console.say(f"alpro launch: {line}; {left} processes are left, {needed} are needed", sys.stderr)
 
     def _failure(self, rank: _Rank | None, seen: str, told: str = "") -> LaunchError:
-        return LaunchError((self.fatal or next(iter(self.failures), seen)) + self._own_words())
+        return LaunchError((self.failure or seen) + self._own_words())
 
     def _check_times(self, began_s: float) -> None:
         active = [rank for rank in self.ranks if not rank.failed and not rank.leaving]

@@ -14,7 +14,7 @@ import pytest
 
 from alpro.config import Launch
 from alpro.errors import LaunchError
-from alpro.launch_elastic import discovered, elastic_command, fixed_hosts
+from alpro.launch_elastic import _ElasticRun, discovered, elastic_command, fixed_hosts
 from alpro.training.samples import SampleLog
 from tests.training.elastic_world import planned
 from tests.training.processes import needs_horovod, world
@@ -43,6 +43,18 @@ def test_the_command_is_an_elastic_horovodruns() -> None:
     settings = Launch(processes=3, min_processes=2, max_processes=4, discovery="hosts.sh")
     text = " ".join(elastic_command(settings, "hosts.sh", "localhost:3", ["python", "train.py"]))
     assert "--min-np 2 --max-np 4 --host-discovery-script hosts.sh" in text and text.endswith("lo python train.py")
+
+
+def test_of_several_lost_processes_the_one_that_left_too_few_is_named() -> None:
+    settings = Launch(processes=3, min_processes=2, hosts="localhost:3")
+    run = _ElasticRun(settings, ["sleep", "60"], dict(os.environ))
+    try:
+        ranks = [run._enter(number) for number in range(3)]
+        for number in (1, 2, 0):
+            run._lost(ranks[number], "ended without a word")
+        assert str(run._failure(None, "horovodrun ended with exit code 1")).startswith("rank 2 ended without a word")
+    finally:
+        run._end()
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 600) -> None:
