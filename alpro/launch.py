@@ -37,6 +37,7 @@ LAST_LINES = 200
 
 _PREFIX = re.compile(r"^\[(\d+)\]<(stdout|stderr)>:(.*)$", re.S)
 _KILLED = "ended without a word; it was killed, or the memory ran out"
+_VANISHED = "can't be reached any more; its host, or the network to it, is gone"
 _ENDED = "left with"
 _EXIT = re.compile(r"^Process (\d+) exit with status code (-?\d+)\.")
 
@@ -151,7 +152,7 @@ class _Sign:
         """How likely it is only the consequence of another rank's failure."""
         if self.told:
             return 4 if self.told.startswith("HorovodInternalError") else 0
-        return {_KILLED: 1, f"{_ENDED} an error": 2}.get(self.seen, 3 if self.rank else 5)
+        return {_VANISHED: 1, _KILLED: 1, f"{_ENDED} an error": 2}.get(self.seen, 3 if self.rank else 5)
 
 
 class _Run:
@@ -197,10 +198,12 @@ class _Run:
                 connection, _ = self.listener.accept()
             except OSError:
                 return
+            watch.notice_loss(connection)
             threading.Thread(target=self._read_rank, args=(connection,), daemon=True).start()
 
     def _read_rank(self, connection: socket.socket) -> None:
         rank: _Rank | None = None
+        end = _KILLED
         try:
             for line in connection.makefile("rb"):
                 message = json.loads(line)
@@ -210,10 +213,12 @@ class _Run:
                     rank = self._enter(int(message["rank"]))
                     self.connections.append(connection)
                 self.events.put(("message", rank, message))
+        except TimeoutError:
+            end = _VANISHED
         except (OSError, ValueError):
             pass
         if rank is not None:
-            self.events.put(("gone", rank, None))
+            self.events.put(("gone", rank, end))
 
     def _enter(self, number: int) -> _Rank:
         """The process of a new connection."""
@@ -258,7 +263,7 @@ class _Run:
         elif kind == "message":
             self._hear(source, content)
         elif kind == "gone" and not source.leaving:
-            self._lost(source, _KILLED)
+            self._lost(source, content)
         elif kind == "exit":
             return int(source)
         return None
@@ -340,7 +345,7 @@ class _Run:
                 if ended := _EXIT.match(content):
                     signs.append(_Sign(self.ranks[int(ended[1])], f"{_ENDED} exit code {ended[2]}"))
             elif kind == "gone" and not source.leaving:
-                signs.append(_Sign(source, _KILLED))
+                signs.append(_Sign(source, content))
             elif kind == "message" and content["event"] == "leaving":
                 source.leaving = True
                 self.leavers.append(source)

@@ -36,6 +36,7 @@ class _Link:
         self.socket = socket.create_connection((host, int(port)), timeout=30)
         self.socket.settimeout(None)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a failure must not wait behind a heartbeat
+        notice_loss(self.socket)
         self.owner = os.getpid()
         self.lock = threading.Lock()
         self.count = 0
@@ -81,6 +82,16 @@ def joined() -> None:
         # registered after Horovod's own exit handler, so it runs before that one disturbs the other ranks
         atexit.register(_leave)
         sys.excepthook = _tell_then(sys.excepthook)
+
+
+def notice_loss(connection: socket.socket) -> None:
+    """Have a connection fail within half a minute of the other host's vanishing, which closes nothing (Linux)."""
+    if sys.platform == "linux":
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            (socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3), (socket.TCP_USER_TIMEOUT, 25_000)
+        ):  # fmt: skip
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def stoppable(can: bool) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from alpro import launch
+from alpro import launch, watch
 from alpro.config import Launch
 from alpro.errors import LaunchError
 from tests.training.processes import ROOT, done, needs_horovod, world
@@ -158,3 +160,16 @@ def test_ranks_that_do_not_start_are_named() -> None:
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "rank 0, 1 did not join the others within launch.start_timeout_s=8 s" in output
+
+
+@pytest.mark.slow
+def test_a_host_that_vanishes_without_a_word_is_named_and_given_up_and_gives_up_within_30_s() -> None:
+    apart = ["unshare", "--net"]
+    if not all(map(shutil.which, ("unshare", "nsenter", "ip"))) or subprocess.run([*apart, "true"]).returncode:
+        pytest.skip("needs the right to make network namespaces, and iproute2")
+    command = [*apart, sys.executable, "-m", "tests.far_host"]
+    output = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300, check=True).stdout
+    print(output)
+    assert "rank 0" in output and "can't be reached any more" in output
+    given_up_s, gave_up_s = (float(seconds) for seconds in re.findall(r"after ([\d.]+) s", output))
+    assert given_up_s < 30 and gave_up_s < 30 and f"the rank ended with {watch.ORPHANED}" in output
