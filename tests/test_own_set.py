@@ -64,7 +64,7 @@ def make_own_set(root: Path) -> None:
 def declare(root: Path, names: Sequence[str], processes: int) -> None:
     """params.yaml: recipe tiny with these sets alone, their videos converted, the model fine-tuned from nothing."""
     raw = yaml.safe_load((root / "recipes" / "tiny.yaml").read_text())
-    raw["launch"]["processes"] = processes
+    raw["launch"] |= {"processes": processes, "start_timeout_s": 600}  # a machine that does other work is slow to start two
     raw["text"]["tokenizer"], raw["model"]["vocab_size"] = "data/own/vocabulary", VOCABULARY
     raw["init"]["finetune"] = "recipes/init/scratch.yaml"
     sets = {
