@@ -493,6 +493,17 @@ def test_no_process_outlives_a_run_that_was_told_to_stop(tmp_path: Path) -> None
 
 
 @linux
+def test_no_zombie_piles_up_while_the_command_goes_on(tmp_path: Path) -> None:
+    child = hold(tmp_path, "sh", "-c", "for n in 1 2 3; do sh -c 'sleep 0.1 & echo $!'; done; sleep 300")
+    assert child.stdout is not None
+    orphans = {int(child.stdout.readline()) for _ in range(3)}
+    wait_until(lambda: not orphans & set(processes.pids()))
+    child.send_signal(signal.SIGTERM)
+    child.communicate()
+    assert child.returncode == 128 + signal.SIGTERM
+
+
+@linux
 def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path) -> None:
     stubborn = "trap '' TERM; echo up; while true; do sleep 0.1; done"
     first = hold(tmp_path, "sh", "-c", stubborn)

@@ -83,13 +83,22 @@ def run(lock: IO[str], command: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
     try:
-        code = child.wait()
+        code = _wait(child)
     except SystemExit:
         _end_all()
         raise
     if left := _end_all():
         print(f"ended {len(left)} processes that were left over", file=sys.stderr)
     return 128 - code if code < 0 else code
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int:
+    """The command's exit code. What it left to us and has ended is asked for as well: a server's zombies would pile up."""
+    while True:
+        pid, status = os.wait()
+        if pid == child.pid:
+            child.returncode = os.waitstatus_to_exitcode(status)
+            return child.returncode
 
 
 def _end_all() -> list[int]:
