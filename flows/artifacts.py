@@ -100,10 +100,20 @@ def gate_key(task: str) -> str:
     return f"gate-{task.replace('_', '-').lower()}"
 
 
-def judged(task: str, lines: Sequence[str]) -> str | None:
-    """The number of the version that the gate spoke of, read from what `alpro promote` printed."""
-    found = re.search(rf"^alpro-{re.escape(task)}/(\d+) against", "\n".join(lines), re.M)
-    return found[1] if found else None
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the gate said of a candidate. `champion`: it was that already, so nothing is left to do."""
+
+    passed: bool
+    version: str | None
+    champion: bool
+
+    @classmethod
+    def read(cls, task: str, passed: bool, lines: Sequence[str]) -> Judged:
+        """Parse what `alpro promote` printed."""
+        model = f"alpro-{re.escape(task)}"
+        found = re.search(rf"^{model}/(\d+) against (?:{model}/(\d+))?", "\n".join(lines), re.M)
+        return cls(passed, found[1], found[1] == found[2]) if found else cls(passed, None, False)
 
 
 def publish_gate(task: str, lines: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from pydantic import Field
 
 from alpro.lineage import home
 from flows import experiment as trial
-from flows.artifacts import Done, Tracked, gate_key, judged, publish, publish_gate
+from flows.artifacts import Done, Judged, Tracked, gate_key, publish, publish_gate
 from flows.commands import TOOLS, ask, stream
 from flows.edited import edited_outputs, put_aside
 from flows.form import (
@@ -87,15 +87,15 @@ def run_verb(name: str, words: Sequence[str], root: Path) -> list[str]:
 
 
 @task(task_run_name="gate-{name}", cache_policy=NO_CACHE)
-def ask_gate(name: str, root: Path, dry_run: bool, version: str | None = None) -> tuple[bool, str | None]:
-    """`alpro promote`: its table becomes an artifact. Returns whether the candidate passed, and its version."""
+def ask_gate(name: str, root: Path, dry_run: bool, version: str | None = None) -> Judged:
+    """`alpro promote`, of that version alone where one is given: its table becomes an artifact."""
     only = ["--version", version] if version else []
     words = ["promote", "--task", name, *only, *(["--dry-run"] if dry_run else [])]
     code, lines = stream([sys.executable, "-m", "alpro", *words], root, get_run_logger().info)
     if code not in (0, REFUSED):
         raise StageFailed(f"alpro {' '.join(words)} failed: {lines[-1] if lines else f'exit code {code}'}")
     publish_gate(name, lines)
-    return code == 0, judged(name, lines)
+    return Judged.read(name, code == 0, lines)
 
 
 @flow(name="validate")
@@ -165,7 +165,7 @@ def promote(
     """Ask the gate about a task's candidate: on the data in the checkout, against the champion."""
     checkout = _checkout()
     with only_run(home(checkout), flow_run.name or "run", wait=get_run_logger().warning):
-        passed, _ = ask_gate(task, checkout, dry_run)
+        passed = ask_gate(task, checkout, dry_run).passed
     name = ("Passed" if dry_run else "Promoted") if passed else "Refused"
     return Completed(name=name, message=f"the gate's table is the artifact {gate_key(task)}")
 
@@ -256,7 +256,7 @@ def _promote_when_resumed(checkout: Path, experiment: str | None, passed: dict[s
 def _finish(root: Path, done: Sequence[Done], experiment: str | None, gate: str) -> dict[str, str | None]:
     """MLflow, the artifacts, the gate. Results do not depend on a store, so one that is down stops nothing but the gate.
 
-    Returns the tasks whose candidates passed the gate, with their versions.
+    Returns the tasks whose candidates passed the gate, and are no champions yet, with their versions.
     """
     log = get_run_logger()
     names = [short(one.stage) for one in done]
@@ -270,7 +270,7 @@ def _finish(root: Path, done: Sequence[Done], experiment: str | None, gate: str)
     if gate == "never" or not state.is_completed():
         return {}
     answers = {task: ask_gate(task, root, gate == "ask") for task in tasks}
-    return {task: version for task, (yes, version) in answers.items() if yes}
+    return {task: said.version for task, said in answers.items() if said.passed and not said.champion}
 
 
 def _run_stages(

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from flows import experiment
-from flows.artifacts import Tracked, judged, plots, result_rows, validation_text
+from flows.artifacts import Judged, Tracked, plots, result_rows, validation_text
 from flows.commands import stream
 from flows.edited import edited_outputs, put_aside
 from flows.lock import Busy, not_beside_make, only_run
@@ -208,10 +208,13 @@ def test_a_runs_artifacts_lead_to_mlflow(tmp_path: Path, monkeypatch: pytest.Mon
     assert plots(tmp_path, {"evaluate@msvd_qa", "finetune@msvd_qa"}) == [("evaluate/msvd_qa", "plots/a.png")]
 
 
-def test_the_version_that_the_gate_judged_is_read_from_what_it_printed() -> None:
-    printed = ["mine full: 40/40", "alpro-mine/12 against alpro-mine/3", "passed; nothing moves"]
-    assert judged("mine", printed) == "12"
-    assert judged("other", printed) is None
+@pytest.mark.parametrize(
+    ("against", "champion"), [("alpro-mine/3", False), ("alpro-mine/12", True), ("chance: there is no champion yet", False)]
+)
+def test_the_version_that_the_gate_judged_is_read_from_what_it_printed(against: str, champion: bool) -> None:
+    printed = ["mine full: 40/40", f"alpro-mine/12 against {against}", "passed; nothing moves"]
+    assert Judged.read("mine", True, printed) == Judged(True, "12", champion)
+    assert Judged.read("other", False, printed) == Judged(False, None, False)
 
 
 def test_a_run_without_its_worker_is_told_to_end(tmp_path: Path) -> None:
