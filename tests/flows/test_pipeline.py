@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import urllib.request
 from pathlib import Path
 from uuid import UUID
 
@@ -14,6 +15,7 @@ import pytest
 from flows.form import Machines, Start, changes
 from flows.lock import only_run
 from flows.pipeline import FLOWS
+from flows.server import embedded_server
 
 from .conftest import PATIENCE_S, commit, flow_command, flow_environment, living_in, wait_for
 
@@ -123,6 +125,38 @@ def test_the_gates_answer_is_the_runs_state(scratch: Path, server_home: Path) ->
     assert state == "COMPLETED"
     assert rows(server_home, f"select state_name from flow_run where id = '{run_id}'") == [("Refused",)]
     assert rows(server_home, "select description from artifact where key = 'gate-msvd-qa'") == [("refused: no gain",)]
+
+
+def test_a_run_that_asks_keeps_nobody_waiting_and_promotes_what_passed(
+    scratch: Path, server_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_API_URL
+
+    verbs = scratch.parent / "verbs"
+    written = f"open({str(verbs)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
+    code = "\n".join(["import sys", written, "print('alpro-a/7 against alpro-a/3')"])
+    (scratch / "alpro" / "__main__.py").write_text(code)
+    commit(scratch)
+    monkeypatch.setenv("PREFECT_HOME", str(server_home))
+    with embedded_server(scratch):
+        api = PREFECT_API_URL.value()
+        assert api
+        command = flow_command("--task", "a", "--promote", "ask")
+        flow = subprocess.Popen(command, cwd=scratch, env=flow_environment(server_home) | {"PREFECT_API_URL": api})
+        try:
+            paused = "select id from flow_run where state_type = 'PAUSED'"
+            wait_for(lambda: rows(server_home, paused) or flow.poll() is not None, "pause")
+            with only_run(scratch, "another"):
+                assert not [*scratch.glob(".dvc/tmp/flows/*")]
+            resume = urllib.request.Request(f"{api}/flow_runs/{UUID(latest(server_home)[0])}/resume", method="POST")
+            urllib.request.urlopen(resume).close()
+            assert flow.wait(PATIENCE_S) == 0
+        finally:
+            flow.kill()
+    promoted = [line for line in verbs.read_text().splitlines() if line.startswith("promote")]
+    assert promoted == ["promote --task a --dry-run", "promote --task a --version 7"]
+    assert latest(server_home)[2] == "COMPLETED"
+    wait_for(lambda: not living_in(scratch), "end of its processes")
 
 
 def test_every_field_of_the_forms_is_described() -> None:
