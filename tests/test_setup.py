@@ -601,6 +601,14 @@ def test_a_port_that_is_none_is_one_line(
     assert capsys.readouterr().err == "ui: PREFECT_PORT=http is no port number\n"
 
 
+def test_mlflow_asks_for_a_password_where_its_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_AUTH_CONFIG_PATH", raising=False)
+    plain = make_ui.mlflow_server(5000, "sqlite:///a.db")
+    assert plain[:3] == ["server", "--host", "127.0.0.1"] and "--app-name" not in plain
+    monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", "auth.ini")
+    assert make_ui.mlflow_server(5000, "sqlite:///a.db") == [*plain, "--app-name", "basic-auth"]
+
+
 def test_a_server_that_ends_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stays.py").write_text("import time; time.sleep(1000)")

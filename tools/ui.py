@@ -124,7 +124,7 @@ def serve() -> None:
         servers.start("prefect", "prefect", "server", "start", "--host", HOST)
         if not elsewhere:
             _once(servers, "store", "-c", STORE)  # made where there is none yet
-            servers.start("mlflow", "mlflow", *_mlflow_server(mlflow, uri))
+            servers.start("mlflow", "mlflow", *mlflow_server(mlflow, uri))
         servers.answering(f"{api}/health")
         _once(servers, "deploy", "-m", "flows.deploy")
         servers.start(WORKER, *WORK)
@@ -144,7 +144,8 @@ def serve() -> None:
         servers.stop()
 
 
-def _mlflow_server(port: int, uri: str) -> list[str]:
+def mlflow_server(port: int, uri: str) -> list[str]:
+    """The words after `mlflow` that serve a store's pages, behind MLflow's password where its settings are named."""
     asked = ["--app-name", "basic-auth"] if os.environ.get("MLFLOW_AUTH_CONFIG_PATH") else []
     return ["server", "--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri, *asked]
 

@@ -148,13 +148,13 @@ class Pages:
 
 
 @contextmanager
-def pages(root: Path) -> Iterator[Pages]:
-    """`tools/ui.py` in a clone of this repository, from when it says where until the block ends."""
+def pages(root: Path, **variables: str) -> Iterator[Pages]:
+    """`tools/ui.py` in a clone of this repository, with these variables, from when it says where until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         ports = one.getsockname()[1], other.getsockname()[1]
     own = {"PREFECT_PORT": str(ports[0]), "MLFLOW_PORT": str(ports[1]), "PYTHONPATH": str(root)}
     own |= {f"GIT_{who}_{what}": "t@t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_TRACKING"))} | own
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))} | own | variables
     log = root.parent / "ui.log"
     with log.open("w") as file:
         process = subprocess.Popen([sys.executable, "tools/ui.py"], cwd=root, env=environment, stdout=file, stderr=file)
