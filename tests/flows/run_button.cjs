@@ -7,6 +7,7 @@ const given = JSON.parse(process.argv[2]);
 const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
   '--disable-component-update', '--disable-sync'];
 const ENDED = /^\s*(Completed|Failed|Crashed|Cancelled)\s*$/;
+const PAGE_MS = 300000; // a page on a busy machine; the run itself has patience_s
 const SETTLE_MS = 3000; // charts and tables are drawn after the text that was waited for
 
 async function main() {
@@ -51,6 +52,7 @@ async function main() {
   await shot('3-ended');
 
   // its results
+  page.setDefaultTimeout(PAGE_MS);
   await page.getByText('Artifacts', {exact: true}).first().click();
   await page.getByRole('link', {name: /results/i}).first().click();
   await page.getByText(given.tasks[0]).first().waitFor();
@@ -61,6 +63,7 @@ async function main() {
 
   // MLflow
   await page.goto(seen.link);
+  await page.getByPlaceholder('Search metrics').first().fill('overall_acc'); // a long list shows what is in sight alone
   await page.getByText(`${given.tasks[0]}/overall_acc`).first().waitFor();
   await page.waitForTimeout(SETTLE_MS);
   seen.mlflow = (await page.innerText('body')).slice(0, 4000);
