@@ -178,7 +178,8 @@ class _Run:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches it through this process, once
-            preexec_fn=lambda: watch.set_parent_death_signal(signal.SIGTERM),
+            # not SIGTERM, after which a horovodrun was seen to stay, all its ranks gone and nobody reading its pipes
+            preexec_fn=lambda: watch.set_parent_death_signal(signal.SIGKILL),
         )
         for stream, name in ((self.process.stdout, "stdout"), (self.process.stderr, "stderr")):
             threading.Thread(target=self._read_output, args=(stream, name), daemon=True).start()
