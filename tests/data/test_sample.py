@@ -98,18 +98,16 @@ def test_no_split_shares_a_video(plan):
     assert len(set(names)) == len(names)
 
 
-def test_no_training_scene_fits_what_a_held_out_text_tells(plan):
+def test_no_training_scene_is_a_held_out_one(plan):
     shown = defaultdict(list)
     for (_, split), videos in plan.scenes.items():
         if split == "train":
             for scene in videos.values():
                 shown[scene.setting].append(scene)
     assert sum(map(len, shown.values())) == 3 * Sample().train_videos + Sample().pretrain_videos + Sample().pretrain_images
-    told = [telling for key in HELD_OUT for _, telling in plan.tellings[key]]
-    told += [scene for key in HELD_OUT for scene in plan.scenes[key].values()]
-    for telling in told:
-        assert telling.setting and telling.toys[0].shape
-        assert not any(fits(telling, scene) for scene in shown[telling.setting]), telling
+    for held in (scene for key in HELD_OUT for scene in plan.scenes[key].values()):
+        assert held.setting and held.toys[0].shape
+        assert not any(fits(held, scene) for scene in shown[held.setting]), held
 
 
 def test_a_held_out_caption_fits_its_own_video_alone(plan):
@@ -149,7 +147,7 @@ def test_without_the_video_a_third_of_the_answers_can_be_guessed_at_most(plan, n
     names = {
         word: kind
         for kind, words in {
-            "toy": "ball box star heart cone cross balls boxes stars hearts cones crosses",
+            "toy": "ball ring bar pole cross balls rings bars poles crosses",
             "color": "red yellow green blue white black",
         }.items()
         for word in words.split()

@@ -14,7 +14,10 @@ from alpro.data.sample.film import FRAMES_PER_SECOND
 
 # Without x264's lookahead: on very small frames its decisions, and so the bytes, differ from run to run.
 _CODECS = {
-    ".mp4": ("libx264", {"preset": "veryfast", "crf": "18", "threads": "1", "x264-params": "rc-lookahead=0:mbtree=0:weightp=0"}),
+    ".mp4": (
+        "libx264",
+        {"preset": "veryfast", "crf": "18", "threads": "1", "x264-params": "rc-lookahead=0:mbtree=0:weightp=0"},
+    ),
     ".avi": ("mpeg4", {"qscale": "3", "threads": "1"}),
 }
 

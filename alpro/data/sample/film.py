@@ -1,9 +1,10 @@
 """Where each toy of a scene is in each moment of the video, so that its middle frame does not tell what only time shows.
 
-Everything that moves or changes its size does so evenly, and is at half time where it would be had it gone the other
-way: the middle frame can't tell left from right, nor growing from shrinking. A change of color goes between two colors
-drawn alike, so that a frame doesn't tell whether it was early or late. Lengths are shares of the frame's side, time is
-a share of the video.
+Toys hop from cell to cell of a board, so that a small model's patches, which have the cells' size, show each shape whole.
+Whatever moves or changes its size does so in an odd number of even stops, and is at half time where it would be had it
+gone the other way: the middle frame can't tell left from right, nor growing from shrinking. A change of color goes between
+two colors drawn alike, so that a frame doesn't tell whether it was early or late. Lengths are in cells, time is a share of
+the video.
 """
 
 from __future__ import annotations
@@ -17,28 +18,31 @@ from alpro.data.sample.scenes import DIRECTIONS, Scene, Toy
 
 FRAMES_PER_SECOND = 10
 FRAMES = (16, 24)  # shortest and longest video
-TRAVEL = (0.75, 1.0)  # share of the room along its way that a toy runs through in a video
-GROWN = (0.16, 0.5)  # range of a size that changes
-SIDE = {"small": 0.26, "large": 0.44, "": 0.34}
+CELLS = 5  # along a side of the frame
+SIDE = {"small": 1, "large": 3, "": 1}
+GROWN = {"single": 3, "pair": 2}  # a size that changes goes between one cell and so many
 MOMENT = {"start": 0.25, "middle": 0.5, "end": 0.75}
-MARGIN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A quantity over time: it goes evenly by `travel`, and is `middle` at half time."""
+    """A quantity over time: from `first` to `last` in even stops, an odd number of them; one stop stands still."""
 
-    middle: float
-    travel: float = 0.0  # in a video; 0 stands still, below 0 goes back
+    first: float
+    last: float
+    stops: int = 1
 
     def at(self, time: float) -> float:
         """The value at a time in [0, 1]."""
-        return self.middle + self.travel * (time - 0.5)
+        if self.stops == 1:
+            return self.first
+        stop = min(int(time * self.stops), self.stops - 1)
+        return self.first + (self.last - self.first) * stop / (self.stops - 1)
 
     @property
     def largest(self) -> float:
         """The highest value of the video."""
-        return self.middle + abs(self.travel) / 2
+        return max(self.first, self.last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +58,9 @@ class Track:
     changes_at: float = 2.0  # never
 
     def at(self, time: float) -> tuple[float, float, float, str]:
-        """Middle x and y, side, and color at a time in [0, 1]."""
+        """Middle x and y and side, as shares of the frame's side, and color at a time in [0, 1]."""
         color = self.later if time >= self.changes_at else self.color
-        return self.x.at(time), self.y.at(time), self.side.at(time), color
+        return self.x.at(time) / CELLS, self.y.at(time) / CELLS, self.side.at(time) / CELLS, color
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +89,19 @@ def shoot(scene: Scene, rng: np.random.Generator) -> Film:
     return Film(scene.setting, frames, tracks, seed=int(rng.integers(2**32)))
 
 
-def _running(low: float, high: float, backwards: bool, rng: np.random.Generator) -> Course:
-    """Through some of a range, one way or the other; where in the range does not hang on the way."""
-    travel = (high - low) * rng.uniform(*TRAVEL)
-    middle = rng.uniform(low + travel / 2, high - travel / 2)
-    return Course(middle, -travel if backwards else travel)
+def _stay(value: float) -> Course:
+    return Course(value, value)
+
+
+def _run(low: float, high: float, backwards: bool) -> Course:
+    """Through all cells from `low` to `high`, an even number apart: at half time in the middle, whichever way."""
+    ends = (low, high)
+    return Course(*(ends[::-1] if backwards else ends), int(high - low) + 1)
+
+
+def _any(low: float, high: float, rng: np.random.Generator) -> Course:
+    """In one of the cells, standing still."""
+    return _stay(low + int(rng.integers(int(high - low) + 1)))
 
 
 def _track(toy: Toy, x: Course, y: Course, side: Course, rng: np.random.Generator) -> Track:
@@ -98,58 +110,51 @@ def _track(toy: Toy, x: Course, y: Course, side: Course, rng: np.random.Generato
     return Track(toy.shape, toy.color, x, y, side, toy.later, MOMENT[toy.moment] + rng.uniform(-0.03, 0.03))
 
 
-def _side(toy: Toy, largest: float, rng: np.random.Generator) -> Course:
+def _side(toy: Toy, kind: str) -> Course:
     if toy.motion in ("grow", "shrink"):
-        return _running(GROWN[0], min(GROWN[1], largest), toy.motion == "shrink", rng)
-    return Course(min(SIDE[toy.size] * rng.uniform(0.94, 1.06), largest))
+        ends = (1, GROWN[kind])
+        return Course(*(ends if toy.motion == "grow" else ends[::-1]), 3)
+    return _stay(SIDE[toy.size])
 
 
 def _alone(toy: Toy, rng: np.random.Generator) -> Track:
-    side = _side(toy, 1.0, rng)
-    low = side.largest / 2 + MARGIN
-    high = 1 - low
-    if toy.motion in DIRECTIONS:  # at half time both coordinates are spread alike: that tells neither the way nor the axis
-        along = _running(low, high, toy.motion in ("left", "up"), rng)
-        across = Course(_running(low, high, False, rng).middle)
+    side = _side(toy, "single")
+    low = side.largest / 2
+    high, center = CELLS - low, CELLS / 2
+    if toy.motion in DIRECTIONS:  # at half time in the center: that tells neither the way nor the axis
+        along, across = _run(low, high, toy.motion in ("left", "up")), _stay(center)
         x, y = (along, across) if toy.motion in ("left", "right") else (across, along)
-        return _track(toy, x, y, side, rng)
-    if not toy.place:
-        return _track(toy, Course(rng.uniform(low, high)), Course(rng.uniform(low, high)), side, rng)
-    step = 0.5 - low
-    dx, dy = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "middle": (0, 0)}[toy.place]
-    x0, y0 = 0.5 + dx * step, 0.5 + dy * step
-    jitter = rng.uniform(-0.04, 0.04, size=2)
-    return _track(toy, Course(_keep(x0 + jitter[0], low)), Course(_keep(y0 + jitter[1], low)), side, rng)
+    elif toy.place:
+        places = {"left": (low, center), "right": (high, center), "top": (center, low), "bottom": (center, high)}
+        x, y = (_stay(value) for value in places.get(toy.place, (center, center)))
+    else:
+        x, y = _any(low, high, rng), _any(low, high, rng)
+    return _track(toy, x, y, side, rng)
 
 
 def _in_lane(toy: Toy, rng: np.random.Generator) -> Track:
     """One of two toys, each in its half of the frame; both are spread alike along it."""
-    side = _side(toy, 0.46, rng)
-    low = side.largest / 2 + MARGIN
-    lane = Course(0.5 + (0.24 if toy.place in ("bottom", "right") else -0.24) + rng.uniform(-0.01, 0.01))
-    if toy.motion in DIRECTIONS:
-        along = _running(low, 1 - low, toy.motion in ("left", "up"), rng)
-    else:
-        along = Course(rng.uniform(max(low, 0.38), min(1 - low, 0.62)))  # near the middle: its place is plain to see
+    side = _side(toy, "pair")
+    lane = _stay(3.5 if toy.place in ("bottom", "right") else 1.5)
+    moves = toy.motion in DIRECTIONS  # else near the middle, where its place is plain to see
+    along = _run(0.5, CELLS - 0.5, toy.motion in ("left", "up")) if moves else _any(1.5, CELLS - 1.5, rng)
     x, y = (along, lane) if toy.place in ("top", "bottom") else (lane, along)
     return _track(toy, x, y, side, rng)
 
 
 def _group(scene: Scene, rng: np.random.Generator) -> tuple[Track, ...]:
-    near, far = 0.27, 0.73
+    near, far, center = (0.5, 1.5), (3.5, 4.5), (2.5,)
     places = {
-        2: [[(near, 0.5), (far, 0.5)], [(0.5, near), (0.5, far)], [(near, near), (far, far)], [(far, near), (near, far)]],
-        3: [[(near, near), (far, near), (0.5, far)], [(near, far), (far, far), (0.5, near)]],
+        2: [
+            [(near, center), (far, center)],
+            [(center, near), (center, far)],
+            [(near, near), (far, far)],
+            [(far, near), (near, far)],
+        ],
+        3: [[(near, near), (far, near), (center, far)], [(near, far), (far, far), (center, near)]],
         4: [[(near, near), (far, near), (near, far), (far, far)]],
     }[scene.count]
     chosen = places[int(rng.integers(len(places)))]
-    side = rng.uniform(0.28, 0.36)
-    jitter = rng.uniform(-0.06, 0.06, size=(scene.count, 2))
     return tuple(
-        _track(scene.toys[0], Course(x + dx), Course(y + dy), Course(side), rng)
-        for (x, y), (dx, dy) in zip(chosen, jitter, strict=True)
+        _track(scene.toys[0], _stay(float(rng.choice(x))), _stay(float(rng.choice(y))), _stay(1), rng) for x, y in chosen
     )
-
-
-def _keep(value: float, low: float) -> float:
-    return min(max(value, low), 1 - low)

@@ -1,4 +1,4 @@
-"""The pixels of a film: settings with some decoration, toys with a face, drawn by signed distances (antialiased).
+"""The pixels of a film: settings with some decoration and toys on them, drawn by signed distances (antialiased).
 
 H, W: frame height and width (equal here).
 """
@@ -19,12 +19,11 @@ RGB = {
     "yellow": (252, 214, 30),
     "green": (20, 140, 50),
     "blue": (38, 76, 222),
-    "white": (252, 252, 252),
-    "black": (24, 24, 28),
 }
-_DARK = ("blue", "black", "green", "red")  # their faces and rims are light
+_DARK = ("blue", "green", "red")  # their rims are light
 _SPRITE = 192  # side of the distance maps, which cover [-1.25, 1.25] of a toy's half side
 _REACH = 1.25
+_HOLE = 0.52  # radius of a ring's hole, in half sides
 
 
 # --- toys -------------------------------------------------------------------------------------------------
@@ -33,30 +32,22 @@ _REACH = 1.25
 def _outline(shape: str) -> NDArray[np.float64]:
     """(points, 2) polygon of a shape inside [-1, 1], y down."""
     turn = np.linspace(0, 2 * np.pi, 73)[:-1]
-    if shape == "ball":
-        return 0.97 * np.stack([np.cos(turn), np.sin(turn)], 1)
-    if shape == "box":
-        return np.array([(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)])
-    if shape == "star":
-        at = np.arange(10) * np.pi / 5 - np.pi / 2
-        radius = np.where(np.arange(10) % 2 == 0, 1.05, 0.5)
-        return np.stack([radius * np.cos(at), radius * np.sin(at) + 0.06], 1)
-    if shape == "cone":
-        return np.array([(0.0, -1.0), (0.95, 0.88), (-0.95, 0.88)])
+    if shape in ("ball", "ring"):
+        return np.stack([np.cos(turn), np.sin(turn)], 1)
+    if shape == "bar":
+        return np.array([(-1.05, -0.36), (1.05, -0.36), (1.05, 0.36), (-1.05, 0.36)])
+    if shape == "pole":
+        return _outline("bar")[:, ::-1]
     if shape == "cross":
         a, b = 0.38, 0.97
         quarter = np.array([(a, -b), (a, -a), (b, -a)])
         return np.concatenate([quarter @ np.array([(c, s), (-s, c)]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))])
-    if shape == "heart":
-        x = np.sin(turn) ** 3
-        y = -(13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)) / 15.5
-        return np.stack([x, y - 0.05], 1)
     raise KeyError(shape)
 
 
 @lru_cache(maxsize=16)
-def _sprite(shape: str) -> tuple[Floats, Floats]:
-    """Distance maps (inside negative, in half sides) of a shape and of its face."""
+def _sprite(shape: str) -> Floats:
+    """Distance map of a shape (inside negative, in half sides)."""
     axis = np.linspace(-_REACH, _REACH, _SPRITE)
     x, y = np.meshgrid(axis, axis)
     points = np.stack([x, y], -1)[:, :, None, :]
@@ -69,11 +60,9 @@ def _sprite(shape: str) -> tuple[Floats, Floats]:
     at = start[:, 0] + edge[:, 0] * (y[..., None] - y0) / np.where(edge[:, 1] == 0, 1, edge[:, 1])
     inside = (crosses & (x[..., None] < at)).sum(-1) % 2 == 1
     body = np.where(inside, -distance, distance)
-    low = {"cone": 0.3, "star": 0.05, "heart": -0.15}.get(shape, 0.0)  # where the face sits
-    eyes = np.minimum(np.hypot(x - 0.2, y - low + 0.08), np.hypot(x + 0.2, y - low + 0.08)) - 0.11
-    ring = np.abs(np.hypot(x, y - low - 0.1) - 0.2) - 0.05
-    smile = np.maximum(ring, low + 0.16 - y)
-    return body.astype(np.float32), np.minimum(eyes, smile).astype(np.float32)
+    if shape == "ring":
+        body = np.maximum(body, _HOLE - np.hypot(x, y))
+    return body.astype(np.float32)
 
 
 def _sample(distances: Floats, xs: NDArray[np.float64], ys: NDArray[np.float64]) -> Floats:
@@ -98,17 +87,13 @@ def _stamp(frame: Floats, shape: str, x: float, y: float, side: float, color: st
     y0, y1 = max(int((y * size) - half * _REACH), 0), min(int(y * size + half * _REACH) + 2, size)
     xs = (np.arange(x0, x1) + 0.5 - x * size) / half
     ys = (np.arange(y0, y1) + 0.5 - y * size) / half
-    body, face = _sprite(shape)
-    distance = _sample(body, xs, ys) * np.float32(half)
+    distance = _sample(_sprite(shape), xs, ys) * np.float32(half)
     ink = np.array((255, 255, 255) if color in _DARK else (30, 30, 40), np.float32)
     fill = np.array(RGB[color], np.float32)
     patch = frame[y0:y1, x0:x1]
     rim = np.float32(max(0.045 * half, 0.6))
-    for distances, paint in (
-        (distance, ink),  # a rim sets the toy off from a ground of its own color
-        (distance + rim, fill),
-        (_sample(face, xs, ys) * np.float32(half), ink),
-    ):
+    # A rim sets the toy off from a ground of its own color.
+    for distances, paint in ((distance, ink), (distance + rim, fill)):
         alpha = np.clip(0.5 - distances, 0, 1)[..., None]
         patch += alpha * (paint - patch)
 

@@ -14,7 +14,7 @@ import numpy as np
 from alpro.data.sample.scenes import DIRECTIONS, Scene, Toy
 
 COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
-PLURALS = {"ball": "balls", "box": "boxes", "star": "stars", "heart": "hearts", "cone": "cones", "cross": "crosses"}
+PLURALS = {"ball": "balls", "ring": "rings", "bar": "bars", "pole": "poles", "cross": "crosses"}
 
 _SETTING = {
     "meadow": ("on a meadow", "on the meadow", "on the grass"),
