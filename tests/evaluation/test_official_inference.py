@@ -87,7 +87,8 @@ def test_processes_under_horovodrun_print_what_one_prints(home, project, records
         assert alone.exit_code == 0, alone.output
         horovodrun = Path(sys.executable).with_name("horovodrun")
         many = subprocess.run(
-            [sys.executable, str(horovodrun), "--gloo", "-np", "3", sys.executable, "-m", "alpro", *command],
+            [sys.executable, str(horovodrun), "--gloo", "--gloo-timeout-seconds", "300", "-np", "3",
+             sys.executable, "-m", "alpro", *command],
             cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
         )  # fmt: skip
         assert many.returncode == 0, many.stderr
