@@ -63,8 +63,8 @@ def _one(place: Path, raw: dict, task: str, init: str, seed: int) -> dict:
         if not model.exists():
             train = ["train", "finetune", "--task", task, "--init", init, "--output", str(model)]
             _alpro(own, [*train, "--record", str(place / "record"), "--params", str(own)])
-        evaluate = ["evaluate", "--task", task, "--checkpoint", str(model), "--record", str(place / "evaluation")]
-        _alpro(own, [*evaluate, "--params", str(own)])
+        evaluate = ["evaluate", "--task", task, "--checkpoint", str(model), "--no-ablations"]
+        _alpro(own, [*evaluate, "--record", str(place / "evaluation"), "--params", str(own)])
     return json.loads(metrics.read_text(encoding="utf-8"))
 
 
