@@ -22,8 +22,8 @@ from alpro.data.rows import Faults, cell, read_json, texts
 from alpro.errors import DataError
 
 __all__ = [
-    "QUESTION_TYPES", "SPLITS", "annotation_file", "answer_file", "missing_files", "read_answer_list", "read_answers", "read_corpus",
-    "read_dataset",
+    "QUESTION_TYPES", "SPLITS", "annotation_file", "answer_file", "missing_files", "read_answer_list", "read_answers",
+    "read_corpus", "read_dataset",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)

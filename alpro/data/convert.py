@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from alpro.config import Convert
 from alpro.data.media_files import VIDEO_EXTENSIONS, bare_name
-from alpro.data.progress import Report, reporting
+from alpro.data.progress import reporting
 from alpro.data.video import probe, turns, video_stream
 from alpro.errors import ConfigError, DataError
 from alpro.files import atomic_write
@@ -42,7 +42,6 @@ class Converted:
     unreadable: int
     bytes_before: int
     bytes_after: int
-
 
     def line(self) -> str:
         """In one line."""

@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 
 from alpro.data.shards import shard_of
 from alpro.data.video import VideoInfo, probe
-from alpro.errors import DataError
 from alpro.files import atomic_write
 
 log = logging.getLogger(__name__)

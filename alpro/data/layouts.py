@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from alpro.config import Corpus, Dataset
+from alpro.config import Dataset
 from alpro.data.media_files import MediaFolder, bare_name
 from alpro.data.rows import TABLES, Faults, read_json, read_rows
 from alpro.data.sources.media import image_name

@@ -22,7 +22,9 @@ def probe_folder(folder: str | Path, workers: int | None = None) -> dict[str, Vi
     endings = (*VIDEO_EXTENSIONS, ".")  # DiDeMo has names that end in a bare dot
     files = sorted(file for file in folder.rglob("*") if file.name.lower().endswith(endings) and file.is_file())
     if not files:
-        raise DataError(f"{folder}: holds no videos ({', '.join(VIDEO_EXTENSIONS)})" if folder.is_dir() else f"{folder}: no folder")
+        raise DataError(
+            f"{folder}: holds no videos ({', '.join(VIDEO_EXTENSIONS)})" if folder.is_dir() else f"{folder}: no folder"
+        )
     workers = workers or len(os.sched_getaffinity(0))
     found: dict[str, VideoInfo] = {}
     with reporting("probe") as report:

@@ -23,7 +23,9 @@ class Tagger:
         try:
             import spacy
         except ImportError:
-            raise ConfigError(f"entities.tagger {model!r} needs spaCy (pip install spacy); null takes a rule of our own") from None
+            raise ConfigError(
+                f"entities.tagger {model!r} needs spaCy (pip install spacy); null takes a rule of our own"
+            ) from None
         try:
             self._pipeline = spacy.load(model, exclude=UNUSED)
         except OSError:

@@ -109,9 +109,11 @@ def test_cc3ms_json_names_images_below_the_root_or_by_absolute_paths(tmp_path):
 
 def test_webvids_own_table_names_a_folder_for_each_video(tmp_path):
     path = tmp_path / "results_2M_val.csv"
-    path.write_text("videoid,contentUrl,duration,page_dir,name\n17,http://x/y,PT00H00M11S,019001_019050,A man, who\n".replace(
-        "A man, who", '"A man, who"'
-    ))
+    path.write_text(
+        "videoid,contentUrl,duration,page_dir,name\n17,http://x/y,PT00H00M11S,019001_019050,A man, who\n".replace(
+            "A man, who", '"A man, who"'
+        )
+    )
     files(tmp_path / "media" / "019001_019050", "17.mp4")
     (record,) = read_corpus(corpus(path))
     assert record.captions == ("A man, who",) and not missing_files([record])
@@ -252,7 +254,11 @@ def test_a_pickle_is_not_opened(tmp_path):
         ("a.csv", "video_id,text\n1,é\n".encode("latin-1"), "not UTF-8"),
         ("a.jsonl", '{"video_id": "1", "text": "é"}\n'.encode("latin-1"), "not UTF-8"),
         ("a.json", b"{}", "an object instead of a list"),
-        ("a.json", b'[1, {"video_id": "a", "text": "b"}, null]', r"(?s)row 1: a number instead of an object.*row 3: null instead"),
+        (
+            "a.json",
+            b'[1, {"video_id": "a", "text": "b"}, null]',
+            r"(?s)row 1: a number instead of an object.*row 3: null instead",
+        ),
         ("a.json", b"[{]", "line 1: no JSON"),
         ("a.parquet", b"PAR1", "no Parquet file"),
     ],

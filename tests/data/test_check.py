@@ -67,7 +67,8 @@ def test_a_good_set_of_ones_own_passes(own, monkeypatch):
 
 
 def test_each_fault_of_a_bad_set_is_told_by_line_and_video_with_what_to_do(own):
-    bad = GOOD + "trial,a,what is it?,dog\ntest,a,what is it?,dog\ntest,c,\nval,c,,dog\ntest,e,what is it?,dog\ntest,d,what is this?,cow\n"
+    bad = GOOD + "trial,a,what is it?,dog\ntest,a,what is it?,dog\ntest,c,\nval,c,,dog\n"
+    bad += "test,e,what is it?,dog\ntest,d,what is this?,cow\n"
     (own / "own.csv").write_text(bad)
     whole = (own / "own" / "d.avi").read_bytes()
     (own / "own" / "d.avi").write_bytes(whole[: len(whole) * 2 // 3])

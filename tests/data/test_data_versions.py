@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from alpro.lineage import dvc_add, dvc_hash
 from alpro.data.sources import fetch
+from alpro.lineage import dvc_add, dvc_hash
 from tests.data.clips import make_video
 from tests.data.hostile import Page, hostile
 

@@ -91,7 +91,7 @@ def test_a_file_that_is_gone_is_not_asked_for_again(tmp_path, status):
 
 def test_a_busy_server_is_asked_again(tmp_path):
     page = Page(status=503)
-    with pytest.raises(Unavailable, match="HTTP 503 .*given up after 3 tries"):
+    with pytest.raises(Unavailable, match=r"HTTP 503 .*given up after 3 tries"):
         get(page, tmp_path / "f", tries=3)
     assert len(page.seen) == 3
 

@@ -37,7 +37,9 @@ TRAIN = zip_of({"TrainValVideo/video0.mp4": b"zero", "TrainValVideo/video1.mp4":
 TEST = zip_of({"TestVideo/video2.mp4": b"two"})
 MIRROR = zip_of({"MSRVTT/videos/all/video0.mp4": b"zero", "MSRVTT/annotation/MSR_VTT.json": b"{}"})
 CLIPS = tar_of({"YouTubeClips/a_1_5.avi": b"clip"})
-DATA = zip_of({"data/msrvtt_ret/txt/test.jsonl": b"{}\n", "data/msvd_qa/txt/val.jsonl": b"{}\n", "data/unigrams.txt": b"dog 3\n"})
+DATA = zip_of(
+    {"data/msrvtt_ret/txt/test.jsonl": b"{}\n", "data/msvd_qa/txt/val.jsonl": b"{}\n", "data/unigrams.txt": b"dog 3\n"}
+)
 
 
 def md5(content):
@@ -256,7 +258,7 @@ def test_images_are_called_as_the_released_annotations_call_them(tmp_path, sets)
         folder = tmp_path / "data/cc3m/txt"
         folder.mkdir(parents=True)
         for name in ("train.tsv", "val.tsv"):
-            (folder / name).write_text(f"a \"quoted caption\t{address}/a.jpg\n")
+            (folder / name).write_text(f'a "quoted caption\t{address}/a.jpg\n')
         fetch_media("cc3m", tmp_path, workers=1, say=lambda _: None)
         from zlib import crc32
 

@@ -93,7 +93,9 @@ def test_msrvtts_own_json_has_its_splits_and_all_their_sentences(tmp_path):
     assert captions(read_dataset(own, "val")) == {"video2": ("caption 2", "caption 7")}
     assert list(captions(read_dataset(own, "test"))) == ["video3", "video4"]
     write(tmp_path / "txt" / "MSRVTT_data.json", {"videos": [MSRVTT["videos"][0], {"split": "train"}], "sentences": [{}, "a"]})
-    with pytest.raises(DataError, match=r"(?s)MSRVTT_data\.json: video 2: no 'video_id': .*sentence 1: .*sentence 2: no .*: a;"):
+    with pytest.raises(
+        DataError, match=r"(?s)MSRVTT_data\.json: video 2: no 'video_id': .*sentence 1: .*sentence 2: no .*: a;"
+    ):
         read_dataset(own, "train")
 
 
@@ -101,7 +103,9 @@ def test_msrvtts_own_json_has_its_splits_and_all_their_sentences(tmp_path):
 def test_the_1k_lists_replace_msrvtts_test_and_training_splits(tmp_path, separator):
     write(tmp_path / "txt" / "MSRVTT_data.json", MSRVTT)
     head = ["key", "vid_key", "video_id", "sentence"]
-    lines = [separator.join(row) for row in (head, ["ret0", "msr4", "video4", "a man, no, a dog" if separator == ";" else "a dog"])]
+    lines = [
+        separator.join(row) for row in (head, ["ret0", "msr4", "video4", "a man, no, a dog" if separator == ";" else "a dog"])
+    ]
     write(tmp_path / "txt" / "MSRVTT_JSFUSION_test.csv", "\n".join(lines) + "\n")
     write(tmp_path / "txt" / "MSRVTT_train.9k.csv", "video_id\nvideo0\nvideo1\nvideo3\n")
     own = dataset("retrieval", tmp_path)
@@ -121,7 +125,9 @@ def test_all_numbers_that_the_mapping_lacks_are_named(tmp_path):
     rows = [{"video_id": number, "question": "what is it?", "answer": "dog"} for number in (2, 1, 3)]
     write(tmp_path / "txt" / "val_qa.json", rows)
     write(tmp_path / "txt" / "youtube_mapping.txt", "abc_1_2 vid1\n")
-    with pytest.raises(DataError, match=r"(?s)val_qa\.json: row 1: video_id: youtube_mapping\.txt has no vid2.*row 3: .* no vid3"):
+    with pytest.raises(
+        DataError, match=r"(?s)val_qa\.json: row 1: video_id: youtube_mapping\.txt has no vid2.*row 3: .* no vid3"
+    ):
         read_dataset(dataset("qa", tmp_path), "val")
     write(tmp_path / "txt" / "youtube_mapping.txt", "abc_1_2\nabc vid1\na b c\n")
     with pytest.raises(DataError, match=r"(?s)youtube_mapping\.txt: line 1: 'abc_1_2' is not `name vidN`.*line 3: 'a b c'"):
@@ -158,7 +164,10 @@ def test_moved_images_are_found_by_less_and_less_of_their_path(tmp_path):
 
 
 def test_one_table_with_a_column_split_is_a_data_set(tmp_path):
-    write(tmp_path / "own.csv", "split,video,caption\ntrain,a.mp4,a dog\nVal,b.mp4,a cat\ntrain,a.mp4,\"a dog, running\"\ntest,c,x\n")
+    write(
+        tmp_path / "own.csv",
+        'split,video,caption\ntrain,a.mp4,a dog\nVal,b.mp4,a cat\ntrain,a.mp4,"a dog, running"\ntest,c,x\n',
+    )
     own = dataset("retrieval", tmp_path, "own.csv")
     assert captions(read_dataset(own, "train")) == {"a": ("a dog", "a dog, running")}
     assert list(captions(read_dataset(own, "val"))) == ["b"] and list(captions(read_dataset(own, "test"))) == ["c"]

@@ -16,7 +16,7 @@ from alpro.data.datasets import ClipDataset, Collator, View
 from alpro.data.loader import TrainLoader, iter_clips, validation_batches
 from alpro.data.records import Record
 from alpro.data.sampler import BatchPlan
-from alpro.data.video import probe, read_frames
+from alpro.data.video import read_frames
 from alpro.errors import DataError, TrainingError
 
 VIEW = View(num_frames=2, size=32, frames="random", decode_size=36)

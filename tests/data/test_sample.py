@@ -197,7 +197,9 @@ def test_at_half_time_places_and_sizes_are_spread_alike(pair):
         assert distance(one[:, column], other[:, column]) < 0.065  # one of some 3,000 pairs of equal samples differs by more
 
 
-@pytest.mark.parametrize("motion, column, way", [("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1), ("grow", 2, 1)])
+@pytest.mark.parametrize(
+    "motion, column, way", [("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1), ("grow", 2, 1)]
+)
 def test_over_time_toys_do_as_they_are_told(motion, column, way):
     size = {} if motion == "grow" else {"size": "small"}
     before, after = (looks(motion, time, **size)[:, column] for time in (0.0, 1.0))

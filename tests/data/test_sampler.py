@@ -107,17 +107,17 @@ def test_what_can_not_be_is_said_at_the_start():
 def test_another_number_of_processes_goes_on_with_what_is_left_of_the_epoch(mix, changes):
     lengths, groups = {"a": 50, "b": 33}, {"a": np.arange(50) // 2}
     whole = p = plan(lengths, 4, 2, mix=mix, groups=groups, distinct_videos=True)
-    draws, step = [], 0
+    draws, start = [], 0
     for at, world in [*changes, (None, None)]:
         end = p.total_steps if at is None else at
-        for step in range(step, end):
+        for step in range(start, end):
             draw = p.at(step)
             assert len(draw.indices) == 4 * p.world_size
             if draw.corpus == "a":
                 assert len(np.unique(groups["a"][draw.indices])) == len(draw.indices)
             draws.append((p.epoch_of(step), draw))
             np.testing.assert_array_equal(np.concatenate([p.local(step, r).indices for r in range(p.world_size)]), draw.indices)
-        step = end
+        start = end
         p = p.changed(at, world) if at is not None else p
     epochs = [epoch for epoch, _ in draws]
     assert epochs == sorted(epochs) and set(epochs) == {0, 1, 2}
@@ -126,7 +126,9 @@ def test_another_number_of_processes_goes_on_with_what_is_left_of_the_epoch(mix,
         seen.setdefault((draw.corpus, draw.epoch), []).extend(draw.indices.tolist())
     assert all(len(rows) == len(set(rows)) for rows in seen.values())  # none twice
     if mix == "size":
-        assert all(len(seen["a", e]) >= 50 - 16 * (1 + len(changes)) and {d.epoch for t, d in draws if t == e} == {e} for e in range(3))
+        assert all(
+            len(seen["a", e]) >= 50 - 16 * (1 + len(changes)) and {d.epoch for t, d in draws if t == e} == {e} for e in range(3)
+        )
     assert sum(len(draw.indices) for _, draw in draws) == pytest.approx(whole.total_steps * 8, abs=16 * 2 * (1 + len(changes)))
 
 

@@ -46,7 +46,9 @@ def test_any_tar_gives_the_clips_back(folders, tmp_path):
     for shard in sorted(shards.glob("*.tar")):
         with tarfile.open(shard) as file:
             file.extractall(tmp_path, filter="data")
-    assert {name: (tmp_path / name).read_bytes() for name in names(loose)} == {n: (loose / n).read_bytes() for n in names(loose)}
+    assert {name: (tmp_path / name).read_bytes() for name in names(loose)} == {
+        n: (loose / n).read_bytes() for n in names(loose)
+    }
 
 
 def test_the_same_clips_give_the_same_bytes(folders, tmp_path):
@@ -72,15 +74,12 @@ def test_frames_from_shards_are_those_of_the_loose_files(folders):
     for name in names(loose):
         inside = MediaFolder(shards, "video").path(name)
         for decoder in ("decord", "pyav"):
-            expected, found = (
-                read_frames(path, 4, 32, "random", random.Random(1), decoder) for path in (loose / name, inside)
-            )
+            expected, found = (read_frames(path, 4, 32, "random", random.Random(1), decoder) for path in (loose / name, inside))
             assert np.array_equal(expected, found)
         assert probe(inside) == probe(loose / name)
 
 
 def test_a_corpus_reads_the_same_samples_from_shards(folders, tmp_path):
-    loose, shards = folders
     table = tmp_path / "train.csv"
     rows = [f"clip{i},page{1 + i % 2},a caption of {i}" for i in range(7)]
     table.write_text("\n".join(["video_id,page_dir,text", *rows]) + "\n")
@@ -104,7 +103,7 @@ def test_an_image_in_a_shard_is_read(tmp_path):
 
 
 def test_the_video_index_knows_clips_of_shards_and_looks_again_when_a_shard_changed(folders, tmp_path):
-    loose, shards = folders
+    _, shards = folders
     paths = [shards / shard / name for shard, name in listing(shards)]
     cache = tmp_path / "cache.jsonl"
     infos = build_index(paths, tmp_path / "i.parquet", cache=cache)

@@ -143,7 +143,7 @@ def _in_lane(toy: Toy, rng: np.random.Generator) -> Track:
 
 
 def _group(scene: Scene, rng: np.random.Generator) -> tuple[Track, ...]:
-    near, far, center = (0.5, 1.5), (3.5, 4.5), (2.5,)
+    near, far, center = [0.5, 1.5], [3.5, 4.5], [2.5]
     places = {
         2: [
             [(near, center), (far, center)],

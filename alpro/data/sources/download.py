@@ -46,7 +46,7 @@ class Expected:
 def download(
     url: str,
     target: str | Path,
-    expected: Expected = Expected(),  # noqa: B008 (frozen)
+    expected: Expected = Expected(),
     report: Report = lambda done, total: None,
     tries: int = TRIES,
     pause_s: float = 1.0,
@@ -117,9 +117,7 @@ class _Part:
         self._note.unlink(missing_ok=True)
 
 
-def _transfer(
-    url: str, part: _Part, expected: Expected, report: Report, tries: int, pause_s: float, timeout_s: float
-) -> None:
+def _transfer(url: str, part: _Part, expected: Expected, report: Report, tries: int, pause_s: float, timeout_s: float) -> None:
     """Until all bytes are there; as long as new ones come, it goes on asking."""
     best, failed = part.have, 0
     while True:

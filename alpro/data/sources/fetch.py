@@ -130,7 +130,7 @@ def _take(
     into = aside / file.into
     into.mkdir(parents=True)
     with reporting(f"{file.name}: unpacking", "bytes" if path.is_file() else "files") as report:
-        if path.is_dir() or path.is_symlink() and not path.exists():
+        if path.is_dir() or (path.is_symlink() and not path.exists()):
             placed = copy_folder(path, into, file, report)
         elif file.members and (is_archive(path) or path.suffix in ARCHIVES):
             placed = unpack(path, into, file.members, file.keep, int(file.at_most_gb * 1e9), report)

@@ -14,7 +14,7 @@ from alpro.data.sources.archives import is_archive
 from alpro.data.sources.registry import File, Source
 from alpro.errors import DataError
 
-VIDEOS = tuple(f"*{end}" for extension in VIDEO_EXTENSIONS for end in (extension, extension.upper())) + ("*.",)
+VIDEOS = (*(f"*{end}" for extension in VIDEO_EXTENSIONS for end in (extension, extension.upper())), "*.")
 
 
 def find(path: Path, source: Source) -> list[tuple[File, Path]]:
@@ -65,7 +65,6 @@ def copy_folder(folder: Path, target: Path, file: File, report: Report) -> list[
     if folder.is_symlink() and not folder.exists():
         raise DataError(f"{folder}: the link leads nowhere (to {folder.readlink()})")
     placed: dict[str, str] = {}
-    done = 0
     for name in _matching(folder, file.members):
         path = name.rpartition("/")[2] if file.keep == "name" else name
         if path in placed:
@@ -75,8 +74,7 @@ def copy_folder(folder: Path, target: Path, file: File, report: Report) -> list[
             raise DataError(f"{folder / name}: the link leads nowhere (to {(folder / name).readlink()})")
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, target / path)
-        done += 1
-        report(done, None)
+        report(len(placed), None)
     if not placed:
         raise DataError(f"{folder}: holds no {' or '.join(file.members[:4])}")
     return sorted(placed)

@@ -24,9 +24,7 @@ def lay_out(staged: Path, target: Path) -> None:
     clashes = list(_clashes(staged, target))
     if clashes:
         more = f" and {len(clashes) - SHOWN} more" if len(clashes) > SHOWN else ""
-        raise DataError(
-            f"{', '.join(clashes[:SHOWN])}{more}: in the way, with other content; move it away and run this again"
-        )
+        raise DataError(f"{', '.join(clashes[:SHOWN])}{more}: in the way, with other content; move it away and run this again")
     _merge(staged, target)
 
 
