@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,22 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.browser import CHROMIUM, missing
+
 from .conftest import REPOSITORY, Pages, commit, pages, run
 
 pytestmark = pytest.mark.slow  # the servers, and the stages of one task
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE_S = 3600
 LEARNING_RATE = "finetune.msvd_qa.learning_rate=0.002"
-
-
-def missing() -> str | None:
-    """What the browser lacks: `npm install playwright-core` somewhere, and NODE_PATH pointing at its node_modules."""
-    if CHROMIUM is None:
-        return "no Chromium on PATH"
-    if shutil.which("node") is None:
-        return "no node on PATH"
-    known = subprocess.run(["node", "-e", "require('playwright-core')"], capture_output=True)
-    return "node finds no playwright-core (NODE_PATH)" if known.returncode else None
 
 
 @pytest.fixture
