@@ -21,7 +21,7 @@ def results_table(summary: Mapping[str, Entry]) -> list[Table]:
     retrieval = {name: entry for name, entry in summary.items() if entry["task"] == "retrieval"}
     if retrieval:
         table = make_table(
-            "Text-to-video retrieval, percent", "R@1 [95 %]", "R@5", "R@10", "MdR", "chance", "blind", "one frame", "n"
+            "Text-to-video retrieval, percent", "R@1 [95 %]", "R@5", "R@10", "MdR", "chance", "blind", "one\nframe", "n"
         )
         for name, entry in retrieval.items():
             table.add_row(
@@ -31,7 +31,7 @@ def results_table(summary: Mapping[str, Entry]) -> list[Table]:
         tables.append(table)
     answering = {name: entry for name, entry in summary.items() if entry["task"] == "qa"}
     if answering:
-        table = make_table("Question answering, percent", "accuracy [95 %]", *TYPES, "majority", "blind", "one frame", "n")
+        table = make_table("Question answering, percent", "accuracy [95 %]", *TYPES, "majority", "blind", "one\nframe", "n")
         for name, entry in answering.items():
             kinds = [number(entry[f"{kind}_acc"]) if f"{kind}_acc" in entry else "" for kind in TYPES]
             table.add_row(
@@ -69,8 +69,10 @@ def ablation(entry: Entry, look: str, name: str) -> str:
 
 def make_table(name: str, *columns: str) -> Table:
     """A table with a title and a first column of names."""
-    table = Table(title=Text(name, style="bold"), title_justify="left", header_style="dim", box=None, pad_edge=False)
-    table.add_column("")
+    table = Table(
+        title=Text(name, style="bold"), title_justify="left", header_style="dim", box=None, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    table.add_column("", min_width=9)  # else it is the one that gives way on a narrow terminal
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table
