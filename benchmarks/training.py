@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def measure(name: str, precision: str, batch: int, steps: int, checkpointing: st
     engine = Engine(task, settings, seed=0, device=task.device)  # type: ignore[arg-type]
     engine.run()
     times = [end - begin for begin, end in zip(task.asked[1::2], task.asked[2::2], strict=False)][1:]
-    around = [(a + b) / 2 for a, b in zip(task.products[1:], task.products[2:], strict=False)]
+    around = [(a + b) / 2 for a, b in pairwise(task.products[1:])]
     flops = task.flops_per_clip * batch
     if task.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated()

@@ -182,8 +182,8 @@ def _evaluate(params: Params, subject: Subject, output: Path) -> dict[str, Any]:
 
 def within(figure: Figure, figures: Mapping[str, float]) -> bool:
     """Whether every percentage over the whole split is within the tolerance of the paper's."""
-    names = figure.metrics[: figure.judged]
-    return all(abs(figures[name] - paper) <= TOLERANCE for name, paper in zip(names, figure.paper, strict=False))
+    judged = zip(figure.metrics[: figure.judged], figure.paper[: figure.judged], strict=True)
+    return all(abs(figures[name] - paper) <= TOLERANCE for name, paper in judged)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

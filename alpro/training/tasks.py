@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -38,7 +39,7 @@ RETRIEVAL_METRICS = tuple(f"{way}{name}" for way in ("", "v2t_") for name in ("r
 QA_METRICS = ("overall_acc", *(f"{kind}_acc" for kind in QUESTION_TYPES))
 
 
-class ClipTask:
+class ClipTask(ABC):
     """What the four have in common: clips with text, batched by a plan."""
 
     kind: str  # as `build_model` knows it
@@ -89,9 +90,9 @@ class ClipTask:
             max_unreadable=options.max_unreadable,
         )
 
+    @abstractmethod
     def validate(self) -> dict[str, float]:
         """Metrics of the validation split, the same on every rank."""
-        raise NotImplementedError
 
     def extras(self) -> dict[str, Path]:
         """Files that a checkpoint takes along, by their names in it."""

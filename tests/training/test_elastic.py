@@ -8,6 +8,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -104,8 +105,8 @@ def test_of_three_processes_one_is_killed_and_another_joins_and_every_sample_cou
 
     rows = log.rows()
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    worlds = [(row["step"] - 1, row["processes"]) for row, before in zip(rows, [{"processes": 0}, *rows], strict=False)
-              if row["processes"] != before["processes"]]  # fmt: skip
+    changes = ((before, row) for before, row in pairwise([{"processes": 0}, *rows]) if row["processes"] != before["processes"])
+    worlds = [(row["step"] - 1, row["processes"]) for _, row in changes]
     assert [processes for _, processes in worlds] == [3, 2, 3]
     plan = planned(samples, 3)
     for number, row in enumerate(rows):

@@ -1,9 +1,8 @@
 """Which scenes the made data hold, and what is written of them: everything but the pixels.
 
 Splits share no scene: the test and validation splits are drawn first, and a scene of any training split that is one of
-theirs in all that can be told of it is drawn again. (To refuse all that a held-out caption fits would be too much: so
-many directions of a shape, color and setting would be left out of training that guessing the others beats looking.) In a
-retrieval gallery no caption fits a second video.
+theirs in all that can be told of it is drawn again. (To refuse all that a held-out caption fits would leave half of the
+directions of a shape, color and setting out of training.) In a retrieval gallery no caption fits a second video.
 """
 
 from __future__ import annotations

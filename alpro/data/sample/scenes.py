@@ -25,7 +25,7 @@ PLACES = ("left", "right", "top", "bottom", "middle")
 MOMENTS = ("start", "middle", "end")
 
 # How often each kind of scene and each motion is dealt: the decks hold these cards. Half of the scenes are of one toy that
-# moves: a short training needs to see directions often, or it learns colors and settings alone.
+# moves, so that half of the questions can be on motion.
 _KINDS = ("single",) * 14 + ("pair",) * 4 + ("group",) * 2
 _SINGLE_MOTIONS = DIRECTIONS * 6 + ("grow", "shrink") * 2 + ("still",) * 4 + ("change",) * 3
 _PAIR_MOTIONS = ("opposite",) * 6 + ("sizes",) * 3 + ("change",) * 4 + ("still",) * 4
