@@ -17,6 +17,7 @@ from alpro.data.validation import Problem, Summary, validate, validate_set
 from alpro.errors import ConfigError, DataError
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
+TOKENS = 120  # of the vocabulary
 
 
 def film(path: Path, number: int, frames: int = 6) -> None:
@@ -32,7 +33,9 @@ def lines(path: Path, rows: list[Any]) -> None:
 
 def params_with(**changes: Any) -> Params:
     """Recipe `tiny` with sections replaced; the paths are relative to the working directory."""
-    raw = yaml.safe_load(RECIPE.read_text()) | changes
+    raw = yaml.safe_load(RECIPE.read_text())
+    raw["model"]["vocab_size"] = TOKENS
+    raw = raw | changes
     raw["text"] = {"tokenizer": "vocabulary"}
     return parse(raw)
 
@@ -40,7 +43,7 @@ def params_with(**changes: Any) -> Params:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    train_vocabulary(["a red ball moves left", "what does the dog do", "who runs"], "vocabulary", 120)
+    train_vocabulary(["a red ball moves left", "what does the dog do", "who runs"], "vocabulary", TOKENS)
     return tmp_path
 
 
@@ -254,6 +257,14 @@ def test_broken_files_and_unknown_names_are_told(here: Path) -> None:
     assert "qa/val.jsonl: line 1" in str(raised.value) and "train_ans2label.json: must hold one object" in str(raised.value)
     with pytest.raises(ConfigError, match="did you mean 'msvd_qa'"):
         validate(qa_params(), ["msvd_q"], "out")
+
+
+def test_a_vocabulary_that_does_not_fit_the_model_is_refused(here: Path) -> None:
+    good_qa(here / "qa")
+    params = qa_params()
+    params = params.model_copy(update={"model": params.model.model_copy(update={"vocab_size": TOKENS + 1})})
+    with pytest.raises(DataError, match=r"vocabulary has 120 tokens, the model 121 \(model\.vocab_size\)"):
+        validate_set(params, "msvd_qa", output="out", passed="passed.json")
 
 
 def test_an_exception_lists_the_first_errors_and_counts_the_rest() -> None:

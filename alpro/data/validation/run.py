@@ -41,10 +41,10 @@ class Checked:
 
 
 def check(params: Params, name: str, limits: Limits, index: Path) -> Checked:
-    """Validate one set and write the index of its files. Raises DataError where no tokenizer can be read."""
+    """Validate one set and write the index of its files. Raises DataError without a tokenizer that fits the model."""
     source = params.corpora[name] if name in params.corpora else params.datasets[name]
     tables = read_tables(source, limits.needed)
-    tables.rows["tokens"] = token_lengths(tables.rows["text"], params.text.tokenizer)
+    tables.rows["tokens"] = token_lengths(tables.rows["text"], params.text.tokenizer, params.model.vocab_size)
     if isinstance(source, Corpus):
         look(tables.videos, source.media, source.root, index)
     else:
@@ -91,11 +91,14 @@ def run_suites(tables: Tables, limits: Limits, index: str) -> dict[str, Any]:
     return results
 
 
-def token_lengths(texts: pd.Series, tokenizer: str) -> pd.Series:
-    """Tokens of each text, [CLS] and [SEP] included; nothing where there is no text."""
+def token_lengths(texts: pd.Series, tokenizer: str, vocab_size: int | None = None) -> pd.Series:
+    """Tokens of each text, [CLS] and [SEP] included; nothing where there is no text.
+
+    Raises DataError if the vocabulary can't be read, or has not the `vocab_size` tokens that the model embeds.
+    """
     from alpro.data.text import load_tokenizer
 
-    encode = load_tokenizer(tokenizer)
+    encode = load_tokenizer(tokenizer, vocab_size)
     distinct = [text for text in texts.unique() if isinstance(text, str)]
     lengths: dict[str, int] = {}
     for start in range(0, len(distinct), LONG):
