@@ -160,7 +160,8 @@ def test_without_the_video_a_third_of_the_answers_can_be_guessed_at_most(plan, n
     for row in rows(plan, f"{name}/txt/train.jsonl"):
         answers[form(row["question"])][row["answer"]] += 1
     test = rows(plan, f"{name}/txt/test.jsonl")
-    guessed = sum(answers[form(row["question"])].most_common(1)[0][0] == row["answer"] for row in test)
+    best = {asked: answer for asked, counts in answers.items() for answer, _ in counts.most_common(1)}
+    guessed = sum(best.get(form(row["question"])) == row["answer"] for row in test)  # a form new in the test can't be guessed
     assert guessed / len(test) < 0.33
     moving = [row for row in test if is_motion_question(row["question"])]
     assert len(moving) >= 0.2 * len(test)
