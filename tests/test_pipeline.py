@@ -149,13 +149,15 @@ def test_a_run_whose_launcher_is_killed_goes_on_to_the_same_bytes(undisturbed: C
 
 def test_the_flow_gives_the_same_bytes(undisturbed: Clone, folder: Path) -> None:
     clone = Clone(folder / "flow")
-    clone.run("python", "-m", "flows.pipeline")
+    clone.run("python", "-m", "flows.pipeline", "--in-checkout")
     same(undisturbed, clone)
 
 
-def test_one_learning_rate_reruns_its_fine_tuning_and_what_follows(undisturbed: Clone) -> None:
-    output = undisturbed.run("dvc", "exp", "run", "-S", "finetune.msvd_qa.learning_rate=0.0005")
-    assert sorted(ran(output)) == ["evaluate@msvd_qa", "finetune@msvd_qa", "report"]
+@pytest.mark.parametrize("task", ["msvd_qa", "msrvtt_ret"])
+def test_one_learning_rate_reruns_its_fine_tuning_and_what_follows(undisturbed: Clone, task: str) -> None:
+    output = undisturbed.run("dvc", "exp", "run", "-S", f"finetune.{task}.learning_rate=0.0005")
+    assert sorted(ran(output)) == [f"evaluate@{task}", f"finetune@{task}", "report"]
+    subprocess.run(["git", "checkout", "--quiet", "params.yaml"], cwd=undisturbed.root, check=True)
 
 
 def test_a_checkpoint_to_fine_tune_from_needs_no_prompter_and_no_pre_training(undisturbed: Clone, folder: Path) -> None:
