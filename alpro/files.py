@@ -1,16 +1,24 @@
-"""Writing so that a kill never leaves a half file: aside, flushed, renamed into place."""
+"""Writing so that a kill never leaves a half file: aside, flushed, renamed into place.
+
+What is aside is called `.NAME.HOST-PID.xxxxxxxx`, so that the next who writes beside it can tell that its writer is dead, and
+remove it: in a folder that a stage depends on it would count as a change.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+_ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<host>[^/]+)-(?P<pid>\d+)\.[a-z0-9_]{8}(?P<old>\.old)?")
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:
@@ -18,7 +26,8 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    _sweep_once(path.parent.absolute())
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -41,7 +50,8 @@ def new_dir(path: str | Path) -> Iterator[Path]:
     """A new directory that stands at `path`, replacing what stood there, once the block ended well; else nothing changed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    _sweep(path.parent)
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
     os.chmod(aside, 0o755)
     try:
         yield aside
@@ -75,6 +85,42 @@ def sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}.{os.uname().nodename}-{os.getpid()}."
+
+
+@cache
+def _sweep_once(folder: Path) -> None:
+    """Once a process: a folder may hold millions of files."""
+    _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what dead processes of this machine left aside; what stood in the place of a new directory is put back."""
+    with os.scandir(folder) as entries:
+        left = [(Path(entry.path), found) for entry in entries if (found := _ASIDE.fullmatch(entry.name))]
+    for aside, found in left:
+        if found["host"] != os.uname().nodename or _lives(int(found["pid"])):
+            continue
+        with suppress(OSError):  # another process may do the same, or it is another user's: no reason to write nothing
+            if found["old"] and not (place := folder / found["name"]).exists():
+                os.replace(aside, place)
+            elif aside.is_dir():
+                shutil.rmtree(aside)
+            else:
+                aside.unlink()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _fsync(path: Path) -> None:
