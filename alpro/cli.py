@@ -41,7 +41,9 @@ Output = Annotated[Path, typer.Option("--output", help="Folder of the checkpoint
 Init = Annotated[str, typer.Option("--init", help="Where to start: a checkpoint, own or official, or a file of recipes/init.")]
 Teacher = Annotated[str, typer.Option("--teacher", help="The prompter that gives PEM's labels, own or official.")]
 Task = Annotated[str, typer.Option("--task", help="A data set of params.yaml.")]
-Record = Annotated[Path, typer.Option("--record", help="Folder of the record: parameters, history, figures.")]
+Record = Annotated[
+    Path | None, typer.Option("--record", help="Folder of the record: parameters, history, figures; else OUTPUT/record.")
+]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", help="Own or official, or an official output folder.")]
 Step = Annotated[str, typer.Option("--step", help="Of an output folder: best, last or a number.")]
 Tokenizer = Annotated[str | None, typer.Option("--tokenizer", help="Folder of the vocabulary, if not the checkpoint's.")]
@@ -127,13 +129,15 @@ def data_sample(
     changes: Changes = None,
 ) -> None:
     """Make the sample videos and annotations."""
+    from alpro.data.progress import reporting
     from alpro.data.sample import make_sample
     from alpro.errors import ConfigError
 
     settings = _settings(params, recipe, changes).sample
     if settings is None:
         raise ConfigError(f"{recipe or params}: `sample` is null: this recipe works on real data")
-    make_sample(settings, root, workers=workers)
+    with reporting("made videos and images") as progress:
+        make_sample(settings, root, workers=workers, progress=progress)
 
 
 @data.command("vocabulary")
@@ -255,7 +259,7 @@ def data_validate(
 def train_prompter(
     init: Init,
     output: Output,
-    record: Record,
+    record: Record = None,
     params: ParamsFile = PARAMS,
     recipe: Recipe = None,
     changes: Changes = None,
@@ -270,7 +274,7 @@ def train_pretrain(
     init: Init,
     teacher: Teacher,
     output: Output,
-    record: Record,
+    record: Record = None,
     params: ParamsFile = PARAMS,
     recipe: Recipe = None,
     changes: Changes = None,
@@ -285,7 +289,7 @@ def train_finetune(
     task: Task,
     init: Init,
     output: Output,
-    record: Record,
+    record: Record = None,
     params: ParamsFile = PARAMS,
     recipe: Recipe = None,
     changes: Changes = None,
@@ -302,11 +306,12 @@ def _train(
     init: str,
     teacher: str | None,
     output: Path,
-    record: Path,
+    record: Path | None,
     max_steps: int | None,
 ) -> None:
     from alpro.training.run import run_training
 
+    record = record or output / "record"
     run_training(settings, stage, task, init=init, teacher=teacher, output=output, record=record, max_steps=max_steps)
 
 

@@ -122,7 +122,11 @@ def test_a_command_of_the_readme_exists(code: str) -> None:
     for verb in words[1].split("|") if len(words) > 1 and "|" in words[1] else [None]:  # `alpro weights show|import`
         command, rest = command_of([words[0], verb, *words[2:]] if verb else words)
         options = {name for parameter in command.params for name in parameter.opts}
-        assert {word for word in rest if word.startswith("--")} <= options
+        given = {word for word in rest if word.startswith("--")}
+        assert given <= options
+        if any(not word.startswith("--") for word in rest):  # not only the name of a command, or of an option of it
+            required = [parameter.opts for parameter in command.params if parameter.required and parameter.opts[0][:2] == "--"]
+            assert all(given & set(names) for names in required), required
 
 
 def test_make_targets_of_the_readme_exist() -> None:

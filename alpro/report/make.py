@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from alpro.config import Params
@@ -35,6 +36,7 @@ def show_report(params: Params, root: str | Path = ROOT) -> None:
     """Print the results table, and where to look next. Raises DataError when there is no summary yet."""
     import rich
 
+    from alpro.lineage import LOCKS
     from alpro.tracking import store_uri
 
     root = Path(root)
@@ -48,5 +50,12 @@ def show_report(params: Params, root: str | Path = ROOT) -> None:
         print(f"not evaluated: {', '.join(missing)}")
     print(f"report      {root / 'index.html'}")
     print(f"data docs   {root / 'validate'}/*/index.html")
-    print(f"runs        mlflow ui --backend-store-uri {store_uri()}")
-    print(f"keep them   git add dvc.lock && git commit -m 'Results of recipe {params.recipe}'")
+    print(f"runs        {_program('mlflow')} ui --backend-store-uri {store_uri()}")
+    if locks := " ".join(name for name in LOCKS if Path(name).exists()):  # what only evaluates has no second one
+        print(f"keep them   git add {locks} && git commit -m 'Results of recipe {params.recipe}'")
+
+
+def _program(name: str) -> Path:
+    """A program of the running environment, as it can be typed here: nothing needs to be activated."""
+    path = Path(sys.executable).with_name(name)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

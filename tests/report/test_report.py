@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -100,13 +101,24 @@ def test_baseline_with_a_value_missing_is_named(made: Path, params: Params) -> N
         make_report(params, "reports")
 
 
-def test_terminal_shows_the_figures_and_where_to_look(made: Path, params: Params, capsys: pytest.CaptureFixture) -> None:
+def test_terminal_shows_the_figures_and_where_to_look(
+    made: Path, params: Params, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     summary = json.loads((made / "summary.json").read_text())
+    Path("dvc.lock").touch()
     assert [table.row_count for table in results_table(summary)] == [2, 1]
     show_report(params, "reports")
     shown = capsys.readouterr().out
     assert f"{summary['msvd_qa']['overall_acc']:.1f}" in shown
-    assert "reports/index.html" in shown and "mlflow ui" in shown and "git add dvc.lock" in shown.splitlines()[-1]
+    assert "reports/index.html" in shown and f"{Path(sys.executable).with_name('mlflow')} ui" in shown
+    assert "git add dvc.lock && git commit" in shown.splitlines()[-1]
+    Path("stages").mkdir()
+    Path("stages/dvc.lock").touch()
+    monkeypatch.setattr(sys, "executable", str(Path(".venv/bin/python").absolute()))
+    show_report(params, "reports")
+    shown = capsys.readouterr().out
+    assert " .venv/bin/mlflow ui" in shown, "as it can be typed in the checkout"
+    assert "git add dvc.lock stages/dvc.lock && git commit" in shown.splitlines()[-1]
 
 
 def test_titles_are_as_people_write_them() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from alpro.cli import app
 from alpro.config import Model, Params, parse
 from alpro.data.text import train_vocabulary
 from alpro.errors import DataError
@@ -65,6 +66,20 @@ def test_finetuning_starts_from_an_official_file_and_its_checkpoint_says_how_to_
     assert (model.frames, model.max_text_tokens) == ("headtail", 9)
     scores = [m.probability for m in match(model, tmp_path / "set/videos/video0.mp4", CAPTIONS)]
     assert all(0 < score < 1 for score in scores)
+
+
+def test_by_hand_a_fine_tuning_needs_a_task_a_start_and_an_output(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALPRO_LIVE", "off")
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+    command = "train finetune --task msrvtt_ret --init alpro_pretrained_ckpt.pt --output out"
+    for _ in range(2):  # the second time in place of the first
+        app(command.split(), standalone_mode=False)
+        assert load("out").max_text_tokens == 9
+        assert json.loads(Path("out/record/params.json").read_text())["task"] == "msrvtt_ret"
+        assert sorted(Path().glob("out*")) == [Path("out")]
 
 
 def test_a_training_video_that_can_not_be_read_is_left_out_and_a_validation_video_refused_at_the_start(
