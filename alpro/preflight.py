@@ -36,6 +36,7 @@ def missing_inputs(params: Params) -> list[Missing]:
     wanted: list[tuple[str, str, str]] = []
 
     checkpoint = "put the checkpoint there, or name another one in params.yaml"
+    prepare = "the README's chapter Data preparation says how it must look"
     for task, evaluate in params.evaluate.items():
         if f"{models}/finetune/{task}" not in made:
             wanted.append((evaluate.checkpoint, f"evaluate.{task}.checkpoint", checkpoint))
@@ -47,7 +48,7 @@ def missing_inputs(params: Params) -> list[Missing]:
             corpus = params.corpora[name]
             for path in (corpus.train, corpus.val, corpus.root):
                 if path:
-                    wanted.append((path, f"corpora.{name}", "README, Data preparation: " + name))
+                    wanted.append((path, f"corpora.{name}", prepare))
         if params.entities.source:
             wanted.append(
                 (params.entities.source, "entities.source", "put the file there, or null to count the captions' nouns")
@@ -56,7 +57,7 @@ def missing_inputs(params: Params) -> list[Missing]:
         wanted.append((params.init.prompter, "init.prompter", checkpoint))
     for name, dataset in params.datasets.items():
         for path in (dataset.annotations, dataset.videos):
-            wanted.append((path, f"datasets.{name}", "README, Data preparation: " + name))
+            wanted.append((path, f"datasets.{name}", prepare))
     wanted.append(
         (params.text.tokenizer, "text.tokenizer", "a folder with BERT's vocabulary (vocab.txt, tokenizer_config.json)")
     )
@@ -70,8 +71,20 @@ def missing_inputs(params: Params) -> list[Missing]:
     for path, needed_by, remedy in wanted:
         inside = any(path == output or path.startswith(output + "/") for output in stages)
         if not inside and not Path(path).exists() and path not in missing:
-            missing[path] = Missing(path, needed_by, remedy)
+            missing[path] = Missing(path, needed_by, _fetching(path) or remedy)
     return list(missing.values())
+
+
+def _fetching(path: str) -> str:
+    """The command that brings an input of the official tree, and how large it is; nothing for any other."""
+    from alpro.data.sources.registry import set_of, source
+
+    name = set_of(Path(path).as_posix())
+    if name is None:
+        return ""
+    entry = source(name)
+    given = "" if any(file.urls for file in entry.files) else " --from FILE_OR_FOLDER"
+    return f"`alpro data fetch {name}{given}` ({entry.extent})"
 
 
 def check(params: Params) -> None:

@@ -34,6 +34,24 @@ def test_the_order_is_dvcs_and_holds_only_what_is_needed(scratch: Path) -> None:
         plan.find("finetun")
 
 
+def test_with_checkpoints_of_all_tasks_and_nothing_zero_shot_the_pipeline_only_evaluates(tmp_path: Path) -> None:
+    (tmp_path / "stages").mkdir()
+    for name in ("dvc.yaml", "stages/dvc.yaml"):
+        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
+    raw = yaml.safe_load((REPOSITORY / "recipes/official.yaml").read_text())
+    for task in raw["evaluate"]:
+        raw["evaluate"][task]["checkpoint"] = f"given/{task}.pt"
+    run("git", "init", "-q", cwd=tmp_path)
+    run(DVC, "init", "-q", cwd=tmp_path)
+
+    def stages(**changes: object) -> set[str]:
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw | changes))
+        return {name.split("@")[0] for name in graph(tmp_path).order}
+
+    assert stages(zeroshot={}) == {"validate", "evaluate", "report"}
+    assert stages(init=raw["init"] | {"finetune": "given/pretrained.pt"}) == {"validate", "evaluate", "zeroshot", "report"}
+
+
 def test_data_files_are_no_stages(scratch: Path) -> None:
     (scratch / "raw").write_text("data")
     run(DVC, "add", "-q", "raw", cwd=scratch)
@@ -159,6 +177,9 @@ def test_a_wrong_override_says_so(scratch: Path) -> None:
 
 def test_files_put_into_outputs_are_found_and_moved_aside(scratch: Path) -> None:
     (scratch / "dvc.yaml").write_text("stages:\n  a:\n    cmd: mkdir out; echo 1 > out/x\n    outs: [out]\n")
+    (scratch / "out").mkdir()
+    (scratch / "out" / "mine").write_text("precious")
+    assert edited_outputs(scratch) == ["out/mine"], "also where no stage ever ran, and no lock knows its output"
     run(DVC, "repro", "-q", cwd=scratch)
     (scratch / "data").mkdir()
     (scratch / "data" / "video").write_text("real")

@@ -60,6 +60,7 @@ def show(root: str | Path = ".") -> str:
     for name, entry in registry().items():
         there = [file for file, e in layout.read_receipt(Path(root), name).items() if layout.is_there(Path(root), e)]
         lines.append(f"{name:12} {entry.title}{'; fetched: ' + ', '.join(there) if there else ''}")
+        lines.extend([f"{'':12} {entry.extent}"] if entry.extent else [])
         lines.append(f"{'':12} licence: {entry.licence}")
     return "\n".join(lines)
 

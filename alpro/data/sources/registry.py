@@ -49,6 +49,7 @@ class Media(Section):
     splits: dict[str, str]
     columns: dict[str, str | int]
     folder: str
+    number: PositiveInt = Field(description="About how many, as published.")
     extension: str
     at_most_mb: PositiveInt
 
@@ -63,6 +64,9 @@ class Source(Section):
     videos: Videos | None = None
     known_missing: tuple[str, ...] = ()
     needs: tuple[str, ...] = Field((), description="Sets without which this one is not complete.")
+    brings: tuple[str, ...] = Field(
+        (), description="Of the official tree, besides `videos`, `media` and files that are no archive."
+    )
     link: Link | None = None
     media: Media | None = None
     note: str = ""
@@ -72,12 +76,38 @@ class Source(Section):
         """All files of all ways."""
         return tuple(file for way in self.ways for file in way)
 
+    @property
+    def extent(self) -> str:
+        """How large the set is, as far as it is published: `10,000 videos, at most 60 GB unpacked`."""
+        parts = [f"{self.videos.number:,} videos"] if self.videos else []
+        if self.media:
+            parts.append(f"{self.media.number:,} files, one by one")
+        archives = [file.at_most_gb for file in (self.ways[0] if self.ways else ()) if file.members]
+        if archives:
+            parts.append(f"at most {sum(archives):g} GB unpacked")
+        return ", ".join(parts)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Files and folders of the official tree that come with this set."""
+        own = [part.folder for part in (self.videos, self.media) if part]
+        tables = [f"{file.into}/{file.rename or file.name}" for file in self.files if not file.members]
+        return (*own, *tables, *self.brings)
+
 
 @cache
 def registry() -> dict[str, Source]:
     """All sets by name."""
     raw = yaml.safe_load(Path(__file__).with_name("registry.yaml").read_text(encoding="utf-8"))
     return {name: Source.model_validate(entry) for name, entry in raw.items()}
+
+
+def set_of(path: str) -> str | None:
+    """The name of the set that a file or folder of the official tree comes with."""
+    for name, entry in registry().items():
+        if any(path == place or path.startswith(place + "/") for place in entry.places):
+            return name
+    return None
 
 
 def source(name: str) -> Source:
