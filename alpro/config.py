@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -30,10 +31,30 @@ from alpro.overrides import override
 Fraction = float
 
 
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation allows, without their bounds."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
+        return {kind for choice in get_args(annotation) for kind in _kinds(choice)}
+    return {annotation}
+
+
 class Section(BaseModel):
     """Base of every section: unknown keys are refused, values can't be changed after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_kind(cls, value: Any, field: ValidationInfo) -> Any:
+        """A switch for a number, or a number in quotes, is a slip. (YAML 1.1 reads 1e-4 as text: floats may be text.)"""
+        kinds = _kinds(cls.model_fields[field.field_name or ""].annotation)
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError(f"must be a number, not {str(value).lower()}")
+        if isinstance(value, str) and int in kinds and str not in kinds:
+            raise ValueError(f"must be a whole number, not the text {value!r}")
+        return value
 
 
 # --- the machine ------------------------------------------------------------------------------------------
@@ -42,7 +63,9 @@ class Section(BaseModel):
 class Launch(Section):
     """On how many processes and hosts the stages that train and evaluate run."""
 
-    processes: PositiveInt = Field(1, description="Number of processes over all hosts (the world size).")
+    processes: PositiveInt | None = Field(
+        1, description="Number of processes over all hosts; null: one for each GPU of this machine, two where it has none."
+    )
     hosts: str | None = Field(None, description="Horovod's host list, `name:slots,...`; null: this machine.")
     threads: PositiveInt = Field(1, description="CPU threads of each process.")
     start_timeout_s: PositiveFloat = Field(120, description="Give up when the processes have not met by then.")
@@ -57,13 +80,27 @@ class Launch(Section):
     commit_every: PositiveInt = Field(10, description="Elastic: steps between two commits; those after the last are redone.")
     sample_log: str | None = Field(None, description="File for the ids of the samples of each committed step; null: none.")
 
+    @property
+    def world(self) -> int:
+        """How many processes `processes` means here: the world size."""
+        from alpro import gpus
+
+        return self.processes or gpus.count() or 2
+
+    @model_validator(mode="after")
+    def _processes_are_said(self) -> Launch:
+        for name in ("hosts", "min_processes"):
+            if self.processes is None and getattr(self, name) is not None:
+                raise ValueError(f"launch.{name} needs launch.processes: how many over all hosts")
+        return self
+
     @model_validator(mode="after")
     def _elastic(self) -> Launch:
         if self.min_processes is None:
             for name in ("max_processes", "discovery"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"launch.{name} means nothing without launch.min_processes")
-        elif not self.min_processes <= self.processes <= (self.max_processes or self.processes):
+        elif not self.min_processes <= self.world <= (self.max_processes or self.world):
             raise ValueError("launch.processes must lie between launch.min_processes and launch.max_processes")
         elif self.hosts is None and self.discovery is None:
             raise ValueError("launch.min_processes needs launch.hosts or launch.discovery: Horovod gives up a host as a whole")
@@ -352,6 +389,18 @@ class Params(Section):
     def pem(self) -> bool:
         """Whether pre-training has entities to learn of."""
         return bool(self.pretrain.objectives.pem and self.entities.number)
+
+    @model_validator(mode="after")
+    def _starts_are_paths(self) -> Params:
+        scratch, imagenet, models = "recipes/init/scratch.yaml", "recipes/init/imagenet.yaml", f"models/{self.recipe}"
+        prompter, pretrained = f"{models}/prompter", f"{models}/pretrain"
+        stages = {"prompter": imagenet, "teacher": prompter, "pretrain": prompter, "finetune": pretrained}
+        for name, stage in stages.items():
+            word = getattr(self.init, name)
+            if path := {"stage": stage, "imagenet": imagenet, "scratch": scratch}.get(word):
+                path = prompter if name == "teacher" else path  # PEM asks a prompter, never what nobody trained
+                raise ValueError(f"init.{name}: {word!r} is no path; did you mean {path}?")
+        return self
 
     @model_validator(mode="after")
     def _names_agree(self) -> Params:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
@@ -94,6 +95,18 @@ def local_rank() -> int:
 def local_size() -> int:
     """How many processes of the world run on this host."""
     return _horovod.local_size() if _horovod is not None else _environment("HOROVOD_LOCAL_SIZE", 1)
+
+
+def device() -> torch.device:
+    """This process's GPU, or the CPU. Raises LaunchError where more processes run on this host than it has GPUs."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_size() > (number := torch.cuda.device_count()):
+        raise LaunchError(
+            f"{local_size()} processes on {socket.gethostname()}, which has GPUs for {number}: each process takes one; "
+            "start fewer, or set launch.processes=null for one on each GPU of a machine"
+        )
+    return torch.device("cuda", local_rank())
 
 
 def elastic() -> bool:

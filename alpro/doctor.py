@@ -90,15 +90,22 @@ def _python(root: Path) -> Check:
 def _torch(root: Path) -> Check:
     import torch
 
+    from alpro import gpus
+    from alpro.config import Launch
+
     cores = len(os.sched_getaffinity(0))
+    world = f"launch.processes=null starts {Launch(processes=None).world}"
+    if torch.cuda.device_count() != gpus.count():
+        detail = f"{torch.__version__} finds {torch.cuda.device_count()} GPUs, the driver {gpus.count()}; {cores} cores"
+        return Check("torch", "warn", detail, "set launch.processes to the GPUs that torch finds, or mend the driver")
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         listed = ", ".join(f"{card.name} ({card.total_memory / 2**30:.0f} GB)" for card in cards)
-        return Check("torch", "ok", f"{torch.__version__}, {len(cards)} GPU: {listed}; {cores} cores")
+        return Check("torch", "ok", f"{torch.__version__}, {len(cards)} GPU: {listed}; {cores} cores; {world}")
     if torch.version.cuda:
         remedy = "fine without a GPU; with one, look at nvidia-smi: the driver is missing or too old"
-        return Check("torch", "warn", f"{torch.__version__}, a CUDA build that finds no GPU; {cores} cores", remedy)
-    return Check("torch", "ok", f"{torch.__version__}, on {cores} CPU cores")
+        return Check("torch", "warn", f"{torch.__version__}, a CUDA build that finds no GPU; {cores} cores; {world}", remedy)
+    return Check("torch", "ok", f"{torch.__version__}, on {cores} CPU cores; {world}")
 
 
 def _model_libraries(root: Path) -> Check:

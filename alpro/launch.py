@@ -30,6 +30,7 @@ from typing import IO, Any
 from alpro import console, watch
 from alpro.config import Launch
 from alpro.errors import LaunchError
+from alpro.launch_bar import Bar
 
 GRACE_S = 8.0  # ranks that were asked to stop, and can, are killed after this
 WORDS_S = 1.0  # what a failing rank printed may arrive after the news of its failure
@@ -43,12 +44,12 @@ _EXIT = re.compile(r"^Process (\d+) exit with status code (-?\d+)\.")
 
 
 def launch(settings: Launch, verb: list[str]) -> int:
-    """Run `alpro VERB...` on `settings.processes` processes; returns the exit code.
+    """Run `alpro VERB...` on `settings.world` processes; returns the exit code.
 
     Raises LaunchError, whose line names the rank and the cause, when a rank fails, is lost, stalls or does not start.
     """
     watch.watch_pipeline()
-    if settings.processes == 1 and settings.min_processes is None:
+    if settings.world == 1 and settings.min_processes is None:
         return _in_this_process(settings, verb)
     return run_world(settings, [sys.executable, "-m", "alpro", *verb])
 
@@ -80,12 +81,12 @@ def horovodrun(settings: Launch) -> list[str]:
     found = str(beside) if beside.exists() else shutil.which("horovodrun")
     if found is None:
         raise LaunchError(
-            f"launch.processes is {settings.processes} and Horovod is not installed beside {sys.executable}; "
+            f"a world of {settings.world} processes needs Horovod, which is not installed beside {sys.executable}; "
             "`make setup` builds it, or set launch.processes=1"
         )
     patience = str(math.ceil(settings.start_timeout_s))
     # Gloo's own 30 s are fewer than importing torch takes on a busy machine, and whoever waits longer for another aborts
-    return [sys.executable, found, "--gloo", "-np", str(settings.processes), "--start-timeout", patience,
+    return [sys.executable, found, "--gloo", "-np", str(settings.world), "--start-timeout", patience,
             "--gloo-timeout-seconds", patience]  # fmt: skip
 
 
@@ -160,13 +161,14 @@ class _Run:
 
     def __init__(self, settings: Launch, command: list[str], environment: dict[str, str]) -> None:
         self.settings = settings
-        self.ranks = [_Rank(number) for number in range(settings.processes)]
+        self.ranks = [_Rank(number) for number in range(settings.world)]
         self.events: queue.Queue[tuple[str, Any, Any]] = queue.Queue()
         self.token = secrets.token_hex(16)
         self.connections: list[socket.socket] = []
         self.leavers: list[_Rank] = []  # in the order in which they left
         self.words: list[str] = []  # what horovodrun itself printed
         self.stopping = ""
+        self.bar = Bar()
         host = own_address(settings.hosts)
         self.listener = socket.create_server((host, 0))
         environment["PYTHONUNBUFFERED"] = "1"
@@ -229,6 +231,10 @@ class _Run:
 
     def wait(self) -> int:
         """Handle events until the world has ended."""
+        with self.bar.shown():
+            return self._wait()
+
+    def _wait(self) -> int:
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         began_s = time.monotonic()
         try:
@@ -303,6 +309,8 @@ class _Run:
             rank.beats, rank.where = message["count"], message["what"]
             if message["step"] is not None:
                 rank.where += f" of step {message['step']}"
+            if rank is next((other for other in self.ranks if not other.failed and not other.leaving), None):
+                self.bar.move(message["what"], message["step"], message["total"])
         elif event == "stoppable":
             rank.stoppable = message["can"]
         elif event == "leaving":

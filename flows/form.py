@@ -49,7 +49,7 @@ class Start(BaseModel):
 class Machines(BaseModel):
     """Where Horovod's processes run; empty: as params.yaml says."""
 
-    processes: int | None = Field(None, description="launch.processes: over all hosts.", ge=1)
+    processes: int | None = Field(None, description="launch.processes: over all hosts; needed with hosts.", ge=1)
     hosts: str | None = Field(None, description="launch.hosts: name:slots,...; only this machine where empty.")
 
 

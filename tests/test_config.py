@@ -34,6 +34,14 @@ def test_recipe_reads_alike_under_both_yaml_versions(recipe: Path) -> None:
     assert yaml.safe_load(recipe.read_text()) == newer
 
 
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_says_every_parameter_there_is(recipe: Path) -> None:
+    def keys(value: object) -> object:
+        return {key: keys(inner) for key, inner in value.items()} if isinstance(value, dict) else None
+
+    assert keys(yaml.safe_load(recipe.read_text())) == keys(config.load(recipe).model_dump())
+
+
 def test_misspelt_parameter_names_the_nearest(raw: dict) -> None:
     raw["finetune"]["msvd_qa"]["learning_rte"] = 1.0
     with pytest.raises(ConfigError, match=r"finetune\.msvd_qa\.learning_rte: no such parameter; did you mean 'learning_rate'"):
@@ -58,6 +66,18 @@ def test_every_fault_is_listed_on_its_own_line(raw: dict) -> None:
         (("finetune", "msvd_qa", "max_text_tokens"), 1000, "max_positions"),
         (("zeroshot", "msvd_qa"), {}, "only retrieval"),
         (("finetune", "msvd_qa", "learning_rate"), "fast", "learning_rate"),
+        (
+            ("finetune", "msvd_qa", "epochs"),
+            "6",
+            r"^params\.yaml: finetune\.msvd_qa\.epochs: must be a whole number, not .*'6'$",
+        ),
+        (("finetune", "msvd_qa", "max_steps"), "6", r"finetune\.msvd_qa\.max_steps: must be a whole number"),
+        (("pretrain", "batch_size"), True, r"^params\.yaml: pretrain\.batch_size: must be a number, not true$"),
+        (("pretrain", "learning_rate"), True, r"pretrain\.learning_rate: must be a number, not true"),
+        (("init", "finetune"), "stage", r"init\.finetune: 'stage' is no path; did you mean models/sample/pretrain\?"),
+        (("init", "pretrain"), "scratch", r"init\.pretrain: .* did you mean recipes/init/scratch\.yaml\?"),
+        (("init", "prompter"), "imagenet", r"init\.prompter: .* did you mean recipes/init/imagenet\.yaml\?"),
+        (("init", "teacher"), "scratch", r"init\.teacher: .* did you mean models/sample/prompter\?"),
     ],
 )
 def test_contradictions_are_refused(raw: dict, path: tuple[str, ...], value: object, message: str) -> None:
@@ -67,6 +87,11 @@ def test_contradictions_are_refused(raw: dict, path: tuple[str, ...], value: obj
     here[path[-1]] = value
     with pytest.raises(ConfigError, match=message):
         config.parse(raw)
+
+
+def test_a_small_number_that_yaml_takes_for_text_is_a_number(raw: dict) -> None:
+    raw["finetune"]["msvd_qa"]["learning_rate"] = yaml.safe_load("1e-4")
+    assert config.parse(raw).finetune["msvd_qa"].learning_rate == 0.0001
 
 
 def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
@@ -65,7 +66,7 @@ def test_the_command_is_horovodruns_with_everything_from_the_parameters() -> Non
 def test_without_horovod_a_larger_world_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike) -> None:  # type: ignore[type-arg]
     monkeypatch.setattr(sys, "executable", str(tmp_path) + "/python")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LaunchError, match="Horovod is not installed") as refused:
+    with pytest.raises(LaunchError, match="needs Horovod, which is not installed") as refused:
         launch.launch(Launch(processes=2), ["recipe", "list"])
     assert "\n" not in str(refused.value)
 
@@ -91,6 +92,23 @@ def test_output_streams_and_a_good_end_is_a_good_end() -> None:
     lines = done(world(2, [*WORKER, "well"])).splitlines()
     assert lines[0].startswith("alpro launch: ") and "horovodrun" in lines[0]
     assert "ended at step 20" in lines and "rank 1: ended at step 20" in lines
+    assert not any("/20" in line or "\x1b" in line for line in lines), "a log has no bar"
+
+
+@needs_horovod
+def test_on_a_terminal_a_bar_shows_how_far_the_first_rank_is_below_what_the_ranks_print() -> None:
+    terminal, output = pty.openpty()
+    process = world(2, [*WORKER, "well"], output=output)
+    os.close(output)
+    shown = b""
+    with suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while piece := os.read(terminal, 4096):
+            shown += piece
+    os.close(terminal)
+    assert process.wait(60) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace"))
+    assert re.search(r"training .*[1-9]\d*/20", text)
+    assert {"ended at step 20", "rank 1: ended at step 20"} <= {line.strip() for line in re.split(r"[\r\n]+", text)}
 
 
 @needs_horovod

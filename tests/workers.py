@@ -20,7 +20,7 @@ def main(behaviour: str) -> None:
     step = 0
     while not (behaviour == "well" and step == BAD_STEP):
         step += 1
-        watch.beat("computing", step)
+        watch.beat("computing", step, BAD_STEP if behaviour == "well" else None)
         if last and step == BAD_STEP:
             if behaviour == "raises":
                 raise ValueError("something that nobody foresaw")

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alpro import distributed
 from alpro.config import Dataset, Evaluation, Params, Training, nearest
 from alpro.data.annotations import annotation_file, read_answer_list, read_answers, read_dataset
@@ -194,11 +192,6 @@ def checkpoint_digest(checkpoint: str | Path) -> str:
     return sha256(path / "model.safetensors" if path.is_dir() else path)
 
 
-def device() -> torch.device:
-    """This process's GPU, or the CPU."""
-    return torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
-
-
 def _settings(params: Params, task: str, zero_shot: bool) -> Evaluation:
     section: Mapping[str, Evaluation] = params.zeroshot if zero_shot else params.evaluate
     if task not in section:
@@ -222,7 +215,7 @@ def load_subject(
     else:
         model, info, _ = load_model(checkpoint, kind, num_frames=frames)
     tokenizer = load_tokenizer(tokenizer_folder, vocab_size=model.config.vocab_size)
-    return Subject(model.to(device()), tokenizer, answers, info)
+    return Subject(model.to(distributed.device()), tokenizer, answers, info)
 
 
 def answer_list(checkpoint: str | Path, dataset: Dataset, file: str | Path | None = None) -> Mapping[str, int]:

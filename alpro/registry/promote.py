@@ -61,7 +61,7 @@ class Promotion:
 
 
 def evaluate_packed(params: Params, task: str, packed: Packed, record: Path) -> None:
-    """Evaluate a version's files as `evaluate@TASK` does, on `launch.processes` processes, without the ablations.
+    """Evaluate a version's files as `evaluate@TASK` does, on as many processes, without the ablations.
 
     Data, split and ranking are params.yaml's; frames and text length are the model's own. Raises TrackingError.
     """

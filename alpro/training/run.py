@@ -75,7 +75,7 @@ def _train(
     if max_steps is not None:
         settings = settings.model_copy(update={"max_steps": max_steps})
     torch.set_num_threads(params.launch.threads)
-    device = torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    device = distributed.device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     name = stage if task is None else f"{stage}/{task}"

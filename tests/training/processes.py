@@ -41,8 +41,10 @@ def forked(job: Callable[[], object]) -> Iterator[int]:
             os.waitpid(child, 0)
 
 
-def world(processes: int, command: Sequence[str], here: bool = False, **options: float | str) -> subprocess.Popen[str]:
-    """`alpro launch` of a command of Python's on some processes, `here` or in the project; its output and stderr are a pipe."""
+def world(
+    processes: int, command: Sequence[str], here: bool = False, output: int = subprocess.PIPE, **options: float | str
+) -> subprocess.Popen[str]:
+    """`alpro launch` of a command of Python's on some processes, `here` or in the project; output and stderr are one."""
     settings = {"processes": processes, "start_timeout_s": 300, "stall_timeout_s": 300, **options}
     code = (
         "import sys\nfrom alpro.config import Launch\nfrom alpro.errors import LaunchError\n"
@@ -53,7 +55,7 @@ def world(processes: int, command: Sequence[str], here: bool = False, **options:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "ALPRO_LIVE": "off"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *command], cwd=None if here else ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=output, stderr=subprocess.STDOUT,
         preexec_fn=lambda: watch.set_parent_death_signal(signal.SIGKILL),  # a test run that is killed leaves no world behind
     )  # fmt: skip
 
