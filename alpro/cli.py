@@ -216,6 +216,17 @@ def data_shard(
     typer.echo(f"{output}: {write_shards(source, output, clips)} shards; to version them: dvc add {output}")
 
 
+@data.command("unpickle")
+def data_unpickle(
+    source: Annotated[Path, typer.Argument(help="A pickled table, such as WebVid's train.pkl.")],
+    output: Annotated[Path, typer.Argument(help="A .csv or .parquet.")],
+) -> None:
+    """Convert a pickled table of annotations, running nothing that stands in it."""
+    from alpro.data.pickles import convert
+
+    typer.echo(f"{output}: {convert(source, output):,} rows")
+
+
 @data.command("probe")
 def data_probe(
     folder: Annotated[Path, typer.Argument(help="Folder of videos, with all folders below it.")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,10 @@ def read_rows(path: Path, faults: Faults | None = None) -> Iterator[tuple[str, d
     """
     kind = path.suffix.lower()
     if kind in (".pkl", ".pickle"):
+        table = path.with_suffix(".csv")
         raise DataError(
-            f"{path}: a pickle runs whatever code it holds, so it is not opened; if you trust its source, convert it: "
-            f"python -c \"import pandas; pandas.read_pickle('{path}').to_csv('{path.with_suffix('.csv')}', index=False)\" "
-            "and name the .csv"
+            f"{path}: a pickle runs whatever code it holds, so it is not opened; "
+            f"`alpro data unpickle {shlex.quote(str(path))} {shlex.quote(str(table))}` converts it and runs none; name the .csv"
         )
     if kind not in _READERS:
         raise DataError(f"{path}: no reader for such a file; give one of {', '.join(sorted(_READERS))}")

@@ -75,7 +75,7 @@ def corpora(content: Mapping[str, Any], kind: Kind, params: dict[str, Any]) -> S
         params["corpora"].setdefault(name, {"media": media, "train": file, "val": None, "root": ""})
         train |= {f"corpora.{name}.media": media, f"corpora.{name}.train": file}
         if file != entry["ann"]:
-            remark = "a pickle can run code: convert it to .csv (reading it prints how)"
+            remark = "a pickle can run code: convert it to .csv with `alpro data unpickle`"
         if entry.get("img"):
             train[f"corpora.{name}.root"] = str(PurePosixPath(entry["img"]))
         elif not params["corpora"][name]["root"]:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shlex
 from pathlib import Path
 
 import pandas
@@ -234,10 +235,12 @@ def test_a_pickle_is_not_opened(tmp_path):
         def __reduce__(self):
             return Path.touch, (tmp_path / "opened",)
 
-    path = tmp_path / "train.pkl"
+    path = tmp_path / "a 'train'.pkl"
     path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(DataError, match=r"train\.pkl: a pickle runs .*to_csv\('.*train\.csv'.*and name the \.csv") as error:
+    with pytest.raises(DataError, match=r"a pickle runs .* converts it and runs none; name the \.csv") as error:
         read_corpus(corpus(path))
+    command = shlex.split(str(error.value).split("`")[1])
+    assert command == ["alpro", "data", "unpickle", str(path), str(path.with_suffix(".csv"))]
     assert "\n" not in str(error.value) and not (tmp_path / "opened").exists()
 
 
