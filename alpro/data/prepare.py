@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alpro.config import Params
 from alpro.data.annotations import read_corpus, read_dataset
-from alpro.data.entities import count_nouns, read_entities, write_entities
+from alpro.data.entities import count_nouns, read_counts, write_entities, write_lines
 from alpro.data.tagger import Tagger
 from alpro.data.text import train_vocabulary
 from alpro.errors import DataError
@@ -39,19 +39,20 @@ def make_entities(params: Params, output: Path) -> list[str]:
     The list may hold fewer than `entities.number` words where the captions do, and holds all where nothing learns of them
     (0). `tagger.json` says which tagger found them, where one did. Raises DataError, ConfigError without such a tagger.
     """
-    number, tagger = params.entities.number or None, None
-    if params.entities.source:
-        words = read_entities(params.entities.source, number)
-        counts = Counter({word: len(words) - rank for rank, word in enumerate(words)})
-        if number and len(words) < number:
-            raise DataError(f"{params.entities.source}: holds {len(words)} words, entities.number asks for {number}")
+    number, tagger, source = params.entities.number or None, None, params.entities.source
+    counts: Counter[str] = Counter()
+    if source:
+        given = read_counts(source, number)
+        if number and len(given) < number:
+            raise DataError(f"{source}: holds {len(given)} words, entities.number asks for {number}")
     else:
         tagger = Tagger(params.entities.tagger) if params.entities.tagger else None
-        counts = Counter()
         for name in params.pretrain.corpora:
             captions = (caption for record in read_corpus(params.corpora[name]) for caption in record.captions)
             counts += tagger.count_nouns(captions) if tagger else count_nouns(captions)
     with new_dir(output) as aside:
+        if source:
+            return write_lines(given, aside / ENTITY_FILE)
         if tagger:
             write_json(aside / "tagger.json", tagger.about())
         return write_entities(counts, aside / ENTITY_FILE, number)

@@ -4,8 +4,9 @@ from collections import Counter
 
 import pytest
 
-from alpro.config import Sample
+from alpro.config import Sample, load
 from alpro.data.entities import count_nouns, read_entities, write_entities
+from alpro.data.prepare import make_entities
 from alpro.data.sample import make_plan
 from alpro.data.sample.scenes import COLORS, SETTINGS, SHAPES
 from alpro.errors import DataError
@@ -51,11 +52,22 @@ def test_an_official_file_is_taken_as_it_is(tmp_path):
     assert read_entities(path, 99) == ["man", "woman", "t-shirt"]
 
 
+def test_a_given_list_keeps_its_counts_and_its_order(tmp_path):
+    (tmp_path / "given.txt").write_text("man 900\nwoman 1000\nt-shirt 3\n")
+    changes = [f"entities.source={tmp_path / 'given.txt'}", "entities.number=2"]
+    params = load("recipes/tiny.yaml", changes)
+    assert make_entities(params, tmp_path / "entities") == ["man", "woman"]
+    assert (tmp_path / "entities" / "unigrams.txt").read_text() == "man 900\nwoman 1000\n"
+    with pytest.raises(DataError, match=r"holds 3 words, entities\.number asks for 4"):
+        make_entities(load("recipes/tiny.yaml", [changes[0], "entities.number=4"]), tmp_path / "more")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("man 3\nold man 2\n", r"line 2: 'old man 2' is not `word count`"),
         ("man\n", "line 1"),
+        ("man ²\n", "line 1: 'man ²' is not"),
         ("man 3\nman 2\n", r"line 2: 'man' stands in line 1 already"),
         ("\n", "holds no words"),
         (b"\xff\xfe", "not UTF-8"),
