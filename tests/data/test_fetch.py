@@ -8,9 +8,12 @@ import zipfile
 
 import pytest
 
-from alpro.config import load
+from alpro.config import Corpus, load
+from alpro.data.annotations import read_corpus
 from alpro.data.sources import fetch, fetch_media, registry
+from alpro.data.sources.media import image_name
 from alpro.data.sources.registry import Source
+from alpro.data.validation.tables import read_tables
 from alpro.errors import DataError
 from tests.data.hostile import Page, hostile
 
@@ -190,6 +193,23 @@ def test_an_official_tree_is_taken_from_where_it_keeps_the_set(tmp_path, sets):
     assert tree(tmp_path / "tree") == ["data/msvd_qa/videos/a.avi"]
 
 
+@pytest.mark.parametrize("leads_to", ["../msrvtt_ret/videos", "data/msrvtt_ret/videos"])  # the README's command: nowhere
+def test_of_an_official_tree_the_annotations_are_taken_without_its_videos(tmp_path, sets, leads_to):
+    annotations = ["data/cc3m/txt/cc3m.json", "data/msrvtt_qa/txt/train.jsonl", "data/msrvtt_ret/txt/test.jsonl"]
+    for name in (
+        *annotations,
+        "data/cc3m/images/training/1",
+        "data/msrvtt_ret/videos/video0.mp4",
+        "data/msrvtt_ret/videos/video0.json",
+        "data/webvid2m/000001/2.mp4",
+    ):
+        (tmp_path / "ALPRO" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "ALPRO" / name).write_bytes(b"x")
+    (tmp_path / "ALPRO/data/msrvtt_qa/videos").symlink_to(leads_to)
+    fetch("annotations", tmp_path / "tree", [tmp_path / "ALPRO"], say=lambda _: None)
+    assert tree(tmp_path / "tree") == annotations
+
+
 def test_the_official_link_is_accepted_and_a_dangling_one_is_named(tmp_path, sets):
     (tmp_path / "data/msrvtt_ret/videos").mkdir(parents=True)
     (tmp_path / "data/msrvtt_qa").mkdir()
@@ -243,7 +263,7 @@ def test_videos_named_by_address_are_fetched_once_and_what_is_gone_is_listed(tmp
         for _ in range(2):
             fetch_media("webvid2m", tmp_path / "tree", workers=2, say=lines.append)
     assert "2 files are in data/webvid2m/videos, 2 of them new; 4 could not be had" in lines[0]
-    assert "2 files are in data/webvid2m/videos, 0 of them new; 4 could not be had" in lines[1]
+    assert "2 files are in data/webvid2m/videos, 0 of them new; 4 could not be had" in lines[2]
     assert len(pages["/2.mp4"].seen) == 2  # once for each table, and not in the second run
     failed = (tmp_path / "tree/data/fetched/webvid2m_failed.tsv").read_text()
     assert "HTTP 404" in failed and "a web page" in failed
@@ -263,6 +283,40 @@ def test_images_are_called_as_the_released_annotations_call_them(tmp_path, sets)
         from zlib import crc32
 
         assert (tmp_path / f"data/cc3m/images/training/{crc32(f'{address}/a.jpg'.encode())}").exists()
+
+
+def test_images_that_are_gone_are_left_out_of_the_corpus_until_they_come(tmp_path, sets):
+    pages = {"/a.jpg": Page(b"\xff\xd8 a"), "/b.jpg": Page(status=404), "/c.jpg": Page(b"\xff\xd8 c")}
+    folder = tmp_path / "data/cc3m/txt"
+    folder.mkdir(parents=True)
+    (folder / "known_missing.txt").write_text("# of my own\nother")
+    corpus = Corpus(media="image", train=f"{folder}/train.tsv", root=f"{tmp_path}/data/cc3m/images")
+    with hostile(pages) as address:
+        for name in ("train.tsv", "val.tsv"):
+            (folder / name).write_text("".join(f"picture {letter}\t{address}/{letter}.jpg\n" for letter in "abc"))
+        lines = []
+        for _ in range(2):  # the second run knows what failed, and lists nothing twice
+            fetch_media("cc3m", tmp_path, workers=2, say=lines.append)
+            assert [record.captions for record in read_corpus(corpus)] == [("picture a",), ("picture c",)]
+            tables = read_tables(corpus, ["train"])
+            assert (len(tables.rows), tables.known_missing) == (2, 1)
+        assert f"{folder}/known_missing.txt: trainings leave it out" in lines[-1]
+        listed = (folder / "known_missing.txt").read_text().splitlines()
+        gone = [image_name(f"{address}/b.jpg", split) for split in ("training", "validation")]
+        assert listed == ["# of my own", "other", "# could not be had by `alpro data fetch cc3m`", *gone]
+        pages["/b.jpg"] = Page(b"\xff\xd8 b")
+        fetch_media("cc3m", tmp_path, workers=2, retry=True, say=lines.append)
+    assert [record.captions for record in read_corpus(corpus)] == [("picture a",), ("picture b",), ("picture c",)]
+
+
+def test_where_nothing_could_be_had_nothing_is_given_up(tmp_path, sets):
+    folder = tmp_path / "data/cc3m/txt"
+    folder.mkdir(parents=True)
+    for name in ("train.tsv", "val.tsv"):
+        (folder / name).write_text("a picture\thttp://127.0.0.1:9/a.jpg\n")
+    with pytest.raises(DataError, match="none of its 2 files could be had"):
+        fetch_media("cc3m", tmp_path, workers=1, say=lambda _: None)
+    assert not (folder / "known_missing.txt").exists()
 
 
 def test_a_table_that_names_a_place_outside_is_refused(tmp_path, sets):

@@ -43,7 +43,7 @@ def find(path: Path, source: Source) -> list[tuple[File, Path]]:
     if own := _own(path.name, source):
         inside = path / own.into  # an official tree
         return [(own, inside if inside.exists() or inside.is_symlink() else path)]
-    trees = [file for file in source.files if any(_matching(path, file.members))]
+    trees = [file for file in source.files if any(_matching(path, file))]
     if trees:
         return [(trees[0], path)]
     raise DataError(f"{path}: holds none of {', '.join(by_name)}, and nothing of the tree that they unpack to")
@@ -65,7 +65,7 @@ def copy_folder(folder: Path, target: Path, file: File, report: Report) -> list[
     if folder.is_symlink() and not folder.exists():
         raise DataError(f"{folder}: the link leads nowhere (to {folder.readlink()})")
     placed: dict[str, str] = {}
-    for name in _matching(folder, file.members):
+    for name in _matching(folder, file):
         path = name.rpartition("/")[2] if file.keep == "name" else name
         if path in placed:
             raise DataError(f"{folder}: {placed[path]!r} and {name!r} would both become {path!r}")
@@ -80,16 +80,19 @@ def copy_folder(folder: Path, target: Path, file: File, report: Report) -> list[
     return sorted(placed)
 
 
-def _matching(folder: Path, members: tuple[str, ...]) -> Iterator[str]:
+def _matching(folder: Path, file: File) -> Iterator[str]:
     seen: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
+    for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:  # a link into itself
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
-        for file in sorted(files):
-            name = (Path(here) / file).relative_to(folder).as_posix()
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in members):
-                yield name
+        inside = {name: (Path(here) / name).relative_to(folder).as_posix() for name in (*folders, *names)}
+        kept = {name for name, path in inside.items() if not _like(path, file.without)}
+        folders[:] = sorted(kept.intersection(folders))
+        yield from (inside[name] for name in sorted(kept.intersection(names)) if _like(inside[name], file.members))
+
+
+def _like(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)

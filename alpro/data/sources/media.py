@@ -1,7 +1,7 @@
 """The videos or images of a set whose tables name them by address, one download each (WebVid, Conceptual Captions).
 
-What is gone at its source is listed in data/fetched/SET_failed.tsv and not asked for again; what is there already is
-skipped, so a run that was stopped goes on.
+What is gone at its source is listed in data/fetched/SET_failed.tsv and not asked for again, and in known_missing.txt beside
+the tables, so that trainings and validation leave it out; what is there already is skipped, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from alpro.data.known_missing import add_known_missing
 from alpro.data.progress import reporting
 from alpro.data.sources.download import Expected, Unavailable, download
 from alpro.data.sources.registry import Media, source
@@ -35,7 +36,8 @@ def fetch_media(
         raise DataError(f"{name}: its videos come as archives; there is no table of addresses")
     failed = _Failed(root / "data" / "fetched" / f"{name}_failed.tsv", retry)
     rows = _rows(media, root)
-    got = there = lost = 0
+    got = there = 0
+    lost: list[Path] = []
     waiting: deque[tuple[Path, str, Future[str | None]]] = deque()
     with ThreadPoolExecutor(workers) as pool, reporting(name) as report, failed:
         for path, url in rows:
@@ -43,17 +45,21 @@ def fetch_media(
                 there += 1
                 continue
             if str(path.relative_to(root)) in failed.known:
-                lost += 1
+                lost.append(path)
                 continue
             waiting.append((path, url, pool.submit(_one, url, path, media)))
             if len(waiting) >= IN_FLIGHT * workers:
-                got, lost = _settle(waiting.popleft(), root, failed, got, lost)
-                report(there + got + lost, None)
+                got += _settle(waiting.popleft(), root, failed, lost)
+                report(there + got + len(lost), None)
         while waiting:
-            got, lost = _settle(waiting.popleft(), root, failed, got, lost)
-    say(f"  {there + got:,} files are in {media.folder}, {got:,} of them new; {lost:,} could not be had ({failed.path})")
+            got += _settle(waiting.popleft(), root, failed, lost)
+    say(f"  {there + got:,} files are in {media.folder}, {got:,} of them new; {len(lost):,} could not be had ({failed.path})")
     if not there + got:
-        raise DataError(f"{name}: none of its {lost:,} files could be had; the first reasons are in {failed.path}")
+        raise DataError(f"{name}: none of its {len(lost):,} files could be had; the first reasons are in {failed.path}")
+    if lost:
+        absent = [path.relative_to(root / media.folder).as_posix() for path in lost]
+        listed = add_known_missing(root / media.table, absent, f"could not be had by `alpro data fetch {name}`")
+        say(f"  what could not be had is in {listed}: trainings leave it out while it is absent; --retry asks for it again")
     return media.folder
 
 
@@ -113,13 +119,15 @@ def _one(url: str, path: Path, media: Media) -> str | None:
     return None
 
 
-def _settle(item: tuple[Path, str, Future[str | None]], root: Path, failed: _Failed, got: int, lost: int) -> tuple[int, int]:
+def _settle(item: tuple[Path, str, Future[str | None]], root: Path, failed: _Failed, lost: list[Path]) -> int:
+    """How many files came: one, or none, which is noted."""
     path, url, future = item
     reason = future.result()
     if reason is None:
-        return got + 1, lost
+        return 1
     failed.add(str(path.relative_to(root)), url, reason)
-    return got, lost + 1
+    lost.append(path)
+    return 0
 
 
 class _Failed:

@@ -23,6 +23,7 @@ class File(Section):
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     into: str = Field(description="Folder below the project's root.")
     members: tuple[str, ...] = Field((), description="Patterns of the members that are taken; none: it is no archive.")
+    without: tuple[str, ...] = Field((), description="Patterns of what is no part of it, where a whole tree is given.")
     keep: Literal["path", "name"] = Field("path", description="What of a member's path is kept below `into`.")
     rename: str | None = Field(None, description="What a file that is no archive is called below `into`.")
     at_most_gb: float = Field(20, gt=0, description="An archive that unpacks to more is refused.")

@@ -66,7 +66,9 @@ def problems_of(name: str, result: Any, table: pd.DataFrame) -> tuple[list[Probl
             message = row["error"] if meta["check"].startswith("readable") else about.message
             problems.append(replace(about, message=message, value=_value(row, outcome.expectation_config.kwargs), **place))
         if len(rows) > LISTED:
-            problems.append(replace(about, message=f"{len(rows) - LISTED} more: {about.message}"))
+            where = "; index.parquet has them all" if meta["check"].startswith("readable") else ""
+            more = f"{len(rows):,} in all, of which the first {LISTED:,} are listed{where}: {about.message}"
+            problems.append(replace(about, message=more))
     return problems, counts
 
 
