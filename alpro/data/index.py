@@ -36,7 +36,7 @@ Report = Callable[[int, int], None]
 def build_index(
     paths: Iterable[str | Path],
     out_parquet: str | Path,
-    workers: int = 1,
+    workers: int = 0,
     *,
     cache: str | Path | None = None,
     every_frame: bool = True,
@@ -44,9 +44,9 @@ def build_index(
 ) -> dict[str, VideoInfo]:
     """Probe each file once and write the index, sorted by path as given.
 
-    `workers` processes look in parallel (1: this one does); a file that crashes its decoder is found out and recorded as
-    unreadable. `cache` is a file that lives from run to run. `report(done, total)` is called as it goes on.
-    Returns {path: VideoInfo}.
+    `workers` processes look in parallel, and a file that crashes its decoder is found out and recorded as unreadable; with 0
+    this one looks, and ends with such a file. `cache` is a file that lives from run to run. `report(done, total)` is called
+    as it goes on. Returns {path: VideoInfo}.
     """
     names = sorted({str(path) for path in paths})
     known = _Cache(Path(cache) if cache else None, every_frame)
@@ -97,8 +97,11 @@ def _write(path: Path, rows: Sequence[tuple[str, VideoInfo]]) -> None:
 
 
 def probe_all(names: Sequence[str], workers: int, every_frame: bool) -> Iterator[tuple[str, VideoInfo]]:
-    """(name, what a look found) as they come, in any order; a file that crashes its decoder is one that can't be read."""
-    if workers <= 1 or len(names) <= 1:
+    """(name, what a look found) as they come, in any order.
+
+    A file that crashes its decoder is one that can't be read, unless this process itself looks (`workers` 0).
+    """
+    if workers < 1:
         yield from ((name, probe(name, every_frame)) for name in names)
         return
     waiting = [list(names[i : i + _CHUNK]) for i in range(0, len(names), _CHUNK)][::-1]

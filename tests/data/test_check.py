@@ -1,6 +1,7 @@
 """A good set of one's own passes; a bad one is told row by row, with what to do. Each video of a folder is shown."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 VIDEOS = ROOT / "tests" / "videos"
 MANIFEST = {entry["file"]: entry for entry in json.loads((VIDEOS / "manifest.json").read_text())}
 REFUSED = {"decord_corrupted.mp4", "made_empty_0bytes.mp4", "made_text_not_a_video.mp4", "small_Mpeg4.mp4"}
+TOKENS = 80  # of the vocabulary
 GOOD = """split,video,question,answer
 train,a.avi,what is it?,dog
 train,a.avi,is it red?,"yes, it is"
@@ -34,12 +36,12 @@ test,d.avi,what is it?,dog
 def own(tmp_path, monkeypatch):
     """A set `own` of questions in one table, declared in params.yaml with what recipe `tiny` says of msvd_qa."""
     monkeypatch.chdir(tmp_path)
-    train_vocabulary(["what is it", "who runs"], "vocabulary", 80)
+    train_vocabulary(["what is it", "who runs"], "vocabulary", TOKENS)
     (tmp_path / "own").mkdir()
     for number, name in enumerate("abcd"):
         make_video(tmp_path / "own" / f"{name}.avi", frames=24, hue=40 * number)
     raw = yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text())
-    raw["text"]["tokenizer"] = "vocabulary"
+    raw["text"]["tokenizer"], raw["model"]["vocab_size"] = "vocabulary", TOKENS
     raw["datasets"]["own"] = {"task": "qa", "annotations": "own.csv", "videos": "own"}
     raw["finetune"]["own"] = raw["finetune"]["msvd_qa"]
     raw["evaluate"]["own"] = raw["evaluate"]["msvd_qa"] | {"checkpoint": "models/tiny/finetune/own"}
@@ -87,6 +89,20 @@ def test_each_fault_of_a_bad_set_is_told_by_line_and_video_with_what_to_do(own):
         assert said.count(wanted) == 1, (wanted, said)
     (cut,) = [line for line in said if line.startswith("error: own.csv: line 6: d: ")]
     assert "the file was cut" in cut
+
+
+def test_a_video_that_crashes_the_decoder_is_named_and_does_not_end_the_check(own, monkeypatch):
+    (own / "sitecustomize.py").write_text(  # of the processes that look, not of this one
+        "import os, alpro.data.video as v\n"
+        "real = v.probe\n"
+        "v.probe = lambda name, *a, **k: os.abort() if str(name).endswith('d.avi') else real(name, *a, **k)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{own}{os.pathsep}{ROOT}")
+    said = []
+    with pytest.raises(DataError, match="own: 1 errors"):
+        check_set(load(), "own", said.append)
+    (told,) = [line for line in said if line.startswith("error: ")]
+    assert told.startswith("error: own.csv: line 6: d: it crashes the decoder")
 
 
 def test_what_is_not_declared_is_told_with_the_nearest_name(own):
