@@ -52,8 +52,10 @@ class TrainLoader:
     """This process's batches of a plan: iterates (micro-step, Batch) from `start_step` up to, without, `stop_step`.
 
     A batch is smaller by the samples that could not be read; they are logged, counted in `skipped` and, once they are
-    more than `max_unreadable` of those read (of 1,000 at the least), end the training with a TrainingError; so does a
-    batch of which nothing is left, and a reading process that dies. `workers` 0 reads in the calling process.
+    more than `max_unreadable` of those that all processes read (of 1,000 at the least), end the training with a
+    TrainingError: here once this process's own are that many, and in `judge` where the processes tell each other their
+    `counts`. So does a batch of which nothing is left, and a reading process that dies. `workers` 0 reads in the calling
+    process.
     """
 
     def __init__(
@@ -92,6 +94,20 @@ class TrainLoader:
         finally:
             batches.close()
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many samples of this process could not be read so far, and how many it asked for."""
+        return len(self.skipped), self.read
+
+    def judge(self, left_out: int, read: int) -> None:
+        """Raise TrainingError where so many of the samples that all processes asked for are too many."""
+        if left_out > self.max_unreadable * max(read, _JUDGED_FROM):
+            own = f"; of this process: {_listed(sorted(set(self.skipped)))}" if self.skipped else ""
+            raise TrainingError(
+                f"{left_out} of {read} samples could not be read, more than loader.max_unreadable {self.max_unreadable:g} "
+                f"allows{own}; the log of each process names its own with the reason"
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training must know besides its step."""
         return {"read": self.read, "skipped": list(self.skipped)}
@@ -112,7 +128,7 @@ class TrainLoader:
         for item in collated.unreadable:
             log.warning("step %d: left out %s: %s", step, item.id, item.reason)
             self.skipped.append(item.id)
-        if len(self.skipped) > self.max_unreadable * max(self.read, _JUDGED_FROM):
+        if len(self.skipped) > self.max_unreadable * max(self.read * self.plan.world_size, _JUDGED_FROM):
             raise TrainingError(
                 f"step {step}: {len(self.skipped)} of {self.read} samples could not be read, more than loader.max_unreadable "
                 f"{self.max_unreadable:g} allows: {_listed(sorted(set(self.skipped)))}; the last: "

@@ -46,6 +46,13 @@ class Losses(Protocol):
 class Loader(Protocol):
     """This rank's batches, by micro-step."""
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Samples that this rank left out so far because they can't be read, and all that it asked for."""
+
+    def judge(self, left_out: int, read: int) -> None:
+        """Raise TrainingError where all ranks together left out more than is allowed."""
+
     def __iter__(self) -> Iterator[tuple[int, Any]]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
@@ -95,6 +102,7 @@ class Engine:
 
     course: Course
     total: int  # the number of the last step
+    loader: Loader
 
     def __init__(
         self,
@@ -153,7 +161,7 @@ class Engine:
         # before anything is drawn, so that a first run and a resumed one start alike
         randomness.seed_everything(self.seed, "training", self.rank)
         loader_state = resume.resume(self)
-        loader = self.task.loader(self.step * self.accumulation, self.total * self.accumulation)
+        loader = self.loader = self.task.loader(self.step * self.accumulation, self.total * self.accumulation)
         if loader_state is not None:
             loader.load_state_dict(loader_state)
         self.model.train()
@@ -367,13 +375,19 @@ class Engine:
 
     def _write_line(self, norm: float) -> None:
         """A row of the history: means over the steps since the last one, the same on every rank and in every run."""
-        means = (distributed.all_reduce(self.window, "mean", name="window") / self.window_steps).tolist()
+        counts = torch.tensor(self.loader.counts, dtype=torch.float64, device=self.device)
+        everyone = distributed.all_reduce(torch.cat([self.window, counts]), "mean", name="window")
+        means = (everyone[:-2] / self.window_steps).tolist()
+        left_out, read = (round(count * self.world) for count in everyone[-2:].tolist())
         self.window.zero_()
         self.window_steps = 0
         rate = self.optimizer.param_groups[0]["lr"]
         names = ("loss", *self.task.losses)
         row = {"step": self.step, "epoch": self._epoch(), "split": "train"} | dict(zip(names, means, strict=True))
+        if left_out:  # so far, by all ranks
+            row["left_out"] = left_out
         self.log.write({**row, "lr": rate, "grad_norm": norm}, self.clock.lap(self.world, self.device, self.clip_share))
+        self.loader.judge(left_out, read)
 
     def _epoch(self) -> int:
         """The epoch, from 0, that the last step belonged to."""

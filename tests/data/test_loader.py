@@ -101,6 +101,21 @@ def test_training_stops_above_the_bound(records, collator, tmp_path):
         list(TrainLoader(datasets, plan, collator, max_unreadable=0))
 
 
+def test_the_bound_is_of_what_all_processes_read(records, collator):
+    datasets, plan = setup(records, batch=1, world=2)
+    loader = TrainLoader(datasets, plan, collator, max_unreadable=0.01)
+    loader.load_state_dict({"read": 1500, "skipped": ["a/broken#0"] * 29})  # more than 1 % of 1,500, less than of 3,000
+    assert len(list(loader)) == len(loader) and loader.counts == (29, 1500 + len(loader))
+    loader.judge(30, 3000)
+    with pytest.raises(
+        TrainingError, match=r"31 of 3000 samples could not be read, .*max_unreadable 0\.01 allows; .*a/broken#0"
+    ):
+        loader.judge(31, 3000)
+    loader.load_state_dict({"read": 1500, "skipped": ["a/broken#0"] * 40})
+    with pytest.raises(TrainingError, match="40 of 1501 samples"):  # too many of all, whatever the other process read
+        next(iter(loader))
+
+
 def test_an_empty_batch_stops_the_training(records, collator, tmp_path):
     datasets, plan = setup(with_a_broken_one(records, tmp_path), batch=1)
     with pytest.raises(TrainingError, match=r"no sample of the batch could be read: .*broken.avi"):

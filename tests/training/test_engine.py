@@ -19,7 +19,8 @@ import torch
 
 from alpro import watch
 from alpro.errors import ConfigError, TrainingError
-from alpro.training.engine import Engine
+from alpro.training.engine import Best, Engine
+from alpro.training.record import final_figures
 from alpro.training.state import Store
 from tests.training.processes import ROOT, forked
 from tests.training.toy import ToyTask, gradients, same, settings, train
@@ -36,6 +37,14 @@ def test_the_history_has_a_row_for_each_line_and_validation_and_no_times() -> No
     ]  # fmt: skip
     assert set(history[0]) == {"step", "epoch", "split", "loss", "contrast", "items", "lr", "grad_norm"}
     assert history[0]["loss"] == pytest.approx(history[0]["contrast"] + 0.5 * history[0]["items"])
+
+
+def test_samples_left_out_stand_in_the_history_and_the_figures_and_too_many_stop() -> None:
+    done = train(8, unreadable=1, allowed=0.6)
+    assert [row["left_out"] for row in done["history"] if row["split"] == "train"] == [1, 1, 1, 1]
+    assert final_figures(done["history"], Best(8, 0.0, {}))["train"]["left_out"] == 1
+    with pytest.raises(TrainingError, match="1 of 2 could not be read"):
+        train(8, unreadable=1, allowed=0.4)
 
 
 def test_validation_draws_nothing_from_the_training() -> None:

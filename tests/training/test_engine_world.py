@@ -23,6 +23,7 @@ JOBS = [
     ["gradients", {"dtype": "float64"}],
     ["gradients", {"dtype": "float64", "changes": {"accumulation": 3}}],
     ["train", {"steps": 8}],
+    ["train", {"steps": 8, "unreadable": 1, "allowed": 1}],
 ]
 
 
@@ -49,8 +50,10 @@ def run(processes: int, out: Path, jobs: Any) -> list[Any]:
     return torch.load(out)
 
 
-def test_two_processes_do_the_mathematics_of_one(tmp_path: Path) -> None:
-    check_equal(run(2, tmp_path / "out.pt", JOBS))
+def test_two_processes_do_the_mathematics_of_one_and_add_up_what_they_left_out(tmp_path: Path) -> None:
+    found = run(2, tmp_path / "out.pt", JOBS)
+    check_equal(found)
+    assert [row.get("left_out") for row in found[4]["history"] if row["split"] == "train"] == [3] * 4  # of rank 0 one, of 1 two
 
 
 @pytest.mark.slow

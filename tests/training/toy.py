@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from alpro import distributed
 from alpro.config import Training
+from alpro.errors import TrainingError
 from alpro.training.engine import Engine, _Wanted
 from alpro.training.log import Log
 from alpro.training.state import Store
@@ -83,6 +84,14 @@ class ToyLoader:
         for step in range(self.start, self.stop):
             self.read += 1
             yield step, self.task.batch(step)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        return self.task.faults.get("unreadable", 0) * (distributed.rank() + 1), self.read
+
+    def judge(self, left_out: int, read: int) -> None:
+        if left_out > self.task.faults.get("allowed", 0) * read:
+            raise TrainingError(f"{left_out} of {read} could not be read")
 
     def state_dict(self) -> dict[str, Any]:
         return {"read": self.read}
