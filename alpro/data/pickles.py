@@ -11,7 +11,7 @@ import csv
 import io
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -269,4 +269,4 @@ def _parquet(table: Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-_WRITERS = {".csv": _csv, ".parquet": _parquet}
+_WRITERS: dict[str, Callable[[Table], bytes | str]] = {".csv": _csv, ".parquet": _parquet}
