@@ -41,5 +41,5 @@ class Bar:
         if self._shown != (label, total):
             if self._shown is not None:
                 self._bars.remove_task(self._task)
-            self._task, self._shown = self._bars.add_task(label, total=total), (label, total)
+            self._task, self._shown = self._bars.add_task(label, total=total, completed=done), (label, total)
         self._bars.update(self._task, completed=done)

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from alpro import distributed, gpus, launch
-from alpro.config import Launch
+from alpro import distributed, doctor, gpus, launch
+from alpro.config import Launch, load
 from alpro.errors import LaunchError
+from alpro.report import plan
+
+ROOT = Path(__file__).parents[1]
 
 LISTED = """\
 GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)
@@ -50,9 +53,23 @@ def test_on_one_gpu_the_verb_runs_in_this_process(monkeypatch: pytest.MonkeyPatc
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(gpus, "count", lambda: 1)
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(ROOT)
     assert launch.main(Launch(processes=None), ["recipe", "list"]) == 0
     assert "sample" in capsys.readouterr().out
+
+
+def test_a_plan_and_the_doctor_reckon_with_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(gpus, "count", lambda: 4)
+    monkeypatch.setattr(plan, "make_plan", lambda params, number, device: seen.append(number) or [])
+    monkeypatch.setattr(plan, "data_bytes", lambda params: {})
+    plan.print_plan(load(ROOT / "recipes/sample.yaml"), None, "h100", None, None, as_json=True)
+    assert seen == [4]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    check = doctor._torch(ROOT)
+    assert check.status == "warn" and "finds 0 GPUs, the driver 4" in check.detail
+    monkeypatch.setattr(gpus, "count", lambda: 0)
+    assert doctor._torch(ROOT).detail.endswith("launch.processes=null starts 2")
 
 
 @pytest.mark.usefixtures("two_cards")

@@ -96,6 +96,7 @@ def test_output_streams_and_a_good_end_is_a_good_end() -> None:
 
 
 @needs_horovod
+@pytest.mark.slow
 def test_on_a_terminal_a_bar_shows_how_far_the_first_rank_is_below_what_the_ranks_print() -> None:
     terminal, output = pty.openpty()
     process = world(2, [*WORKER, "well"], output=output)
