@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from alpro.data.text import train_vocabulary
 from alpro.data.validation import Problem, Summary, validate, validate_set
 from alpro.errors import ConfigError, DataError
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "tiny.yaml"
 TOKENS = 120  # of the vocabulary
+WRITTEN = ["index.html", "index.parquet", "metrics.json", "params.json", "problems.jsonl", "rows.html", "videos.html"]
 
 
 def film(path: Path, number: int, frames: int = 6) -> None:
@@ -148,9 +152,8 @@ def test_the_same_data_give_the_same_bytes(here: Path) -> None:
     assert summary.errors == 0
     (here / ".state").rename("elsewhere")
     validate_set(qa_params(), "msvd_qa", output="two", passed="two.json")
-    names = sorted(path.name for path in Path("one").iterdir())
-    assert names == ["index.html", "index.parquet", "metrics.json", "params.json", "problems.jsonl", "rows.html", "videos.html"]
-    for name in names:
+    assert sorted(path.name for path in Path("one").iterdir()) == WRITTEN
+    for name in WRITTEN:
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes(), name
     assert Path("one.json").read_bytes() == Path("two.json").read_bytes()
 
@@ -280,3 +283,22 @@ def test_an_exception_lists_the_first_errors_and_counts_the_rest() -> None:
         and said[-1] == "  and 20 more"
         and len(said) == 12
     )
+
+
+# imported too, without changing what validation finds: types, progress bars, fetching, making vocabularies
+UNFELT = ["__init__", "progress", "records", "wordpiece"]
+UNFELT += [f"sources/{name}" for name in ("__init__", "archives", "download", "fetch", "given", "layout", "registry")]
+
+
+def test_the_stages_depend_on_all_code_that_validation_reads_with_and_declare_what_it_writes() -> None:
+    code = "import sys, alpro.data.text, alpro.data.validation.run, alpro.data.validation.docs\n"
+    code += "print(*(m.__file__ for name, m in sys.modules.items() if name.startswith('alpro.data')))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    read = {Path(path).relative_to(ROOT).as_posix() for path in loaded} - {f"alpro/data/{name}.py" for name in UNFELT}
+    for file, name in (("dvc.yaml", "validate"), ("stages/dvc.yaml", "validate_corpus")):
+        stage = yaml.safe_load((ROOT / file).read_text())["stages"][name]["do"]
+        assert [path for path in sorted(read) if not any(f"{path}/".startswith(f"{dep}/") for dep in stage["deps"])] == []
+        assert "alpro/data/sources/registry.yaml" in stage["deps"]  # known to be missing
+        declared = sorted(path for path in stage["outs"] + stage["metrics"] if path.startswith("reports/"))
+        assert declared == [f"reports/validate/${{key}}/{written}" for written in WRITTEN]
+        assert stage["metrics"] == ["reports/validate/${key}/metrics.json"]
