@@ -1,7 +1,8 @@
 """Writing so that a kill never leaves a half file: aside, flushed, renamed into place.
 
-What is aside is called `.NAME.HOST-PID.xxxxxxxx`, so that the next who writes beside it can tell that its writer is dead, and
-remove it: in a folder that a stage depends on it would count as a change.
+What is aside is called `.NAME.HOST-PIDS-PID.xxxxxxxx` (PIDS: the kernel's number of what PID is counted in, a container or the
+host), so that the next who writes beside it can tell that its writer is dead, and remove it: in a folder that a stage depends
+on it would count as a change.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-_ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<host>[^/]+)-(?P<pid>\d+)\.[a-z0-9_]{8}(?P<old>\.old)?")
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:
@@ -88,7 +87,14 @@ def sha256(path: str | Path) -> str:
 
 
 def _prefix(path: Path) -> str:
-    return f".{path.name}.{os.uname().nodename}-{os.getpid()}."
+    return f".{path.name}.{_here()}-{os.getpid()}."
+
+
+@cache
+def _here() -> str:
+    """Where a process is known by its number: this host and, on Linux, this container."""
+    numbers = Path("/proc/self/ns/pid")
+    return f"{os.uname().nodename}-{numbers.stat().st_ino if numbers.exists() else 0}"
 
 
 @cache
@@ -98,11 +104,12 @@ def _sweep_once(folder: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what dead processes of this machine left aside; what stood in the place of a new directory is put back."""
+    """Remove what dead processes left aside; what stood in the place of a new directory is put back."""
+    ours = re.compile(rf"\.(?P<name>.+)\.{re.escape(_here())}-(?P<pid>\d+)\.[a-z0-9_]{{8}}(?P<old>\.old)?")
     with os.scandir(folder) as entries:
-        left = [(Path(entry.path), found) for entry in entries if (found := _ASIDE.fullmatch(entry.name))]
+        left = [(Path(entry.path), found) for entry in entries if (found := ours.fullmatch(entry.name))]
     for aside, found in left:
-        if found["host"] != os.uname().nodename or _lives(int(found["pid"])):
+        if _lives(int(found["pid"])):
             continue
         with suppress(OSError):  # another process may do the same, or it is another user's: no reason to write nothing
             if found["old"] and not (place := folder / found["name"]).exists():

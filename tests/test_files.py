@@ -81,8 +81,9 @@ def test_the_next_file_removes_what_a_killed_writer_left_of_another(tmp_path: Pa
 
 
 def test_what_looks_alike_and_is_none_of_ours_stays(tmp_path: Path) -> None:
-    """Another machine's, which may share the disk, an older version's, and somebody's own."""
-    names = [".out.elsewhere-1.abcdefgh", ".out.abcdefgh", ".out.txt", f".out.{os.uname().nodename}-{os.getpid()}.abcdefgh"]
+    """Another machine's or container's, which may share the disk, an older version's, and somebody's own."""
+    host, numbers = files._here().rsplit("-", 1)
+    names = [".out.elsewhere-1-2.abcdefgh", f".out.{host}-{int(numbers) + 1}-999999.abcdefgh", ".out.abcdefgh", ".out.txt"]
     for name in names:
         (tmp_path / name).touch()
     write(tmp_path / "out")
