@@ -31,6 +31,7 @@ REMEDIES = {
     "answer_not_empty": FILL_IN,
     "within_token_limit": "shorten it, or raise max_text_tokens",
     "row_once": "remove one of the two",
+    "id_once": "number them anew, or remove the row that stands twice",
     "val_captions_distinct": TIE,
     "test_captions_distinct": TIE,
     "val_one_caption_a_video": "fine if meant so",

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
-from alpro.config import Params, parse
+from alpro.config import Dataset, Params, parse
 from alpro.data.sample.encode import write_image, write_video
 from alpro.data.text import train_vocabulary
 from alpro.data.validation import Problem, Summary, validate, validate_set
+from alpro.data.validation.tables import read_tables
 from alpro.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]
@@ -92,10 +93,10 @@ def bad_qa(here: Path) -> Path:
     film(root / "videos" / "c.avi", 2, frames=2)  # shorter than what is read
     with (root / "test.jsonl").open("a") as file:
         for row in (
-            question("a"),  # a video of train
+            question("a") | {"id": 6},  # a video of train
             question("f", text="  "),
-            question("f", answer="<b>cat</b>"),
-            question("f", kind="why"),
+            question("f", answer="<b>cat</b>") | {"id": 7},
+            question("f", kind="why") | {"id": 7},
             question("f", answer=["run"]),
             {"question": "who runs?", "answer": "dog", "answer_type": "who"},
             question("f", text="what does the dog do? " * 20),
@@ -126,6 +127,7 @@ def test_each_fault_is_found_by_file_line_and_video(bad_qa: Path) -> None:
     assert places("answer_in_list") == [(test, "line 5", "f"), (test, "line 7", "f")]
     assert problems["answer_in_list"][0]["value"] == "<b>cat</b>"
     assert places("type_known") == [(test, "line 6", "f")]
+    assert places("id_once") == [(test, "line 5", "f"), (test, "line 6", "f")]
     assert places("answer_given") == [(test, "line 7", "f")]
     assert places("video_given") == [(test, "line 8", None)]
     assert places("within_token_limit") == [(test, "line 9", "f")]
@@ -260,6 +262,12 @@ def test_broken_files_and_unknown_names_are_told(here: Path) -> None:
     assert "qa/val.jsonl: line 1" in str(raised.value) and "train_ans2label.json: must hold one object" in str(raised.value)
     with pytest.raises(ConfigError, match="did you mean 'msvd_qa'"):
         validate(qa_params(), ["msvd_q"], "out")
+
+
+def test_captions_of_one_row_share_its_id_without_being_doubles(here: Path) -> None:
+    lines(here / "ret" / "test.jsonl", [{"clip_name": "a", "caption": ["a dog", "a cat"], "sen_id": 3}])
+    rows = read_tables(Dataset(task="retrieval", annotations="ret", videos="ret"), ["test"]).rows
+    assert list(zip(rows["text"], rows["id"], strict=True)) == [("a dog", "3"), ("a cat", None)]
 
 
 def test_a_vocabulary_that_does_not_fit_the_model_is_refused(here: Path) -> None:

@@ -20,7 +20,7 @@ GALLERY = ["val", "test"]  # the splits whose videos are ranked or asked about; 
 
 
 def rows_suite(limits: Limits) -> gx.ExpectationSuite:
-    """Expectations on the annotation rows; columns: file, row, split, video, text, tokens, and for qa answer, type, label."""
+    """Expectations on the annotation rows, whose columns `Tables` names."""
     text = "question" if limits.kind == "qa" else "caption"
     checks = [
         _given("video", "video"),
@@ -42,6 +42,16 @@ def rows_suite(limits: Limits) -> gx.ExpectationSuite:
             ignore_row_if="any_value_is_missing",
         ),
     ]
+    if limits.kind != "corpus":
+        checks.append(
+            _warning(
+                gxe.ExpectCompoundColumnsToBeUnique,
+                "id_once",
+                f"another {text} of the split has the same id",
+                column_list=["split", "id"],
+                ignore_row_if="any_value_is_missing",
+            )
+        )
     if limits.kind == "retrieval":
         for split in GALLERY:
             checks += [

@@ -19,8 +19,9 @@ from alpro.data.layouts import answers_of, corpus_rows, split_rows
 from alpro.data.media_files import MediaFolder, bare_name, missing
 from alpro.errors import DataError
 
-ROWS = ["n", "file", "place", "split", "video", "text", "tokens", "answer", "type", "label", "asked"]
-READ = ["file", "place", "split", "video", "path", "text", "answer", "type"]
+ROWS = ["n", "file", "place", "split", "video", "text", "tokens", "answer", "type", "id", "label", "asked"]
+READ = ["file", "place", "split", "video", "path", "text", "answer", "type", "id"]
+ID_KEYS = ("sen_id", "question_id", "id")  # of a caption or question, where a set numbers them
 VIDEOS = ["n", "file", "place", "split", "video", "path", "content", "frames", "error"]
 
 
@@ -28,8 +29,9 @@ VIDEOS = ["n", "file", "place", "split", "video", "path", "content", "frames", "
 class Tables:
     """`rows` has one entry a caption or question, `videos` one a video and split; `faults` is what could not be read at all.
 
-    rows: n, file, place (`line 3`), split, video, text, tokens, and for qa answer, type, label (the answer's class) and
-    asked (video and question). videos: n, file, place (of its first row), split, video, path, content (hash), frames, error.
+    rows: n, file, place (`line 3`), split, video, text, tokens, id (where a data set numbers its rows), and for qa answer,
+    type, label (the answer's class) and asked (video and question). videos: n, file, place (of its first row), split, video,
+    path, content (hash), frames, error.
     """
 
     rows: pd.DataFrame
@@ -125,13 +127,15 @@ def _rows(source: Corpus | Dataset, split: str, file: Path, folder: MediaFolder)
             if name not in places:
                 places[name] = bare_name(name), str(folder.path(name))
             video, path = places[name]
+        number = _text(row, ID_KEYS) if isinstance(source, Dataset) else None
         if qa:
             question = _text(row, ("question",))
             kind = _text(row, ("answer_type",)) if "answer_type" in row else (question or "").split(" ")[0].lower()
-            yield shown, place, split, video, path, question, _text(row, ("answer",)), kind
+            yield shown, place, split, video, path, question, _text(row, ("answer",)), kind, number
         else:
             for caption in _texts(row, reading.CAPTION_KEYS):
-                yield shown, place, split, video, path, caption, None, None
+                yield shown, place, split, video, path, caption, None, None, number
+                number = None  # a list of captions has it once
 
 
 def _texts(row: dict[str, Any], keys: tuple[str, ...]) -> list[str | None]:
