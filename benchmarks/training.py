@@ -75,6 +75,11 @@ class Made:
     def loader(self, start: int, stop: int) -> Made:
         return self
 
+    counts = 0, 0
+
+    def judge(self, left_out: int, read: int) -> None:
+        """Nothing is read, so nothing is left out."""
+
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         for step in range(self.steps):
             self.mark()
