@@ -150,6 +150,24 @@ def test_a_packed_model_answers_as_its_signature_says(packed, videos):
     assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
 
 
+def test_a_server_that_was_told_no_folder_reads_no_video(packed, videos, monkeypatch):
+    import mlflow
+    from mlflow.pyfunc.utils.environment import _simulate_serving_environment
+
+    monkeypatch.chdir(videos)
+    monkeypatch.delenv("ALPRO_MEDIA_ROOT", raising=False)
+    model = mlflow.pyfunc.load_model(str(packed))
+    table = pandas.DataFrame({"video": ["one.mp4"], "question": [TEXTS[1]]})
+    assert len(model.predict(table)) == 1, "who loads it in Python has the working directory"
+    with _simulate_serving_environment():
+        for name in ("one.mp4", str(videos / "one.mp4")):
+            with pytest.raises(mlflow.MlflowException, match="start it with ALPRO_MEDIA_ROOT set") as caught:
+                model.predict(table.assign(video=name))
+            assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+        monkeypatch.setenv("ALPRO_MEDIA_ROOT", str(videos))
+        assert len(mlflow.pyfunc.load_model(str(packed)).predict(table)) == 1
+
+
 def outside(requirements: Iterable[str]) -> set[str]:
     """The modules of this environment that an environment made from these requirements would not have."""
     seen: set[tuple[str, frozenset[str]]] = set()
