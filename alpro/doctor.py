@@ -313,7 +313,7 @@ def _champions(root: Path) -> Check:
     with store.opened(root) as opened:
         models = [model.name for model in opened.client.search_registered_models()]
         crowned = [name for name in models if aliases.at(opened.client, name, "champion")]
-        wrong = [said for name in crowned if (said := aliases.by_hand(opened.client, name))]
+        wrong = [said for name in models if (said := aliases.by_hand(opened.client, name))]
     if wrong:
         return Check("champions", "warn", "; ".join(wrong), "`alpro lineage models:/NAME@champion` tells where it comes from")
     return Check("champions", "ok", ", ".join(crowned) or "none yet")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpro.errors import TrackingError
-from alpro.lineage.repository import git
+from alpro.lineage.repository import dvc_cache, git
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -84,6 +85,7 @@ def _facts(root: Path, version: ModelVersion) -> Iterator[str]:
         "parameters": tags.get(tag.PARAMS),
         "validation": tags.get(tag.VALIDATION),
         "flow": tags.get(tag.FLOW),
+        "experiment": tags.get(tag.EXPERIMENT),
         "run": version.run_id,
         "from": tags.get(tag.PARENT),
         "started": tags.get(tag.START),
@@ -107,5 +109,9 @@ def _way_back(root: Path, version: ModelVersion, uri: str) -> Iterator[str]:
         return
     yield "This state again, in a folder of its own:"
     yield f"  git worktree add ../alpro-{commit[:10]} {commit}"
-    yield "  dvc checkout        # there, with this checkout's cache: dvc cache dir --local DIR"
-    yield f"  alpro reproduce {uri}   # evaluates it anew and compares; --train: trains it anew too"
+    yield f"  cd ../alpro-{commit[:10]}"
+    if cache := dvc_cache(root):
+        yield f"  dvc cache dir --local {shlex.quote(str(cache))}"
+    yield "  dvc checkout"
+    yield "Or, from here, evaluated anew and compared (--train: trained anew too):"
+    yield f"  alpro reproduce {uri}"

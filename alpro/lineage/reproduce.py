@@ -17,7 +17,7 @@ from typing import Any
 from alpro.errors import TrackingError
 from alpro.lineage.chain import find
 from alpro.lineage.lock import LockedStage, dvc_hash, locked_stages
-from alpro.lineage.repository import git, home
+from alpro.lineage.repository import dvc_cache, git, home
 
 FOLDER = Path(".dvc/tmp/reproduce")  # where DVC neither tracks nor searches, on the disk of its cache
 RUNNING = "Running stage '"
@@ -100,8 +100,9 @@ def _worktree(main: Path, root: Path, commit: str) -> Iterator[Path]:
         local = root / ".dvc" / "config.local"
         if local.exists():
             shutil.copy(local, place / ".dvc" / "config.local")
-        (cache,) = _dvc(root, "cache", "dir", say=lambda line: None)
-        _dvc(place, "cache", "dir", "--local", str((root / cache).resolve()), say=lambda line: None)
+        if (cache := dvc_cache(root)) is None:
+            raise TrackingError(f"{root}: `dvc cache dir` fails here; `alpro doctor` says what is missing")
+        _dvc(place, "cache", "dir", "--local", str(cache), say=lambda line: None)
         yield place
     finally:
         git(root, "worktree", "remove", "--force", "--force", str(place))

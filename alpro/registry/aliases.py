@@ -1,7 +1,8 @@
 """`champion` and `previous`: how they move, and how a move that was not the gate's is recognised.
 
 The gate writes its record at the version that it lets through, and the version's number at the model. An alias that was
-moved in MLflow's pages has changed neither.
+moved or deleted in MLflow's pages has changed neither, and so is no way around the gate: a candidate meets the champion of
+the record.
 """
 
 from __future__ import annotations
@@ -45,43 +46,58 @@ def crown(client: MlflowClient, version: ModelVersion, before: ModelVersion | No
     client.set_registered_model_alias(version.name, CHAMPION, version.version)
 
 
-def before(client: MlflowClient, version: ModelVersion) -> ModelVersion | None:
-    """The last other version that the gate made champion."""
-    recorded = client.get_registered_model(version.name).tags.get(RECORDED)
-    if recorded and recorded != str(version.version):
-        return client.get_model_version(version.name, recorded)
-    previous = at(client, version.name, PREVIOUS)
-    return previous if previous and previous.version != version.version else None
+def recorded(client: MlflowClient, model: str) -> ModelVersion | None:
+    """The version that the gate or a rollback made champion last, wherever the alias points; None where none has passed."""
+    passed = {str(one.version): one for one in client.search_model_versions(f"name = '{model}'") if GATE in one.tags}
+    if not passed:
+        return None
+    last = client.get_registered_model(model).tags.get(RECORDED, "")
+    return passed.get(last) or max(passed.values(), key=lambda one: (json.loads(one.tags[GATE])["at"], int(one.version)))
+
+
+def rival(client: MlflowClient, candidate: ModelVersion) -> ModelVersion | None:
+    """Whom a candidate must beat: the champion of the record, whatever the alias says; of the alias where there is no record.
+
+    A candidate that is this champion itself meets the one before.
+    """
+    champion = recorded(client, candidate.name) or at(client, candidate.name, CHAMPION)
+    listed = (champion, at(client, candidate.name, PREVIOUS))
+    return next((one for one in listed if one and not same(one, candidate)), None)
+
+
+def same(one: ModelVersion | None, other: ModelVersion | None) -> bool:
+    """Whether both are the same version of a model, or neither is there."""
+    return (one and str(one.version)) == (other and str(other.version))
 
 
 def rollback(client: MlflowClient, model: str) -> tuple[str, str]:
     """Give `champion` back to the one before; after a move by hand, to the last that the gate let through.
 
-    Returns the versions' numbers, from and to. Raises TrackingError where there is nothing to go back to.
+    Returns the versions' numbers, from (`none` where the alias is gone) and to. Raises TrackingError where there is nothing to
+    go back to.
     """
-    champion = at(client, model, CHAMPION)
-    if champion is None:
+    champion, last = at(client, model, CHAMPION), recorded(client, model)
+    if champion is None and last is None:
         raise TrackingError(f"{model} has no champion; `alpro promote` makes one")
-    recorded = client.get_registered_model(model).tags.get(RECORDED)
-    previous = at(client, model, PREVIOUS)
-    target = recorded if recorded and recorded != str(champion.version) else str(previous.version) if previous else None
-    if target is None or target == str(champion.version):
-        raise TrackingError(f"{model}: there is no champion before version {champion.version} to go back to")
+    if last is not None and not same(champion, last):
+        target: str | None = str(last.version)
+    else:
+        previous = at(client, model, PREVIOUS)
+        target = str(previous.version) if previous else None
+    was = str(champion.version) if champion else "none"
+    if target is None or target == was:
+        raise TrackingError(f"{model}: there is no champion before version {was} to go back to")
     client.set_registered_model_tag(model, RECORDED, target)
     client.set_registered_model_alias(model, CHAMPION, target)
-    return str(champion.version), target
+    return was, target
 
 
 def by_hand(client: MlflowClient, model: str) -> str | None:
-    """What is wrong with the champion's alias, in one line; None where the gate or a rollback put it where it is."""
-    champion = at(client, model, CHAMPION)
-    if champion is None:
+    """What is wrong with the champion's alias, in one line; None where the gate or a rollback left it as it is."""
+    champion, last = at(client, model, CHAMPION), recorded(client, model)
+    if same(champion, last):
         return None
-    recorded = client.get_registered_model(model).tags.get(RECORDED)
-    if recorded == str(champion.version) and GATE in champion.tags:
-        return None
-    last = f"the last that passed is version {recorded}" if recorded else "none has passed yet"
-    return (
-        f"{model}@{CHAMPION} is version {champion.version} without the gate's record ({last}): moved by hand; "
-        f"`alpro promote` or `alpro rollback` puts it right"
-    )
+    told = f"the last that passed is version {last.version}" if last else "none has passed yet"
+    found = f"is version {champion.version} without the gate's record" if champion else "is gone"
+    done = "moved" if champion else "deleted"
+    return f"{model}@{CHAMPION} {found} ({told}): {done} by hand; `alpro promote` or `alpro rollback` puts it right"

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from alpro import lineage
-from alpro.config import Params, nearest
+from alpro.config import Gate, Params, nearest
 from alpro.errors import ConfigError, TrackingError
+from alpro.lineage.chain import find
 from alpro.registry import aliases, facts, gate
 from alpro.registry.gate import Verdict
 from alpro.registry.versions import CANDIDATE, CHAMPION
@@ -90,24 +91,22 @@ def promote(
 ) -> Promotion:
     """Compare the task's candidate with its champion and, where the gate says so, make it the champion.
 
-    version: the number of the candidate that is meant, where another may have become it meanwhile. Raises ConfigError for an
+    version: the number of the version that is meant, in the place of the one that `candidate` names. Raises ConfigError for an
     unknown task, TrackingError without that candidate, and what reading data and checkpoints raises.
     """
     if task not in params.datasets:
         raise ConfigError(f"task {task!r}: `datasets` of params.yaml has none of this name{nearest(task, params.datasets)}")
     model = f"alpro-{task}"
     with opened(root) as store:
-        candidate, champion = (aliases.at(store.client, model, alias) for alias in (CANDIDATE, CHAMPION))
+        champion = aliases.at(store.client, model, CHAMPION)
+        candidate = find(store, f"models:/{model}/{version}") if version else aliases.at(store.client, model, CANDIDATE)
         if candidate is None:
             raise TrackingError(f"{model} has no candidate; `alpro register` registers what the pipeline made")
-        if version and str(candidate.version) != version:
-            raise TrackingError(f"{model}: the candidate is version {candidate.version} by now, not {version}; nothing moved")
         warning = aliases.by_hand(store.client, model)
         name = _name(candidate)
-        if champion and champion.version == candidate.version and not warning:
+        if aliases.same(champion, candidate) and not warning:
             return Promotion(name, name, None, False)
-        # a candidate that somebody made champion by hand meets the one that was before
-        rival = aliases.before(store.client, candidate) if champion and champion.version == candidate.version else champion
+        rival = aliases.rival(store.client, candidate)
         against = _name(rival) if rival else None
         with tempfile.TemporaryDirectory(dir=folder(root), prefix=".gate.") as aside:
             verdict = _judge(store, root, params, task, candidate, rival, Path(aside), evaluate)
@@ -115,8 +114,10 @@ def promote(
             store.client.log_text(candidate.run_id, f"{name} against {against}\n{verdict}\n", f"gate/{_now()}.txt")
         if verdict.passed and not dry_run:
             with alone(root):
-                _unmoved(store, candidate, champion)
-                aliases.crown(store.client, candidate, rival, _record(root, verdict, against))
+                if not version:
+                    _unmoved(store, model, CANDIDATE, candidate)
+                _unmoved(store, model, CHAMPION, champion)
+                aliases.crown(store.client, candidate, rival, _record(root, params.gate, verdict, against))
         return Promotion(name, against, verdict, verdict.passed and not dry_run, warning)
 
 
@@ -145,7 +146,10 @@ def _judge(
     if champion is None:
         return Verdict((*checks, *gate.compare_with_chance(params.gate, aside / "a")))
     evaluate(params, task, unpack(store, champion, aside / "champion"), aside / "b")
-    return Verdict((*checks, *gate.compare_with_champion(params.gate, aside / "a", aside / "b")))
+    compared = gate.compare_with_champion(params.gate, aside / "a", aside / "b")
+    if aliases.GATE not in champion.tags:  # nobody knows that this one is better than chance
+        compared += gate.compare_with_chance(params.gate, aside / "a")
+    return Verdict(tuple(dict.fromkeys((*checks, *compared))))
 
 
 def unpack(store: Store, version: ModelVersion, into: Path) -> Packed:
@@ -163,19 +167,19 @@ def unpack(store: Store, version: ModelVersion, into: Path) -> Packed:
         raise TrackingError(f"{_name(version)}: is no packed checkpoint ({error!r})") from None
 
 
-def _unmoved(store: Store, candidate: ModelVersion, champion: ModelVersion | None) -> None:
-    for alias, was in ((CANDIDATE, candidate), (CHAMPION, champion)):
-        now = aliases.at(store.client, candidate.name, alias)
-        if (now.version if now else None) != (was.version if was else None):
-            raise TrackingError(f"{candidate.name}@{alias} was moved while the gate evaluated; run `alpro promote` again")
+def _unmoved(store: Store, model: str, alias: str, was: ModelVersion | None) -> None:
+    now = aliases.at(store.client, model, alias)
+    if not aliases.same(now, was):
+        raise TrackingError(f"{model}@{alias} was moved while the gate evaluated; run `alpro promote` again")
 
 
-def _record(root: Path, verdict: Verdict, against: str | None) -> dict[str, Any]:
+def _record(root: Path, settings: Gate, verdict: Verdict, against: str | None) -> dict[str, Any]:
     state = lineage.git_state(root)
     return {
         "at": _now(),
         "against": against,
         "code": state.commit if state.clean else f"{state.commit}, changed",
+        "gate": settings.model_dump(),
         "checks": [[check.name, check.candidate, check.champion] for check in verdict.checks],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -87,6 +88,8 @@ def without_champion(ended: Path, params: Params, tmp_path_factory: pytest.TempP
     root = Path(shutil.copytree(ended, tmp_path_factory.mktemp("gate") / "project"))
     subprocess.run(["git", "init", "-q", "-b", "main"], cwd=root, check=True)
     (root / ".gitignore").write_text("/.mlflow/\n/models/\n/reports/\n/data/\n")
+    (root / ".dvc").mkdir()
+    (root / ".dvc" / "config").touch()
     candidate(root, params, "first")
     return root
 
@@ -116,11 +119,12 @@ def test_a_first_model_above_chance_becomes_the_champion(fresh, params):
     assert promote(fresh, params).verdict is None, "the champion is not compared with itself"
 
 
-def test_only_the_version_that_was_meant_is_promoted(fresh, params):
-    with pytest.raises(TrackingError, match="alpro-msvd_qa: the candidate is version 1 by now, not 7; nothing moved"):
+def test_the_version_that_was_meant_is_promoted_whatever_the_candidate_is_by_now(fresh, params):
+    candidate(fresh, params, "worse")
+    with pytest.raises(TrackingError, match="models:/alpro-msvd_qa/7: there is no such version"):
         promote(fresh, params, version="7")
-    assert aliased(fresh) == {"candidate": 1}
     assert promote(fresh, params, version="1").moved
+    assert aliased(fresh) == {"candidate": 2, "champion": 1}
 
 
 def test_a_first_model_whose_interval_reaches_chance_is_refused(fresh, params):
@@ -150,7 +154,9 @@ def test_a_clearly_better_model_becomes_the_champion_and_can_be_taken_back(proje
     assert done.moved and "80.00 (+30.00)" in str(done)
     assert aliased(project) == {"candidate": 2, "champion": 2, "previous": 1}
     client = contents(project).client
-    assert "overall_acc" in client.get_model_version(MODEL, "2").tags[aliases.GATE]
+    record = json.loads(client.get_model_version(MODEL, "2").tags[aliases.GATE])
+    assert [name.split()[-1] for name, *_ in record["checks"] if name.startswith("gain of")] == ["overall_acc"]
+    assert record["gate"] == params.gate.model_dump(), "by which rules it passed"
     assert registry.rollback(project, TASK) == ("2", "1")
     assert aliased(project) == {"candidate": 2, "champion": 1, "previous": 1}
     with opened(project) as store:
@@ -204,6 +210,35 @@ def test_an_alias_moved_by_hand_is_named_and_rollback_puts_it_right(project, par
     assert registry.rollback(project, TASK) == ("2", "1")
 
 
+@pytest.mark.parametrize("hand", ["deleted", "moved to a worse one"])
+def test_who_takes_the_champions_alias_away_does_not_spare_candidates_the_champion(project, params, hand):
+    candidate(project, params, "clearly")
+    assert promote(project, params).moved
+    candidate(project, params, "worse")  # version 3
+    client = contents(project).client
+    if hand == "deleted":
+        client.delete_registered_model_alias(MODEL, "champion")
+        wrong = f"{MODEL}@champion is gone (the last that passed is version 2): deleted by hand"
+    else:
+        client.set_registered_model_alias(MODEL, "champion", "3")
+        wrong = f"{MODEL}@champion is version 3 without the gate's record (the last that passed is version 2): moved by hand"
+    assert wrong in doctor.CHECKS["champions"](project).detail
+    candidate(project, params, "slightly")  # better than chance and than version 3, worse than the champion
+    done = promote(project, params)
+    assert not done.passed and done.champion == f"{MODEL}/2" and done.warning.startswith(wrong)
+    assert registry.rollback(project, TASK)[1] == "2" and aliased(project)["champion"] == 2
+
+
+def test_a_champion_that_nobody_judged_is_no_lower_bar_than_chance(fresh, params):
+    candidate(fresh, params, "worse")
+    candidate(fresh, params, "chance")
+    client = contents(fresh).client
+    client.set_registered_model_alias(MODEL, "champion", "3")
+    candidate(fresh, params, "slightly")
+    checks = [check.name for check in promote(fresh, params, dry_run=True).verdict.checks]
+    assert "gain of overall_acc" in checks and "overall_acc above majority" in checks
+
+
 def test_lineage_tells_the_chain_and_the_way_back(crowned, params):
     said = chain.trace(crowned, f"models:/{MODEL}@champion")
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=crowned, capture_output=True, text=True).stdout.strip()
@@ -211,7 +246,10 @@ def test_lineage_tells_the_chain_and_the_way_back(crowned, params):
         assert f"\n{name}\n" in said
     for fact in (f"commit      {head} (main) x", "validation  passed", "from        alpro-pretrain/1", "against chance"):
         assert fact in said
-    assert f"git worktree add ../alpro-{head[:10]} {head}" in said and "WARNING" not in said
+    place = f"../alpro-{head[:10]}"
+    back = [f"git worktree add {place} {head}", f"cd {place}", f"dvc cache dir --local {crowned}/.dvc/cache", "dvc checkout"]
+    assert "\n".join(f"  {line}" for line in back) in said, "lines to be pasted in this order"
+    assert "WARNING" not in said
     with pytest.raises(TrackingError, match="there is no such version"):
         chain.trace(crowned, f"models:/{MODEL}@previous")
     with pytest.raises(TrackingError, match="write models:/"):
