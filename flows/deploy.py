@@ -1,17 +1,20 @@
 """What a Prefect server must know before its pages are of use: work pool, deployments, and what makes a dead run Crashed.
 
 `python -m flows.deploy` may run any number of times; PREFECT_API_URL says at which server. The deployments are those of
-prefect.yaml. `prefect deploy --all` would do as well, but that of 3.8.8 asks for the pool's workers with a limit of null,
-which its server refuses with the newest fastapi, and ends after the first deployment.
+prefect.yaml; what somebody did to them in the pages (schedules, a pause) stays. `prefect deploy --all` would do as well, but
+that of 3.8.8 asks for the pool's workers with a limit of null, which its server refuses with the newest fastapi, and ends
+after the first deployment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import yaml
 
@@ -19,19 +22,14 @@ import flows  # noqa: F401  before Prefect: its environment
 
 POOL = "alpro"
 AUTOMATION = "a run without a sign of life has crashed"
-SILENT_S = 90  # three heartbeats
-ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
+SILENT_S = 150  # five heartbeats: a starved machine is late, and not dead
+ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Paused", "Suspended", "Passed", "Promoted", "Refused")
 
 
-async def prepare() -> None:
-    """Make the work pool and the automation where they do not exist yet."""
+async def make_pool() -> None:
+    """Make the work pool where it does not exist yet."""
     from prefect import get_client
-    from prefect.automations import Automation
     from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import EventTrigger, Posture
-    from prefect.events.schemas.events import ResourceSpecification
     from prefect.exceptions import ObjectNotFound
 
     async with get_client() as client:
@@ -39,8 +37,17 @@ async def prepare() -> None:
             await client.read_work_pool(POOL)
         except ObjectNotFound:
             await client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-        if await client.read_automations_by_name(AUTOMATION):
-            return
+
+
+async def watch(deployments: Sequence[UUID]) -> None:
+    """Make or renew the automation: a run of these deployments that shows no sign of life is marked Crashed."""
+    from prefect import get_client
+    from prefect.automations import Automation
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import EventTrigger, Posture
+    from prefect.events.schemas.events import ResourceSpecification
+
     beat = "prefect.flow-run.heartbeat"
     crash = Automation(
         name=AUTOMATION,
@@ -48,6 +55,7 @@ async def prepare() -> None:
             after={beat},
             expect={beat, *(f"prefect.flow-run.{state}" for state in ENDS)},
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            match_related=ResourceSpecification({"prefect.resource.id": [f"prefect.deployment.{one}" for one in deployments]}),
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -55,30 +63,50 @@ async def prepare() -> None:
         ),
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no sign of life for {SILENT_S} s: its machine is gone")],
     )
-    await crash.acreate()
+    async with get_client() as client:
+        there = await client.read_automations_by_name(AUTOMATION)
+    if there:
+        crash.id, crash.enabled = there[0].id, there[0].enabled
+        await crash.aupdate()
+    else:
+        await crash.acreate()
 
 
-async def deploy(root: Path, entry: dict[str, Any]) -> str:
-    """Make or renew one deployment of prefect.yaml; returns its name as `prefect deployment run` takes it."""
-    from prefect import Flow
+async def deploy(root: Path, entry: dict[str, Any]) -> tuple[str, UUID]:
+    """Make or renew one deployment of prefect.yaml; returns its name, as `prefect deployment run` takes it, and its id."""
+    from prefect import Flow, get_client
+    from prefect.exceptions import ObjectNotFound
     from prefect.schedules import Schedule
 
     flow: Any = await Flow.afrom_source(source=str(root), entrypoint=entry["entrypoint"])
-    schedules = [
-        Schedule(cron=one["cron"], timezone=one.get("timezone", "UTC"), active=one.get("active", True))
-        for one in entry.get("schedules", [])
-    ]
+    name, pool = f"{flow.name}/{entry['name']}", entry["work_pool"]
+    try:
+        async with get_client() as client:
+            paused = (await client.read_deployment_by_name(name)).paused
+        schedules = None
+    except ObjectNotFound:
+        paused = False
+        schedules = [
+            Schedule(cron=one["cron"], timezone=one.get("timezone", "UTC"), active=one.get("active", True))
+            for one in entry.get("schedules", [])
+        ]
+    described = entry.get("description") or flow.description
     made = await flow.ato_deployment(
-        name=entry["name"], description=entry.get("description") or flow.description, schedules=schedules
+        entry["name"], description=described, paused=paused, schedules=schedules, job_variables=pool.get("job_variables")
     )
-    await made.aapply(work_pool_name=entry["work_pool"]["name"])
-    return f"{flow.name}/{entry['name']}"
+    if schedules is None:
+        made.model_fields_set.discard("schedules")  # Prefect makes an empty list of None, which deletes all
+    return name, await made.aapply(work_pool_name=pool["name"])
 
 
 async def _all(root: Path) -> None:
-    await prepare()
+    await make_pool()
+    made = []
     for entry in yaml.safe_load((root / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]:
-        print(await deploy(root, entry), flush=True)
+        name, deployment = await deploy(root, entry)
+        print(name, flush=True)
+        made.append(deployment)
+    await watch(made)
 
 
 def main() -> int:

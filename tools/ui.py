@@ -111,7 +111,6 @@ def serve() -> None:
         "PREFECT_API_URL": api,
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(prefect),
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a dozen processes for jobs that nobody here starts
         MLFLOW_PAGE: store.shown(uri) if elsewhere else page,
         **store.QUIET,

@@ -1,0 +1,90 @@
+"""What `python -m flows.deploy` makes at a real server, and what it leaves alone the second time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.deploy import AUTOMATION, SILENT_S
+from flows.pipeline import FLOWS
+from flows.server import embedded_server
+
+from .conftest import REPOSITORY, flow_environment
+
+HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
+
+
+def test_whoever_imports_the_flows_sends_a_sign_of_life_five_times_before_a_run_counts_as_crashed() -> None:
+    told = "import flows; from prefect.settings import get_current_settings as now; print(now().flows.heartbeat_frequency)"
+    variables = {name: value for name, value in os.environ.items() if name != HEARTBEAT}
+    done = subprocess.run([sys.executable, "-c", told], cwd=REPOSITORY, env=variables, capture_output=True, text=True)
+    assert 5 * int(done.stdout) == SILENT_S < 180, done.stderr
+
+
+@pytest.fixture
+def api(tmp_path: Path, server_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server's address."""
+    from prefect.settings import PREFECT_API_URL
+
+    monkeypatch.setenv("PREFECT_HOME", str(server_home))
+    with embedded_server(tmp_path):
+        address = PREFECT_API_URL.value()
+        assert address
+        yield address
+
+
+def deploy(api: str, home: Path) -> None:
+    command = [sys.executable, "-m", "flows.deploy"]
+    variables = flow_environment(home) | {"PREFECT_API_URL": api}
+    done = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+async def read() -> tuple[dict[str, Any], list[Any]]:
+    """All deployments by name, and the automations."""
+    from prefect import get_client
+    from prefect.client.schemas.sorting import DeploymentSort
+
+    async with get_client() as client:
+        found = await client.read_deployments(limit=100, sort=DeploymentSort.NAME_ASC)
+        return {one.name: one for one in found}, await client.read_automations_by_name(AUTOMATION)
+
+
+async def change_in_the_pages(pipeline: Any, other: Any) -> None:
+    """Switch the nightly schedule on, give another deployment one of its own, pause a third."""
+    from prefect import get_client
+    from prefect.client.schemas.actions import DeploymentUpdate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    async with get_client() as client:
+        await client.update_deployment_schedule(pipeline.id, pipeline.schedules[0].id, active=True)
+        await client.create_deployment_schedules(other.id, [(CronSchedule(cron="0 5 * * 1"), True)])
+        await client.update_deployment(other.id, DeploymentUpdate(paused=True))
+
+
+@pytest.mark.slow  # the server alone needs 10 s
+def test_deploying_again_keeps_what_was_done_in_the_pages(api: str, server_home: Path) -> None:
+    deploy(api, server_home)
+    first, _ = asyncio.run(read())
+    assert len(first) == len(FLOWS) and not first["pipeline"].schedules[0].active
+    asyncio.run(change_in_the_pages(first["pipeline"], first["evaluate"]))
+    deploy(api, server_home)
+    again, automations = asyncio.run(read())
+    assert {name: one.id for name, one in again.items()} == {name: one.id for name, one in first.items()}
+    assert [(one.schedule.cron, one.active) for one in again["pipeline"].schedules] == [("0 2 * * *", True)]
+    assert [(one.schedule.cron, one.active) for one in again["evaluate"].schedules] == [("0 5 * * 1", True)]
+    assert again["evaluate"].paused and not again["pipeline"].paused
+
+    # a worker's runs beat often enough for the one automation, which is for the runs of these deployments alone
+    assert all(one.job_variables["env"] == {HEARTBEAT: "30"} for one in again.values())
+    (crash,) = automations
+    assert crash.trigger.within == timedelta(seconds=SILENT_S)
+    assert set(crash.trigger.match_related["prefect.resource.id"]) == {f"prefect.deployment.{one.id}" for one in again.values()}
