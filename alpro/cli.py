@@ -52,6 +52,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Recipe = Annotated[str | None, typer.Option("--recipe", help="Read this recipe in place of params.yaml.")]
 Changes = Annotated[list[str] | None, typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="Change a parameter.")]
 MaxSteps = Annotated[int | None, typer.Option(min=1, help="Stop after so many optimizer steps.")]
+Flow = Annotated[str | None, typer.Option(help="The Prefect run that made the state; what was made before keeps its own.")]
+Experiment = Annotated[str | None, typer.Option(help="The DVC experiment that holds the state.")]
+Candidates = Annotated[str | None, typer.Option(metavar="TASK,...", help="Only their `candidate` moves; '': none.")]
 
 
 def _settings(params: Path, recipe: str | None, changes: list[str] | None) -> Params:
@@ -558,19 +561,26 @@ def launch(verb: list[str], params: ParamsFile = PARAMS) -> None:
 @app.command()
 def register(
     params: ParamsFile = PARAMS,
-    flow: Annotated[str | None, typer.Option(help="The Prefect run that made the state, named at the versions.")] = None,
+    flow: Flow = None,
+    experiment: Experiment = None,
+    candidates: Candidates = None,
 ) -> None:
     """Register the pipeline's checkpoints in MLflow, with where they come from."""
     from alpro import registry
     from alpro.config import load
 
-    typer.echo(str(registry.register(Path.cwd(), load(params), flow=flow)))
+    given = registry.made_by(flow, experiment)
+    typer.echo(str(registry.register(Path.cwd(), load(params), tags=given, candidates=_listed(candidates))))
+
+
+def _listed(names: str | None) -> list[str] | None:
+    return None if names is None else [name for name in names.split(",") if name]
 
 
 @app.command()
 def promote(
     task: Task,
-    version: Annotated[str | None, typer.Option(help="Only while the candidate is this version.")] = None,
+    version: Annotated[str | None, typer.Option(help="This version, and not the one that `candidate` names.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the gate says.")] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -632,12 +642,16 @@ def report_show(params: ParamsFile = PARAMS, root: Path = Path("reports")) -> No
 
 
 @track.command("sync")
-def track_sync(params: ParamsFile = PARAMS) -> None:
+def track_sync(
+    params: ParamsFile = PARAMS, flow: Flow = None, experiment: Experiment = None, candidates: Candidates = None
+) -> None:
     """Fill the MLflow store with the runs and checkpoints that it lacks."""
+    from alpro import registry
     from alpro.config import load
     from alpro.tracking.sync import sync
 
-    typer.echo(str(sync(Path.cwd(), load(params))))
+    given = registry.made_by(flow, experiment)
+    typer.echo(str(sync(Path.cwd(), load(params), tags=given, candidates=_listed(candidates))))
 
 
 @track.command("status")

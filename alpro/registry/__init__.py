@@ -5,13 +5,14 @@ the newest, which is in use, and which was before; only the gate and a rollback 
 """
 
 from alpro.registry.promote import promote, rollback
-from alpro.registry.register import register, register_checkpoints
+from alpro.registry.register import made_by, register, register_checkpoints
 from alpro.registry.versions import CHECKPOINT, checkpoints, find_version
 
 __all__ = [
     "CHECKPOINT",
     "checkpoints",
     "find_version",
+    "made_by",
     "promote",
     "register",
     "register_checkpoints",

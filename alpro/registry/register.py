@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from hashlib import sha256 as digest_of
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 LONGEST = 4000  # characters of a tag: MLflow takes 5000
 
 
-def register(root: Path, params: Params, *, flow: str | None = None) -> Synced:
+def register(
+    root: Path, params: Params, *, tags: Mapping[str, str] | None = None, candidates: Collection[str] | None = None
+) -> Synced:
     """Register the checkpoints of a pipeline that has ended; fills MLflow as `alpro track sync` does.
 
     Raises TrackingError, before anything is written, where a checkpoint is not the one that dvc.lock names.
@@ -44,22 +46,34 @@ def register(root: Path, params: Params, *, flow: str | None = None) -> Synced:
         raise TrackingError(
             f"{', '.join(foreign)}: not what dvc.lock names; `dvc repro` makes it anew, `dvc checkout` brings it back"
         )
-    return sync(root, params, tags={tag.FLOW: flow} if flow else None)
+    return sync(root, params, tags=tags, candidates=candidates)
+
+
+def made_by(flow: str | None, experiment: str | None) -> dict[str, str]:
+    """The tags that name the run that made a state: Prefect's run, DVC's experiment."""
+    return {key: name for key, name in ((tag.FLOW, flow), (tag.EXPERIMENT, experiment)) if name}
 
 
 def register_checkpoints(
-    store: Store, state: State, stage_runs: Mapping[str, Run], about: Mapping[str, str] | None = None
+    store: Store,
+    state: State,
+    stage_runs: Mapping[str, Run],
+    about: Mapping[str, str] | None = None,
+    candidates: Collection[str] | None = None,
 ) -> list[str]:
     """Register what is not registered yet and move `candidate`; returns the new versions as `alpro-msvd_qa/2`.
 
     `stage_runs`: the run of each stage by name; a checkpoint whose stage left no run is registered without one.
-    `about`: more tags of the state, as the flow that made it.
+    `about`: more tags, as the flow that made the state; a version keeps those that it has.
+    `candidates`: the tasks whose `candidate` moves, and that `about` is about; None: all. Checkpoints of other tasks may lie
+    there only because they were checked out.
     """
     new = []
     for checkpoint in checkpoints(state):
         digest = checkpoint.digest()
-        own = _own_tags(store, state, checkpoint, digest)
-        around = {**_state_tags(state, checkpoint), **(about or {})}
+        meant = candidates is None or not checkpoint.finetuned or checkpoint.task in candidates
+        own = {**_own_tags(store, state, checkpoint, digest), **(about or {} if meant else {})}
+        around = _state_tags(state, checkpoint)
         version = find_version(store, checkpoint.model, CHECKPOINT, digest)
         if version is None:
             version = _register(store, state, checkpoint, {**own, **around}, stage_runs.get(checkpoint.stage))
@@ -69,7 +83,7 @@ def register_checkpoints(
         described = card.of_version(state, checkpoint, {**version.tags, **own})
         if version.description != described:
             store.client.update_model_version(version.name, version.version, described)
-        if checkpoint.finetuned and tag.CANDIDATE not in version.aliases:
+        if checkpoint.finetuned and meant and tag.CANDIDATE not in version.aliases:
             store.client.set_registered_model_alias(version.name, tag.CANDIDATE, version.version)
     return new
 

@@ -38,8 +38,11 @@ BRANCH = "alpro.git.branch"  # or the experiment
 CHANGED = "alpro.git.changed"  # what no commit holds
 LOCK = "alpro.lock"  # digest of the locks
 VALIDATION = "alpro.validation"  # passed, or what kept it from passing
-FLOW = "alpro.flow"  # Prefect's run
 PASSED = "passed"
+
+# Of the run that made it; they stay
+FLOW = "alpro.flow"  # Prefect's run
+EXPERIMENT = "alpro.experiment"  # DVC's experiment
 
 
 @dataclass(frozen=True)

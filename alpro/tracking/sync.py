@@ -15,7 +15,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,10 +90,17 @@ def read_state(root: Path, params: Params) -> State:
     return State(root, params, records, lineage.locked_stages(root), lineage.git_state(root))
 
 
-def sync(root: Path | str, params: Params, *, tags: Mapping[str, str] | None = None) -> Synced:
-    """Bring the store to the state on disk; what is there already is left alone. `tags` go to the parent run.
+def sync(
+    root: Path | str,
+    params: Params,
+    *,
+    tags: Mapping[str, str] | None = None,
+    candidates: Collection[str] | None = None,
+) -> Synced:
+    """Bring the store to the state on disk; what is there already is left alone.
 
-    Raises TrackingError (one line) where the store can't be used or a record is damaged.
+    `tags` go to the parent run and the checkpoints' versions, where those have none such; `candidates`: as
+    `register_checkpoints` has it. Raises TrackingError (one line) where the store can't be used or a record is damaged.
     """
     from alpro.registry import register_checkpoints
 
@@ -103,7 +110,7 @@ def sync(root: Path | str, params: Params, *, tags: Mapping[str, str] | None = N
         done = Synced(shown(store.uri), store.experiment, parent.info.run_id)
         children = _children(store, state, parent, done)
         done.runs.update({stage: run.info.run_id for stage, run in children.items()})
-        done.registered.extend(register_checkpoints(store, state, children, tags))
+        done.registered.extend(register_checkpoints(store, state, children, tags, candidates))
         _finish_parent(store, state, parent, children)
     return done
 
@@ -126,7 +133,8 @@ def _parent(store: Store, state: State, tags: Mapping[str, str]) -> Run:
         )
     params = flat_params(state.params.model_dump(mode="json"))
     runs.log_params(store.client, parent, params)
-    runs.set_tags(store.client, parent, {**_commit_tags(state, parent), **tags})
+    new = {key: value for key, value in tags.items() if key not in parent.data.tags}  # of the run that made it, not found it
+    runs.set_tags(store.client, parent, {**_commit_tags(state, parent), **new})
     return store.client.get_run(parent.info.run_id)
 
 

@@ -10,6 +10,7 @@ from tracked_project import contents, stages_of, write_checkpoint, write_locks
 from alpro import lineage
 from alpro.config import parse
 from alpro.files import sha256
+from alpro.registry import made_by
 from alpro.tracking import status, sync
 
 TASKS = ("msrvtt_ret", "msvd_qa")
@@ -59,6 +60,26 @@ def test_a_new_checkpoint_becomes_the_next_version_and_the_candidate(synced, par
     client = contents(synced).client
     assert int(client.get_model_version_by_alias("alpro-msvd_qa", "candidate").version) == 2
     assert int(client.get_model_version_by_alias("alpro-msrvtt_ret", "candidate").version) == 1
+
+
+def test_a_run_moves_the_candidates_of_its_own_tasks_alone_and_names_itself_there(synced, params):
+    client = contents(synced).client
+    for task in TASKS:  # others' newest, as their own runs left them
+        write_checkpoint(synced, params, f"finetune/{task}", salt="better")
+    write_locks(synced, params)
+    sync(synced, params)
+    for task in TASKS:  # a run of one task; the checkout of the other is the one that its lock has
+        write_checkpoint(synced, params, f"finetune/{task}")
+    write_locks(synced, params)
+    told = made_by("tidy-otter 1", "tidy-otter")
+    sync(synced, params, tags=told, candidates=["msvd_qa"])
+    candidates = {task: int(client.get_model_version_by_alias(f"alpro-{task}", "candidate").version) for task in TASKS}
+    assert candidates == {"msvd_qa": 1, "msrvtt_ret": 2}
+    assert told.items() <= client.get_model_version("alpro-msvd_qa", "1").tags.items()
+    assert not told.keys() & client.get_model_version("alpro-msrvtt_ret", "1").tags.keys()
+    sync(synced, params, tags=made_by("shy-newt 2", "shy-newt"), candidates=[])
+    for tags in (client.get_model_version("alpro-msvd_qa", "1").tags, contents(synced).runs[None][-1].data.tags):
+        assert told.items() <= tags.items(), "the run that made it, not one that found it made"
 
 
 def test_an_earlier_checkpoint_that_came_back_is_no_new_version(synced, params):
