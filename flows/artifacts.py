@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,13 @@ from urllib.parse import quote
 from alpro import lineage
 from flows.stages import Outcome, short
 
+FAILED = Path(".state/failed/validate")
 MLFLOW_PAGE = "ALPRO_MLFLOW_PAGE"  # where a browser finds MLflow; `make ui` sets it
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A stage that ended well."""
+    """A stage that ended."""
 
     stage: str
     outcome: Outcome
@@ -57,8 +59,8 @@ class Tracked:
         return f"{self.page}/get-artifact?path={quote(file)}&run_uuid={run}" if run and self.page else None
 
 
-def publish(done: Sequence[Done], root: Path, experiment: str | None, tracked: Tracked) -> None:
-    """Make the run's artifacts from what its stages wrote."""
+def publish(done: Sequence[Done], root: Path, experiment: str | None, tracked: Tracked, found: str | None = None) -> None:
+    """Make the run's artifacts from what its stages wrote. `found`: where the Data Docs of a failed validation lie."""
     from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
     rows = [{"stage": short(one.stage), "outcome": one.outcome, "seconds": f"{one.seconds:.1f}"} for one in done]
@@ -67,7 +69,7 @@ def publish(done: Sequence[Done], root: Path, experiment: str | None, tracked: T
     if results := result_rows(root, names):
         said = f"Figures of the evaluated splits, in percent. {tracked.link()}"
         create_table_artifact(results, key="results", description=said)
-    if text := validation_text(root, names, tracked):
+    if text := validation_text(root, names, tracked, found):
         create_markdown_artifact(text, key="validation", description="Great Expectations")
     create_markdown_artifact(lineage_text(root, experiment, tracked), key="lineage", description=tracked.link())
     for stage, file in plots(root, names):
@@ -138,7 +140,7 @@ def result_rows(root: Path, stages: set[str]) -> list[dict[str, Any]]:
     return [{name: row.get(name, "") for name in columns} for row in rows]
 
 
-def validation_text(root: Path, stages: set[str], tracked: Tracked) -> str | None:
+def validation_text(root: Path, stages: set[str], tracked: Tracked, found: str | None = None) -> str | None:
     """A table of what validation found in each set, with the way to its Data Docs; None where nothing was validated."""
     lines = []
     for stage in sorted(stages):
@@ -149,9 +151,26 @@ def validation_text(root: Path, stages: set[str], tracked: Tracked) -> str | Non
             failed = ", ".join(f"{check} {count}" for check, count in figures["checks"].items()) or "nothing"
             run = tracked.runs.get(f"validate/{name}")
             docs = tracked.link(run, "index.html of the run") if run else "`index.html` of its record"
+            docs = f"`{found}`" if found and Path(found).parent.name == name else docs
             lines.append(f"| {name} | {figures['errors']} | {figures['warnings']} | {failed} | {docs} |")
     head = ["| set | errors | warnings | found | Data Docs |", "|---|---|---|---|---|"]
     return "\n".join([*head, *lines]) if lines else None
+
+
+def kept_findings(stage: str, root: Path, checkout: Path) -> str | None:
+    """Where the Data Docs of a validation that failed can be read, in the checkout; None where it has left none.
+
+    A run's worktree goes with it, so what it found is copied to .state/failed, over what the set's last failure left there.
+    """
+    kind, _, name = short(stage).partition("@")
+    record = root / "reports" / "validate" / name
+    if not kind.startswith("validate") or not (record / "index.html").is_file():
+        return None
+    if root != checkout:
+        kept = checkout / FAILED / name
+        shutil.rmtree(kept, ignore_errors=True)
+        record = Path(shutil.copytree(record, kept))
+    return (record / "index.html").relative_to(checkout).as_posix()
 
 
 def _evaluated(stage: str) -> str | None:

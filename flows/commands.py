@@ -18,6 +18,8 @@ TOOLS = Path(__file__).resolve().parent.parent / "tools"
 BIN = Path(sys.executable).parent
 PATIENCE_S = 15  # tools/hold.py needs up to 10 s to end a stage with all its processes
 KEPT = 200  # last lines that say why a command failed
+SHORT_S = 600  # a command that asks git or DVC something
+LONG_S = 24 * 3600  # one that hashes or copies data
 
 
 def environment() -> dict[str, str]:
@@ -61,9 +63,12 @@ def stream(command: Sequence[str], root: Path, log: Callable[[str], object]) -> 
         child.stdout.close()
 
 
-def ask(command: Sequence[str], root: Path) -> str:
-    """Standard output of a short command. Raises RuntimeError with its last line where it fails."""
-    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
+def ask(command: Sequence[str], root: Path, timeout_s: float = SHORT_S) -> str:
+    """Standard output of a short command. Raises RuntimeError with its last line where it fails, or that it takes too long."""
+    try:
+        done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"`{' '.join(command)}` was ended: no answer after {timeout_s:g} s") from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
         raise RuntimeError(f"`{' '.join(command)}` failed: {said[-1]}")

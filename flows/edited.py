@@ -8,14 +8,14 @@ from pathlib import Path
 
 import yaml
 
-from flows.commands import ask, dvc
+from flows.commands import LONG_S, ask, dvc
 
 KEPT = Path(".state/kept")
 
 
 def edited_outputs(root: Path) -> list[str]:
     """Paths in outputs of stages that are not what a stage wrote there. Data that .dvc files track are their owner's."""
-    status = json.loads(ask([dvc(), "data", "status", "--json", "--granular"], root))
+    status = json.loads(ask([dvc(), "data", "status", "--json", "--granular"], root, LONG_S))
     changed = status.get("uncommitted", {})
     data = _tracked_data(root)
     return sorted(

@@ -1,19 +1,25 @@
 """A run that never touches the checkout: a git worktree with DVC's shared cache, saved as a DVC experiment.
 
-The worktree starts as the checkout is, uncommitted edits included, as with `dvc exp run`; the experiment shows in the
-checkout (`dvc exp show`) and can be compared, applied and committed there.
+The worktree starts as the checkout is, uncommitted edits included, as with `dvc exp run`, and finds the checkout's inputs that
+nobody tracks; the experiment shows in the checkout (`dvc exp show`) and can be compared, applied and committed there.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from alpro.lineage import LOCKS
-from flows.commands import ask, dvc, environment
+from flows.commands import LONG_S, ask, dvc, environment
+from flows.form import Changes
+from flows.inputs import link_inputs
 
 FOLDER = Path(".dvc/tmp/flows")  # DVC neither tracks nor searches .dvc/tmp, and its cache lies on the same disk
 
@@ -49,16 +55,44 @@ def override(root: Path, overrides: Sequence[str]) -> None:
         raise ValueError(f"overrides {list(overrides)}: {' '.join(str(error.__cause__ or error).split())}") from None
 
 
-def restore(root: Path) -> None:
-    """Bring the data, and the outputs that the lock knows, out of the shared cache, so that only what changed runs."""
-    ask([dvc(), "checkout", "--quiet", "--force", "--allow-missing"], root)
+def apply(root: Path, given: Changes) -> None:
+    """Make a run's changes to params.yaml, all but the gate: no run chooses the judge of its own results.
+
+    Raises ValueError on an override of `gate`, or on what is none.
+    """
+    from dvc.utils.serialize import modify_yaml
+
+    file = root / "params.yaml"
+    gate = _gate(file)
+    if given.recipe:
+        ask([sys.executable, "-m", "alpro", "recipe", "use", given.recipe], root)
+        with modify_yaml(file) as params:
+            if gate is None:
+                params.pop("gate", None)
+            else:
+                params["gate"] = gate
+    if given.overrides:
+        override(root, given.overrides)
+    if _gate(file) != gate:
+        raise ValueError(
+            f"overrides {list(given.overrides)}: `gate` judges what the run makes, so no run changes it; "
+            "edit params.yaml and commit that"
+        )
+
+
+def restore(checkout: Path, root: Path) -> list[str]:
+    """Bring the data, and the outputs that the lock knows, out of the shared cache, so that only what changed runs.
+
+    Returns the inputs of `checkout` that neither git nor DVC holds, and that were linked.
+    """
+    ask([dvc(), "checkout", "--quiet", "--force", "--allow-missing"], root, LONG_S)
+    return link_inputs(checkout, root)
 
 
 def save(root: Path, name: str, stages: Sequence[str], message: str) -> None:
     """Save the worktree's state as experiment `name`. Stages that did not take part need not have outputs."""
-    untracked = ask(["git", "ls-files", "--others", "--exclude-standard", "--", *LOCKS], root).split()
-    included = [word for lock in untracked for word in ("--include-untracked", lock)]
-    ask([dvc(), "exp", "save", "--quiet", "--force", "--name", name, "--message", message, *included, *stages], root)
+    included = [word for file in _untracked(root, *LOCKS, "*.dvc") for word in ("--include-untracked", file)]
+    ask([dvc(), "exp", "save", "--quiet", "--force", "--name", name, "--message", message, *included, *stages], root, LONG_S)
 
 
 def _commit(checkout: Path, name: str) -> str:
@@ -73,9 +107,19 @@ def _carry_edits(checkout: Path, place: Path) -> None:
     if edits:
         apply = ["git", "apply", "--whitespace=nowarn", "-"]
         subprocess.run(apply, cwd=place, input=edits, check=True, capture_output=True, env=environment())
-    for lock in LOCKS:
-        if (checkout / lock).exists() and not (place / lock).exists():
-            shutil.copy(checkout / lock, place / lock)
+    for file in {*LOCKS, *_untracked(checkout, "*.dvc")}:
+        if (checkout / file).exists() and not (place / file).exists():
+            (place / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(checkout / file, place / file)
+
+
+def _untracked(root: Path, *patterns: str) -> list[str]:
+    listed = ask(["git", "ls-files", "--others", "--exclude-standard", "-z", "--", *patterns], root)
+    return list(filter(None, listed.split("\0")))
+
+
+def _gate(file: Path) -> Any:
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("gate")
 
 
 def _share(checkout: Path, place: Path) -> None:
@@ -102,6 +146,6 @@ def _remove(checkout: Path, place: Path) -> None:
     subprocess.run(["git", "worktree", "prune"], cwd=checkout, capture_output=True)
 
 
-def describe(recipe: str | None, overrides: Sequence[str]) -> str:
-    """One line for the experiment's commit."""
-    return " ".join(["flow:", *([f"recipe {recipe}"] if recipe else []), *overrides])
+def describe(flow: str, given: Changes) -> str:
+    """One line for the experiment's commit: the id of Prefect's run, and what it changed."""
+    return " ".join([f"flow {flow}:", *([f"recipe {given.recipe}"] if given.recipe else []), *given.overrides])

@@ -30,7 +30,9 @@ Edited = Annotated[
         description="In the checkout, files that somebody put into a stage's output: moved to .state/kept, deleted, or a stop."
     ),
 ]
-Hours = Annotated[float | None, Field(description="A stage that takes longer is ended; empty: never.", gt=0)]
+Hours = Annotated[
+    float | None, Field(description="A stage that takes longer is ended; empty: never. The gate has a day.", gt=0)
+]
 Ask = Annotated[
     Literal["auto", "ask", "never"],
     Field(description="What the gate lets through becomes the champion: at once, after the run was resumed by hand, or never."),

@@ -26,7 +26,7 @@ from pydantic import Field
 
 from alpro.lineage import home
 from flows import experiment as trial
-from flows.artifacts import Done, Judged, Tracked, gate_key, publish, publish_gate
+from flows.artifacts import Done, Judged, Tracked, gate_key, kept_findings, publish, publish_gate
 from flows.commands import TOOLS, ask, stream
 from flows.edited import edited_outputs, put_aside
 from flows.form import (
@@ -51,6 +51,8 @@ from flows.server import embedded_server
 from flows.stages import EVERYTHING, Graph, Outcome, StageFailed, graph, reproduce, short
 
 REFUSED = 1  # `alpro promote` exits so when the gate says no
+VERB_S = 4 * 3600  # `alpro register` packs checkpoints, and uploads them where MLflow is elsewhere
+GATE_S = 24 * 3600  # two evaluations
 TRAINING = ("prompter", "pretrain", "finetune", "evaluate")
 PAUSE_S = 7 * 24 * 3600  # how long a run waits for somebody to resume it
 
@@ -77,7 +79,7 @@ def run_stage(name: str, stage: str, root: Path, force: bool) -> Outcome:
     return reproduce(stage, root, get_run_logger().info, force)
 
 
-@task(task_run_name="{name}", cache_policy=NO_CACHE)
+@task(task_run_name="{name}", cache_policy=NO_CACHE, timeout_seconds=VERB_S)
 def run_verb(name: str, words: Sequence[str], root: Path) -> list[str]:
     """One `alpro` command around the stages; returns its last lines."""
     code, lines = stream([sys.executable, "-m", "alpro", *words], root, get_run_logger().info)
@@ -86,7 +88,7 @@ def run_verb(name: str, words: Sequence[str], root: Path) -> list[str]:
     return lines
 
 
-@task(task_run_name="gate-{name}", cache_policy=NO_CACHE)
+@task(task_run_name="gate-{name}", cache_policy=NO_CACHE, timeout_seconds=GATE_S)
 def ask_gate(name: str, root: Path, dry_run: bool, version: str | None = None) -> Judged:
     """`alpro promote`, of that version alone where one is given: its table becomes an artifact."""
     only = ["--version", version] if version else []
@@ -100,9 +102,9 @@ def ask_gate(name: str, root: Path, dry_run: bool, version: str | None = None) -
 
 @flow(name="validate")
 @described
-def validate(recipe: Recipe = None, overrides: Overrides = []) -> dict[str, Outcome]:  # noqa: B006
+def validate(recipe: Recipe = None, overrides: Overrides = [], hours: Hours = None) -> dict[str, Outcome]:  # noqa: B006
     """Validate all corpora and data sets that the pipeline reads, with Great Expectations."""
-    return _run(EVERYTHING, changes(recipe, overrides), only="validate")
+    return _run(EVERYTHING, changes(recipe, overrides), hours=hours, only="validate")
 
 
 @flow(name="train-prompter")
@@ -152,20 +154,24 @@ def evaluate(
     recipe: Recipe = None,
     overrides: Overrides = [],  # noqa: B006
     machines: Machines = Machines(),  # noqa: B008
+    hours: Hours = None,
 ) -> dict[str, Outcome]:
     """Evaluate one data set's test split, after what that needs."""
-    return _run([f"evaluate@{task}"], changes(recipe, overrides, machines=machines))
+    return _run([f"evaluate@{task}"], changes(recipe, overrides, machines=machines), hours=hours)
 
 
 @flow(name="promote")
 @described
 def promote(
-    task: Task, dry_run: Annotated[bool, Field(description="Only say what the gate says; nothing moves.")] = False
+    task: Task,
+    dry_run: Annotated[bool, Field(description="Only say what the gate says; nothing moves.")] = False,
+    hours: Hours = None,
 ) -> State[Any]:
     """Ask the gate about a task's candidate: on the data in the checkout, against the champion."""
+    end_with_worker()
     checkout = _checkout()
     with only_run(home(checkout), flow_run.name or "run", wait=get_run_logger().warning):
-        passed = ask_gate(task, checkout, dry_run).passed
+        passed = _timed(ask_gate, hours)(task, checkout, dry_run).passed
     name = ("Passed" if dry_run else "Promoted") if passed else "Refused"
     return Completed(name=name, message=f"the gate's table is the artifact {gate_key(task)}")
 
@@ -219,18 +225,16 @@ def _run(
         if in_checkout:
             with not_beside_make(checkout):
                 _make_ready(checkout, edited)
-                done = _run_stages(checkout, targets, from_stage, hours, only)
+                done = _run_stages(checkout, checkout, targets, from_stage, hours, only)
                 passed = _finish(checkout, done, None, gate)
         else:
             with trial.worktree(checkout, name) as place:
                 log.info("working in %s; the checkout stays as it is", place)
-                if given.recipe:
-                    ask([sys.executable, "-m", "alpro", "recipe", "use", given.recipe], place)
-                if given.overrides:
-                    trial.override(place, given.overrides)
-                trial.restore(place)
-                done = _run_stages(place, targets, from_stage, hours, only)
-                trial.save(place, name, [one.stage for one in done], trial.describe(given.recipe, given.overrides))
+                trial.apply(place, given)
+                if linked := trial.restore(checkout, place):
+                    log.info("tracked by neither git nor DVC, so read where they lie: %s", ", ".join(linked))
+                done = _run_stages(checkout, place, targets, from_stage, hours, only)
+                trial.save(place, name, [one.stage for one in done], trial.describe(str(flow_run.id), given))
                 passed = _finish(place, done, name, gate)
             log.info("saved as experiment %s: `dvc exp show`, `dvc exp apply %s`", name, name)
     if gate == "ask" and passed:
@@ -248,7 +252,7 @@ def _promote_when_resumed(checkout: Path, experiment: str | None, passed: dict[s
         root = checkout
         if experiment:
             root = held.enter_context(trial.worktree(checkout, experiment, saved=True))
-            trial.restore(root)
+            trial.restore(checkout, root)
         for task, version in passed.items():
             ask_gate(task, root, False, version)
 
@@ -261,31 +265,46 @@ def _finish(root: Path, done: Sequence[Done], experiment: str | None, gate: str)
     log = get_run_logger()
     names = [short(one.stage) for one in done]
     trains = any(name.partition("@")[0] in TRAINING for name in names)
-    words = ["register", "--flow", f"{flow_run.name} {flow_run.id}"] if trains else ["track", "sync"]
+    finetuned = [name.partition("@")[2] for name in names if name.startswith("finetune@")]
+    words = [*(["register"] if trains else ["track", "sync"]), "--candidates", ",".join(finetuned)]
+    if any(one.outcome == "ran" for one in done):
+        words += ["--flow", f"{flow_run.name} {flow_run.id}", *(["--experiment", experiment] if experiment else [])]
     state = run_verb(words[0], words, root, return_state=True)
     if not state.is_completed():
         log.warning("MLflow was not filled in (%s); `alpro register` does it later", state.message)
     publish(done, root, experiment, Tracked.read(state.result() if state.is_completed() else []))
-    tasks = [name.partition("@")[2] for name in names if name.startswith("evaluate@")]
     if gate == "never" or not state.is_completed():
         return {}
+    tasks = [task for task in finetuned if f"evaluate@{task}" in names]  # not where the evaluation is of another checkpoint
     answers = {task: ask_gate(task, root, gate == "ask") for task in tasks}
     return {task: said.version for task, said in answers.items() if said.passed and not said.champion}
 
 
+def _timed(work: Any, hours: float | None) -> Any:
+    return work.with_options(timeout_seconds=hours * 3600) if hours else work
+
+
 def _run_stages(
-    root: Path, targets: Sequence[str], from_stage: str | None, hours: float | None, only: str | None
+    checkout: Path, root: Path, targets: Sequence[str], from_stage: str | None, hours: float | None, only: str | None
 ) -> list[Done]:
+    """Run the stages in `root`; where one fails, publish what there is, and keep what it found in `checkout`."""
     run_verb("preflight", ["preflight"], root)
     plan = _narrowed(graph(root, targets), only)
     forced = plan.after(plan.find(from_stage)) if from_stage else set()
     progress = create_progress_artifact(0.0, key="progress", description=f"{len(plan.order)} stages")
     assert isinstance(progress, UUID)
-    timed = run_stage.with_options(timeout_seconds=hours * 3600) if hours else run_stage
     done: list[Done] = []
     for stage in plan.order:
         start = time.monotonic()
-        outcome = timed(short(stage), stage, root, stage in forced)
+        try:
+            outcome = _timed(run_stage, hours)(short(stage), stage, root, stage in forced)
+        except Exception as failure:
+            done.append(Done(stage, "failed", time.monotonic() - start))
+            found = kept_findings(stage, root, checkout)
+            publish(done, root, None, Tracked.read([]), found)
+            if found:
+                raise StageFailed(f"{failure}; what it found: {found}") from failure
+            raise
         done.append(Done(stage, outcome, time.monotonic() - start))
         update_progress_artifact(progress, 100 * len(done) / len(plan.order))
     return done

@@ -10,7 +10,7 @@ from typing import Literal
 
 from flows.commands import ask, dvc, stream
 
-Outcome = Literal["ran", "restored", "unchanged"]
+Outcome = Literal["ran", "restored", "unchanged", "failed"]
 EVERYTHING = ("dvc.yaml",)
 # DVC's lock is somebody's for a moment; a rank was lost, and its training goes on where it stopped
 TRANSIENT = ("ended without a word", "Unable to acquire lock", "is busy, it is being blocked by", "Failed to acquire rwlock")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -52,7 +53,7 @@ def test_stages_run_in_order_with_their_log_and_leave_artifacts(scratch: Path, s
     )
     assert ("the loss is 0.1",) in log
     verbs = (scratch / ".make" / "verbs").read_text().split("\n")
-    assert verbs[:2] == ["preflight", f"register --flow {name} {UUID(run_id)}"]
+    assert verbs[:2] == ["preflight", f"register --candidates a,b --flow {name} {UUID(run_id)}"]
     keys = {key for (key,) in rows(server_home, f"select key from artifact where flow_run_id = '{run_id}'")}
     assert {"stages", "results", "progress", "lineage"} <= keys
     assert not (scratch / "unneeded.txt").exists() and "0.5" in (scratch / "summary.txt").read_text()
@@ -61,10 +62,11 @@ def test_stages_run_in_order_with_their_log_and_leave_artifacts(scratch: Path, s
     commit(scratch)
     trial = run_flow(scratch, server_home, "--task", "a", "-S", "finetune.a.lr=0.125")
     assert trial.returncode == 0, trial.stdout + trial.stderr
-    _, name, state = latest(server_home)
+    run_id, name, state = latest(server_home)
     status = subprocess.run(["git", "status", "--porcelain"], cwd=scratch, capture_output=True, text=True).stdout
-    listed = subprocess.run(["git", "for-each-ref", "refs/exps"], cwd=scratch, capture_output=True, text=True).stdout
-    assert state == "COMPLETED" and status == "" and f"/{name}\n" in listed
+    words = ["git", "for-each-ref", "--format=%(refname) %(subject)", "refs/exps"]
+    listed = subprocess.run(words, cwd=scratch, capture_output=True, text=True).stdout
+    assert state == "COMPLETED" and status == "" and f"/{name} flow {UUID(run_id)}: finetune.a.lr=0.125\n" in listed
     assert (scratch / "pretrained").read_text() == "x\n"
 
 
@@ -78,6 +80,21 @@ def test_a_failing_stage_fails_the_flow_by_name(scratch: Path, server_home: Path
         server_home, f"select message from flow_run_state where flow_run_id = '{run_id}' order by timestamp desc limit 1"
     )
     assert "stage evil failed: alpro - no space left" in message[0][0]
+
+
+def test_a_failed_validation_leaves_its_findings_and_the_runs_artifacts(scratch: Path, server_home: Path) -> None:
+    report = "mkdir -p reports/validate/a; echo found > reports/validate/a/index.html"
+    figures = '{"errors": 2, "warnings": 0, "checks": {"readable": 2}}'
+    stages = {"cmd": f"{report}; echo '{figures}' > reports/validate/a/metrics.json; echo 'a: 2 errors'; exit 2"}
+    content = {"stages": {"validate": {"foreach": ["a"], "do": stages}}}
+    (scratch / "dvc.yaml").write_text(json.dumps(content))
+    done = run_flow(scratch, server_home, "validate")
+    kept = ".state/failed/validate/a/index.html"
+    assert done.returncode == 1 and f"stage validate@a failed: a: 2 errors; what it found: {kept}" in done.stderr
+    assert (scratch / kept).read_text() == "found\n" and not [*scratch.glob(".dvc/tmp/flows/*")]
+    run_id, _, state = latest(server_home)
+    artifacts = dict(rows(server_home, f"select key, data from artifact where flow_run_id = '{run_id}'"))
+    assert state == "FAILED" and "failed" in artifacts["stages"] and kept in artifacts["validation"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from alpro.lineage import dvc_hash
 from flows import experiment
-from flows.artifacts import Judged, Tracked, plots, result_rows, validation_text
-from flows.commands import stream
+from flows.artifacts import Judged, Tracked, kept_findings, plots, result_rows, validation_text
+from flows.commands import ask, stream
 from flows.edited import edited_outputs, put_aside
+from flows.form import Changes
+from flows.inputs import link_inputs
 from flows.lock import Busy, not_beside_make, only_run
 from flows.stages import Graph, StageFailed, graph, reproduce
 
-from .conftest import DVC, REPOSITORY, commit, run, wait_for
+from .conftest import DVC, PARAMS, REPOSITORY, commit, run, wait_for
 
 
 def test_the_order_is_dvcs_and_holds_only_what_is_needed(scratch: Path) -> None:
@@ -138,14 +141,14 @@ def test_a_run_with_overrides_leaves_the_checkout_alone(scratch: Path) -> None:
             "a": {"lr": 0.125},
             "b": {"lr": 0.25, "steps": [1, 2]},
         }
-        experiment.restore(place)
+        assert experiment.restore(scratch, place) == []
         stages = graph(place).order
         outcomes = [reproduce(stage, place, lambda line: None) for stage in stages]
         experiment.save(place, "tidy-otter", stages, "a trial")
     assert outcomes == ["unchanged", "ran", "ran", "ran", "unchanged", "ran"]
     assert not place.exists() and run("git", "worktree", "list", cwd=scratch).count("\n") == 1
     with experiment.worktree(scratch, "tidy-otter", saved=True) as again:
-        experiment.restore(again)
+        experiment.restore(scratch, again)
         assert "an edit" in (again / "dvc.yaml").read_text() and "0.125" in (again / "params.yaml").read_text()
         assert "0.125" in (again / "reports/evaluate/a/metrics.json").read_text()
     with pytest.raises(RuntimeError, match="no experiment shy-newt"), experiment.worktree(scratch, "shy-newt", saved=True):
@@ -173,6 +176,75 @@ def test_a_worktree_goes_when_its_run_fails_and_the_next_sweeps_what_a_kill_left
 def test_a_wrong_override_says_so(scratch: Path) -> None:
     with pytest.raises(ValueError, match=r"overrides \['finetun.a.lr=1'\]"):
         experiment.override(scratch, ["finetun.a.lr=1"])
+
+
+def test_a_run_can_not_choose_the_gate_that_judges_it(scratch: Path) -> None:
+    params = scratch / "params.yaml"
+    params.write_text(PARAMS + "gate: {p_value: 0.05}\n")
+    for loose in ("gate.p_value=1", "++gate={p_value: 1}", "~gate"):
+        with pytest.raises(ValueError, match="`gate` judges what the run makes, so no run changes it"):
+            experiment.apply(scratch, Changes(None, ("lr=0.5", loose)))
+        params.write_text(PARAMS + "gate: {p_value: 0.05}\n")
+    recipe = "open('params.yaml', 'w').write('recipe: paper\\nlr: 1.0\\ngate: {p_value: 1.0}\\n')\n"
+    (scratch / "alpro" / "__main__.py").write_text(recipe)
+    experiment.apply(scratch, Changes("paper", ("lr=0.5",)))
+    assert yaml.safe_load(params.read_text()) == {"recipe": "paper", "lr": 0.5, "gate": {"p_value": 0.05}}
+
+
+INPUTS = """\
+recipe: tiny
+init: {finetune: given/start, prompter: recipes/init/own.yaml}
+data: {annotations: data/mine/txt, videos: data/mine/videos, elsewhere: ../outside, made: models}
+"""
+FROM_INPUTS = """\
+stages:
+  train:
+    cmd: mkdir -p models; cat given/start/weights data/mine/txt/train data/mine/videos/one > models/trained
+    deps: ["${init.finetune}", data/mine/txt, data/mine/videos]
+    outs: [models/trained]
+"""
+
+
+def with_inputs(scratch: Path) -> None:
+    """A project whose inputs nobody tracks, but for the videos, whose .dvc file nobody has committed yet."""
+    files = {
+        "given/start/weights": "w", "recipes/init/own.yaml": "text: some-bert\n", "ext/some-bert/vocab.txt": "a",
+        "data/mine/txt/train": "t", "models/trained": "an older one", "params.yaml": INPUTS, "dvc.yaml": FROM_INPUTS,
+        "stages/dvc.yaml": "stages: {}\n",
+        ".gitignore": "/given/\n/data/mine/txt/\n/models/\n/ext/\n/.state/\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+        (scratch / name).write_text(text)
+    commit(scratch)
+
+
+def test_inputs_that_nobody_tracks_are_linked_and_no_output_is(scratch: Path) -> None:
+    with_inputs(scratch)
+    (scratch / "data/mine/videos").mkdir()
+    run("git", "worktree", "add", "-q", "--detach", str(place := scratch.parent / "place"), cwd=scratch)
+    assert set(link_inputs(scratch, place)) == {"given/start", "ext/some-bert", "data/mine/txt", "data/mine/videos"}
+    assert (place / "given/start/weights").read_text() == "w" and not (place / "models").exists()
+    assert link_inputs(scratch, place) == []
+
+
+@pytest.mark.slow  # ten commands of DVC
+def test_a_run_starts_from_an_untracked_checkpoint_and_data_that_no_commit_names(scratch: Path) -> None:
+    with_inputs(scratch)
+    (scratch / "data/mine/videos").mkdir()
+    (scratch / "data/mine/videos/one").write_text("v")
+    run(DVC, "add", "-q", "data/mine/videos", cwd=scratch)
+    with experiment.worktree(scratch, "tidy-otter") as place:
+        assert "given/start" in experiment.restore(scratch, place)
+        assert not (place / "data/mine/videos").is_symlink(), "DVC's cache has them"
+        assert reproduce("train", place, lambda line: None) == "ran"
+        assert (place / "models/trained").read_text() == "wtv"
+        experiment.save(place, "tidy-otter", ["train"], "a trial")
+    assert (scratch / "given/start/weights").exists() and (scratch / "data/mine/txt/train").exists()
+    assert (scratch / "models/trained").read_text() == "an older one"
+    (saved,) = run("git", "for-each-ref", "--format=%(objectname)", "refs/exps/*/*/tidy-otter", cwd=scratch).split()
+    assert "data/mine/videos.dvc" in run("git", "ls-tree", "-r", "--name-only", saved, cwd=scratch).split()
+    assert dvc_hash(scratch / "given/start") in run("git", "show", f"{saved}:dvc.lock", cwd=scratch)
 
 
 def test_files_put_into_outputs_are_found_and_moved_aside(scratch: Path) -> None:
@@ -210,6 +282,27 @@ def test_artifacts_show_what_the_stages_wrote(tmp_path: Path) -> None:
     text = validation_text(tmp_path, {"validate@msvd_qa"}, Tracked.read([]))
     assert text and "| msvd_qa | 0 | 2 | row_once 2 |" in text and "`index.html` of its record" in text
     assert validation_text(tmp_path, {"report"}, Tracked.read([])) is None
+
+
+def test_what_a_failed_validation_found_outlives_the_runs_worktree(tmp_path: Path) -> None:
+    checkout, place = tmp_path / "checkout", tmp_path / "place"
+    for root, text in ((checkout, "mine"), (place, "of the run")):
+        record = root / "reports/validate/msvd_qa"
+        record.mkdir(parents=True)
+        (record / "index.html").write_text(text)
+        (record / "metrics.json").write_text(json.dumps({"errors": 3, "warnings": 0, "checks": {"readable": 3}}))
+    for _ in range(2):
+        found = kept_findings("validate@msvd_qa", place, checkout)
+        assert found == ".state/failed/validate/msvd_qa/index.html" and (checkout / found).read_text() == "of the run"
+    text = validation_text(place, {"validate@msvd_qa"}, Tracked.read([]), found)
+    assert text and f"| msvd_qa | 3 | 0 | readable 3 | `{found}` |" in text
+    assert kept_findings("validate@msvd_qa", checkout, checkout) == "reports/validate/msvd_qa/index.html"
+    assert kept_findings("validate@other", place, checkout) is kept_findings("report", place, checkout) is None
+
+
+def test_a_command_that_does_not_answer_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"`sleep 600` was ended: no answer after 0.1 s"):
+        ask(["sleep", "600"], tmp_path, 0.1)
 
 
 def test_a_runs_artifacts_lead_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
