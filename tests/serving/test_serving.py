@@ -28,7 +28,7 @@ from alpro.errors import CheckpointError, DataError
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
 from alpro.serving import package
-from alpro.serving.service import Service
+from alpro.serving.service import TEXT_COLUMN, Service
 
 from .conftest import ANSWERS, LOOK, TESTS, TEXTS
 
@@ -214,16 +214,45 @@ assert alpro.__file__.startswith(folder), alpro.__file__
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture(params=["qa", "retrieval"])
+def champion(request: pytest.FixtureRequest, checkpoints: Path, tmp_path: Path) -> tuple[str, str, str]:
+    """A registry whose champion is a packed checkpoint: the registry, the model's name, the column of its texts."""
+    import mlflow
+
+    from alpro.tracking import store
+
+    task = request.param
+    package.save(checkpoints / task, tmp_path / "packed", frames="uniform", max_text_tokens=20, registered=f"alpro-{task}")
+    store._make(tmp_path / "mlflow.db")
+    client = mlflow.MlflowClient(uri := f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client.create_registered_model(f"alpro-{task}")
+    version = client.create_model_version(f"alpro-{task}", str(tmp_path / "packed"), await_creation_for=60)
+    client.set_registered_model_alias(version.name, "champion", version.version)
+    return uri, version.name, TEXT_COLUMN[task]
+
+
 @pytest.fixture
-def served(packed: Path, videos: Path, tmp_path: Path) -> Iterator[str]:
-    """`mlflow models serve` of the packed model; gives its address."""
+def served(champion: tuple[str, str, str], videos: Path, tmp_path: Path) -> Iterator[str]:
+    """`mlflow models serve` of the champion; gives its address."""
+    uri, name, _ = champion
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(packed), "--env-manager", "local"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "--model-uri",
+        f"models:/{name}@champion",
+        "--env-manager",
+        "local",
+    ]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # mlflow starts uvicorn by name
     environment = {**os.environ, "ALPRO_MEDIA_ROOT": str(videos), "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": path}
+    environment |= {"MLFLOW_TRACKING_URI": uri}
     server = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
     address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
     try:
@@ -241,19 +270,32 @@ def served(packed: Path, videos: Path, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_server_answers_and_refuses_files_outside_of_its_folder(served):
-    status, body = _post(served, [["one.mp4", TEXTS[1]]])
+def test_a_served_champion_answers_and_refuses_files_outside_of_its_folder(champion, served):
+    *_, column = champion
+    status, body = _post(served, column, [["one.mp4", TEXTS[1]]])
     assert status == 200
-    assert set(body["predictions"][0]) == {"answer", "probability", "top_answers", "top_probabilities"}
+    answers = {"answer", "probability", "top_answers", "top_probabilities"}
+    assert set(body["predictions"][0]) == (answers if column == "question" else {"score", "similarity"})
     for name in ("../secret.mp4", "/etc/passwd", "none.mp4"):
-        status, body = _post(served, [[name, TEXTS[1]]])
+        status, body = _post(served, column, [[name, TEXTS[1]]])
         assert status == 400
         assert "folder of videos" in body["message"]
-    assert _post(served, [["one.mp4", ""]])[0] == 400
+    assert _post(served, column, [["one.mp4", ""]])[0] == 400
 
 
-def _post(address: str, rows: list[list[str]]) -> tuple[int, dict]:
-    content = json.dumps({"dataframe_split": {"columns": ["video", "question"], "data": rows}}).encode()
+@pytest.mark.slow
+def test_a_champion_is_loaded_by_its_alias(champion, videos, monkeypatch):
+    import mlflow
+
+    uri, name, column = champion
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    model = mlflow.pyfunc.load_model(f"models:/{name}@champion", model_config={"media_root": str(videos)})
+    found = model.predict(pandas.DataFrame({"video": ["one.mp4", "two.mp4"], column: TEXTS[:2]}))
+    assert len(found) == 2 and list(found.columns) == model.metadata.signature.outputs.input_names()
+
+
+def _post(address: str, column: str, rows: list[list[str]]) -> tuple[int, dict]:
+    content = json.dumps({"dataframe_split": {"columns": ["video", column], "data": rows}}).encode()
     request = urllib.request.Request(f"{address}/invocations", content, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
