@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -16,6 +18,7 @@ from alpro.config import Dataset, Params, parse
 from alpro.data.sample.encode import write_image, write_video
 from alpro.data.text import train_vocabulary
 from alpro.data.validation import Problem, Summary, validate, validate_set
+from alpro.data.validation.problems import problems_of
 from alpro.data.validation.tables import read_tables
 from alpro.errors import ConfigError, DataError
 
@@ -276,6 +279,20 @@ def test_a_vocabulary_that_does_not_fit_the_model_is_refused(here: Path) -> None
     params = params.model_copy(update={"model": params.model.model_copy(update={"vocab_size": TOKENS + 1})})
     with pytest.raises(DataError, match=r"vocabulary has 120 tokens, the model 121 \(model\.vocab_size\)"):
         validate_set(params, "msvd_qa", output="out", passed="passed.json")
+
+
+def test_of_very_many_problems_the_full_number_is_told_and_where_all_are() -> None:
+    table = pd.DataFrame(
+        {name: [f"{name}{i}" for i in range(1203)] for name in ("split", "file", "place", "video", "path", "error")}
+    )
+    meta = {"check": "readable_in_training", "message": "can't be read", "whole": False}
+    config = SimpleNamespace(meta=meta, severity="warning", kwargs={"column": "path"})
+    failed = {"unexpected_index_list": [{"n": i} for i in range(1203)]}
+    outcome = SimpleNamespace(expectation_config=config, exception_info={}, success=False, result=failed)
+    problems, counts = problems_of("a", SimpleNamespace(results=[outcome]), table)
+    assert counts == {"readable_in_training": 1203} and len(problems) == 1001
+    told = "1,203 in all, of which the first 1,000 are listed; index.parquet has them all: can't be read"
+    assert problems[-1].message == told
 
 
 def test_an_exception_lists_the_first_errors_and_counts_the_rest() -> None:
