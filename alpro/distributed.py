@@ -193,9 +193,9 @@ def gather(x: Tensor, sizes: list[int] | None = None) -> Tensor:
     return _Gather.apply(x, sizes if sizes is not None else row_sizes(len(x)))
 
 
-def gathered_finite() -> bool:
-    """Whether this rank's rows in the last `gather` were finite: if not, it is the one that spoilt the others' losses."""
-    return _gathered is None or bool(_gathered.isfinite().all())
+def gathered_finite() -> Tensor:
+    """Whether this rank's rows in the last `gather` were finite, () bool: if not, it spoilt the others' losses."""
+    return torch.tensor(True) if _gathered is None else _gathered.isfinite().all()
 
 
 class _Gather(torch.autograd.Function):

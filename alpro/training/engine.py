@@ -210,27 +210,23 @@ class Engine:
             group["lr"] = learning_rate(place, settings.learning_rate, settings.warmup_ratio, self.course.planned)
         self.optimizer.zero_grad(set_to_none=True)
         wanted = _Wanted(self.rank == 0 and self._save_is_due(), watch.stop_asked())
-        parts: list[Tensor] = []
-        ids: list[str] = []
+        done: list[_MicroStep] = []
         for _ in range(self.accumulation):
             watch.beat("reading", step, self.total)
             with self.clock.waiting():
                 _, batch = next(batches)
             self.clock.clips += len(batch)
-            ids += batch.ids
             watch.beat("computing", step, self.total)
-            parts.append(self._backward(batch.to(self.device), wanted))
+            part = self._backward(batch.to(self.device), wanted)
+            done.append(_MicroStep(batch.ids, part, distributed.gathered_finite()))
         watch.beat("exchange", step, self.total)
-        if self.world > 1 and not self.scaler.is_enabled():
-            _spoil(self.parameters, torch.stack(parts))
-        distributed.exchange_gradients(self.parameters, self.settings.compression)
-        norm, skipped = self._clip(step, parts, ids)
+        norm, skipped = self._exchange_and_clip(step, done)
         if not skipped:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step = step
-        self.pending.append((step, ids))
-        self.window += torch.stack(parts).sum(0)
+        self.pending.append((step, [name for micro in done for name in micro.ids]))
+        self.window += torch.stack([micro.parts for micro in done]).sum(0)
         self.window_steps += 1
         if step % self.settings.log_every == 0 or step == self.total:
             self._write_line(norm)
@@ -259,14 +255,19 @@ class Engine:
         shares = (means * scales).detach().double() / self.accumulation
         return torch.cat([(shares * weights.double()).sum()[None], shares])
 
-    def _clip(self, step: int, parts: list[Tensor], ids: list[str]) -> tuple[float, bool]:
-        """Clip by the norm of the whole gradient; returns it, and whether fp16's scale was too large for this step."""
+    def _exchange_and_clip(self, step: int, done: list[_MicroStep]) -> tuple[float, bool]:
+        """Exchange, and clip by the whole gradient's norm; returns it, and whether fp16's scale was too large for this step."""
+        losses = torch.stack([micro.parts for micro in done])
+        if self.world > 1 and not self.scaler.is_enabled():
+            _spoil(self.parameters, losses)
+        own = [p.grad for p in self.parameters if p.grad is not None]  # stay as they are: the exchange makes new ones
+        distributed.exchange_gradients(self.parameters, self.settings.compression)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm(gradients)
         value = norm.item()
-        bad_loss = not math.isfinite(torch.stack(parts).sum().item())
+        bad_loss = not math.isfinite(losses.sum().item())
         if self.scaler.is_enabled():
             bad_loss = distributed.any_true(bad_loss)
         if math.isfinite(value) and not bad_loss:
@@ -274,15 +275,24 @@ class Engine:
             return value, False
         if self.scaler.is_enabled() and not bad_loss and self.scaler.get_scale() > 1:
             return 0.0, True
-        raise self._not_finite(step, parts, ids)
+        raise self._not_finite(step, done, all(bool(gradient.isfinite().all()) for gradient in own))
 
-    def _not_finite(self, step: int, parts: list[Tensor], ids: list[str]) -> TrainingError:
-        sums = torch.stack(parts).sum(0).tolist()[1:]
-        bad = [name for name, value in zip(self.task.losses, sums, strict=True) if not math.isfinite(value)]
-        everyone = distributed.gather_objects((self.rank, bad, ids, distributed.gathered_finite()))
-        # a loss over all ranks' rows is spoilt everywhere by the one rank whose rows are not finite
-        culprits = [of for of in everyone if not of[3]] or [of for of in everyone if of[1]] or everyone
-        where = "; ".join(f"rank {of[0]}: {', '.join(of[1]) or 'gradient'}; batch {', '.join(of[2])}" for of in culprits)
+    def _not_finite(self, step: int, done: list[_MicroStep], own_finite: bool) -> TrainingError:
+        """What to raise on all ranks; `own_finite`: this rank's gradient was, before the exchange."""
+        found = []
+        for micro in done:
+            names = [name for name, loss in zip(self.task.losses, micro.parts[1:], strict=True) if not loss.isfinite()]
+            # a loss over all ranks' rows is spoilt everywhere by the one rank whose rows are not finite, so those tell most
+            found.append((3 if not micro.rows_finite else 2 if names else 0 if own_finite else 1, self.rank, names, micro.ids))
+        everyone = [micro for rank in distributed.gather_objects(found) for micro in rank]
+        most = max(telling for telling, *_ in everyone)
+        where = "; ".join(
+            f"rank {rank}: {', '.join(names) or 'gradient'}; batch {', '.join(ids)}"
+            for telling, rank, names, ids in everyone
+            if telling == most
+        )
+        if not most:
+            where = f"each rank's gradient is, their mean or its norm is not; {where}"
         return TrainingError(f"step {step}: loss or gradient is not finite ({where}); {self._last_good()}")
 
     # --- validation -------------------------------------------------------------------------------------------
@@ -392,6 +402,15 @@ class Engine:
     def _epoch(self) -> int:
         """The epoch, from 0, that the last step belonged to."""
         return self.task.epoch_of(self.step * self.accumulation - 1)
+
+
+@dataclass(frozen=True)
+class _MicroStep:
+    """What this rank knows of a micro-step that is done; on the device, as looking at it would wait for it."""
+
+    ids: list[str]
+    parts: Tensor  # (1 + parts,), as `_backward` returns it
+    rows_finite: Tensor  # of this rank's rows that all ranks see, () bool
 
 
 @dataclass

@@ -24,6 +24,10 @@ JOBS = [
     ["gradients", {"dtype": "float64", "changes": {"accumulation": 3}}],
     ["train", {"steps": 8}],
     ["train", {"steps": 8, "unreadable": 1, "allowed": 1}],
+    ["exchanges", {"steps": 4, "accumulation": 3}],
+    ["stopped", {"steps": 8, "bad_step": 3, "changes": {"accumulation": 2}}],
+    ["stopped", {"steps": 8, "bad_gradient_step": 3, "changes": {"accumulation": 2}}],
+    ["stopped", {"steps": 8, "weight": 1e9, "changes": {"compression": "fp16"}}],
 ]
 
 
@@ -43,6 +47,16 @@ def check_equal(found: list[Any]) -> None:
         assert row.pop("split") == other.pop("split")
         assert other == pytest.approx(row, rel=2e-4)
     assert found[3]["best"] == pytest.approx(one["best"], rel=1e-4)
+    assert found[5] == 4  # one exchange a step, whatever its micro-steps
+
+
+def check_culprits(found: list[Any]) -> None:
+    """Rank 1's rows 5 to 7 of micro-step 3 are spoilt, or only its gradient, or no rank's own gradient is."""
+    loss, gradient, mean = found[6:]
+    rows = "batch toy/5, toy/6, toy/7"
+    assert f"step 2: loss or gradient is not finite (rank 1: contrast, items; {rows}); no state" in loss
+    assert f"step 2: loss or gradient is not finite (rank 1: gradient; {rows}; rank 1: gradient; {rows}); no state" in gradient
+    assert "step 1: loss or gradient is not finite (each rank's gradient is, their mean or its norm is not; rank 0: " in mean
 
 
 def run(processes: int, out: Path, jobs: Any) -> list[Any]:
@@ -53,6 +67,7 @@ def run(processes: int, out: Path, jobs: Any) -> list[Any]:
 def test_two_processes_do_the_mathematics_of_one_and_add_up_what_they_left_out(tmp_path: Path) -> None:
     found = run(2, tmp_path / "out.pt", JOBS)
     check_equal(found)
+    check_culprits(found)
     assert [row.get("left_out") for row in found[4]["history"] if row["split"] == "train"] == [3] * 4  # of rank 0 one, of 1 two
 
 

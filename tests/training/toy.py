@@ -6,6 +6,7 @@ As a script it is one process of a world: `python -m tests.training.toy OUT.pt '
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -50,14 +51,14 @@ class ToyOutput:
 
 
 class ToyModel(nn.Module):
-    def __init__(self, dropout: float = 0.0, ballast: int = 0) -> None:
+    def __init__(self, dropout: float = 0.0, ballast: int = 0, weight: float = 0.5) -> None:
         super().__init__()
         torch.manual_seed(5)
         self.left, self.right = nn.Linear(WIDTH, 4), nn.Linear(WIDTH, 4)
         self.head = nn.Linear(4, ITEMS * 3)
         self.unused = nn.Linear(3, 3)
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
-        self.dropout = dropout
+        self.dropout, self.weight = dropout, weight
         self.register_buffer("seen", torch.zeros(()))
         self.register_buffer("ballast", torch.zeros(ballast))  # makes snapshots large
 
@@ -73,7 +74,7 @@ class ToyModel(nn.Module):
         labels = batch.labels.flatten()
         count = (labels >= 0).sum()
         items = F.cross_entropy(logits, labels, reduction="sum") / count.clamp(min=1)
-        return ToyOutput({"contrast": contrast, "items": items}, {"contrast": len(u), "items": count}, {"items": 0.5})
+        return ToyOutput({"contrast": contrast, "items": items}, {"contrast": len(u), "items": count}, {"items": self.weight})
 
 
 class ToyLoader:
@@ -108,7 +109,7 @@ class ToyTask:
     def __init__(
         self, steps: int, rows: int = 8, dropout: float = 0.0, dtype: torch.dtype = torch.float32, **faults: Any
     ) -> None:
-        self.model = ToyModel(dropout, faults.get("ballast", 0)).to(dtype)
+        self.model = ToyModel(dropout, faults.get("ballast", 0), faults.get("weight", 0.5)).to(dtype)
         self.steps, self.rows, self.dtype, self.faults = steps, rows, dtype, faults
 
     def plan_for(self, worlds: Any) -> int:
@@ -136,6 +137,8 @@ class ToyTask:
             fill(Path(self.faults["fill"]))
         if self.faults.get("bad_step") == step + 1 and rank == world - 1:
             x[mine] = float(self.faults.get("bad_value", "nan"))
+        if self.faults.get("bad_gradient_step") == step + 1 and rank == world - 1:
+            self.model.head.weight.register_hook(lambda gradient: gradient * math.inf)
         if self.faults.get("die_step") == step + 1 and rank == world - 1:
             raise ValueError("a fault on one rank")
         time.sleep(self.faults.get("sleep_s", 0))
@@ -186,6 +189,32 @@ def train(
     }
 
 
+def stopped(**options: Any) -> str:
+    """What a training says that is to stop on all ranks together."""
+    try:
+        train(**options)
+    except TrainingError as error:
+        return str(error)
+    raise AssertionError("the training did not stop")
+
+
+def exchanges(steps: int, accumulation: int) -> int:
+    """How often a training hands gradients to Horovod for exchange, all of which fit into one piece here."""
+    sent: list[str] = []
+    send = distributed._horovod.allreduce_async_
+
+    def counted(*tensors: Tensor, **options: Any) -> Any:
+        sent.append(options["name"])
+        return send(*tensors, **options)
+
+    distributed._horovod.allreduce_async_ = counted
+    try:
+        train(steps * accumulation, changes={"accumulation": accumulation})
+    finally:
+        distributed._horovod.allreduce_async_ = send
+    return len(sent)
+
+
 def gradients(dtype: str = "float32", changes: dict[str, Any] | None = None, **of_task: Any) -> dict[str, Any]:
     """The first step's losses and gradients, as the optimizer would get them."""
     kind = getattr(torch, dtype)
@@ -210,7 +239,8 @@ def same(a: Any, b: Any) -> bool:
 def main(out: str, jobs: str) -> None:
     """Do jobs, `[["train", {...}], ...]`, on every rank; the first one writes what came out."""
     distributed.init()
-    results = [{"train": train, "gradients": gradients}[job](**options) for job, options in json.loads(jobs)]
+    known: dict[str, Any] = {"train": train, "gradients": gradients, "stopped": stopped, "exchanges": exchanges}
+    results = [known[job](**options) for job, options in json.loads(jobs)]
     if distributed.rank() == 0:
         aside = Path(out + ".aside")
         torch.save(results, aside)
