@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from alpro import console
 from alpro.tracking.records import flat_params
 from alpro.tracking.runs import WRITER_MODULE
 
@@ -82,7 +83,7 @@ class LiveRun:
 
     def _off(self, error: Exception) -> None:
         process, self._process, self._command = self._process, None, None
-        print(f"alpro: live tracking ended ({error}); `alpro track sync` fills in the rest", file=sys.stderr, flush=True)
+        console.say(f"alpro: live tracking ended ({error}); `alpro track sync` fills in the rest", sys.stderr)
         if process is not None:
             _end(process)
 

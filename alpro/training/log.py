@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO, cast
 
 import torch
 
@@ -106,10 +106,12 @@ class Log:
         if not (self.shown and sys.stdout.isatty()):
             yield
             return
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns) as self._bar:
+        shown = Console(file=cast(TextIO, console.Lasting(sys.stdout)))
+        with Progress(*columns, console=shown) as self._bar:
             self._task = self._bar.add_task(self.label or "training", total=total, completed=step)
             try:
                 yield
