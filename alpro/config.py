@@ -419,6 +419,12 @@ class Params(Section):
                 raise ValueError(f"datasets.{name}: finetune.{name} and evaluate.{name} must be given too")
             if name in self.zeroshot and dataset.task != "retrieval":
                 raise ValueError(f"zeroshot.{name}: only retrieval can be evaluated without fine-tuning")
+        matching = {f"finetune.{name}": t for name, t in self.finetune.items() if self.datasets[name].task == "retrieval"}
+        if self.pretrain.objectives.vtm:
+            matching["pretrain"] = self.pretrain
+        for where, settings in matching.items():
+            if settings.batch_size < 2:
+                raise ValueError(f"{where}.batch_size must be 2 or more: VTM's negatives come from the process's own batch")
         longest = max(t.max_text_tokens for t in (self.prompter, self.pretrain, *self.finetune.values()))
         if longest > self.model.max_positions:
             raise ValueError(f"max_text_tokens {longest} is more than model.max_positions {self.model.max_positions}")

@@ -65,6 +65,8 @@ def test_every_fault_is_listed_on_its_own_line(raw: dict) -> None:
         (("prompter", "corpora"), ["webvid"], "did you mean 'webvid2m'"),
         (("finetune", "msvd_qa", "max_text_tokens"), 1000, "max_positions"),
         (("zeroshot", "msvd_qa"), {}, "only retrieval"),
+        (("pretrain", "batch_size"), 1, r"pretrain\.batch_size must be 2 or more: VTM's negatives"),
+        (("finetune", "msrvtt_ret", "batch_size"), 1, r"finetune\.msrvtt_ret\.batch_size must be 2 or more"),
         (("finetune", "msvd_qa", "learning_rate"), "fast", "learning_rate"),
         (
             ("finetune", "msvd_qa", "epochs"),
@@ -92,6 +94,12 @@ def test_contradictions_are_refused(raw: dict, path: tuple[str, ...], value: obj
 def test_a_small_number_that_yaml_takes_for_text_is_a_number(raw: dict) -> None:
     raw["finetune"]["msvd_qa"]["learning_rate"] = yaml.safe_load("1e-4")
     assert config.parse(raw).finetune["msvd_qa"].learning_rate == 0.0001
+
+
+def test_a_batch_of_one_is_enough_where_there_is_no_vtm(raw: dict) -> None:
+    raw["prompter"]["batch_size"] = raw["finetune"]["msvd_qa"]["batch_size"] = raw["pretrain"]["batch_size"] = 1
+    raw["pretrain"]["objectives"] = {"vtm": 0}
+    assert config.parse(raw).pretrain.batch_size == 1
 
 
 def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:

@@ -122,9 +122,10 @@ class Alpro(nn.Module):
     def draw_negatives(self, v2t: Tensor, t2v: Tensor, offset: int, generator: torch.Generator | None) -> Negatives:
         """VTM's negatives out of this process's batch, by the similarities (B, pairs of all processes).
 
-        A batch of one has none: in training a ConfigError, in evaluation (a split's last batch) VTM sees the match alone.
+        A batch of one has none, and VTM sees the match alone: in training where the others could not be read, in evaluation as
+        a split's last batch.
         """
-        if len(v2t) == 1 and not self.training:
+        if len(v2t) == 1:
             return (none := torch.arange(0, device=v2t.device)), none
         here = slice(offset, offset + len(v2t))
         clips = hard_negatives(t2v[:, here], generator)

@@ -6,17 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alpro.errors import ConfigError
-
 
 def hard_negatives(similarity: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """For each row of similarity / temperature (B, B), another row's index drawn by softmax: (B,) int64.
 
     The diagonal, the true pair, is never drawn. A generator may live on another device than the similarities. Raises
-    ConfigError for B = 1, where there is no other.
+    ValueError for B = 1, where there is no other.
     """
     if len(similarity) < 2:
-        raise ConfigError("VTM needs at least 2 pairs in a process's batch for its negatives; set batch_size to 2 or more")
+        raise ValueError("a batch of one pair has no negatives")
     weights = similarity.detach().float().clone().fill_diagonal_(float("-inf")).softmax(1)
     drawn = torch.multinomial(weights.to(generator.device) if generator else weights, 1, generator=generator)
     return drawn[:, 0].to(similarity.device)

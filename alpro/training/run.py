@@ -10,7 +10,6 @@ record appear at the end, each as a whole.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,17 +17,17 @@ from typing import Any
 
 import torch
 
-from alpro import distributed, fingerprint, watch
+from alpro import console, distributed, fingerprint, watch
 from alpro.config import Params, Training, nearest
 from alpro.errors import AlproError, ConfigError, TrainingError
-from alpro.files import write_json
+from alpro.files import new_dir, write_json
 from alpro.models.weights import save_checkpoint
 from alpro.training import resume
 from alpro.training.engine import Best, Engine
 from alpro.training.log import Log
 from alpro.training.record import environment, write_record
 from alpro.training.samples import SampleLog
-from alpro.training.state import Lock, Memory, Store, prune
+from alpro.training.state import PARTS, Lock, Memory, Store, prune, unused
 from alpro.training.tasks import ClipTask, inputs, make_task
 
 STAGES = ("prompter", "pretrain", "finetune")
@@ -78,13 +77,17 @@ def _train(
     device = distributed.device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        if settings.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise ConfigError(
+                f"precision bf16: {torch.cuda.get_device_name(device)} does not have it; set `precision` to fp16 or fp32"
+            )
     name = stage if task is None else f"{stage}/{task}"
     log = Log(name, shown=distributed.rank() == 0)
 
     def given() -> dict[str, Any]:
         return _given(params, stage, task, settings, init, teacher, device)
 
-    with _Place(state / name, given, output) as place:
+    with _Place(state / name, given, output, log.say) as place:
         made = make_task(params, stage, task, init, teacher, log.say)
         engine = Engine(made, settings, seed=params.seed, device=device, log=log)
 
@@ -111,7 +114,7 @@ def _train(
 
         if distributed.elastic():
             engine.memory, engine.commit_every = Memory(), params.launch.commit_every
-            best = distributed.run_elastic(again, lambda text: print(f"{name}: {text}", flush=True))
+            best = distributed.run_elastic(again, lambda text: console.say(f"{name}: {text}"))
         else:
             best = attempt()
         if place.store is not None:
@@ -157,8 +160,10 @@ def _given(
 class _Place:
     """The first rank's store of snapshots, and the right to write the output; refused on all ranks if somebody has them."""
 
-    def __init__(self, stage: Path, given: Callable[[], dict[str, Any]], output: Path) -> None:
-        self.stage, self.output = stage, output
+    def __init__(
+        self, stage: Path, given: Callable[[], dict[str, Any]], output: Path, say: Callable[[str], None] = console.say
+    ) -> None:
+        self.stage, self.output, self.say = stage, output, say
         self.store: Store | None = None
         self.given: dict[str, Any] = {}
         self._given = given
@@ -180,11 +185,14 @@ class _Place:
         name = hashlib.sha256(str(self.output.resolve()).encode()).hexdigest()[:12]
         # a training may go on with another number of processes
         parts = {what: value for what, value in self.given.items() if what != "processes"}
-        path = self.stage / fingerprint.fingerprint(**parts, code=fingerprint.code_version())
+        parts["code"] = fingerprint.code_version()
+        path = self.stage / fingerprint.fingerprint(**parts)
         self._lock = Lock(self.stage / f"output-{name}.lock", f"a training of {self.output}")
-        self.store = Store(path)
+        self.store = Store(path, self.say)
         prune(self.stage, path)
-        write_json(path / "params.json", self.given)
+        write_json(path / PARTS, parts)
+        if self.store.last() is None and (other := unused(self.stage, parts)):
+            self.say(other)
 
     def __enter__(self) -> _Place:
         return self
@@ -229,20 +237,17 @@ def _write(task: ClipTask, given: Mapping[str, Any], best: Best, engine: Engine,
         }
 
     extras: dict[str, str | Path] = dict(task.extras())
-    with tempfile.TemporaryDirectory() as aside:
-        for name, path in _kept(task, engine, Path(aside), config, extras).items():
-            extras[name] = path
-        inside = output.resolve() in record.resolve().parents
-        place = Path(aside) / "record" if inside else record
+    inside = output.resolve() in record.resolve().parents
+    with new_dir(output) as made:
+        save_checkpoint(made, task.model, config(best.step) | {"validation": best.metrics}, extras)
+        _write_kept(task, engine, made, config, extras)
+        place = made / record.resolve().relative_to(output.resolve()) if inside else record
         write_record(place, given, engine.log.history, best)
-        if inside:
-            extras[str(record.resolve().relative_to(output.resolve()))] = place
-        save_checkpoint(output, task.model, config(best.step) | {"validation": best.metrics}, extras)
 
 
-def _kept(
-    task: ClipTask, engine: Engine, aside: Path, config: Callable[[int], dict[str, Any]], extras: Mapping[str, str | Path]
-) -> dict[str, Path]:
+def _write_kept(
+    task: ClipTask, engine: Engine, folder: Path, config: Callable[[int], dict[str, Any]], extras: Mapping[str, str | Path]
+) -> None:
     """Checkpoints of what the training put aside (`keep`), by their names; the model keeps its weights."""
     names = engine.kept() if engine.store is not None else []
     chosen = {name: tensor.detach().clone() for name, tensor in resume.weights(engine).items()} if names else {}
@@ -250,7 +255,6 @@ def _kept(
         assert engine.store is not None
         snapshot = engine.store.kept(name)
         resume.put(engine, snapshot.tensors("weights"))
-        save_checkpoint(aside / name, task.model, config(snapshot.facts["step"]), dict(extras))
+        save_checkpoint(folder / name, task.model, config(snapshot.facts["step"]), extras)
     if names:
         resume.put(engine, chosen)
-    return {name: aside / name for name in names}

@@ -21,11 +21,13 @@ from typing import Any, Protocol
 import safetensors.torch
 from torch import Tensor
 
+from alpro import console
 from alpro.errors import TrainingError
 from alpro.files import new_dir, save_tensors, sha256, write_json
 
 KEEP = 2
 MANIFEST = "MANIFEST.json"
+PARTS = "params.json"  # in a store: all that its snapshots depend on
 
 
 class Lock:
@@ -114,7 +116,7 @@ def _copied(tensors: dict[str, Tensor], into: dict[str, Tensor]) -> dict[str, Te
 class Store:
     """The snapshots of one training; only the first rank has one."""
 
-    def __init__(self, path: str | Path, say: Callable[[str], None] = print) -> None:
+    def __init__(self, path: str | Path, say: Callable[[str], None] = console.say) -> None:
         self.path = Path(path)
         self.say = say
         self.lock = Lock(self.path / "lock", "a training")
@@ -225,6 +227,29 @@ def prune(stage: Path, keep: Path, others: int = 2) -> None:
         os.replace(old, gone)
         lock.release()
         shutil.rmtree(gone)
+
+
+def unused(stage: Path, parts: dict[str, Any]) -> str:
+    """What to say of a stage's newest snapshot where it depends on other `parts`; empty where there is none."""
+    stores = {path.parent for path in stage.glob("[!.]*/step-*") if (path.parent / PARTS).exists()}
+    if not stores:
+        return ""
+    path = max(stores, key=lambda store: store.stat().st_mtime)
+    then, now = json.loads((path / PARTS).read_text()), json.loads(json.dumps(parts))
+    changed = _differing(then, now)
+    names = ", ".join(changed[:8]) + (f" and {len(changed) - 8} more" if len(changed) > 8 else "")
+    return (
+        f"resume: starting anew, as the state in {path} was trained with another {names}; with these as they were "
+        f"({path / PARTS}) the same command goes on from it"
+    )
+
+
+def _differing(one: Any, other: Any, at: str = "") -> list[str]:
+    """The dotted keys at which two trees differ."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return [] if one == other else [at]
+    names = sorted({*one, *other})
+    return [key for name in names for key in _differing(one.get(name), other.get(name), f"{at}.{name}".lstrip("."))]
 
 
 def _step(path: Path) -> int:

@@ -114,13 +114,16 @@ def test_questions_without_labels_give_logits_alone(small, batch):
         _ = output.total
 
 
+@pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("task", ["retrieval", "pretrain"])
-def test_single_pair_is_refused_in_training_and_scored_in_evaluation(small, batch, task):
-    model = small(task)
-    with pytest.raises(ConfigError, match="at least 2 pairs"):
-        model.train()(batch(1))
-    output = model.eval()(batch(1))
+def test_a_batch_of_one_pair_is_matched_alone(small, batch, task, mode):
+    """In training it is what is left where the others can't be read, which must not end it."""
+    model = small(task, pem=PEM(threshold=0)).train(mode)
+    output = model(batch(1))
     assert output.counts["vtm"] == 1 and output.targets["vtm"].tolist() == [1]
+    output.total.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert model.itm_head.weight.grad.any()
 
 
 @pytest.mark.parametrize("task", ["retrieval", "pretrain"])

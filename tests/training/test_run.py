@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from alpro.cli import app
 from alpro.config import Model, Params, parse
 from alpro.data.text import train_vocabulary
-from alpro.errors import DataError
+from alpro.errors import ConfigError, DataError, TrainingError
+from alpro.files import sha256
 from alpro.models import build_model
-from alpro.models.checkpoint import export_official
+from alpro.models.checkpoint import export_official, save_checkpoint
 from alpro.serving import load, match
+from alpro.training import run
 from alpro.training.run import run_training
 from tests.evaluation.conftest import write_video
 
@@ -82,6 +88,82 @@ def test_by_hand_a_fine_tuning_needs_a_task_a_start_and_an_output(
         assert sorted(Path().glob("out*")) == [Path("out")]
 
 
+def test_bf16_is_refused_at_the_start_where_the_gpu_does_not_have_it(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, answer in (
+        ("is_available", True),
+        ("device_count", 1),
+        ("is_bf16_supported", False),
+        ("get_device_name", "Tesla V100"),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    raw = params.model_dump()
+    raw["finetune"]["msrvtt_ret"] |= {"precision": "bf16"}
+    places = {"output": tmp_path / "out", "record": tmp_path / "record", "state": tmp_path / "state"}
+    with pytest.raises(ConfigError, match=r"^precision bf16: Tesla V100 does not have it; set `precision` to fp16 or fp32$"):
+        run_training(parse(raw), "finetune", "msrvtt_ret", init="nowhere", **places)
+
+
+def test_every_checkpoint_that_is_to_be_kept_is_written_beside_the_output_and_can_be_loaded(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALPRO_LIVE", "off")
+    home = tmp_path / "models"
+    written = []
+
+    def spy(directory: Path, *args: Any) -> None:
+        written.append(Path(directory))
+        save_checkpoint(directory, *args)
+
+    monkeypatch.setattr(run, "save_checkpoint", spy)
+    raw = params.model_dump()
+    raw["finetune"]["msrvtt_ret"] |= {"keep": ["best", "last", "every"], "validations": 2}
+    places = {"output": home / "out", "record": home / "out/record", "state": tmp_path / "state"}
+    init = str(tmp_path / "alpro_pretrained_ckpt.pt")
+    best = run_training(parse(raw), "finetune", "msrvtt_ret", init=init, **places)
+    assert all(home in path.parents for path in written)  # a system's temporary folder may have room for none of them
+    assert list(home.iterdir()) == [home / "out"]
+    steps = {"last": 2, "step-000000001": 1, "step-000000002": 2, ".": best.step}
+    assert {path.parent.name for path in home.glob("out/*/model.safetensors")} == {*steps} - {"."}
+    assert (home / "out/record/metrics.json").exists() and (home / "out/last/tokenizer/vocab.txt").exists()
+    for name, step in steps.items():
+        assert json.loads((home / "out" / name / "config.json").read_text())["trained"]["step"] == step
+        assert load(home / "out" / name).max_text_tokens == 9
+    digests = {name: sha256(home / "out" / name / "model.safetensors") for name in steps}
+    assert digests["last"] == digests["step-000000002"] != digests["step-000000001"]
+    assert digests["."] == digests[f"step-{best.step:09d}"]
+
+
+def test_a_state_of_other_parameters_is_named_with_what_differs_and_goes_on_when_they_are_put_back(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("ALPRO_LIVE", "off")
+    places = {"output": tmp_path / "out", "record": tmp_path / "record", "state": tmp_path / "state"}
+
+    def train(**changes: Any) -> str:
+        raw = params.model_dump()
+        raw["finetune"]["msrvtt_ret"] |= {"save_every_s": 1e-6} | changes
+        capfd.readouterr()
+        with contextlib.suppress(TrainingError):
+            run_training(parse(raw), "finetune", "msrvtt_ret", init=str(tmp_path / "alpro_pretrained_ckpt.pt"), **places)
+        return capfd.readouterr().out
+
+    def broken(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "save_checkpoint", broken)  # ends after two saved steps
+        assert "resume:" not in train()
+        (store,) = (path.parent for path in tmp_path.glob("state/finetune/msrvtt_ret/*/params.json"))
+        (told,) = (line for line in train(learning_rate=0.5, max_text_tokens=8).splitlines() if "resume:" in line)
+    changed = "training.learning_rate, training.max_text_tokens"
+    assert f"starting anew, as the state in {store} was trained with another {changed}; with these as they were " in told
+    assert f"({store}/params.json) the same command goes on from it" in told
+    assert "resume: going on after step 2 of 2" in train() and (tmp_path / "out/model.safetensors").exists()
+
+
 def test_a_training_video_that_can_not_be_read_is_left_out_and_a_validation_video_refused_at_the_start(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -93,7 +175,7 @@ def test_a_training_video_that_can_not_be_read_is_left_out_and_a_validation_vide
         file.write(row)
     places = {"output": tmp_path / "out", "record": tmp_path / "record", "state": tmp_path / "state"}
     raw = params.model_dump()
-    raw["finetune"]["msrvtt_ret"] |= {"epochs": 2, "max_steps": None}
+    raw["finetune"]["msrvtt_ret"] |= {"epochs": 2, "max_steps": None, "batch_size": 2}  # where it is, one is left for VTM
     raw["loader"]["max_unreadable"] = 0.01  # of a thousand
     scratch = str(ROOT / "recipes/init/scratch.yaml")
     assert run_training(parse(raw), "finetune", "msrvtt_ret", init=scratch, **places).step > 0
