@@ -32,7 +32,7 @@ from alpro.config import Launch
 from alpro.errors import LaunchError
 from alpro.launch_bar import Bar
 
-GRACE_S = 8.0  # ranks that were asked to stop, and can, are killed after this
+GRACE_S = 120.0  # ranks that were asked to stop, and can, are killed after this: a full-size step and snapshot fit in
 WORDS_S = 1.0  # what a failing rank printed may arrive after the news of its failure
 LAST_LINES = 200
 
@@ -169,6 +169,7 @@ class _Run:
         self.words: list[str] = []  # what horovodrun itself printed
         self.stopping = ""
         self.bar = Bar()
+        self.impatient = False  # asked a second time
         host = own_address(settings.hosts)
         self.listener = socket.create_server((host, 0))
         environment["PYTHONUNBUFFERED"] = "1"
@@ -257,6 +258,7 @@ class _Run:
 
     def _on_signal(self, number: int, frame: Any) -> None:
         name = signal.Signals(number).name
+        self.impatient = bool(self.stopping)
         self.stopping = f"stopped by {name}; run the same command again to go on from the last saved state"
 
     def _next(self, timeout: float) -> int | None:
@@ -405,6 +407,8 @@ class _Run:
                 connection.sendall(b"stop\n")
         until_s = time.monotonic() + GRACE_S
         while self.process.poll() is None and time.monotonic() < until_s and any(r.stoppable for r in self.ranks):
+            if self.impatient:
+                return
             try:
                 self._next(timeout=0.1)
             except LaunchError:

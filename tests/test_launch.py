@@ -9,9 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -19,7 +19,7 @@ import pytest
 from alpro import launch, watch
 from alpro.config import Launch
 from alpro.errors import LaunchError
-from tests.training.processes import ROOT, done, needs_horovod, world
+from tests.training.processes import ROOT, done, ended, first_failure, needs_horovod, world
 
 WORKER = ["-m", "tests.workers"]
 
@@ -38,15 +38,6 @@ def under_way(behaviour: str) -> Iterator[tuple[subprocess.Popen[str], list[psut
         process.kill()
         process.wait()
         process.stdout.close()
-
-
-def failure(behaviour: str, **options: float) -> tuple[str, list[str]]:
-    """The first line that names the failure, and all lines, of a world that is to fail."""
-    process = world(2, [*WORKER, behaviour], **options)
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 1, output
-    lines = output.splitlines()
-    return next(line for line in lines if "rank 1" in line), lines
 
 
 def test_the_command_is_horovodruns_with_everything_from_the_parameters() -> None:
@@ -134,7 +125,7 @@ def test_killed_with_kill_9_horovodrun_leaves_no_process_after_5_s_and_the_launc
 
 @needs_horovod
 @pytest.mark.slow
-@pytest.mark.parametrize("behaviour", ["stoppable", "for ever"])
+@pytest.mark.parametrize("behaviour", ["stoppable", "late", "for ever"])
 def test_a_signal_is_passed_on_and_ranks_that_can_stop_do_so_by_themselves(behaviour: str) -> None:
     with under_way(behaviour) as (process, family):
         process.send_signal(signal.SIGTERM)
@@ -142,7 +133,20 @@ def test_a_signal_is_passed_on_and_ranks_that_can_stop_do_so_by_themselves(behav
         _, alive = psutil.wait_procs(family, timeout=5)
         assert not alive and process.returncode == 1
         assert "stopped by SIGTERM" in output
-        assert ("rank 1: ended at step" in output) == (behaviour == "stoppable")
+        assert ("rank 1: ended at step" in output) == (behaviour != "for ever")
+
+
+@needs_horovod
+@pytest.mark.slow
+def test_a_second_signal_does_not_wait_for_the_ranks() -> None:
+    with under_way("deaf") as (process, family):
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 1
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive
 
 
 @needs_horovod
@@ -155,21 +159,25 @@ def test_a_signal_is_passed_on_and_ranks_that_can_stop_do_so_by_themselves(behav
         ("dies", "ended without a word"),
     ],
 )
-def test_a_failing_rank_takes_the_others_down_with_its_own_words_first(behaviour: str, words: str) -> None:
-    began_s = time.monotonic()
-    first, lines = failure(behaviour)
-    assert words in next(line for line in lines if line.startswith("alpro launch: rank 1"))
-    assert first.startswith(("alpro launch: rank 1", "rank 1: "))
-    assert lines[-1].startswith("LaunchError: rank 1") and words in lines[-1]
-    assert not any("HorovodInternalError" in line for line in lines)
-    assert time.monotonic() - began_s < 300
+def test_a_failing_rank_takes_the_others_down_within_30_s_with_its_own_words_first(
+    tmp_path: Path, behaviour: str, words: str
+) -> None:
+    process = world(2, [*WORKER, behaviour, str(tmp_path / "fault")], stderr=subprocess.PIPE)
+    output, errors = ended(process, tmp_path / "fault")
+    first = first_failure(errors)
+    assert first.startswith(("alpro launch: rank 1", "rank 1: ")) and words.removeprefix("failed: ") in first
+    assert words in next(line for line in errors.splitlines() if line.startswith("alpro launch: rank 1"))
+    last = output.splitlines()[-1]
+    assert last.startswith("LaunchError: rank 1") and words in last
+    assert "HorovodInternalError" not in output + errors
 
 
 @needs_horovod
 @pytest.mark.slow
 def test_a_stalled_rank_is_named_with_the_place_where_it_stalled() -> None:
-    _, lines = failure("stalls", stall_timeout_s=10)
-    assert "rank 1" in lines[-1] and "stalled at computing of step 20" in lines[-1]
+    process = world(2, [*WORKER, "stalls"], stall_timeout_s=10)
+    last = process.communicate(timeout=900)[0].splitlines()[-1]
+    assert process.returncode == 1 and "rank 1" in last and "stalled at computing of step 20" in last
 
 
 @needs_horovod

@@ -1,4 +1,4 @@
-"""A process of a world that behaves as told: well, or badly on the last rank. `... BEHAVIOUR`."""
+"""A process of a world that behaves as told: well, or badly on the last rank, which then touches a file. `... HOW [FILE]`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from alpro import distributed, watch
 
 BAD_STEP = 20
+LATE_S = 10  # as for a large snapshot
 
 
-def main(behaviour: str) -> None:
+def main(behaviour: str, fault_file: str = os.devnull) -> None:
     """Do steps with a collective in each; forever, unless told otherwise."""
     distributed.init()
     last = distributed.rank() == distributed.size() - 1
-    watch.stoppable(behaviour == "stoppable")
+    watch.stoppable(behaviour in ("stoppable", "late", "deaf"))
     step = 0
     while not (behaviour == "well" and step == BAD_STEP):
         step += 1
         watch.beat("computing", step, BAD_STEP if behaviour == "well" else None)
         if last and step == BAD_STEP:
+            Path(fault_file).touch()
             if behaviour == "raises":
                 raise ValueError("something that nobody foresaw")
             if behaviour == "exits":
@@ -31,7 +34,8 @@ def main(behaviour: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             if behaviour == "stalls":
                 signal.pause()
-        if distributed.any_true(watch.stop_asked()):
+        if distributed.any_true(watch.stop_asked()) and behaviour != "deaf":
+            time.sleep(LATE_S if behaviour == "late" else 0)
             break
         if step == BAD_STEP and distributed.rank() == 0:
             print("well under way", flush=True)
@@ -40,4 +44,4 @@ def main(behaviour: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

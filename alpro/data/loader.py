@@ -113,8 +113,9 @@ class TrainLoader:
         return {"read": self.read, "skipped": list(self.skipped)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting from there."""
-        self.read, self.skipped = int(state["read"]), list(state["skipped"])
+        """Go on counting from there; the states of several processes add up."""
+        self.read += int(state["read"])
+        self.skipped += state["skipped"]
 
     def _keys(self, step: int) -> list[_Key]:
         draw = self.plan.local(step, self.rank)

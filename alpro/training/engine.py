@@ -31,7 +31,6 @@ from alpro.training.samples import SampleLog
 from alpro.training.schedule import Course, learning_rate, validation_steps
 from alpro.training.state import Memory, Store
 
-CHEAP_SAVE_S = 3.0  # a stop that was asked for waits for a snapshot that is known to take no longer
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -55,7 +54,8 @@ class Loader(Protocol):
 
     def __iter__(self) -> Iterator[tuple[int, Any]]: ...
     def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; called once more for each rank that is no more, whose counts this one takes over."""
 
 
 class Task(Protocol):
@@ -148,7 +148,6 @@ class Engine:
         peak = peak_flops(self.device, settings.precision)
         self.clip_share = task.flops_per_clip / peak if peak else None  # seconds
         self.saved_s = time.monotonic()
-        self.save_took_s = 0.0
 
     # --- the training -----------------------------------------------------------------------------------------
 
@@ -160,20 +159,20 @@ class Engine:
         self.rank, self.world = distributed.rank(), distributed.size()
         # before anything is drawn, so that a first run and a resumed one start alike
         randomness.seed_everything(self.seed, "training", self.rank)
-        loader_state = resume.resume(self)
+        loader_states = resume.resume(self)
         loader = self.loader = self.task.loader(self.step * self.accumulation, self.total * self.accumulation)
-        if loader_state is not None:
-            loader.load_state_dict(loader_state)
+        for state in loader_states:
+            loader.load_state_dict(state)
         self.model.train()
         if self.memory is not None:
             self._commit(loader)  # on all alike: who has just joined holds nothing yet, and the next loss may come at once
-        with _stop_on_sigterm(), self.log.running(self.step, self.total):
+        with _stop_on_signal(), self.log.running(self.step, self.total):
             batches = iter(loader)
             while self.step < self.total:
                 wanted = self._step(batches)
                 if self.course.due(self.step, self.due):
                     self._validate()
-                if wanted.save or (wanted.stop and self.save_took_s < CHEAP_SAVE_S):
+                if wanted.save or wanted.stop:
                     self._save(loader)
                 elif self.commit_every and self.step % self.commit_every == 0:
                     self._commit(loader)
@@ -349,7 +348,6 @@ class Engine:
 
     def _save(self, loader: Loader) -> None:
         """Write a snapshot, on which all ranks agreed to be at this step."""
-        began_s = time.monotonic()
         watch.beat("saving", self.step, self.total)
         facts = resume.facts(self, loader)
         with self.clock.paused(), agreed("the resume state"):
@@ -357,7 +355,6 @@ class Engine:
                 self.store.save(self.step, facts, weights=resume.weights(self), moments=resume.moments(self))
         self._committed(facts)
         self.saved_s = time.monotonic()
-        self.save_took_s = self.saved_s - began_s
 
     def _commit(self, loader: Loader) -> None:
         """Keep the state in every process, for when one of them is lost."""
@@ -430,16 +427,29 @@ def _spoil(parameters: Sequence[nn.Parameter], losses: Tensor) -> None:
 
 
 @contextmanager
-def _stop_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the training after the step, with a snapshot where that is quick."""
+def _stop_on_signal() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the training after the step, with a snapshot; a second Ctrl-C at once, without one.
+
+    Whoever can't wait so long kills, and the last snapshot is whole.
+    """
+
+    def ask(number: int, frame: Any) -> None:
+        watch.ask_to_stop()
+        if signal.SIGINT in before:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before: dict[int, Any] = {}
     try:
-        before = signal.signal(signal.SIGTERM, lambda number, frame: watch.ask_to_stop())
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, ask)
     except ValueError:  # not in the main thread: whoever runs it so decides about signals
         yield
         return
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored, as in a script's background
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, ask)
     watch.stoppable(True)
     try:
         yield
     finally:
         watch.stoppable(False)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -70,10 +70,10 @@ def put(engine: Engine, found: Mapping[str, Tensor]) -> None:
             tensor.copy_(found[name])
 
 
-def resume(engine: Engine) -> dict[str, Any] | None:
-    """Go on from the newest state that any process holds, else from the first rank's disk; returns this rank's loader state.
+def resume(engine: Engine) -> list[dict[str, Any]]:
+    """Go on from the newest state that any process holds, else from the first rank's disk; returns this rank's loader states.
 
-    None where the training starts anew, from the first rank's weights.
+    None at all where the training starts anew, from the first rank's weights.
     """
     held = engine.memory.snapshot if engine.memory is not None else None
     steps = distributed.gather_objects(-1 if held is None else held.facts["step"])
@@ -85,7 +85,7 @@ def resume(engine: Engine) -> dict[str, Any] | None:
     known: dict[str, Any] | None = distributed.broadcast_object(found.facts if found and mine else None, root)
     if known is None:
         distributed.broadcast_state(engine.model)
-        return None
+        return []
     _load_tensors(engine, found if mine else None, known["updates"], root)
     engine.step, engine.window_steps = known["step"], known["window_steps"]
     engine.validated, engine.pending = known["validated"], []
@@ -108,14 +108,14 @@ def _best(engine: Engine, best: dict[str, Any]) -> Any:
     return Best(**best, weights=kept)
 
 
-def _take_place(engine: Engine, known: dict[str, Any]) -> dict[str, Any] | None:
+def _take_place(engine: Engine, known: dict[str, Any]) -> list[dict[str, Any]]:
     """This rank's own part: to the bit among as many ranks as there were, else drawn anew."""
     ranks, worlds = known["ranks"], [tuple(world) for world in known["worlds"]]
     if len(ranks) == engine.world:
         engine.follow(worlds)
         engine.window = torch.tensor(ranks[engine.rank]["window"], dtype=torch.float64, device=engine.device)
         randomness.restore(ranks[engine.rank]["random"])
-        return ranks[engine.rank]["loader"]
+        return [ranks[engine.rank]["loader"]]
     engine.follow([*worlds, (engine.step, engine.world)] if engine.step else [(0, engine.world)])
     # each rank's sums are its share of a mean over ranks
     engine.window = torch.tensor([rank["window"] for rank in ranks], dtype=torch.float64, device=engine.device).mean(0)
@@ -125,7 +125,7 @@ def _take_place(engine: Engine, known: dict[str, Any]) -> dict[str, Any] | None:
         f"on a batch has {engine.world}/{len(ranks)} as many clips at the same learning rate, the rest of the epoch is cut "
         f"anew into steps (the last is now {engine.total}), and the random states of dropout are new"
     )
-    return ranks[engine.rank]["loader"] if engine.rank < len(ranks) else None
+    return [rank["loader"] for rank in ranks[engine.rank :: engine.world]]
 
 
 def _load_tensors(engine: Engine, snapshot: Held | None, updates: Mapping[str, int], root: int) -> None:

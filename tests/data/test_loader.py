@@ -93,6 +93,8 @@ def test_training_leaves_out_counts_and_names_what_it_can_not_read(records, coll
     resumed = TrainLoader(datasets, plan, collator)
     resumed.load_state_dict(loader.state_dict())
     assert (resumed.read, resumed.skipped) == (loader.read, loader.skipped)
+    resumed.load_state_dict({"read": 7, "skipped": ["a/other#0"]})  # of a process that is no more
+    assert (resumed.read, resumed.skipped) == (loader.read + 7, [*loader.skipped, "a/other#0"])
 
 
 def test_training_stops_above_the_bound(records, collator, tmp_path):

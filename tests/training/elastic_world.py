@@ -45,7 +45,7 @@ class PlannedTask:
         return self.plan.epoch_of(step)
 
     def loader(self, start: int, stop: int) -> PlannedTask:
-        self.steps = range(start, stop)
+        self.steps, self.read = range(start, stop), 0
         return self
 
     counts = 0, 0
@@ -57,15 +57,16 @@ class PlannedTask:
         for step in self.steps:
             rows = self.plan.local(step, distributed.rank()).indices
             time.sleep(self.sleep_s)
+            self.read += len(rows)
             g = torch.Generator().manual_seed(int(rows[0]))
             x, y = torch.randn(2, len(rows), WIDTH, generator=g)
             yield step, ToyBatch([f"toy/{row}" for row in rows], x, y, torch.zeros(len(rows), ITEMS, dtype=torch.long))
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {"read": self.read}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
+        self.read += state["read"]
 
     def validate(self) -> dict[str, float]:
         return {"score": float(self.model.left.weight.sum().abs())}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from alpro import watch
@@ -42,7 +45,12 @@ def forked(job: Callable[[], object]) -> Iterator[int]:
 
 
 def world(
-    processes: int, command: Sequence[str], here: bool = False, output: int = subprocess.PIPE, **options: float | str
+    processes: int,
+    command: Sequence[str],
+    here: bool = False,
+    output: int = subprocess.PIPE,
+    stderr: int = subprocess.STDOUT,
+    **options: float | str,
 ) -> subprocess.Popen[str]:
     """`alpro launch` of a command of Python's on some processes, `here` or in the project; output and stderr are one."""
     settings = {"processes": processes, "start_timeout_s": 300, "stall_timeout_s": 300, **options}
@@ -55,9 +63,31 @@ def world(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "ALPRO_LIVE": "off"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *command], cwd=None if here else ROOT, env=environment, text=True,
-        stdout=output, stderr=subprocess.STDOUT,
+        stdout=output, stderr=stderr,
         preexec_fn=lambda: watch.set_parent_death_signal(signal.SIGKILL),  # a test run that is killed leaves no world behind
     )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str], fault_file: Path, within_s: float = 30) -> tuple[str, str]:
+    """Wait for a world of which a rank, at the fault, touches a file: all of it must end soon after. Output and stderr."""
+    until_s = time.monotonic() + 600
+    while not fault_file.exists():
+        assert process.poll() is None and time.monotonic() < until_s, process.communicate()
+        time.sleep(0.01)
+    family = psutil.Process(process.pid).children(recursive=True)
+    output, errors = process.communicate(timeout=600)
+    _, alive = psutil.wait_procs(family, timeout=5)
+    took_s = time.time() - fault_file.stat().st_mtime
+    assert process.returncode == 1 and not alive, errors
+    print(f"ended {took_s:.1f} s after the fault")
+    assert took_s < within_s
+    return output, errors
+
+
+def first_failure(errors: str) -> str:
+    """The first line on stderr that tells of a failure."""
+    telling = re.compile(r"error|exception|traceback|fail|fault|exit|abort|kill|ended|not finite", re.IGNORECASE)
+    return next(line for line in errors.splitlines() if telling.search(line))
 
 
 def done(process: subprocess.Popen[str], timeout_s: float = 900) -> str:

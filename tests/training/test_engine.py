@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import math
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ import torch
 
 from alpro import watch
 from alpro.errors import ConfigError, TrainingError
+from alpro.training import engine as engine_module
 from alpro.training.engine import Best, Engine
 from alpro.training.record import final_figures
 from alpro.training.state import Store
@@ -167,6 +171,34 @@ def test_a_log_that_nobody_reads_any_more_ends_no_training(tmp_path: Path) -> No
     assert process.wait() == 0 and said.count("nobody reads the log any more") == 1 and said.endswith("done\n")
 
 
+@pytest.mark.parametrize("place", ["full disk", "lost terminal"])
+def test_a_log_that_can_not_be_written_any_more_ends_no_training(tmp_path: Path, place: str) -> None:
+    """As under `alpro train ... > log`, or behind a bar on a terminal whose window was closed."""
+    terminal, log = pty.openpty() if place == "lost terminal" else (None, os.open("/dev/full", os.O_WRONLY))
+
+    def work() -> None:
+        if terminal is not None:
+            os.close(terminal)
+        sys.stdout = open(log, "w", buffering=1)  # noqa: SIM115
+        sys.stderr = sys.__stderr__ = (tmp_path / "stderr").open("w", buffering=1)  # type: ignore[misc]
+        train(40, show=True, sleep_s=0.02)
+        sys.stdout.flush()
+        print("done", file=sys.stderr)
+
+    with forked(work) as child:
+        os.close(log)
+        if terminal is not None:
+            seen = ""
+            while "step 2/40" not in seen:
+                seen += os.read(terminal, 1000).decode(errors="replace")
+            assert "0/40" in seen  # the bar is there
+            os.close(terminal)
+        _, status = os.waitpid(child, 0)
+    said = (tmp_path / "stderr").read_text()
+    assert status == 0 and said.count("the log can't be written any more (") == 1 and said.endswith("done\n"), said
+    assert "Traceback" not in said
+
+
 def test_every_validations_weights_and_the_last_ones_can_be_kept(tmp_path: Path) -> None:
     options: dict[str, Any] = {"validations": 4, "save_every_s": 1e-6}
     task = ToyTask(8)
@@ -184,16 +216,38 @@ def test_every_validations_weights_and_the_last_ones_can_be_kept(tmp_path: Path)
     assert torch.equal(last["weights"]["head.weight"], kept["last"].tensors("weights")["head.weight"])
 
 
-def test_a_stop_that_is_asked_for_saves_and_the_next_run_ends_in_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_is_asked_for_saves_however_long_that_takes_and_the_next_run_ends_in_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     monkeypatch.setattr(watch, "_stop", threading.Event())
-    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    with pytest.raises(TrainingError, match=r"stopped at step \d+ of 30, as asked; the last good state is "):
-        train(30, state=str(tmp_path), dropout=0.3, sleep_s=0.02)
+    save, later_s = Store.save, [0.0]
+
+    def slow(self: Store, step: int, *args: Any, **groups: Any) -> Path:
+        later_s[0] += 60
+        return save(self, step, *args, **groups)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "save", slow)
+        patch.setattr(engine_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + later_s[0]))
+        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+        with pytest.raises(TrainingError) as stopped:
+            train(30, state=str(tmp_path), dropout=0.3, sleep_s=0.02, changes={"save_every_s": 0.03})
+    assert later_s[0] >= 120  # one before the stop
+    said = re.match(r"stopped at step (\d+) of 30, as asked; the last good state is (.*); run the same", str(stopped.value))
+    assert said and int(said[1]) < 30 and said[2] == f"{tmp_path}/step-{int(said[1]):09d}"
     watch._stop.clear()
     resumed = train(30, state=str(tmp_path), dropout=0.3)
     assert same(resumed, train(30, dropout=0.3))
+
+
+def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_stop", threading.Event())
+    for after_s in (0.1, 0.3):
+        threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        train(2, sleep_s=30)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_killed_again_and_again_a_training_ends_in_the_same_bits(tmp_path: Path) -> None:

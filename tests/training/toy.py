@@ -98,7 +98,7 @@ class ToyLoader:
         return {"read": self.read}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.read = state["read"]
+        self.read += state["read"]
 
 
 class ToyTask:

@@ -1,0 +1,57 @@
+"""A planned toy training on one process of a world, stopped and saved at a step, or to its end: `... FOLDER STOP_AT`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from alpro import distributed, watch
+from alpro.errors import TrainingError
+from alpro.files import write_json
+from alpro.training.engine import Engine
+from alpro.training.log import Log
+from alpro.training.samples import SampleLog
+from alpro.training.state import Store
+from tests.training.elastic_world import SEED, PlannedTask
+from tests.training.toy import ToyBatch, settings
+
+SAMPLES = 83
+
+
+class StoppedTask(PlannedTask):
+    stop_at = 0
+
+    def __iter__(self) -> Iterator[tuple[int, ToyBatch]]:
+        for step, batch in super().__iter__():
+            if step == self.stop_at - 2:
+                watch.ask_to_stop()  # which is seen when the next step begins
+            yield step, batch
+
+
+def train(folder: Path, stop_at: int = 0) -> None:
+    """Train; what came out goes to FOLDER/result.json, the samples to FOLDER/samples.jsonl."""
+    first = distributed.rank() == 0
+    task = StoppedTask(SAMPLES, 0)
+    task.stop_at = stop_at
+    store = Store(folder / "state") if first else None
+    engine = Engine(task, settings(validations=2), seed=SEED, store=store, log=Log(shown=first))
+    engine.samples = SampleLog(folder / "samples.jsonl") if first else None
+    try:
+        engine.run()
+    except TrainingError as error:
+        if not stop_at or "as asked" not in str(error):
+            raise
+    finally:
+        if store is not None:
+            store.close()
+    result = {"step": engine.step, "worlds": engine.worlds, "read": distributed.gather_objects(task.read)}
+    if first:
+        write_json(folder / "result.json", {**result, "history": engine.log.history})
+
+
+if __name__ == "__main__":
+    distributed.init()
+    train(Path(sys.argv[1]), int(sys.argv[2]))
+    distributed.barrier()
+    distributed.shutdown()

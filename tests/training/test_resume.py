@@ -1,0 +1,58 @@
+"""A training goes on from its state on disk with another number of processes: what is lost is said, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from alpro import watch
+from alpro.training.samples import SampleLog
+from alpro.training.schedule import learning_rate
+from tests.training.elastic_world import BATCH, planned
+from tests.training.processes import done, needs_horovod, world
+from tests.training.resized_world import SAMPLES, train
+
+FIRST, SECOND = 8, 14  # steps after which the number of processes changes: one, two, one
+
+
+@needs_horovod
+def test_with_other_numbers_of_processes_samples_and_schedule_go_on_and_what_is_no_longer_exact_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watch, "_stop", threading.Event())
+    train(tmp_path, FIRST)
+    watch._stop.clear()
+    said = done(world(2, ["-m", "tests.training.resized_world", str(tmp_path), str(SECOND)]))
+    capfd.readouterr()
+    train(tmp_path)
+    plan = planned(SAMPLES, 1)
+    length = plan.total_steps  # of the schedule, which is pressed or stretched to a new end
+    places = [float(step) for step in range(FIRST + 1)]
+    for step, before, after, output in ((FIRST, 1, 2, said), (SECOND, 2, 1, capfd.readouterr().out)):
+        plan = plan.changed(step, after)
+        total, place = plan.total_steps, places[step]
+        assert f"resume: going on after step {step} of " in output
+        assert f"resume: {after} processes instead of {before}, so no longer the numbers of an undisturbed run" in output
+        assert f"a batch has {after}/{before} as many clips" in output and f"(the last is now {total})" in output
+        places[step:] = [place + k * (length - place) / (total - step) for k in range(total - step + 1)]
+
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["step"] == total and result["worlds"] == [[0, 1], [FIRST, 2], [SECOND, 1]]
+    rows = SampleLog(tmp_path / "samples.jsonl").rows()
+    counts = Counter(name for row in rows for name in row["ids"])
+    assert [row["step"] for row in rows] == list(range(1, total + 1))
+    assert [row["processes"] for row in rows] == [1] * FIRST + [2] * (SECOND - FIRST) + [1] * (total - SECOND)
+    assert set(counts.values()) == {1} and SAMPLES - len(counts) < 2 * BATCH + BATCH  # what fills no batch, at either change
+    assert result["read"] == [len(counts)]  # also by the process that is no more
+
+    shown = {row["step"]: row["lr"] for row in result["history"] if row["split"] == "train"}
+    assert list(shown) == [*range(2, total, 2), total]
+    for step, rate in shown.items():
+        assert rate == pytest.approx(learning_rate(places[step], 0.01, 0.2, length)), step
+    validated = [row["step"] for row in result["history"] if row["split"] == "val"]
+    assert len(validated) == 2 and validated[1] == total
+    assert places[validated[0] - 1] < round(length / 2) <= places[validated[0]]
