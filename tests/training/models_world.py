@@ -26,7 +26,10 @@ SIZES = Model(
     image_size=32, patch_size=8, width=32, heads=2, intermediate=64, vision_layers=2, text_layers=1, fusion_layers=1,
     embed_dim=16, vocab_size=60, max_positions=16, dropout=0.0, drop_path=0.0,
 )  # fmt: skip
-LOSSES = {"prompter": ("vtc",), "pretrain": ("vtc", "vtm", "mlm", "pem"), "retrieval": ("vtc", "vtm"), "qa": ("qa",)}
+LOSSES = {
+    "prompter": ("vtc",), "pretrain": ("vtc", "vtm", "mlm", "pem"), "retrieval": ("vtc", "vtm"), "qa": ("qa",),
+    "counted": ("mlm", "pem"),  # pre-training by those losses alone that are means over uneven counts
+}  # fmt: skip
 
 
 def batch_of(rows: slice) -> Batch:
@@ -53,11 +56,13 @@ class WithNegatives(nn.Module):
     def __init__(self, task: str) -> None:
         super().__init__()
         arguments: dict[str, Any] = {"prompter": {"num_entities": 4}, "qa": {"num_answers": 3}}.get(task, {})
-        if task == "pretrain":
+        kind = "pretrain" if task == "counted" else task
+        if kind == "pretrain":
             # of the kept crops, which the threshold lets be few, there are different numbers on each rank
-            arguments = {"num_entities": 4, "objectives": Objectives(vtm=0.5), "pem": PEM(threshold=0.344)}
-        self.task, self.inner = task, build_model(task, num_frames=2, config=SIZES, seed=3, **arguments)
-        if task == "pretrain":
+            objectives = Objectives(vtm=0.5) if task == kind else Objectives(vtc=0, vtm=0)
+            arguments = {"num_entities": 4, "objectives": objectives, "pem": PEM(threshold=0.344)}
+        self.task, self.inner = task, build_model(kind, num_frames=2, config=SIZES, seed=3, **arguments)
+        if kind == "pretrain":
             g = torch.Generator().manual_seed(1)
             for name in ("video_prompt_feat", "image_prompt_feat"):
                 feature = nn.functional.normalize(torch.randn(4, 16, generator=g), dim=-1)

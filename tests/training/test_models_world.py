@@ -44,7 +44,7 @@ def run(processes: int, out: Path, tasks: Iterable[str] = (), **options: Any) ->
 
 def check_equal(found: dict[str, Any], tasks: Iterable[str] = LOSSES) -> None:
     one = gradients(tasks=tasks)
-    for task, uneven in (("pretrain", "mlm"), ("pretrain", "pem"), ("qa", "qa")):
+    for task, uneven in (("pretrain", "mlm"), ("pretrain", "pem"), ("counted", "pem"), ("qa", "qa")):
         if task in one:
             counts = [of[uneven] for of in found["float32"][task]["counts"]]
             assert len(set(counts)) > 1 and sum(counts) == one[task]["counts"][0][uneven]
@@ -56,7 +56,9 @@ def check_equal(found: dict[str, Any], tasks: Iterable[str] = LOSSES) -> None:
 
 def test_two_processes_of_small_batches_give_the_gradients_of_pretraining_with_one_large_batch(tmp_path: Path) -> None:
     """Pre-training has every loss but question answering's; all tasks are among the slow tests."""
-    check_equal(run(2, tmp_path / "out.pt", ["pretrain"]), ["pretrain"])
+    found = run(2, tmp_path / "out.pt", ["pretrain", "counted"])
+    check_equal(found, ["pretrain", "counted"])
+    check_mean_of_means(found["processes"], 2)
 
 
 TWO_HOSTS = "localhost:{0},127.0.0.1:{0}"  # two names of this machine: half of the ranks are the first on their host
@@ -78,10 +80,16 @@ def test_processes_of_small_batches_give_the_gradients_of_one_large_batch(
 def check_mean_of_means(many: dict[str, Any], processes: int) -> None:
     """`average: processes`, as the released code: each process's mean weighs the same, whatever it is a mean of."""
     share = ROWS // processes
-    parts = [gradients(torch.float64, slice(r * share, (r + 1) * share), average="processes")["qa"] for r in range(processes)]
-    torch.testing.assert_close(many["qa"]["losses"], torch.stack([part["losses"] for part in parts]).mean(0))
-    for name, gradient in many["qa"]["gradients"].items():
-        if gradient is not None:
-            mean = torch.stack([part["gradients"][name] for part in parts]).mean(0)
-            torch.testing.assert_close(gradient, mean, atol=1e-12, rtol=1e-10)
-    assert not torch.allclose(many["qa"]["losses"], gradients(torch.float64)["qa"]["losses"], atol=1e-4)
+    for task in ("qa", "counted"):
+        if task not in many:
+            continue
+        rows = (slice(r * share, (r + 1) * share) for r in range(processes))
+        parts = [gradients(torch.float64, mine, tasks=[task], average="processes")[task] for mine in rows]
+        losses = torch.stack([part["losses"] for part in parts]).mean(0)
+        torch.testing.assert_close(many[task]["losses"], losses)
+        for name, gradient in many[task]["gradients"].items():
+            if gradient is not None:
+                mean = torch.stack([part["gradients"][name] for part in parts]).mean(0)
+                torch.testing.assert_close(gradient, mean, atol=1e-12, rtol=1e-10)
+        exact = gradients(torch.float64, tasks=[task])[task]["losses"]
+        assert not torch.isclose(losses, exact, atol=1e-4).any(), task  # the sum, and each of its parts
