@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO, cast
+
+from alpro import console
 
 OF_A_STEP = ("reading", "computing", "exchange", "saving")
 
@@ -24,10 +26,12 @@ class Bar:
         if not sys.stdout.isatty():
             yield
             return
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, transient=True, redirect_stderr=sys.stderr.isatty()) as self._bars:
+        terminal = Console(file=cast(TextIO, console.Lasting(sys.stdout)))
+        with Progress(*columns, console=terminal, transient=True, redirect_stderr=sys.stderr.isatty()) as self._bars:
             try:
                 yield
             finally:
