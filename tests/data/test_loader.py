@@ -113,6 +113,7 @@ def test_the_bound_is_of_what_all_processes_read(records, collator):
         TrainingError, match=r"31 of 3000 samples could not be read, .*max_unreadable 0\.01 allows; .*a/broken#0"
     ):
         loader.judge(31, 3000)
+    loader = TrainLoader(datasets, plan, collator, max_unreadable=0.01)
     loader.load_state_dict({"read": 1500, "skipped": ["a/broken#0"] * 40})
     with pytest.raises(TrainingError, match="40 of 1501 samples"):  # too many of all, whatever the other process read
         next(iter(loader))
