@@ -217,6 +217,8 @@ class _Run:
                     rank = self._enter(int(message["rank"]))
                     self.connections.append(connection)
                 self.events.put(("message", rank, message))
+                if message["event"] == "failed":
+                    connection.sendall(watch.HEARD)
         except TimeoutError:
             end = _VANISHED
         except (OSError, ValueError):

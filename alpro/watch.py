@@ -23,6 +23,8 @@ from typing import Any
 ADDRESS = "ALPRO_LAUNCHER"
 ORPHANED = 70  # exit code of a process whose launcher died
 POLL_S = 0.5
+HEARD = b"heard\n"  # the launcher's answer to a failure
+HEARD_S = 2.0
 
 _link: _Link | None = None
 _stop = threading.Event()
@@ -39,6 +41,7 @@ class _Link:
         notice_loss(self.socket)
         self.owner = os.getpid()
         self.lock = threading.Lock()
+        self.heard = threading.Event()
         self.count = 0
         self.send(event="hello", token=token, rank=rank, host=socket.gethostname(), pid=os.getpid())
         threading.Thread(target=self._wait_for_end, name="launcher-watch", daemon=True).start()
@@ -52,8 +55,8 @@ class _Link:
 
     def _wait_for_end(self) -> None:
         try:
-            while self.socket.recv(64):
-                _stop.set()  # the launcher has nothing else to say
+            for line in self.socket.makefile("rb"):
+                (self.heard if line == HEARD else _stop).set()  # the launcher has nothing else to say
         except OSError:
             pass
         _orphaned()
@@ -119,9 +122,13 @@ def beat(what: str, step: int | None = None, total: int | None = None) -> None:
 
 
 def failed(line: str) -> None:
-    """Tell the launcher why this process is about to end, before the others can fail because of it."""
+    """Tell the launcher why this process is about to end, before the others can fail because of it.
+
+    It has heard that when this returns, so that its line comes before any that this process prints next.
+    """
     if _link is not None and _link.owner == os.getpid():
         _link.send(event="failed", line=line)
+        _link.heard.wait(HEARD_S)
 
 
 def _tell_then(hook: Any) -> Any:
