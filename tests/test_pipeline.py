@@ -195,7 +195,9 @@ def test_mlflows_pages_show_the_run_its_children_their_curves_and_the_models(und
     models = {model.name for model in client.search_registered_models()}
     assert models == {"alpro-prompter", "alpro-pretrain", *(f"alpro-{task}" for task in TASKS)}
     for name in trained:
-        assert len(client.get_metric_history(children[name].info.run_id, "loss")) > 1, f"{name} has no curve"
+        run = children[name]
+        points = [len(client.get_metric_history(run.info.run_id, key)) for key in run.data.metrics if key.startswith("val/")]
+        assert points and min(points) > 1, f"{name} has no curves"  # of the training's own split recipe tiny logs one point
 
     curves = children["pretrain"].info.run_id
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -211,8 +213,8 @@ def test_mlflows_pages_show_the_run_its_children_their_curves_and_the_models(und
             "patience_s": 60,
             "pages": [
                 {"name": "runs", "url": runs_page, "texts": [parent.data.tags["mlflow.runName"]]},
-                {"name": "parent", "url": f"{runs_page}/{parent.info.run_id}", "texts": ["alpro.state"]},
-                {"name": "curves", "url": f"{runs_page}/{curves}/model-metrics", "texts": ["loss", "lr"]},
+                {"name": "parent", "url": f"{runs_page}/{parent.info.run_id}", "texts": ["alpro.pipeline", "finetune/msvd_qa"]},
+                {"name": "curves", "url": f"{runs_page}/{curves}/model-metrics", "texts": ["loss", "mlm", "vtm"]},
                 {"name": "models", "url": f"{page}/models", "texts": sorted(models)},
             ],
         }
