@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_S = 600
@@ -165,6 +166,17 @@ def pages(root: Path, **variables: str) -> Iterator[Pages]:
     finally:
         process.terminate()
         process.wait()
+
+
+def tiny_project(root: Path) -> None:
+    """A clone of this repository with recipe tiny that fine-tunes from scratch: pre-training and its stages drop out."""
+    run("git", "clone", "-q", str(REPOSITORY), str(root), cwd=root.parent)
+    run(sys.executable, "-m", "alpro", "recipe", "use", "tiny", cwd=root)
+    parameters = root / "params.yaml"
+    given = yaml.safe_load(parameters.read_text())
+    given["init"]["finetune"] = "recipes/init/scratch.yaml"
+    parameters.write_text(yaml.safe_dump(given))
+    commit(root, "Recipe tiny, from scratch")
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:

@@ -6,17 +6,15 @@ import json
 import signal
 import sqlite3
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.browser import CHROMIUM, missing
 
-from .conftest import REPOSITORY, Pages, commit, pages, run
+from .conftest import Pages, pages, run, tiny_project
 
 pytestmark = pytest.mark.slow  # the servers, and the stages of one task
 PATIENCE_S = 3600
@@ -29,13 +27,7 @@ def served(tmp_path: Path) -> Iterator[Pages]:
     if reason := missing():
         pytest.skip(reason)
     root = tmp_path / "project"
-    run("git", "clone", "-q", str(REPOSITORY), str(root), cwd=tmp_path)
-    run(sys.executable, "-m", "alpro", "recipe", "use", "tiny", cwd=root)
-    parameters = root / "params.yaml"
-    given = yaml.safe_load(parameters.read_text())
-    given["init"]["finetune"] = "recipes/init/scratch.yaml"  # pre-training and its stages drop out
-    parameters.write_text(yaml.safe_dump(given))
-    commit(root, "Recipe tiny, from scratch")
+    tiny_project(root)
     with pages(root) as started:
         yield started
 
