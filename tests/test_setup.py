@@ -577,7 +577,17 @@ def test_a_misspelt_choice_is_refused(output: Path, capsys: pytest.CaptureFixtur
 # --- make ui ------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """What a program does to a signal's handler is undone: here it is the tests' own process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("variable", ["PREFECT_PORT", "MLFLOW_PORT"])
+@pytest.mark.usefixtures("signals")
 def test_a_port_in_use_is_one_line(
     variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -592,6 +602,7 @@ def test_a_port_in_use_is_one_line(
     assert said.startswith(f"ui: port {port} can't be used") and f"make ui {variable}={port + 1}" in said
 
 
+@pytest.mark.usefixtures("signals")
 def test_a_port_that_is_none_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -216,6 +216,15 @@ def test_every_validations_weights_and_the_last_ones_can_be_kept(tmp_path: Path)
     assert torch.equal(last["weights"]["head.weight"], kept["last"].tensors("weights")["head.weight"])
 
 
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Ctrl-C as a terminal has it; a script's background is deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_that_is_asked_for_saves_however_long_that_takes_and_the_next_run_ends_in_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -241,6 +250,7 @@ def test_a_stop_that_is_asked_for_saves_however_long_that_takes_and_the_next_run
     assert same(resumed, train(30, dropout=0.3))
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "_stop", threading.Event())
     for after_s in (0.1, 0.3):
