@@ -32,17 +32,9 @@ class SelfAttention(Attention):
         object.__setattr__(self, "fused_attn", not explicit)  # timm's own switch, which it declares final
         return super().forward(x, attn_mask, is_causal)
 
-    def first(self, x: Tensor) -> Tensor:
-        """What the first token takes from all: (B, tokens, D) -> (B, 1, D), row 0 of `forward`; ALPRO drops nothing here."""
-        sizes = [self.attn_dim, 2 * self.attn_dim]
-        (q_weight, kv_weight), (q_bias, kv_bias) = self.qkv.weight.split(sizes), self.qkv.bias.split(sizes)
-        q = F.linear(x[:, :1], q_weight, q_bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        k, v = F.linear(x, kv_weight, kv_bias).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
 
 class Block(nn.Module):
-    """Divided space-time attention: (B, 1+N*T, D) -> (B, 1+N*T, D), or (B, 1, D) where only CLS is asked for."""
+    """Divided space-time attention: (B, 1+N*T, D) -> (B, 1+N*T, D)."""
 
     def __init__(self, width: int, heads: int, intermediate: int, drop_path: float) -> None:
         super().__init__()
@@ -55,7 +47,7 @@ class Block(nn.Module):
         self.mlp = Mlp(width, intermediate)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, frames: int, cls_only: bool = False) -> Tensor:
+    def forward(self, x: Tensor, frames: int) -> Tensor:
         batch, tokens, width = x.shape
         patches = (tokens - 1) // frames
         cls, x = x.split([1, tokens - 1], 1)  # whose gradient is put together once, where two slices' would be padded and added
@@ -68,12 +60,9 @@ class Block(nn.Module):
         # Space: each frame attends over its own patches and a copy of CLS. The path is dropped per frame; CLS becomes the mean.
         images = x.reshape(batch, patches, frames, width).transpose(1, 2)  # (B, T, N, D)
         images = torch.cat([cls[:, None].expand(-1, frames, -1, -1), images], 2).reshape(batch * frames, 1 + patches, width)
-        attend = self.attn.first if cls_only else self.attn
-        images = self.drop_path(attend(self.norm1(images))).unflatten(0, (batch, frames))
-        cls_of_frames, images = images.split([1, images.shape[2] - 1], 2)
+        images = self.drop_path(self.attn(self.norm1(images))).reshape(batch, frames, 1 + patches, width)
+        cls_of_frames, images = images.split([1, patches], 2)
         cls = cls + cls_of_frames.mean(1)
-        if cls_only:
-            return cls + self.drop_path(self.mlp(self.norm2(cls)))
         x = x + images.transpose(1, 2).reshape(batch, patches * frames, width)
 
         x = torch.cat([cls, x], 1)
@@ -101,8 +90,8 @@ class VisionTransformer(nn.Module):
                 for layer in (block.attn, block.temporal_attn, block.mlp):
                     layer.requires_grad_(False)
 
-    def forward(self, pixels: Tensor, cls_only: bool = False) -> Tensor:
-        """(B, T, 3, H, W) normalised float -> (B, 1+N*T, D), or CLS alone, (B, 1, D)."""
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, T, 3, H, W) normalised float -> (B, 1+N*T, D)."""
         batch, frames, _, height, width = pixels.shape
         x = self.patch_embed(pixels.flatten(0, 1))  # (B*T, N, D)
         cls_place, places = self.pos_embed[:, :1], self.pos_embed[:, 1:]
@@ -116,12 +105,11 @@ class VisionTransformer(nn.Module):
         x = (x + places).unflatten(0, (batch, frames)).transpose(1, 2)  # (B, N, T, D)
         x = (x + times[:, None]).flatten(1, 2)
         x = torch.cat([(self.cls_token + cls_place).expand(batch, -1, -1), x], 1)
-        for number, block in enumerate(self.blocks, 1):
-            last = cls_only and number == len(self.blocks)
+        for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, frames, last, use_reentrant=False)
+                x = checkpoint(block, x, frames, use_reentrant=False)
             else:
-                x = block(x, frames, last)
+                x = block(x, frames)
         return self.norm(x)
 
 
@@ -134,20 +122,15 @@ class TimeSformer(nn.Module):
         self.image_size = config.image_size
         self.model = VisionTransformer(config, num_frames, gradient_checkpointing)
 
-    def forward(self, pixels: Tensor, cls_only: bool = False) -> Tensor:
-        """(B, T, 3, H, W) normalised float -> (B, 1+N, D), or CLS alone, (B, 1, D).
-
-        Raises ConfigError when T, H or W are not the model's.
-        """
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, T, 3, H, W) normalised float -> (B, 1+N, D). Raises ConfigError when T, H or W are not the model's."""
         expected = (self.num_frames, 3, self.image_size, self.image_size)
         if pixels.dim() != 5 or tuple(pixels.shape[1:]) != expected:
             raise ConfigError(
                 f"video encoder: got pixels of shape {tuple(pixels.shape)}, built for (B, {', '.join(map(str, expected))}); "
                 "read as many frames of the size that the model was built for, or resize the checkpoint to them"
             )
-        x = self.model(pixels, cls_only)
-        if cls_only:
-            return x
+        x = self.model(pixels)
         cls, patches = x.split([1, x.shape[1] - 1], 1)
         return torch.cat([cls, patches.unflatten(1, (-1, self.num_frames)).mean(2)], 1)
 
