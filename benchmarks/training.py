@@ -145,7 +145,8 @@ def measure(name: str, precision: str, batch: int, steps: int, checkpointing: st
     )  # fmt: skip
     engine = Engine(task, settings, seed=0, device=task.device)  # type: ignore[arg-type]
     engine.run()
-    times = [end - begin for begin, end in zip(task.asked[1::2], task.asked[2::2], strict=False)][1:]
+    steps_taken = zip(task.asked[1:-1:2], task.asked[2::2], strict=True)  # the last mark begins no step
+    times = [end - begin for begin, end in steps_taken][1:]
     around = [(a + b) / 2 for a, b in pairwise(task.products[1:])]
     flops = task.flops_per_clip * batch
     if task.device.type == "cuda":

@@ -64,7 +64,7 @@ def _fill(name: str, key: str, module: nn.Module, tensor: Tensor, std: float, ge
     elif isinstance(module, nn.Linear):
         _uniform(tensor, module.in_features, generator)
     else:
-        raise NotImplementedError(f"no rule for {name}")
+        raise AssertionError(f"{name}: a new kind of parameter needs a rule here")
 
 
 def _uniform(tensor: Tensor, fan_in: int, generator: torch.Generator) -> None:

@@ -35,7 +35,8 @@ def test_the_pages_answer_ask_for_the_password_and_end_together(tmp_path: Path) 
     run("git", "clone", "-q", str(REPOSITORY), str(root), cwd=tmp_path)
     with pages(root, PREFECT_SERVER_API_AUTH_STRING=f"somebody:{PASSWORD}") as started:
         for address in (f"{started.prefect}/deployments", f"{started.mlflow}/#/models"):
-            with urllib.request.urlopen(address) as answer:
+            page = urllib.request.Request(address, headers={"Accept": "text/html"})  # else Prefect answers 404
+            with urllib.request.urlopen(page) as answer:
                 assert b"<html" in answer.read()
         for password in (None, "guessed"):
             with pytest.raises(urllib.error.HTTPError, match="401"):

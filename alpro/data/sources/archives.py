@@ -81,7 +81,7 @@ def _contents(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
 
 @contextmanager
 def _whole(archive: Path) -> Iterator[None]:
-    """What the readers raise for damage becomes one line."""
+    """What the readers raise for damage, or for a compression that zipfile does not know (NotImplementedError), in one line."""
     try:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
