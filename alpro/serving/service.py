@@ -52,9 +52,8 @@ class Service:
         """Load a checkpoint directory, or an official file with its `tokenizer` folder and `answers` list.
 
         `media_root`: the folder of the videos; else what ALPRO_MEDIA_ROOT names, else the working directory, which a server
-        does not offer (pyfunc_model.py). Frames and text
-        tokens that are not given are those of the training, else FRAMES and TEXT_TOKENS. Raises CheckpointError or DataError
-        where something is missing, damaged or does not belong together.
+        does not offer (pyfunc_model.py). Frames and text tokens that are not given are those of the training, else FRAMES and
+        TEXT_TOKENS. Raises CheckpointError or DataError where something is missing, damaged or does not belong together.
         """
         import alpro.models  # noqa: F401  before transformers: it cures torchvision
         from alpro.data.annotations import read_answer_list
