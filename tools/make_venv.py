@@ -119,6 +119,9 @@ def install(switch: str) -> str:
     quiet = [] if sys.stderr.isatty() else ["--quiet"]
     variables = pip_settings.uv_environment(str(python))
     variables["UV_LINK_MODE"] = "hardlink" if _same_device() else "copy"
+    # Every process of a training imports torch, timm, transformers and MLflow: twice as fast from bytecode, which
+    # Python can't write by itself where the environment is read-only or PYTHONDONTWRITEBYTECODE is set.
+    variables["UV_COMPILE_BYTECODE"] = "1"
     lock = ROOT / "requirements.lock"
     count = sum(1 for line in lock.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#"))
     print(f"setup: installing {count} packages (2 GB with a CPU build of torch, 6 GB with a CUDA build)", flush=True)
