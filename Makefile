@@ -84,7 +84,7 @@ replicate: setup  ## Evaluate every checkpoint of the paper's tables that is pre
 	@$(ALPRO) replicate --recipe $(RECIPE)
 
 .PHONY: baseline
-baseline: setup  ## Compare pre-training with training from scratch over three seeds, for the report (half an hour and more)
+baseline: setup  ## Compare pre-training with training from scratch over three seeds, for the report (an hour)
 	@$(BIN)/python -E -S tools/hold.py repro env PYTHONPATH=. $(BIN)/python tools/baseline.py
 
 .PHONY: bench

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from alpro import watch
 
@@ -22,6 +25,15 @@ ROOT = Path(__file__).parent.parent.parent
 needs_horovod = pytest.mark.skipif(
     importlib.util.find_spec("horovod") is None, reason="Horovod is not installed here (`make setup` builds it)"
 )
+
+
+def made_project(folder: Path, params: dict[str, Any]) -> None:
+    """A folder with these parameters and what a training of recipe tiny needs, made from them."""
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for verb in (["sample"], ["vocabulary", "models/tiny/text"], ["entities", "models/tiny/entities"]):
+        subprocess.run([sys.executable, "-m", "alpro", "data", *verb], cwd=folder, env=environment, check=True)
 
 
 @contextmanager

@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from itertools import pairwise
+from contextlib import suppress
+from itertools import groupby, pairwise
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 
 from alpro.config import Launch
 from alpro.errors import LaunchError
 from alpro.launch_elastic import _ElasticRun, discovered, elastic_command, fixed_hosts
 from alpro.training.samples import SampleLog
 from tests.training.elastic_world import planned
-from tests.training.processes import needs_horovod, world
+from tests.training.processes import ROOT, made_project, needs_horovod, world
 
 
 def test_steps_that_a_kill_undid_are_forgotten_and_those_not_yet_written_are_taken(tmp_path: Path) -> None:
@@ -117,3 +122,65 @@ def test_of_three_processes_one_is_killed_and_another_joins_and_every_sample_cou
     counts = Counter(name for row in rows for name in row["ids"])
     print(f"processes {worlds}; {len(rows)} steps, {len(counts)} of {samples} samples, each {set(counts.values())} times")
     assert set(counts.values()) == {1} and samples - len(counts) < 2 * 3  # what fills no batch
+
+
+@needs_horovod
+@pytest.mark.slow
+def test_a_pre_training_that_loses_its_first_process_and_gains_another_reads_every_clip_once(tmp_path: Path) -> None:
+    params = yaml.safe_load((ROOT / "recipes/tiny.yaml").read_text())
+    params["sample"] |= {"pretrain_videos": 2400, "pretrain_images": 240}
+    params["pretrain"] |= {"batch_size": 2, "log_every": 20}
+    hosts, discovery, log = tmp_path / "hosts", tmp_path / "discover", SampleLog(tmp_path / "samples.jsonl")
+    params["launch"] |= {
+        "processes": 3, "min_processes": 2, "max_processes": 3, "start_timeout_s": 300, "commit_every": 5,
+        "discovery": str(discovery), "sample_log": str(log.path),
+    }  # fmt: skip
+    made_project(tmp_path / "project", params)
+    names = ("localhost", "127.0.0.1", socket.gethostname())  # of this machine
+    hosts.write_text("".join(f"{name}:1\n" for name in names))
+    discovery.write_text(f"#!/bin/sh\ncat {hosts}\n")
+    discovery.chmod(0o755)
+    scratch = "recipes/init/scratch.yaml"
+    train = ["train", "pretrain", "--init", scratch, "--teacher", scratch, "--output", "out/model", "--record", "out/record"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "alpro", "launch", "--", *train], cwd=tmp_path / "project", text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+    def ranks() -> dict[str, tuple[psutil.Process, str]]:
+        """Process and host by the rank that it was started with."""
+        found = {}
+        for process in psutil.Process(run.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                variables = process.environ()
+                if "train" in process.cmdline() and "HOROVOD_RANK" in variables:
+                    found[variables["HOROVOD_RANK"]] = process, variables["HOROVOD_HOSTNAME"]
+        return found
+
+    def steps() -> int:
+        return len(log.rows())
+
+    try:
+        wait_for(lambda: steps() >= 20 or run.poll() is not None)
+        victim, host = ranks()["0"]
+        victim.kill()
+        at_kill = steps()
+        wait_for(lambda: steps() >= at_kill + 10 or run.poll() is not None)
+        first, second = (name for name in names if name != host)
+        hosts.write_text(f"{first}:2\n{second}:1\n")
+        output, _ = run.communicate(timeout=900)
+    finally:
+        run.kill()
+    print(output)
+    assert run.returncode == 0, output
+
+    rows = log.rows()
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    assert [size for size, _ in groupby(row["processes"] for row in rows)] == [3, 2, 3]
+    counts = Counter(name for row in rows for name in row["ids"])
+    clips = 2400 + 240
+    print(f"{len(rows)} steps, {len(counts)} of {clips} clips, each {set(counts.values())} times")
+    assert set(counts.values()) == {1}
+    assert clips - len(counts) < 2 * 2 * 3 * 3  # of either corpus, what filled no batch of three worlds
+    history = (tmp_path / "project/out/record/history.jsonl").read_text()
+    assert f'"step": {len(rows)},' in history
