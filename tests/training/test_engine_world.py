@@ -24,7 +24,7 @@ JOBS = [
     ["gradients", {"dtype": "float64"}],
     ["gradients", {"dtype": "float64", "changes": {"accumulation": 3}}],
     ["train", {"steps": 8}],
-    ["train", {"steps": 8, "unreadable": 1, "allowed": 1}],
+    ["train", {"steps": 8, "unreadable": 1, "allowed": 2}],
     ["exchanges", {"steps": 4, "accumulation": 3}],
     ["stopped", {"steps": 8, "bad_step": 3, "changes": {"accumulation": 2}}],
     ["stopped", {"steps": 8, "bad_gradient_step": 3, "changes": {"accumulation": 2}}],
@@ -45,8 +45,8 @@ def check_equal(found: list[Any]) -> None:
                 assert error <= tolerance * max(gradient.norm(), 1e-6 * whole), name
     one = train(8)
     for row, other in zip(found[3]["history"], one["history"], strict=True):
-        assert row.pop("split") == other.pop("split")
-        assert other == pytest.approx(row, rel=2e-4)
+        assert other.pop("split") == row["split"]
+        assert other == pytest.approx({name: value for name, value in row.items() if name != "split"}, rel=2e-4)
     assert found[3]["best"] == pytest.approx(one["best"], rel=1e-4)
     assert found[5] == 4  # one exchange a step, whatever its micro-steps
 
