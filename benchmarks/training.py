@@ -45,6 +45,7 @@ TRAININGS: dict[str, tuple[int, int, tuple[str, ...], dict[str, Any]]] = {
     "qa": (16, 40, ("qa",), {"num_answers": 1500}),
 }
 SIDE, PATCH = 224, 16
+WARM_UP = 2  # steps
 ROOT = Path(__file__).parents[1]
 
 
@@ -137,8 +138,8 @@ def product_rate(device: torch.device, side: int = 2048, repeats: int = 3) -> fl
 
 
 def measure(name: str, precision: str, batch: int, steps: int, checkpointing: str) -> dict[str, Any]:
-    """One training for some steps, the first of which is not counted."""
-    task = Made(name, batch, steps + 1, checkpointing)
+    """One training for some steps after those that warm up: in them moments and the memory of a step are first made."""
+    task = Made(name, batch, steps + WARM_UP, checkpointing)
     settings = Training(
         epochs=1, batch_size=batch, learning_rate=1e-5, grad_clip=5, num_frames=4, max_text_tokens=40, validations=1,
         select_by="none", precision=precision,
@@ -146,8 +147,8 @@ def measure(name: str, precision: str, batch: int, steps: int, checkpointing: st
     engine = Engine(task, settings, seed=0, device=task.device)  # type: ignore[arg-type]
     engine.run()
     steps_taken = zip(task.asked[1:-1:2], task.asked[2::2], strict=True)  # the last mark begins no step
-    times = [end - begin for begin, end in steps_taken][1:]
-    around = [(a + b) / 2 for a, b in pairwise(task.products[1:])]
+    times = [end - begin for begin, end in steps_taken][WARM_UP:]
+    around = [(a + b) / 2 for a, b in pairwise(task.products[WARM_UP:])]
     flops = task.flops_per_clip * batch
     if task.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated()
@@ -197,7 +198,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=[*TRAININGS, "scaling"], default=[*TRAININGS, "scaling"])
     parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--checkpointing", default="none", choices=["none", "exact"])
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # measure here, and write to this file

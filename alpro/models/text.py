@@ -6,16 +6,20 @@ features and the video's in one sequence [text ; video]. Letters: B batch, L tex
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import BertConfig
+from transformers import AttentionInterface, BertConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertOnlyMLMHead
 
 from alpro.config import Model
+from alpro.models.dropout import Dropout
+from alpro.models.dropout import dropout as drop
 
+ATTENTION = "alpro"  # the name under which transformers knows `attend`
 MASKED = -10000.0  # what is added to the attention score of a padding token
 
 
@@ -32,6 +36,10 @@ class Bert(nn.Module):
         del self.embeddings.token_type_ids
         self.encoder = nn.Module()  # the level of the official names
         self.encoder.layer = nn.ModuleList(BertLayer(bert) for _ in range(bert.num_hidden_layers))
+        for module in list(self.modules()):
+            for name, child in module.named_children():
+                if type(child) is nn.Dropout:
+                    setattr(module, name, Dropout(child.p))
 
     @property
     def layers(self) -> list[BertLayer]:
@@ -85,8 +93,25 @@ def bert_config(config: Model) -> BertConfig:
         max_position_embeddings=config.max_positions,
         layer_norm_eps=1e-12,
     )
-    description._attn_implementation = "sdpa"
+    description._attn_implementation = ATTENTION
     return description
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, dropout: float = 0.0, **options: Any
+) -> tuple[Tensor, None]:
+    """transformers' interface: (B, heads, L, width of a head) thrice and a mask to add -> (B, L, heads, width of a head).
+
+    No fused kernel of a CPU knows dropout: torch would take explicit products there too, in fp32 also under autocast.
+    """
+    if query.device.type != "cpu" or not dropout:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, **options)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1) + attention_mask.to(query.dtype)
+    weights = drop(scores.softmax(-1), dropout)
+    return (weights @ value).transpose(1, 2), None
+
+
+AttentionInterface.register(ATTENTION, attend)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -96,13 +121,12 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _first_token(layer: BertLayer, x: Tensor, mask: Tensor) -> Tensor:
     """What `layer(x, mask)[:, :1]` is, with one query instead of all."""
-    attention = layer.attention.self
+    own = layer.attention.self
 
     def heads(t: Tensor) -> Tensor:
-        return t.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+        return t.unflatten(-1, (own.num_attention_heads, -1)).transpose(1, 2)
 
-    q, k, v = heads(attention.query(x[:, :1])), heads(attention.key(x)), heads(attention.value(x))
-    dropout = attention.dropout.p if attention.training else 0.0
-    context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), dropout_p=dropout)
-    context = layer.attention.output(context.transpose(1, 2).flatten(2), x[:, :1])
+    q, k, v = heads(own.query(x[:, :1])), heads(own.key(x)), heads(own.value(x))
+    context, _ = attend(own, q, k, v, mask.to(q.dtype), dropout=own.dropout.p if own.training else 0.0, scaling=own.scaling)
+    context = layer.attention.output(context.flatten(2), x[:, :1])
     return layer.feed_forward_chunk(context)

@@ -7,6 +7,7 @@ crops), so a rank's share of it is weighted by its count of items before the gra
 
 from __future__ import annotations
 
+import ctypes
 import math
 import signal
 import time
@@ -156,6 +157,8 @@ class Engine:
 
         Raises TrainingError, on all ranks, for numbers that are not finite, a full disk, or a stop that was asked for.
         """
+        if self.device.type == "cpu":
+            _keep_freed_memory()
         self.rank, self.world = distributed.rank(), distributed.size()
         # before anything is drawn, so that a first run and a resumed one start alike
         randomness.seed_everything(self.seed, "training", self.rank)
@@ -270,7 +273,8 @@ class Engine:
         if self.scaler.is_enabled():
             bad_loss = distributed.any_true(bad_loss)
         if math.isfinite(value) and not bad_loss:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.grad_clip, norm)
+            if value + 1e-6 > self.settings.grad_clip:  # torch would multiply every gradient by 1; the 1e-6 is its own
+                torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.grad_clip, norm)
             return value, False
         if self.scaler.is_enabled() and not bad_loss and self.scaler.get_scale() > 1:
             return 0.0, True
@@ -416,6 +420,18 @@ class _Wanted:
 
     save: bool
     stop: bool
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed for the next step, which needs as much again.
+
+    By default it returns blocks of more than 32 MB to the system at once; to have each zeroed and mapped anew at its first
+    touch costs a training on CPUs up to a tenth of its time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: the heap serves blocks up to 1 GB
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: and never shrinks
 
 
 def _spoil(parameters: Sequence[nn.Parameter], losses: Tensor) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from transformers import BertModel
 
-from alpro.models.text import bert_config
+from alpro.models.text import MASKED, additive, attend, bert_config
 
 
 def test_two_halves_are_one_bert(small, batch):
     model = small("qa").eval()
-    bert = BertModel(bert_config(model.config), add_pooling_layer=False).eval()
+    config = bert_config(model.config)
+    config._attn_implementation = "sdpa"  # transformers' own, with the mask that it makes for it
+    bert = BertModel(config, add_pooling_layer=False).eval()
     state = {k: v for k, v in model.text_encoder.state_dict().items() if not k.endswith("position_ids")}
     bert.load_state_dict(state)
     b = batch()
@@ -55,3 +58,29 @@ def test_padding_changes_nothing(small, batch):
     torch.testing.assert_close(
         model.match(long, longer[1], video), model.match(short, b.attention_mask, video), rtol=1e-5, atol=1e-5
     )
+
+
+def test_dropout_changes_the_way_of_attention_but_not_its_numbers():
+    """A rate that rounds to nothing takes the products of dropout and drops nothing."""
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 7, 4, generator=g, requires_grad=True) for _ in range(3))
+    mask = torch.zeros(2, 1, 1, 7)
+    mask[0, ..., 5:] = MASKED
+    results = []
+    for rate in (0.0, 1e-9):
+        out, _ = attend(nn.Module(), q, k, v, mask, dropout=rate, scaling=0.5)
+        results.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
+    for fused, explicit in zip(*results, strict=True):
+        torch.testing.assert_close(explicit, fused, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_drops_weights_in_training_alone(small, batch):
+    model = small("qa")
+    b = batch()
+    layer = model.bert.layers[0]
+    x, mask = model.bert.embeddings(b.input_ids), additive(b.attention_mask, torch.float32)
+    layer.attention.self.dropout.p = 0.5
+    layer.train()
+    assert not torch.equal(layer.attention.self(x, mask)[0], layer.attention.self(x, mask)[0])
+    layer.eval()
+    assert torch.equal(layer.attention.self(x, mask)[0], layer.attention.self(x, mask)[0])
