@@ -154,13 +154,15 @@ def measure(name: str, precision: str, batch: int, steps: int, checkpointing: st
         memory = torch.cuda.max_memory_allocated()
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rates = [flops / t / rate for t, rate in zip(times, around, strict=True)]
     peak = peak_flops(task.device, precision)
     return {
         "training": name,
         "precision": precision,
         "step_s": statistics.median(times),
         "memory_gb": memory / 1e9,
-        "rate": statistics.median(flops / t / rate for t, rate in zip(times, around, strict=True)),
+        "rate": statistics.median(rates),
+        "rates": rates,
         "product_gflops": statistics.median(around) / 1e9,
         **({"mfu": flops / statistics.median(times) / peak} if peak else {}),
     }
@@ -188,7 +190,8 @@ def scaling(batch: int, steps: int) -> dict[str, Any]:
 
 def shown(row: dict[str, Any]) -> str:
     more = f"  MFU {row['mfu']:.0%}" if "mfu" in row else ""
-    figures = f"{row['step_s']:6.2f} s {row['memory_gb']:6.2f} GB {row['rate']:6.2f}{more}"
+    spread = f"{min(row['rates']):.2f} to {max(row['rates']):.2f}"
+    figures = f"{row['step_s']:6.2f} s {row['memory_gb']:6.2f} GB {row['rate']:6.2f}  {spread}{more}"
     return f"{row['training']:10} {row['precision']:9} {figures}"
 
 
@@ -217,7 +220,7 @@ def main() -> None:
     result = {"setting": setting, "rows": [], "scaling": None}
     if args.json and args.json.exists() and (before := json.loads(args.json.read_text()))["setting"] == setting:
         result = before
-    print(f"{'training':10} {'precision':9} {'step':>8} {'memory':>9} {'rate':>6}")
+    print(f"{'training':10} {'precision':9} {'step':>8} {'memory':>9} {'rate':>6}  of the steps")
     for name in (name for name in args.only if name != "scaling"):
         for precision in args.precisions:
             row = next((row for row in result["rows"] if (row["training"], row["precision"]) == (name, precision)), None)
