@@ -7,6 +7,7 @@ import math
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -290,3 +291,32 @@ def test_the_learning_rate_and_norm_that_are_shown_are_the_real_ones() -> None:
     gradient = torch.cat([g.flatten() for g in gradients()["gradients"].values() if g is not None])
     assert row["grad_norm"] == pytest.approx(gradient.norm().item(), rel=1e-5)
     assert math.isfinite(row["loss"])
+
+
+def test_memory_that_is_freed_is_used_again() -> None:
+    """By itself glibc maps 64 MB anew each time; now soon no more: first its heap must have room for aligned blocks."""
+    train(1)
+    faults = []
+    for _ in range(40):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(16, 2**20)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    pages = 16 * 2**20 * 4 // os.sysconf("SC_PAGE_SIZE")
+    assert sum(faults[-10:]) < pages
+
+
+def test_gradients_are_clipped_to_the_norm_and_not_touched_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = train(4, changes={"grad_clip": 1e3, "log_every": 1})["history"]
+    norms = [row["grad_norm"] for row in history if row["split"] == "train"]
+    calls: list[float] = []
+    always = torch.nn.utils.clip_grads_with_norm_
+
+    def clip(parameters: list[torch.Tensor], largest: float, norm: torch.Tensor) -> None:
+        calls.append(norm.item())
+        always(parameters, largest, norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grads_with_norm_", clip)
+    free = train(4, changes={"grad_clip": max(norms) * 1.01})
+    assert not calls
+    held = train(4, changes={"grad_clip": min(norms) / 2})
+    assert len(calls) == 4 and not same(held, free)
