@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -70,17 +70,38 @@ def wait_for(what: Callable[[], bool], seconds: float = 600) -> None:
         time.sleep(0.05)
 
 
+class Hosts:
+    """The hosts that there are, three names of this machine with a slot each at first, and the program that lists them."""
+
+    names = ("localhost", "127.0.0.1", socket.gethostname())
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.discovery = folder / "hosts", folder / "discover"
+        self.become({name: 1 for name in self.names})
+        self.discovery.write_text(f"#!/bin/sh\ncat {self.file}\n")
+        self.discovery.chmod(0o755)
+
+    def become(self, slots: Mapping[str, int]) -> None:
+        self.file.write_text("".join(f"{name}:{number}\n" for name, number in slots.items()))
+
+    def replace(self, lost: str) -> None:
+        """Without the host that was lost, another has a slot more."""
+        first, second = (name for name in self.names if name != lost)
+        self.become({first: 2, second: 1})
+
+
+def still_runs(run: subprocess.Popen[str]) -> None:
+    """Say what it said when it ended too early for the test."""
+    assert run.poll() is None, run.communicate()[0]
+
+
 @needs_horovod
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 def test_of_three_processes_one_is_killed_and_another_joins_and_every_sample_counts_once(tmp_path: Path, lost: int) -> None:
     samples, log, processes = 240, SampleLog(tmp_path / "samples.jsonl"), tmp_path / "processes"
     processes.mkdir()
-    hosts, discovery = tmp_path / "hosts", tmp_path / "discover"
-    names = ("localhost", "127.0.0.1", socket.gethostname())  # of this machine
-    hosts.write_text("".join(f"{name}:1\n" for name in names))
-    discovery.write_text(f"#!/bin/sh\ncat {hosts}\n")
-    discovery.chmod(0o755)
+    hosts = Hosts(tmp_path)
 
     def steps() -> int:
         return len(log.rows())
@@ -88,18 +109,19 @@ def test_of_three_processes_one_is_killed_and_another_joins_and_every_sample_cou
     def joined() -> int:
         return len(list(processes.iterdir()))
 
-    options = {"min_processes": 2, "max_processes": 3, "discovery": str(discovery)}
+    options = {"min_processes": 2, "max_processes": 3, "discovery": str(hosts.discovery)}
     run = world(3, ["-m", "tests.training.elastic_world", str(tmp_path), str(samples), "0.3"], **options)
     try:
         wait_for(lambda: steps() >= 8 or run.poll() is not None)
+        still_runs(run)
         (victim,) = (path for path in processes.iterdir() if path.read_text().startswith(f"{lost} "))
         os.kill(int(victim.name), signal.SIGKILL)
         killed_s, at_kill = time.monotonic(), steps()
         # sooner than Gloo's time is over, which the launcher sets to the 300 s of `world`
         wait_for(lambda: steps() >= at_kill + 8 or run.poll() is not None, seconds=200)
         print(f"8 steps on {time.monotonic() - killed_s:.1f} s after rank {lost} was killed")
-        first, second = (name for name in names if name not in victim.read_text().split())
-        hosts.write_text(f"{first}:2\n{second}:1\n")
+        (host,) = (name for name in hosts.names if name in victim.read_text().split())
+        hosts.replace(host)
         wait_for(lambda: joined() == 4 or run.poll() is not None)
         output, _ = run.communicate(timeout=900)
     finally:
@@ -130,16 +152,12 @@ def test_a_pre_training_that_loses_its_first_process_and_gains_another_reads_eve
     params = yaml.safe_load((ROOT / "recipes/tiny.yaml").read_text())
     params["sample"] |= {"pretrain_videos": 2400, "pretrain_images": 240}
     params["pretrain"] |= {"batch_size": 2, "log_every": 20}
-    hosts, discovery, log = tmp_path / "hosts", tmp_path / "discover", SampleLog(tmp_path / "samples.jsonl")
+    hosts, log = Hosts(tmp_path), SampleLog(tmp_path / "samples.jsonl")
     params["launch"] |= {
         "processes": 3, "min_processes": 2, "max_processes": 3, "start_timeout_s": 300, "commit_every": 5,
-        "discovery": str(discovery), "sample_log": str(log.path),
+        "discovery": str(hosts.discovery), "sample_log": str(log.path),
     }  # fmt: skip
     made_project(tmp_path / "project", params)
-    names = ("localhost", "127.0.0.1", socket.gethostname())  # of this machine
-    hosts.write_text("".join(f"{name}:1\n" for name in names))
-    discovery.write_text(f"#!/bin/sh\ncat {hosts}\n")
-    discovery.chmod(0o755)
     scratch = "recipes/init/scratch.yaml"
     train = ["train", "pretrain", "--init", scratch, "--teacher", scratch, "--output", "out/model", "--record", "out/record"]
     run = subprocess.Popen(
@@ -162,12 +180,12 @@ def test_a_pre_training_that_loses_its_first_process_and_gains_another_reads_eve
 
     try:
         wait_for(lambda: steps() >= 20 or run.poll() is not None)
+        still_runs(run)
         victim, host = ranks()["0"]
         victim.kill()
         at_kill = steps()
         wait_for(lambda: steps() >= at_kill + 10 or run.poll() is not None)
-        first, second = (name for name in names if name != host)
-        hosts.write_text(f"{first}:2\n{second}:1\n")
+        hosts.replace(host)
         output, _ = run.communicate(timeout=900)
     finally:
         run.kill()
