@@ -22,7 +22,10 @@ import pytest
 import torch
 
 from alpro import watch
+from alpro.config import Model
 from alpro.errors import ConfigError, TrainingError
+from alpro.models import build_model
+from alpro.models.alpro import match_pairs
 from alpro.training import engine as engine_module
 from alpro.training.engine import Best, Engine
 from alpro.training.record import final_figures
@@ -320,3 +323,27 @@ def test_gradients_are_clipped_to_the_norm_and_not_touched_below_it(monkeypatch:
     assert not calls
     held = train(4, changes={"grad_clip": min(norms) / 2})
     assert len(calls) == 4 and not same(held, free)
+
+
+def test_two_threads_sum_the_gradients_of_vtms_pairs_in_one_order() -> None:
+    """A clip is in several pairs. Without the engine's setting threads add their shares as they come, and last bits differ."""
+    train(1)
+    sizes = Model(
+        width=128, heads=4, intermediate=512, vision_layers=1, text_layers=1, fusion_layers=2, embed_dim=32, dropout=0
+    )
+    model = build_model("retrieval", num_frames=1, config=sizes)
+    g = torch.Generator().manual_seed(0)
+    text, video = (torch.randn(4, tokens, sizes.width, generator=g, requires_grad=True) for tokens in (40, 197))
+    texts, clips, labels = match_pairs(4, (torch.tensor([1, 1, 1, 0]), torch.tensor([2, 2, 3, 2])))
+
+    def gradients_of_pairs() -> tuple[torch.Tensor, ...]:
+        logits = model.match(text[texts], torch.ones(12, 40), video[clips])
+        return torch.autograd.grad(torch.nn.functional.cross_entropy(logits, labels), (text, video))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, *others = (gradients_of_pairs() for _ in range(40))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
