@@ -37,6 +37,7 @@ WORDS_S = 1.0  # what a failing rank printed may arrive after the news of its fa
 LAST_LINES = 200
 
 _PREFIX = re.compile(r"^\[(\d+)\]<(stdout|stderr)>:(.*)$", re.S)
+_GLOO = re.compile(r"\[[\d-]+ [\d:.]+: [EF] \S*/gloo/")  # of a rank that is gone: often told before the cause
 _KILLED = "ended without a word; it was killed, or the memory ran out"
 _VANISHED = "can't be reached any more; its host, or the network to it, is gone"
 _ENDED = "left with"
@@ -288,8 +289,11 @@ class _Run:
         return self.ranks[number]
 
     def _show(self, stream: str, line: str) -> None:
-        """Print a line of output: rank 0's as it is, the others' named, `horovodrun`'s own only after a failure."""
+        """Print a line of output: rank 0's as it is, the others' named, `horovodrun`'s own and Gloo's only after a failure."""
         prefixed = _PREFIX.match(line)
+        if prefixed is not None and _GLOO.match(prefixed[3]):
+            self.words.append(line)
+            return
         if prefixed is None:
             self.words.append(line)
             ended = _EXIT.match(line)

@@ -172,6 +172,17 @@ def test_a_failing_rank_takes_the_others_down_within_30_s_with_its_own_words_fir
     assert "HorovodInternalError" not in output + errors
 
 
+def test_gloos_complaint_about_a_rank_that_is_gone_does_not_come_before_the_cause(capsys: pytest.CaptureFixture[str]) -> None:
+    run = launch._Run(Launch(processes=2), ["sleep", "60"], dict(os.environ))
+    try:
+        run._show("stderr", "[0]<stderr>:[2026-11-28 14:32:15.500011: E /x/gloo/gloo/transport/tcp/pair.cc:589] Read error\n")
+        run._show("stderr", "[0]<stderr>:a line of its own\n")
+        assert capsys.readouterr().err == "a line of its own\n"
+        assert "Read error" in str(run._failure(None, "horovodrun ended with exit code 1"))
+    finally:
+        run._end()
+
+
 @needs_horovod
 @pytest.mark.slow
 def test_a_stalled_rank_is_named_with_the_place_where_it_stalled() -> None:
