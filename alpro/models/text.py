@@ -98,15 +98,22 @@ def bert_config(config: Model) -> BertConfig:
 
 
 def attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, dropout: float = 0.0, **options: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """transformers' interface: (B, heads, L, width of a head) thrice and a mask to add -> (B, L, heads, width of a head).
 
     No fused kernel of a CPU knows dropout: torch would take explicit products there too, in fp32 also under autocast.
     """
     if query.device.type != "cpu" or not dropout:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, **options)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1) + attention_mask.to(query.dtype)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+    scores = (query * scaling) @ key.transpose(-2, -1) + attention_mask.to(query.dtype)
     weights = drop(scores.softmax(-1), dropout)
     return (weights @ value).transpose(1, 2), None
 
