@@ -108,46 +108,48 @@ class Pretrain(Alpro):
     def forward(self, batch: Batch, generator: torch.Generator | None = None, negatives: Negatives | None = None) -> Output:
         """The losses of a batch of captioned clips with masked text and crop boxes.
 
-        Each clip and each text is encoded once. The multimodal encoder runs over matching pairs and masked text together
-        in full, and over VTM's negatives for their [CLS] alone.
+        Each clip is encoded once, and all texts together. So are all pairs fused: matches, VTM's negatives, and clips with
+        their masked text, of which the last layer computes what is read: all tokens for PEM, [CLS], and the text.
         """
-        on, mask, size = self.objectives, batch.attention_mask, len(batch)
+        on, mask, (size, length) = self.objectives, batch.attention_mask, batch.input_ids.shape
         output = Output({}, {}, {}, {}, weights=on.model_dump())
         pixels = batch.pixels if batch.pixels.is_floating_point() else normalize(batch.pixels)
-        video, text = self.encode_video(pixels), self.encode_text(batch.input_ids, mask)
         masked_ids, mlm_labels = require(batch, "mlm_input_ids", "mlm_labels") if on.mlm else (batch.input_ids[:0],) * 2
-        masked = self.encode_text(masked_ids, mask) if on.mlm else text[:0]
-        fused, masked = self._fuse_both(text if on.vtm or self.prompter is not None else text[:0], masked, mask, video)
+        mask = torch.cat([mask, mask[: len(masked_ids)]])
+        video, text = self.encode_video(pixels), self.encode_text(torch.cat([batch.input_ids, masked_ids]), mask)
 
+        rows = torch.arange(size, device=video.device)
+        texts = clips = rows if on.vtm or self.prompter is not None else rows[:0]  # of the pairs; the matches come first
+        matches = len(texts)
         if on.vtc or on.vtm:
-            loss, v2t, t2v, offset = self.contrast(video, text, alone=not on.vtc)
+            loss, v2t, t2v, offset = self.contrast(video, text[:size], alone=not on.vtc)
             if on.vtc:
-                _note(output, "vtc", loss, size, v2t, torch.arange(offset, offset + size, device=video.device))
+                _note(output, "vtc", loss, size, v2t, rows + offset)
             if on.vtm:
-                t, v, labels = match_pairs(size, negatives or self.draw_negatives(v2t, t2v, offset, generator))
-                logits, t, v = self.itm_head(fused[:, 0]), t[size:], v[size:]
-                if len(t):
-                    logits = torch.cat([logits, self.match(text[t], mask[t], video[v])])
-                _note(output, "vtm", vtm_loss(logits, labels), len(labels), logits, labels)
+                negatives = negatives or self.draw_negatives(v2t, t2v, offset, generator)
+                texts, clips, vtm_labels = match_pairs(size, negatives)
+        texts, clips = torch.cat([texts, rows[: len(masked_ids)] + size]), torch.cat([clips, rows[: len(masked_ids)]])
+        parts = [
+            (matches, 1 if self.prompter is None else length + video.shape[1]),
+            (len(texts) - matches - len(masked_ids), 1),
+            (len(masked_ids), length),
+        ]
+        matched, mismatched, masked = self.bert.fuse_parts(text[texts], mask[texts], video[clips], parts)
+
+        if on.vtm:
+            logits = self.itm_head(torch.cat([matched[:, 0], mismatched[:, 0]]))
+            _note(output, "vtm", vtm_loss(logits, vtm_labels), len(vtm_labels), logits, vtm_labels)
         if on.mlm:
-            rows, columns = masked_positions(mlm_labels)
-            logits, labels = self.text_encoder.cls(masked[rows, columns]), mlm_labels[rows, columns]
+            masked_tokens = masked_positions(mlm_labels)
+            logits, labels = self.text_encoder.cls(masked[masked_tokens]), mlm_labels[masked_tokens]
             _note(output, "mlm", mlm_loss(logits, labels), len(labels), logits, labels)
         if self.prompter is not None:
             labels = self._soft_labels(self.prompter, batch, pixels)
             inside = self._crops(batch, pixels)[:, :: self.config.patch_size, :: self.config.patch_size].flatten(1)
-            logits = self.mpm_head(pem.mean_inside(fused[:, mask.shape[1] + 1 :], inside))
+            logits = self.mpm_head(pem.mean_inside(matched[:, length + 1 :], inside))
             keep = pem.kept(labels, self.pem.ignore, self.pem.threshold)
             _note(output, "pem", pem_loss(logits, labels, keep), keep.sum(), logits, labels)
         return output
-
-    def _fuse_both(self, text: Tensor, masked: Tensor, mask: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
-        """The multimodal encoder over the text and the masked text of the same clips, in one pass; either may be empty."""
-        copies = (len(text) + len(masked)) // len(video)
-        if not copies:
-            return text, masked
-        fused = self.fuse(torch.cat([text, masked]), mask.repeat(copies, 1), video.repeat(copies, 1, 1))
-        return fused[: len(text)], fused[len(text) :]
 
     def _crops(self, batch: Batch, pixels: Tensor) -> Tensor:
         """Where each clip's crop is, (B, H, W) bool."""

@@ -73,9 +73,12 @@ class Alpro(nn.Module):
         """The text and multimodal encoder, under whichever name it has."""
         return self.text_encoder if isinstance(self.text_encoder, Bert) else self.text_encoder.bert
 
-    def encode_video(self, pixels: Tensor) -> Tensor:
-        """Clips (B, T, 3, H, W), uint8 or already normalised, -> (B, 1+N, D): CLS and the patches averaged over time."""
-        return self.visual_encoder(pixels if pixels.is_floating_point() else normalize(pixels))
+    def encode_video(self, pixels: Tensor, cls_only: bool = False) -> Tensor:
+        """Clips (B, T, 3, H, W), uint8 or already normalised, -> (B, 1+N, D): CLS and the patches averaged over time.
+
+        With `cls_only` CLS alone, (B, 1, D): the same numbers for less work.
+        """
+        return self.visual_encoder(pixels if pixels.is_floating_point() else normalize(pixels), cls_only)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Tokens and mask (B, L) -> (B, L, D)."""

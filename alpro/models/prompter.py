@@ -66,7 +66,7 @@ class Prompter(Alpro):
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Output:
         """VTC of a batch of captioned clips. Nothing is random here but dropout."""
-        video = self.encode_video(batch.pixels)
+        video = self.encode_video(batch.pixels, cls_only=True)
         text = self.encode_text(batch.input_ids, batch.attention_mask)
         loss, video_to_text, _, offset = self.contrast(video, text)
         targets = torch.arange(offset, offset + len(video), device=video.device)
@@ -83,7 +83,7 @@ class Prompter(Alpro):
             if not prompts.any(1).all():
                 raise TrainingError("the prompter has no entity prompts; call set_prompts with its entity list and tokenizer")
             self._prompts_checked = True
-        feature = self.video_feature(self.encode_video(pixels))
+        feature = self.video_feature(self.encode_video(pixels, cls_only=True))
         with torch.autocast(feature.device.type, enabled=False):
             return feature @ prompts.T / self.temp
 

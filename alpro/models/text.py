@@ -6,6 +6,7 @@ features and the video's in one sequence [text ; video]. Letters: B batch, L tex
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -56,12 +57,22 @@ class Bert(nn.Module):
 
     def fuse(self, text: Tensor, text_mask: Tensor, video: Tensor, cls_only: bool = False) -> Tensor:
         """(B, L, D), (B, L), (B, V, D) -> (B, L+V, D); with `cls_only` (B, 1, D), for which the last layer does less work."""
+        size, tokens = len(text), 1 if cls_only else text.shape[1] + video.shape[1]
+        return self.fuse_parts(text, text_mask, video, [(size, tokens)])[0]
+
+    def fuse_parts(self, text: Tensor, text_mask: Tensor, video: Tensor, parts: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """The same for rows that are not asked for the same: `parts` are (rows, their first tokens) -> (rows, tokens, D) each.
+
+        All go through the layers together but for the last, which works for the tokens that are asked for.
+        """
         x = torch.cat([text, video], 1)
         mask = additive(F.pad(text_mask, (0, video.shape[1]), value=1), x.dtype)
         *layers, last = self.layers[self.text_layers :]
-        for layer in layers:
+        for layer in layers if len(x) else ():  # over nothing a layer gets no gradient, instead of one that is zero
             x = layer(x, mask)
-        return _first_token(last, x, mask) if cls_only else last(x, mask)
+        rows = [count for count, _ in parts]
+        wanted = zip(x.split(rows), mask.split(rows), parts, strict=True)
+        return [_first_tokens(last, own, own_mask, tokens) for own, own_mask, (_, tokens) in wanted]
 
 
 class MaskedLM(nn.Module):
@@ -126,14 +137,18 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return (1 - mask[:, None, None, :].to(dtype)) * MASKED
 
 
-def _first_token(layer: BertLayer, x: Tensor, mask: Tensor) -> Tensor:
-    """What `layer(x, mask)[:, :1]` is, with one query instead of all."""
-    own = layer.attention.self
+def _first_tokens(layer: BertLayer, x: Tensor, mask: Tensor, count: int) -> Tensor:
+    """What `layer(x, mask)[:, :count]` is, with so many queries instead of all."""
+    if not len(x):
+        return x[:, :count]
+    if count == x.shape[1]:
+        return cast(Tensor, layer(x, mask))
+    own, asked = layer.attention.self, x[:, :count]
 
     def heads(t: Tensor) -> Tensor:
         return t.unflatten(-1, (own.num_attention_heads, -1)).transpose(1, 2)
 
-    q, k, v = heads(own.query(x[:, :1])), heads(own.key(x)), heads(own.value(x))
+    q, k, v = heads(own.query(asked)), heads(own.key(x)), heads(own.value(x))
     context, _ = attend(own, q, k, v, mask.to(q.dtype), dropout=own.dropout.p if own.training else 0.0, scaling=own.scaling)
-    context = layer.attention.output(context.flatten(2), x[:, :1])
+    context = layer.attention.output(context.flatten(2), asked)
     return layer.feed_forward_chunk(context)

@@ -24,17 +24,37 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class SelfAttention(Attention):
-    """timm's, which on a CPU under autocast takes explicit products: torch's fused kernel is slow there in half precision."""
+    """timm's, which can leave out what is not asked for: all queries but [CLS]'s, or the projection.
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """(B, tokens, D) -> (B, tokens, D)."""
-        explicit = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-        object.__setattr__(self, "fused_attn", not explicit)  # timm's own switch, which it declares final
-        return super().forward(x, attn_mask, is_causal)
+    On a CPU under autocast it takes explicit products: torch's fused kernel is slow there in half precision.
+    """
+
+    def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:  # type: ignore[override]
+        """(B, tokens, D) -> (B, tokens, D), or with `cls_only` (B, 1, D): what the first token takes from all."""
+        return self.proj(self.mix(x, cls_only))
+
+    def mix(self, x: Tensor, cls_only: bool = False) -> Tensor:
+        """The same before the projection."""
+        if cls_only:
+            sizes = [self.attn_dim, 2 * self.attn_dim]
+            (q_weight, weight), (q_bias, bias) = self.qkv.weight.split(sizes), self.qkv.bias.split(sizes)
+            q = self._heads(F.linear(x[:, :1], q_weight, q_bias))[0]
+            k, v = self._heads(F.linear(x, weight, bias))
+        else:
+            q, k, v = self._heads(self.qkv(x))
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            mixed = (q * self.scale @ k.transpose(-2, -1)).softmax(-1) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, tokens, n D) -> (n, B, heads, tokens, width of a head)."""
+        return x.unflatten(2, (-1, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
 
 
 class Block(nn.Module):
-    """Divided space-time attention: (B, 1+N*T, D) -> (B, 1+N*T, D)."""
+    """Divided space-time attention: (B, 1+N*T, D) -> (B, 1+N*T, D), or (B, 1, D) where only CLS is asked for."""
 
     def __init__(self, width: int, heads: int, intermediate: int, drop_path: float) -> None:
         super().__init__()
@@ -47,22 +67,26 @@ class Block(nn.Module):
         self.mlp = Mlp(width, intermediate)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
+    def forward(self, x: Tensor, frames: int, cls_only: bool = False) -> Tensor:
         batch, tokens, width = x.shape
         patches = (tokens - 1) // frames
         cls, x = x.split([1, tokens - 1], 1)  # whose gradient is put together once, where two slices' would be padded and added
 
-        # Time: each place attends over its own T frames. The path is dropped per place, before temporal_fc.
-        places = x.reshape(batch * patches, frames, width)
-        places = self.drop_path(self.temporal_attn(self.temporal_norm1(places)))
-        x = x + self.temporal_fc(places.reshape(batch, patches * frames, width))
+        # Time: each place attends over its own T frames. The path is dropped per place, between the projection and temporal_fc.
+        # Nothing else lies between the two, so the product of their weights is applied, at the cost of one.
+        projection, fc = self.temporal_attn.proj, self.temporal_fc
+        places = self.temporal_attn.mix(self.temporal_norm1(x.reshape(batch * patches, frames, width)))
+        places = F.linear(places, fc.weight @ projection.weight, F.linear(projection.bias, fc.weight))
+        x = x + self.drop_path(places).reshape(batch, patches * frames, width) + fc.bias
 
         # Space: each frame attends over its own patches and a copy of CLS. The path is dropped per frame; CLS becomes the mean.
         images = x.reshape(batch, patches, frames, width).transpose(1, 2)  # (B, T, N, D)
         images = torch.cat([cls[:, None].expand(-1, frames, -1, -1), images], 2).reshape(batch * frames, 1 + patches, width)
-        images = self.drop_path(self.attn(self.norm1(images))).reshape(batch, frames, 1 + patches, width)
-        cls_of_frames, images = images.split([1, patches], 2)
+        images = self.drop_path(self.attn(self.norm1(images), cls_only)).unflatten(0, (batch, frames))
+        cls_of_frames, images = images.split([1, images.shape[2] - 1], 2)
         cls = cls + cls_of_frames.mean(1)
+        if cls_only:
+            return cls + self.drop_path(self.mlp(self.norm2(cls)))
         x = x + images.transpose(1, 2).reshape(batch, patches * frames, width)
 
         x = torch.cat([cls, x], 1)
@@ -90,8 +114,8 @@ class VisionTransformer(nn.Module):
                 for layer in (block.attn, block.temporal_attn, block.mlp):
                     layer.requires_grad_(False)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, T, 3, H, W) normalised float -> (B, 1+N*T, D)."""
+    def forward(self, pixels: Tensor, cls_only: bool = False) -> Tensor:
+        """(B, T, 3, H, W) normalised float -> (B, 1+N*T, D), or CLS alone, (B, 1, D)."""
         batch, frames, _, height, width = pixels.shape
         x = self.patch_embed(pixels.flatten(0, 1))  # (B*T, N, D)
         cls_place, places = self.pos_embed[:, :1], self.pos_embed[:, 1:]
@@ -105,11 +129,12 @@ class VisionTransformer(nn.Module):
         x = (x + places).unflatten(0, (batch, frames)).transpose(1, 2)  # (B, N, T, D)
         x = (x + times[:, None]).flatten(1, 2)
         x = torch.cat([(self.cls_token + cls_place).expand(batch, -1, -1), x], 1)
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, 1):
+            last = cls_only and number == len(self.blocks)
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, frames, use_reentrant=False)
+                x = checkpoint(block, x, frames, last, use_reentrant=False)
             else:
-                x = block(x, frames)
+                x = block(x, frames, last)
         return self.norm(x)
 
 
@@ -122,15 +147,20 @@ class TimeSformer(nn.Module):
         self.image_size = config.image_size
         self.model = VisionTransformer(config, num_frames, gradient_checkpointing)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, T, 3, H, W) normalised float -> (B, 1+N, D). Raises ConfigError when T, H or W are not the model's."""
+    def forward(self, pixels: Tensor, cls_only: bool = False) -> Tensor:
+        """(B, T, 3, H, W) normalised float -> (B, 1+N, D), or CLS alone, (B, 1, D).
+
+        Raises ConfigError when T, H or W are not the model's.
+        """
         expected = (self.num_frames, 3, self.image_size, self.image_size)
         if pixels.dim() != 5 or tuple(pixels.shape[1:]) != expected:
             raise ConfigError(
                 f"video encoder: got pixels of shape {tuple(pixels.shape)}, built for (B, {', '.join(map(str, expected))}); "
                 "read as many frames of the size that the model was built for, or resize the checkpoint to them"
             )
-        x = self.model(pixels)
+        x = self.model(pixels, cls_only)
+        if cls_only:
+            return x
         cls, patches = x.split([1, x.shape[1] - 1], 1)
         return torch.cat([cls, patches.unflatten(1, (-1, self.num_frames)).mean(2)], 1)
 

@@ -159,9 +159,7 @@ class Engine:
         """
         if self.device.type == "cpu":
             _keep_freed_memory()
-            # else the gradient of x[rows], where a row is taken twice (VTM's pairs), is summed as threads happen to come
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+            randomness.sum_in_one_order()
         self.rank, self.world = distributed.rank(), distributed.size()
         # before anything is drawn, so that a first run and a resumed one start alike
         randomness.seed_everything(self.seed, "training", self.rank)

@@ -14,7 +14,8 @@ from alpro.config import Model
 from alpro.models.timesformer import Checkpointing
 from alpro.training.flops import PASSES, patches_of
 
-FULL_FUSIONS = {"pretrain": 2}  # of the multimodal passes (flops.PASSES): the others compute [CLS] alone in their last layer
+# of the multimodal passes (flops.PASSES): whose last layer computes all tokens, and whose the text's; the others', [CLS] alone
+LAST_LAYERS = {"pretrain": (1, 1)}
 
 
 @dataclass(frozen=True)
@@ -40,31 +41,34 @@ def activations(
 ) -> tuple[Kept, Kept]:
     """What one clip and its text keep until backward, and what recomputing one block needs besides with checkpointing."""
     videos, texts, fusions, _ = PASSES[task]
-    stored, working = _video(model, frames, checkpointing)
+    stored, working = _video(model, frames, checkpointing, cls_only=not fusions)
     fused = text_tokens + 1 + patches_of(model)
-    full = FULL_FUSIONS.get(task, 0)
+    full, of_text = LAST_LAYERS.get(task, (0, 0))
     last = _bert_layer(model, fused) * full + Kept(half=3.0 * fused * model.width) * (fusions - full)  # input, keys, values
+    last = last + _bert_layer(model, text_tokens) * of_text
     total = stored * videos + _bert_layer(model, text_tokens) * (model.text_layers * texts)
     total = total + _bert_layer(model, fused) * ((model.fusion_layers - 1) * fusions) + last
     return total, working
 
 
-def _video(model: Model, frames: int, checkpointing: Checkpointing) -> tuple[Kept, Kept]:
+def _video(model: Model, frames: int, checkpointing: Checkpointing, cls_only: bool) -> tuple[Kept, Kept]:
     """The video encoder: all blocks, or with checkpointing their inputs, and one block that is recomputed."""
     tokens = patches_of(model) * frames + 1
     ends = Kept(full=3.0 * model.image_size**2 * frames + tokens * model.width)  # pixels, and the input of the last norm
     block = _block(model, frames)
     if checkpointing == "none":
-        return ends + block * model.vision_layers, Kept()
+        return ends + block * (model.vision_layers - 1) + _block(model, frames, cls_only), Kept()
     return ends + Kept(full=float(tokens * model.width)) * model.vision_layers, block
 
 
-def _block(model: Model, frames: int) -> Kept:
+def _block(model: Model, frames: int, cls_only: bool = False) -> Kept:
     """Divided space-time attention: each norm keeps its input, each linear layer its own, attention q, k, v and its output."""
     space = patches_of(model) * frames  # S
     images, tokens = space + frames, space + 1
+    if cls_only:  # neither queries of the patches nor an MLP
+        return Kept(model.width * float(space + images), model.width * float(5 * space + 3 * images))
     norms = space + images + tokens
-    linears = 6 * space + 5 * images + tokens  # temporal_fc's input makes six
+    linears = 5 * space + 5 * images + tokens
     return Kept(model.width * norms, model.width * linears + 2 * model.intermediate * tokens)
 
 

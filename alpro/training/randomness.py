@@ -1,4 +1,4 @@
-"""Random states: seeded alike and apart on every rank, captured and put back to the bit, kept out of validation."""
+"""Random states: seeded alike and apart on every rank, put back to the bit, kept out of validation; sums in one order."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ def seed_everything(*parts: int | str) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)  # CUDA's generators included
+
+
+def sum_in_one_order() -> None:
+    """Ask torch, for this process, for sums whose order does not depend on how its threads happen to come.
+
+    Without it the gradient of `x[rows]`, where a row is taken twice (VTM's pairs), differs in its last bits from run to run.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def capture() -> dict[str, Any]:

@@ -48,6 +48,29 @@ def test_cls_alone_has_the_same_gradients(small, batch):
         torch.testing.assert_close(grads[1][key], grads[0][key], rtol=1e-4, atol=1e-5)
 
 
+def test_rows_fused_together_have_what_each_has_alone(small, batch):
+    """For all, some, one of their tokens, and without rows; numbers and gradients."""
+    model, b = small("qa").double().eval(), batch()
+    seen = []
+    for together in (True, False):
+        model.zero_grad()
+        video, text = model.encode_video(b.pixels.double() / 255), model.encode_text(b.input_ids, b.attention_mask)
+        parts = [(2, text.shape[1] + video.shape[1]), (0, 1), (1, text.shape[1]), (len(text) - 3, 1)]
+        if together:
+            fused = model.bert.fuse_parts(text, b.attention_mask, video, parts)
+        else:
+            whole = [model.fuse(*(x[[row]] for x in (text, b.attention_mask, video))) for row in range(len(text))]
+            fused = [torch.cat(whole[:2]), whole[0][:0, :1], whole[2][:, : text.shape[1]], torch.cat(whole[3:])[:, :1]]
+        sum(x.square().sum() for x in fused).backward()
+        seen.append((fused, {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}))
+    (one, gradients), (many, expected) = seen
+    for got, own in zip(one, many, strict=True):
+        torch.testing.assert_close(got, own, rtol=1e-10, atol=1e-10)
+    assert gradients.keys() == expected.keys()
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[key], rtol=1e-9, atol=1e-10)
+
+
 def test_padding_changes_nothing(small, batch):
     model = small("retrieval").eval()
     b = batch()

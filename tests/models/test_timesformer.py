@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.layers import Attention
+from torch import nn
 
 from alpro.errors import ConfigError
 from alpro.models.timesformer import Block, SelfAttention, TimeSformer, resize_grid
@@ -31,16 +33,60 @@ def test_block_attends_over_time_then_over_space():
     torch.testing.assert_close(block(x, 3), naive_block(block, x, 3), rtol=1e-5, atol=1e-6)
 
 
-def test_attention_without_the_fused_kernel_is_the_same_to_the_rounding_of_half_precision():
+@pytest.mark.parametrize("cls_only", [False, True])
+def test_attention_without_the_fused_kernel_is_the_same_to_the_rounding_of_half_precision(cls_only):
     torch.manual_seed(0)
     attention, x = SelfAttention(32, 2, qkv_bias=True), torch.randn(3, 7, 32)
-    exact = attention(x)
-    assert attention.fused_attn
+    exact = attention(x, cls_only)
+    torch.testing.assert_close(exact, Attention.forward(attention, x)[:, : exact.shape[1]])  # timm's own
+    assert exact.shape[1] == (1 if cls_only else 7)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = attention(x)
-    assert not attention.fused_attn
+        rounded = attention(x, cls_only)
     torch.testing.assert_close(rounded.float(), exact, atol=2e-2, rtol=2e-2)
-    assert torch.equal(attention(x), exact) and attention.fused_attn
+
+
+def test_time_costs_one_product_with_numbers_and_gradients_of_two():
+    """The weights' product is applied, also where paths are dropped between the two layers: whole places, by one draw."""
+    frames, places = 3, 40
+    torch.manual_seed(0)
+    block = Block(24, 3, 48, 0.5).double().train()
+    x = torch.randn(1, 1 + places * frames, 24, dtype=torch.float64)
+    for layer in (block.attn.proj, block.mlp.fc2):  # what follows adds nothing
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    seen = []
+    for two in (False, True):
+        block.zero_grad()
+        torch.manual_seed(1)
+        if two:
+            own = x[:, 1:].reshape(places, frames, 24)
+            moved = x[:, 1:] + block.temporal_fc(block.drop_path(block.temporal_attn(block.temporal_norm1(own)))).flatten(0, 1)
+        else:
+            moved = block(x, frames)[:, 1:]
+        moved.square().sum().backward()
+        seen.append((moved, {name: p.grad.clone() for name, p in block.named_parameters() if "temporal" in name}))
+    (one, gradients), (both, expected) = seen
+    torch.testing.assert_close(one, both, rtol=1e-12, atol=1e-12)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "exact"])
+def test_cls_alone_has_the_numbers_and_gradients_that_it_has_among_all_tokens(small, checkpointing):
+    pixels = torch.randn(3, 3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    seen = []
+    for cls_only in (False, True):
+        config = small("prompter").config.model_copy(update={"drop_path": 0.5})
+        model = small("prompter", config=config, gradient_checkpointing=checkpointing).double().train()
+        torch.manual_seed(0)  # the same paths are dropped
+        cls = model.encode_video(pixels, cls_only)[:, :1]
+        cls.square().sum().backward()
+        seen.append((cls.detach(), {name: p.grad for name, p in model.visual_encoder.named_parameters() if p.grad is not None}))
+    (whole, expected), (alone, gradients) = seen
+    torch.testing.assert_close(alone, whole, rtol=1e-10, atol=1e-10)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("image_size", "patch_size", "frames"), [(32, 8, 1), (48, 16, 2), (40, 8, 5)])
