@@ -115,8 +115,9 @@ class Pretrain(Alpro):
         output = Output({}, {}, {}, {}, weights=on.model_dump())
         pixels = batch.pixels if batch.pixels.is_floating_point() else normalize(batch.pixels)
         masked_ids, mlm_labels = require(batch, "mlm_input_ids", "mlm_labels") if on.mlm else (batch.input_ids[:0],) * 2
-        mask = torch.cat([mask, mask[: len(masked_ids)]])
-        video, text = self.encode_video(pixels), self.encode_text(torch.cat([batch.input_ids, masked_ids]), mask)
+        plain = size if on.vtc or on.vtm or self.prompter is not None else 0  # texts without masks that are read
+        mask = torch.cat([mask[:plain], mask[: len(masked_ids)]])
+        video, text = self.encode_video(pixels), self.encode_text(torch.cat([batch.input_ids[:plain], masked_ids]), mask)
 
         rows = torch.arange(size, device=video.device)
         texts = clips = rows if on.vtm or self.prompter is not None else rows[:0]  # of the pairs; the matches come first
@@ -128,7 +129,7 @@ class Pretrain(Alpro):
             if on.vtm:
                 negatives = negatives or self.draw_negatives(v2t, t2v, offset, generator)
                 texts, clips, vtm_labels = match_pairs(size, negatives)
-        texts, clips = torch.cat([texts, rows[: len(masked_ids)] + size]), torch.cat([clips, rows[: len(masked_ids)]])
+        texts, clips = torch.cat([texts, rows[: len(masked_ids)] + plain]), torch.cat([clips, rows[: len(masked_ids)]])
         parts = [
             (matches, 1 if self.prompter is None else length + video.shape[1]),
             (len(texts) - matches - len(masked_ids), 1),

@@ -61,14 +61,14 @@ class Bert(nn.Module):
         return self.fuse_parts(text, text_mask, video, [(size, tokens)])[0]
 
     def fuse_parts(self, text: Tensor, text_mask: Tensor, video: Tensor, parts: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """The same for rows that are not asked for the same: `parts` are (rows, their first tokens) -> (rows, tokens, D) each.
+        """As `fuse`, but each of the `parts`, (rows, how many of their first tokens are wanted), gives (rows, tokens, D).
 
         All go through the layers together but for the last, which works for the tokens that are asked for.
         """
         x = torch.cat([text, video], 1)
         mask = additive(F.pad(text_mask, (0, video.shape[1]), value=1), x.dtype)
         *layers, last = self.layers[self.text_layers :]
-        for layer in layers if len(x) else ():  # over nothing a layer gets no gradient, instead of one that is zero
+        for layer in layers if len(x) else ():  # transformers' layers can't take no rows
             x = layer(x, mask)
         rows = [count for count, _ in parts]
         wanted = zip(x.split(rows), mask.split(rows), parts, strict=True)
@@ -139,7 +139,7 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _first_tokens(layer: BertLayer, x: Tensor, mask: Tensor, count: int) -> Tensor:
     """What `layer(x, mask)[:, :count]` is, with so many queries instead of all."""
-    if not len(x):
+    if not len(x):  # which transformers' layers can't take
         return x[:, :count]
     if count == x.shape[1]:
         return cast(Tensor, layer(x, mask))

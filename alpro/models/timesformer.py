@@ -72,8 +72,9 @@ class Block(nn.Module):
         patches = (tokens - 1) // frames
         cls, x = x.split([1, tokens - 1], 1)  # whose gradient is put together once, where two slices' would be padded and added
 
-        # Time: each place attends over its own T frames. The path is dropped per place, between the projection and temporal_fc.
-        # Nothing else lies between the two, so the product of their weights is applied, at the cost of one.
+        # Time: each place attends over its own T frames. The path is dropped per place, between the projection and temporal_fc,
+        # and scales the place as a whole, so that it may as well follow temporal_fc's weight, though not its bias. Then the
+        # weights' product does for both: of B*N*T rows one product of matrices less, for one more of D.
         projection, fc = self.temporal_attn.proj, self.temporal_fc
         places = self.temporal_attn.mix(self.temporal_norm1(x.reshape(batch * patches, frames, width)))
         places = F.linear(places, fc.weight @ projection.weight, F.linear(projection.bias, fc.weight))

@@ -1,7 +1,8 @@
 """Nominal arithmetic of a training step, for model FLOPs utilisation (paper section 4.1 has the sizes).
 
 Multiply-accumulates of one clip and one text through each part, attention included, norms and softmax not. A backward pass
-costs two forwards; recomputation (gradient checkpointing) and augmentation count as nothing.
+costs two forwards; recomputation (gradient checkpointing) and augmentation count as nothing. What the models leave out, because
+nothing reads it or two layers are one (tests/training/test_flops.py), counts as done.
 Letters: T frames, N patches, L text tokens, D width.
 """
 

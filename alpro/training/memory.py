@@ -14,7 +14,7 @@ from alpro.config import Model
 from alpro.models.timesformer import Checkpointing
 from alpro.training.flops import PASSES, patches_of
 
-# of the multimodal passes (flops.PASSES): whose last layer computes all tokens, and whose the text's; the others', [CLS] alone
+# in how many multimodal passes (flops.PASSES) the last layer computes all tokens, in how many the text's; else [CLS] alone
 LAST_LAYERS = {"pretrain": (1, 1)}
 
 
@@ -54,7 +54,8 @@ def activations(
 def _video(model: Model, frames: int, checkpointing: Checkpointing, cls_only: bool) -> tuple[Kept, Kept]:
     """The video encoder: all blocks, or with checkpointing their inputs, and one block that is recomputed."""
     tokens = patches_of(model) * frames + 1
-    ends = Kept(full=3.0 * model.image_size**2 * frames + tokens * model.width)  # pixels, and the input of the last norm
+    normed = 1 if cls_only else tokens
+    ends = Kept(full=3.0 * model.image_size**2 * frames + normed * model.width)  # pixels, and the input of the last norm
     block = _block(model, frames)
     if checkpointing == "none":
         return ends + block * (model.vision_layers - 1) + _block(model, frames, cls_only), Kept()

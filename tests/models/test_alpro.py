@@ -11,6 +11,7 @@ from alpro.config import PEM, Objectives
 from alpro.errors import ConfigError
 from alpro.models import TASKS, build_model, normalize
 from alpro.models.alpro import match_pairs
+from alpro.objectives.pem import boxes_to_mask, mean_inside
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -42,22 +43,38 @@ def test_bfloat16_autocast_gives_finite_losses_near_those_of_float32(small, batc
 
 
 def test_pretraining_is_the_sum_of_its_parts(small, batch):
-    """The batched forward gives what the objectives give one by one."""
-    model = small("pretrain", pem=PEM(threshold=0)).eval()
+    """The batched forward gives what the objectives give one by one, and its gradients."""
+    model = small("pretrain", pem=PEM(threshold=0)).double().eval()
     b = batch()
+    b = replace(b, pixels=normalize(b.pixels).double())
     negatives = (torch.tensor([1, 2, 3, 0]), torch.tensor([3, 0, 1, 2]))
     output = model(b, negatives=negatives)
     video, text = model.encode_video(b.pixels), model.encode_text(b.input_ids, b.attention_mask)
     mask = b.attention_mask
     pairs = [(i, i) for i in range(4)] + list(enumerate(negatives[0].tolist()))
     pairs += [(t, c) for c, t in enumerate(negatives[1].tolist())]
-    logits = torch.cat([model.match(text[[t]], mask[[t]], video[[c]]) for t, c in pairs])
-    torch.testing.assert_close(output.logits["vtm"], logits, rtol=1e-5, atol=1e-5)
+    fused = torch.cat([model.fuse(text[[t]], mask[[t]], video[[c]]) for t, c in pairs])
+    vtm = model.itm_head(fused[:, 0])
+    torch.testing.assert_close(output.logits["vtm"], vtm)
     assert output.targets["vtm"].tolist() == [1] * 4 + [0] * 8
     hidden = model.fuse(model.encode_text(b.mlm_input_ids, mask), mask, video)[:, :7]
-    torch.testing.assert_close(output.logits["mlm"], model.text_encoder.cls(hidden[:, 2]), rtol=1e-5, atol=1e-5)
+    mlm = model.text_encoder.cls(hidden[:, 2])
+    torch.testing.assert_close(output.logits["mlm"], mlm)
+    inside = boxes_to_mask(b.crop_boxes, 32, 32)[:, :: model.config.patch_size, :: model.config.patch_size].flatten(1)
+    pem = model.mpm_head(mean_inside(fused[:4, 8:], inside))
+    torch.testing.assert_close(output.logits["pem"], pem)
     assert output.counts == {"vtc": 4, "vtm": 12, "mlm": 4, "pem": torch.tensor(4)}
     torch.testing.assert_close(output.total, sum(output.losses.values()))
+    weights = [p for p in model.parameters() if p.requires_grad]
+    parts = {"vtc": model.contrast(video, text)[1], "vtm": vtm, "mlm": mlm, "pem": pem}
+    for name, logits in parts.items():
+        for one, other in zip(*(gradients(x, weights) for x in (output.logits[name], logits)), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+
+
+def gradients(logits, weights):
+    """Of the squares' sum; zeros for a weight that has no part in it."""
+    return torch.autograd.grad(logits.square().sum(), weights, retain_graph=True, materialize_grads=True)
 
 
 @pytest.mark.parametrize("names", [("vtc",), ("vtm",), ("mlm",), ("pem",), ("mlm", "vtm"), ("vtc", "pem")])
@@ -73,6 +90,18 @@ def test_objectives_of_weight_zero_are_off_and_the_others_are_unchanged(small, b
         torch.testing.assert_close(ours.losses[name], theirs.losses[name], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours.total, 2 * sum(ours.losses.values()))
     assert (part.prompter is None) == ("pem" not in names)
+    ours.total.backward()
+    fused = any(p.grad is not None for layer in part.bert.layers[part.config.text_layers :] for p in layer.parameters())
+    assert fused == (names != ("vtc",))  # what nothing reads is left alone by the optimizer
+
+
+@pytest.mark.parametrize(("names", "texts"), [(("mlm",), 4), (("vtc",), 4), (("mlm", "vtm"), 8)])
+def test_texts_that_no_objective_reads_are_not_encoded(small, batch, names, texts):
+    weights = dict.fromkeys(("vtc", "vtm", "mlm", "pem"), 0.0) | dict.fromkeys(names, 1.0)
+    model, seen = small("pretrain", objectives=Objectives(**weights)), []
+    model.bert.embeddings.register_forward_hook(lambda module, given, out: seen.append(len(out)))
+    model(batch())
+    assert seen == [texts]
 
 
 def test_prompter_inside_pretraining_is_frozen(small, batch):

@@ -34,19 +34,20 @@ def test_block_attends_over_time_then_over_space():
 
 
 @pytest.mark.parametrize("cls_only", [False, True])
-def test_attention_without_the_fused_kernel_is_the_same_to_the_rounding_of_half_precision(cls_only):
+def test_attention_without_the_fused_kernel_is_the_same_to_the_rounding_of_half_precision(cls_only, monkeypatch):
     torch.manual_seed(0)
     attention, x = SelfAttention(32, 2, qkv_bias=True), torch.randn(3, 7, 32)
     exact = attention(x, cls_only)
     torch.testing.assert_close(exact, Attention.forward(attention, x)[:, : exact.shape[1]])  # timm's own
     assert exact.shape[1] == (1 if cls_only else 7)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)  # the kernel, which must not be called
     with torch.autocast("cpu", torch.bfloat16):
         rounded = attention(x, cls_only)
     torch.testing.assert_close(rounded.float(), exact, atol=2e-2, rtol=2e-2)
 
 
-def test_time_costs_one_product_with_numbers_and_gradients_of_two():
-    """The weights' product is applied, also where paths are dropped between the two layers: whole places, by one draw."""
+def test_the_product_of_times_two_layers_has_their_numbers_and_gradients():
+    """Also where paths are dropped between the two: whole places, by one draw."""
     frames, places = 3, 40
     torch.manual_seed(0)
     block = Block(24, 3, 48, 0.5).double().train()
