@@ -40,13 +40,13 @@ setup:  ## Make .venv: locked packages, this project, Horovod (built once); noth
 .PHONY: repro
 repro:  ## The whole pipeline: data, training, evaluation, report; goes on where it was interrupted
 	@$(SETUP)
-	@$(BIN)/python -E -S tools/hold.py repro $(MAKE) --no-print-directory pipeline
+	@$(BIN)/python -E -S tools/under_lock.py repro $(MAKE) --no-print-directory pipeline
 
 .PHONY: pipeline
 pipeline:
-	@$(BIN)/python -E -S tools/dvc_lock.py
+	@$(BIN)/python -E -S tools/clear_dvc_lock.py
 	@$(ALPRO) preflight
-	@PYTHONPATH=. $(BIN)/python tools/edited.py
+	@$(BIN)/python -m flows.stray_files
 	@$(BIN)/dvc repro
 	@rm -f .make/unfinished
 	@$(ALPRO) track sync
@@ -77,7 +77,7 @@ doctor: setup  ## Say what works on this machine
 
 .PHONY: ui
 ui: setup  ## Prefect and MLflow with their pages and a worker, on this machine (PREFECT_PORT=4201, MLFLOW_PORT=5001)
-	@PYTHONPATH=. $(BIN)/python tools/ui.py
+	@$(BIN)/python -m flows.ui
 
 .PHONY: replicate
 replicate: setup  ## Evaluate every checkpoint of the paper's tables that is present, and fill the README's table (RECIPE=paper for the other recipe)
@@ -85,7 +85,7 @@ replicate: setup  ## Evaluate every checkpoint of the paper's tables that is pre
 
 .PHONY: baseline
 baseline: setup  ## Compare pre-training with training from scratch over three seeds, for the report (an hour)
-	@$(BIN)/python -E -S tools/hold.py repro env PYTHONPATH=. $(BIN)/python tools/baseline.py
+	@$(BIN)/python -E -S tools/under_lock.py repro $(BIN)/python -m benchmarks.baseline
 
 .PHONY: bench
 bench: setup  ## Measure speed and memory; each benchmark prints a table, and JSON on its last line
@@ -93,7 +93,7 @@ bench: setup  ## Measure speed and memory; each benchmark prints a table, and JS
 
 .PHONY: lock
 lock: setup  ## Write requirements.lock anew from pyproject.toml; UPGRADE=1 takes the newest versions
-	@$(BIN)/python tools/lock.py $(if $(UPGRADE),--upgrade)
+	@$(BIN)/python tools/lock_requirements.py $(if $(UPGRADE),--upgrade)
 
 .PHONY: horovod
 horovod:  ## Build Horovod for this torch on CPUs (Gloo), and keep to it

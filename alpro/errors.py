@@ -1,5 +1,10 @@
 """The package's exceptions: each message is one line that says what, where and what to do."""
 
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
 
 class AlproError(Exception):
     """Base of everything that the command line prints as one line, with exit code 2."""
@@ -27,3 +32,9 @@ class TrainingError(AlproError):
 
 class TrackingError(AlproError):
     """The tracking store can't be reached, or holds something unexpected."""
+
+
+def nearest(name: str, known: Any) -> str:
+    """`; did you mean 'x'?`, or nothing where no known name is close."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {match[0]!r}?" if match else ""

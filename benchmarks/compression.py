@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from alpro.config import Convert
-from alpro.data.convert import convert
-from alpro.data.video import probe, read_frames
-from alpro.files import write_json
+from alpro.data.media.convert import convert
+from alpro.data.media.probe import probe
+from alpro.data.media.read import read_frames
+from alpro.files.atomic import write_json
 from benchmarks.loader import FRAMES, SIZE, make_videos
 
 SHORTEST = 60  # frames

@@ -26,11 +26,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from alpro.config import Model
-from alpro.data.records import Question, Record
+from alpro.data.annotations.records import Question, Record
 from alpro.evaluation.clips import Viewer
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
-from alpro.files import write_json
+from alpro.files.atomic import write_json
 from alpro.models import Alpro, build_model
 from benchmarks.loader import make_videos
 from tests.evaluation import naive

@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from alpro.data import index
-from alpro.data.video import probe
-from alpro.files import write_json
+from alpro.data.media import index
+from alpro.data.media.probe import probe
+from alpro.files.atomic import write_json
 from benchmarks.loader import make_videos
 
 LOOKS, LIMIT_MS = 100, 2

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from alpro.config import RandAugment
-from alpro.data.datasets import ClipDataset, Collator, View
-from alpro.data.loader import TrainLoader
-from alpro.data.records import Record
-from alpro.data.sampler import BatchPlan
-from alpro.data.video import frame_indices
-from alpro.files import write_json
+from alpro.data.annotations.records import Record
+from alpro.data.batches.datasets import ClipDataset, Collator, View
+from alpro.data.batches.loader import TrainLoader
+from alpro.data.batches.sampler import BatchPlan
+from alpro.data.media.frames import frame_indices
+from alpro.files.atomic import write_json
 
 FRAMES, SIZE, BATCH = 8, 224, 8
 

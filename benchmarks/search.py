@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alpro.search.gallery import FORMAT, Gallery, Video, write
+from alpro.search.index import FORMAT, Gallery, Video, write
 
 WIDTH, RERANK = 256, 128
 

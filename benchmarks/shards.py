@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alpro.data.shards import INDEX, clip_of, listing
+from alpro.data.media.shards import INDEX, clip_of, listing
 
 STAGE = """stages:
   count:

@@ -29,9 +29,9 @@ import torch
 
 from alpro import distributed
 from alpro.config import Launch, Model, Training
-from alpro.data.batch import Batch
-from alpro.files import write_json
-from alpro.launch import run_world
+from alpro.data.batches.batch import Batch
+from alpro.files.atomic import write_json
+from alpro.launch.run import run_world
 from alpro.models import build_model
 from alpro.training.engine import Engine
 from alpro.training.flops import peak_flops, training_flops

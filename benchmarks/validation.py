@@ -24,13 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alpro.config import Dataset
-from alpro.data.text import train_vocabulary
+from alpro.data.text.tokenizer import train_vocabulary
 from alpro.data.validation import docs, run
 from alpro.data.validation.facts import PUBLISHED
 from alpro.data.validation.limits import Limits
 from alpro.data.validation.problems import problems_of
 from alpro.data.validation.tables import read_tables
-from alpro.files import write_json
+from alpro.files.atomic import write_json
 
 VIDEOS, WORDS, ANSWERS = 10_000, 6_000, 1_500
 SHARES = {"train": 0.65, "val": 0.05, "test": 0.3}  # of the videos, as MSRVTT-QA's

@@ -16,7 +16,7 @@ import psutil
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 BIN = Path(sys.executable).parent
-PATIENCE_S = 15  # tools/hold.py needs up to 10 s to end a stage with all its processes
+PATIENCE_S = 15  # tools/under_lock.py needs up to 10 s to end a stage with all its processes
 KEPT = 200  # last lines that say why a command failed
 SHORT_S = 600  # a command that asks git or DVC something
 LONG_S = 24 * 3600  # one that hashes or copies data
@@ -36,11 +36,11 @@ def dvc() -> str:
 def stream(command: Sequence[str], root: Path, log: Callable[[str], object]) -> tuple[int, list[str]]:
     """Run a command in `root`, hand each line of its output to `log`. Returns exit code and the last lines.
 
-    It runs under tools/hold.py, which leaves no process of it behind: neither when the wait ends early (Ctrl-C, a
+    It runs under tools/under_lock.py, which leaves no process of it behind: neither when the wait ends early (Ctrl-C, a
     cancelled run, a time-out) nor when this process is killed.
     """
     child = subprocess.Popen(
-        [sys.executable, "-E", "-S", str(TOOLS / "hold.py"), "stage", *command],
+        [sys.executable, "-E", "-S", str(TOOLS / "under_lock.py"), "stage", *command],
         cwd=root,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -76,11 +76,11 @@ def ask(command: Sequence[str], root: Path, timeout_s: float = SHORT_S) -> str:
 
 
 def end(child: subprocess.Popen[Any]) -> None:
-    """End what runs under tools/hold.py, with all that it started."""
+    """End what runs under tools/under_lock.py, with all that it started."""
     if child.poll() is not None:
         return
     try:
-        below = psutil.Process(child.pid).children(recursive=True)  # hold.py may be too young to see to them itself
+        below = psutil.Process(child.pid).children(recursive=True)  # under_lock.py may be too young to see to them itself
     except psutil.NoSuchProcess:
         below = []
     child.send_signal(signal.SIGTERM)

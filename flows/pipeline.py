@@ -28,7 +28,6 @@ from alpro.lineage import home
 from flows import experiment as trial
 from flows.artifacts import Done, Judged, Tracked, gate_key, kept_findings, publish, publish_gate
 from flows.commands import TOOLS, ask, stream
-from flows.edited import edited_outputs, put_aside
 from flows.form import (
     Ask,
     Changes,
@@ -45,10 +44,10 @@ from flows.form import (
     changes,
     described,
 )  # fmt: skip
-from flows.lock import Busy, not_beside_make, only_run
-from flows.orphan import end_with_worker
+from flows.guard import Busy, end_with_worker, not_beside_make, only_run
 from flows.server import embedded_server
 from flows.stages import EVERYTHING, Graph, Outcome, StageFailed, graph, reproduce, short
+from flows.stray_files import edited_outputs, put_aside
 
 REFUSED = 1  # `alpro promote` exits so when the gate says no
 VERB_S = 4 * 3600  # `alpro register` packs checkpoints, and uploads them where MLflow is elsewhere
@@ -324,7 +323,7 @@ def _narrowed(plan: Graph, only: str | None) -> Graph:
 def _make_ready(checkout: Path, edited: str) -> None:
     """Clear away what a killed run left, and see to files that are not the stages' own."""
     log = get_run_logger()
-    for line in ask([sys.executable, str(TOOLS / "dvc_lock.py")], checkout).splitlines():
+    for line in ask([sys.executable, str(TOOLS / "clear_dvc_lock.py")], checkout).splitlines():
         log.warning(line)
     paths = edited_outputs(checkout)
     if not paths:

@@ -37,7 +37,7 @@ def embedded_server(home: Path) -> Iterator[None]:
     log = home / ".prefect" / "server.log"
     log.parent.mkdir(exist_ok=True)
     app = ["--factory", "prefect.server.api.server:create_app", "--log-level", "error", "--lifespan", "on"]
-    held = [sys.executable, "-E", "-S", str(TOOLS / "hold.py"), "server"]
+    held = [sys.executable, "-E", "-S", str(TOOLS / "under_lock.py"), "server"]
     with log.open("w") as file:
         child = subprocess.Popen(
             [*held, sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), *app],

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alpro.data.batch import Batch
+from alpro.data.batches.batch import Batch
 from alpro.models import build_model
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alpro.checkpoints.load import Report, fit
 from alpro.config import PEM, Model
 from alpro.models import build_model, normalize
-from alpro.models.base import Alpro
+from alpro.models.encoders import Alpro
 from alpro.models.prompter import TEMPLATES, entity_prompts
 from alpro.models.timesformer import TimeSformer
-from alpro.models.weights import Report, fit
 from alpro.objectives import pem, vtc_loss
 from tests.goldens_recipe import arrays, batch_of, case, draw, model_of, pixels, value
 
@@ -455,18 +455,18 @@ TESTED: dict[str, tuple[str, ...]] = {
     ),
     "i_lr_schedule": ("tests/training/test_optim.py::test_the_learning_rate_is_the_released_codes",),
     "j_frame_sampling": (
-        "tests/data/test_video.py::test_uniform_floor_is_the_released_rule",
-        "tests/data/test_video.py::test_drawn_frames_repeat_the_released_draws",
+        "tests/data/media/test_video.py::test_uniform_floor_is_the_released_rule",
+        "tests/data/media/test_video.py::test_drawn_frames_repeat_the_released_draws",
     ),
     "k_qa_metrics": ("tests/evaluation/test_metrics.py::test_k_qa_metrics",),
     "k_retrieval_metrics": ("tests/evaluation/test_metrics.py::test_k_retrieval_metrics_official",),
-    "l_decode": ("tests/data/test_video.py::test_decoding_equals_the_released_pixels",),
-    "l_mlm_masking": ("tests/data/test_masking.py::test_masking_repeats_the_released_draws",),
+    "l_decode": ("tests/data/media/test_video.py::test_decoding_equals_the_released_pixels",),
+    "l_mlm_masking": ("tests/data/batches/test_masking.py::test_masking_repeats_the_released_draws",),
     "l_randaug": (
-        "tests/data/test_augment.py::test_each_operation_equals_the_released_pixels",
-        "tests/data/test_augment.py::test_two_operations_on_a_clip_equal_the_released_figures",
+        "tests/data/batches/test_augment.py::test_each_operation_equals_the_released_pixels",
+        "tests/data/batches/test_augment.py::test_two_operations_on_a_clip_equal_the_released_figures",
     ),
-    "l_random_erase": ("tests/data/test_masking.py::test_crop_boxes_repeat_the_released_draws",),
+    "l_random_erase": ("tests/data/batches/test_masking.py::test_crop_boxes_repeat_the_released_draws",),
 }
 
 

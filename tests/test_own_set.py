@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alpro.data.text import train_vocabulary
-from alpro.data.video import probe
+from alpro.data.media.probe import probe
+from alpro.data.text.tokenizer import train_vocabulary
 from tests.data.clips import make_video
 
 ROOT = Path(__file__).parents[1]

@@ -12,12 +12,12 @@ import pytest
 import typer.main
 import yaml
 
-from alpro.cli import app
+from alpro.cli.main import app
 from tests.parity import CASES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-RELEASED = json.loads((ROOT / "tests/released/released.json").read_text())
+RELEASED = json.loads((ROOT / "tests/config/released/released.json").read_text())
 SIDES = {name: yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text()) for name in ("official", "paper")}
 CODE = re.compile(r"`([^`]+)`")
 ROOMS = ("recipes/", "tests/", "alpro/", "stages/", "flows/", "Makefile", "dvc.yaml", "pyproject.toml", "requirements.lock")

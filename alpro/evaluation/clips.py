@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from alpro.data.loader import iter_clips, try_clips
-from alpro.data.records import Record
-from alpro.data.video import Strategy
+from alpro.data.annotations.records import Record
+from alpro.data.batches.loader import iter_clips, try_clips
+from alpro.data.media.frames import Strategy
 from alpro.errors import ConfigError, DataError
 
 Look = Literal["full", "blind", "one_frame"]

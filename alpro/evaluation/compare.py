@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from alpro.errors import DataError
 from alpro.evaluation import bootstrap
@@ -101,3 +107,15 @@ def _same_queries(first: Sequence[Row], second: Sequence[Row], a: Path, b: Path)
                     f"{a} and {b} answer different queries ({key} {one.get(key)!r} and {other.get(key)!r}): "
                     "only runs on the same data can be compared"
                 )
+
+
+def figure(metrics: Mapping[str, Any], name: str) -> tuple[float | None, tuple[float, float] | None]:
+    """A figure of metrics.json by its name, as `text2video.r1`, with its interval."""
+
+    def at(table: Any) -> Any:
+        for part in name.split("."):
+            table = table.get(part) if isinstance(table, Mapping) else None
+        return table
+
+    interval = at(metrics.get("ci95"))
+    return at(metrics), tuple(interval) if interval else None

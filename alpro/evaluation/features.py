@@ -18,15 +18,25 @@ import psutil
 import torch
 from torch import Tensor
 
-from alpro import distributed, fingerprint
-from alpro.data.records import Record
+from alpro import distributed
+from alpro.data.annotations.records import Record
 from alpro.errors import DataError
 from alpro.evaluation.clips import Viewer
-from alpro.files import atomic_write, sha256
+from alpro.files import fingerprint
+from alpro.files.atomic import atomic_write, sha256
 from alpro.models import Alpro
 
 # What turns a file into tokens: another version's features are not used.
-CODE = ("data/augment.py", "data/datasets.py", "data/loader.py", "data/video.py", "models/base.py", "models/timesformer.py")
+CODE = (
+    "data/batches/augment.py",
+    "data/batches/datasets.py",
+    "data/batches/loader.py",
+    "data/media/decoders.py",
+    "data/media/frames.py",
+    "data/media/read.py",
+    "models/encoders.py",
+    "models/timesformer.py",
+)
 
 
 class FeatureStore:
@@ -77,7 +87,7 @@ def write_tokens(path: Path, tokens: Tensor) -> None:
 
 def features_key(model: Alpro, viewer: Viewer, precision: str, device: torch.device) -> str:
     """The name of the store in which videos as this model sees them belong."""
-    package = Path(fingerprint.__file__).parent
+    package = Path(fingerprint.__file__).parents[1]
     return fingerprint.fingerprint(
         weights=fingerprint.weights(model.visual_encoder),
         viewing=[viewer.num_frames, viewer.strategy, viewer.image_size, viewer.look, viewer.decode_size],

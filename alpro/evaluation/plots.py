@@ -18,7 +18,7 @@ from alpro.evaluation import metrics
 from alpro.evaluation.clips import Look
 from alpro.evaluation.qa import QAResult
 from alpro.evaluation.retrieval import RetrievalResult
-from alpro.files import atomic_write
+from alpro.files.atomic import atomic_write
 
 NAMES = {"full": "full model", "blind": "video-blind", "one_frame": "one frame"}
 COLOURS = {"full": "#2563eb", "blind": "#9ca3af", "one_frame": "#f59e0b", "chance": "#111827"}

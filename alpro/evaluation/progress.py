@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from alpro import distributed, watch
-from alpro.evaluation.work import Progress
+from alpro import distributed
+from alpro.evaluation.sharing import Progress
+from alpro.launch import heartbeat
 
 LINE_EVERY_S = 30.0
 
@@ -17,7 +18,7 @@ LINE_EVERY_S = 30.0
 def reporting(label: str) -> Iterator[Progress]:
     """A function of (units done, units in all) that shows them; only the first rank prints."""
     if distributed.rank() != 0 or not label:
-        yield lambda done, total: watch.beat(label, done, total)
+        yield lambda done, total: heartbeat.beat(label, done, total)
         return
     if sys.stderr.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,7 +28,7 @@ def reporting(label: str) -> Iterator[Progress]:
 
             def show(done: int, total: int) -> None:
                 bars.update(bar, completed=done, total=total)
-                watch.beat(label, done, total)
+                heartbeat.beat(label, done, total)
 
             yield show
         return
@@ -35,7 +36,7 @@ def reporting(label: str) -> Iterator[Progress]:
 
     def line(done: int, total: int) -> None:
         nonlocal last
-        watch.beat(label, done, total)
+        heartbeat.beat(label, done, total)
         if done == total or time.monotonic() - last > LINE_EVERY_S:
             last = time.monotonic()
             print(f"{label}: {done}/{total}", flush=True)

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alpro.data.records import Question, Record
-from alpro.data.video import Strategy
+from alpro.checkpoints.files import check_answer_head
+from alpro.data.annotations.records import Question, Record
+from alpro.data.media.frames import Strategy
 from alpro.errors import DataError
 from alpro.evaluation import metrics
 from alpro.evaluation.clips import Look, Viewer
 from alpro.evaluation.features import VideoEncoder
 from alpro.evaluation.metrics import Calibration
-from alpro.evaluation.parts import Arrays, Phase, Workplace
+from alpro.evaluation.resume import Arrays, Phase, Workplace
+from alpro.evaluation.sharing import Progress, evaluating, shared
 from alpro.evaluation.texts import padded_ids, token_ids
-from alpro.evaluation.work import Progress, evaluating, shared
 from alpro.models import QuestionAnswering
-from alpro.models.checkpoint import check_answer_head
 
 TOP = 5
 

@@ -20,15 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alpro.data.records import Record
-from alpro.data.video import Strategy
+from alpro.data.annotations.records import Record
+from alpro.data.media.frames import Strategy
 from alpro.errors import ConfigError, DataError
 from alpro.evaluation import metrics
 from alpro.evaluation.clips import Look, Viewer
 from alpro.evaluation.features import FeatureStore, VideoEncoder
-from alpro.evaluation.parts import Arrays, Phase, Workplace
+from alpro.evaluation.resume import Arrays, Phase, Workplace
+from alpro.evaluation.sharing import Progress, evaluating, shared
 from alpro.evaluation.texts import CHUNK, TextBank, by_length, encoded, token_ids
-from alpro.evaluation.work import Progress, evaluating, shared
 from alpro.models import Alpro
 
 VIDEOS_PER_UNIT = 4  # encoded and scored together; part of the numbers, so it depends on nothing

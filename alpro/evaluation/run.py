@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from alpro import distributed
-from alpro.config import Dataset, Evaluation, Params, Training, nearest
-from alpro.data.annotations import annotation_file, read_answer_list, read_answers, read_dataset
-from alpro.data.index import cache_of
-from alpro.data.records import Record
-from alpro.data.text import load_tokenizer
-from alpro.data.unreadable import refuse_unreadable
-from alpro.data.video import Strategy
-from alpro.errors import ConfigError
+from alpro.checkpoints.load import load_model
+from alpro.checkpoints.start import start
+from alpro.config import Dataset, Evaluation, Params, Training
+from alpro.data.annotations.read import annotation_file, read_answer_list, read_answers, read_dataset
+from alpro.data.annotations.records import Record
+from alpro.data.batches.unreadable import refuse_unreadable
+from alpro.data.media.frames import Strategy
+from alpro.data.media.index import cache_of
+from alpro.data.text.tokenizer import load_tokenizer
+from alpro.errors import ConfigError, nearest
 from alpro.evaluation.clips import Look
-from alpro.evaluation.parts import Workplace
 from alpro.evaluation.progress import reporting
 from alpro.evaluation.qa import QAResult, evaluate_qa
+from alpro.evaluation.resume import Workplace
 from alpro.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 from alpro.evaluation.summary import MotionTest, qa_rows, retrieval_rows, summarise_qa, summarise_retrieval
-from alpro.files import atomic_write, new_dir, sha256, write_json
+from alpro.files.atomic import atomic_write, new_dir, sha256, write_json
 from alpro.models import Alpro, build_model
-from alpro.models.start import start
-from alpro.models.weights import load_model
 
 LOOKS: tuple[Look, ...] = ("full", "one_frame", "blind")
 

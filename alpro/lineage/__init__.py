@@ -3,18 +3,9 @@
 Everything here answers without them too: outside a repository there is no commit, without a lock there are no hashes.
 """
 
-from alpro.lineage.lock import (
-    LOCKS,
-    Locked,
-    LockedStage,
-    agrees,
-    dvc_hash,
-    locked_stages,
-    locks_digest,
-    stage_of,
-    touch,
-)
-from alpro.lineage.repository import CODE, GitState, dvc_add, git, git_state, home
+from alpro.lineage.dvc import dvc_add
+from alpro.lineage.dvc_lock import LOCKS, Locked, LockedStage, agrees, dvc_hash, locked_stages, locks_digest, stage_of, touch
+from alpro.lineage.git import CODE, GitState, git, git_state, home
 
 __all__ = [
     "CODE",

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from alpro.models.base import Alpro
-from alpro.models.text import MaskedLM
+from alpro.models.bert import MaskedLM
+from alpro.models.encoders import Alpro
 
 STD = 0.02  # BERT's and ViT's, at their width
 STD_WIDTH = 768

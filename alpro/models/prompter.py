@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from alpro.config import Model
-from alpro.data.batch import Batch
+from alpro.data.batches.batch import Batch
 from alpro.errors import TrainingError
-from alpro.models.base import Alpro, Output
-from alpro.models.text import MaskedLM
+from alpro.models.bert import MaskedLM
+from alpro.models.encoders import Alpro, Output
 from alpro.models.timesformer import Checkpointing
 
 TEMPLATES = {

@@ -5,11 +5,14 @@ the newest, which is in use, and which was before; only the gate and a rollback 
 """
 
 from alpro.registry.promote import promote, rollback
-from alpro.registry.register import made_by, register, register_checkpoints
+from alpro.registry.register import made_by, register_checkpoints
+from alpro.registry.status import Status, status
+from alpro.registry.sync import register, sync
 from alpro.registry.versions import CHECKPOINT, checkpoints, find_version
 
 __all__ = [
     "CHECKPOINT",
+    "Status",
     "checkpoints",
     "find_version",
     "made_by",
@@ -17,4 +20,6 @@ __all__ = [
     "register",
     "register_checkpoints",
     "rollback",
+    "status",
+    "sync",
 ]

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alpro.registry import versions as tag
 from alpro.registry.versions import Checkpoint, training_of
 
 if TYPE_CHECKING:
-    from alpro.tracking.sync import State
+    from alpro.tracking.state import State
+
+from alpro.evaluation.compare import figure
 
 PAPER = "ALPRO, [arXiv 2112.09583](https://arxiv.org/abs/2112.09583)."
+
+
 KINDS = {
     "prompter": "The prompter: gives video crops their entity labels in pre-training.",
     "pretrain": "The pre-trained video-language model.",
     "retrieval": "Says how well a caption fits a video; fine-tuned for {task}.",
     "qa": "Answers questions about a video, out of the answers that it was trained on; fine-tuned for {task}.",
 }
+
+
 SHOWN = ("text2video.r1", "text2video.r5", "text2video.r10", "text2video.medianR", "video2text.r1", "overall_acc")
+
+
 MADE = "Trained on made videos of moving shapes: it knows nothing of the world. "
+
+
 LICENCE = "**Licence**: BSD-3-Clause for the code; the weights are as free as the data that they were trained on."
+
+
 LIMITS = (
     "It was trained on English texts, and saw {frames} frames of a clip: what happens between them it can't know. "
     "What biases the data have, it has. Figures on other data than the test split above are not known."
@@ -64,15 +76,3 @@ def _figures(state: State, checkpoint: Checkpoint, sha256: str | None) -> list[s
         if value is not None:
             rows.append(f"| {name} | {value:.1f} | {f'{ci95[0]:.1f} to {ci95[1]:.1f}' if ci95 else ''} |")
     return rows
-
-
-def figure(metrics: Mapping[str, Any], name: str) -> tuple[float | None, tuple[float, float] | None]:
-    """A figure of metrics.json by its name, as `text2video.r1`, with its interval."""
-
-    def at(table: Any) -> Any:
-        for part in name.split("."):
-            table = table.get(part) if isinstance(table, Mapping) else None
-        return table
-
-    interval = at(metrics.get("ci95"))
-    return at(metrics), tuple(interval) if interval else None

@@ -15,8 +15,7 @@ from typing import Any
 
 from alpro.config import Gate
 from alpro.errors import DataError
-from alpro.evaluation.compare import HEADLINE, RunComparison, compare_runs
-from alpro.registry.card import figure
+from alpro.evaluation.compare import HEADLINE, RunComparison, compare_runs, figure
 
 RECALLS = ("text2video.r5", "text2video.r10", "video2text.r1")
 MEDIAN = "text2video.medianR"

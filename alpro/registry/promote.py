@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,30 +9,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from alpro import lineage
-from alpro.config import Gate, Params, nearest
-from alpro.errors import ConfigError, TrackingError
-from alpro.lineage.chain import find
-from alpro.registry import aliases, facts, gate
+from alpro.config import Gate, Params
+from alpro.errors import ConfigError, TrackingError, nearest
+from alpro.registry import aliases, gate
+from alpro.registry import provenance as facts
+from alpro.registry.evaluate import Packed, evaluate_packed, unpack
 from alpro.registry.gate import Verdict
-from alpro.registry.versions import CANDIDATE, CHAMPION
+from alpro.registry.versions import CANDIDATE, CHAMPION, find, label
 from alpro.tracking.store import Store, alone, folder, opened
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-Evaluate = Callable[[Params, str, "Packed", Path], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A version's files, and how its evaluation looks at clips and texts."""
-
-    checkpoint: Path
-    frames: str
-    max_text_tokens: int
+Evaluate = Callable[[Params, str, Packed, Path], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +50,6 @@ class Promotion:
         return "\n".join([*lines, str(self.verdict), said + then])
 
 
-def evaluate_packed(params: Params, task: str, packed: Packed, record: Path) -> None:
-    """Evaluate a version's files as `evaluate@TASK` does, on as many processes, without the ablations.
-
-    Data, split and ranking are params.yaml's; frames and text length are the model's own. Raises TrackingError.
-    """
-    from alpro import launch
-
-    frames = json.loads((packed.checkpoint / "config.json").read_text(encoding="utf-8"))["num_frames"]
-    own = {"num_frames": frames, "eval_frames": packed.frames, "max_text_tokens": packed.max_text_tokens}
-    training = params.finetune[task].model_copy(update=own)
-    given = params.model_copy(update={"finetune": {**params.finetune, task: training}})
-    with tempfile.TemporaryDirectory(dir=record.parent) as aside:
-        file = Path(aside) / "params.yaml"
-        file.write_text(yaml.safe_dump(given.model_dump(mode="json")), encoding="utf-8")
-        words = ["--task", task, "--checkpoint", str(packed.checkpoint), "--record", str(record), "--params", str(file)]
-        if launch.main(params.launch, ["evaluate", *words, "--no-ablations"]):
-            raise TrackingError(f"the evaluation of {packed.checkpoint} failed: see above")
-
-
 def promote(
     root: Path,
     params: Params,
@@ -103,11 +73,11 @@ def promote(
         if candidate is None:
             raise TrackingError(f"{model} has no candidate; `alpro register` registers what the pipeline made")
         warning = aliases.by_hand(store.client, model)
-        name = _name(candidate)
+        name = label(candidate)
         if aliases.same(champion, candidate) and not warning:
             return Promotion(name, name, None, False)
         rival = aliases.rival(store.client, candidate)
-        against = _name(rival) if rival else None
+        against = label(rival) if rival else None
         with tempfile.TemporaryDirectory(dir=folder(root), prefix=".gate.") as aside:
             verdict = _judge(store, root, params, task, candidate, rival, Path(aside), evaluate)
         if candidate.run_id:
@@ -152,21 +122,6 @@ def _judge(
     return Verdict(tuple(dict.fromkeys((*checks, *compared))))
 
 
-def unpack(store: Store, version: ModelVersion, into: Path) -> Packed:
-    """Bring a version's files out of the store. Raises TrackingError where they are no packed checkpoint."""
-    import mlflow
-
-    into.mkdir(parents=True)
-    uri = store.client.get_model_version_download_uri(version.name, version.version)
-    place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(into), tracking_uri=store.uri))
-    try:
-        flavour = yaml.safe_load((place / "MLmodel").read_text(encoding="utf-8"))["flavors"]["python_function"]
-        checkpoint, config = place / flavour["artifacts"]["checkpoint"]["path"], flavour["config"]
-        return Packed(checkpoint, config["frames"], config["max_text_tokens"])
-    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise TrackingError(f"{_name(version)}: is no packed checkpoint ({error!r})") from None
-
-
 def _unmoved(store: Store, model: str, alias: str, was: ModelVersion | None) -> None:
     now = aliases.at(store.client, model, alias)
     if not aliases.same(now, was):
@@ -182,10 +137,6 @@ def _record(root: Path, settings: Gate, verdict: Verdict, against: str | None) -
         "gate": settings.model_dump(),
         "checks": [[check.name, check.candidate, check.champion] for check in verdict.checks],
     }
-
-
-def _name(version: ModelVersion) -> str:
-    return f"{version.name}/{version.version}"
 
 
 def _now() -> str:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpro import lineage
-from alpro.errors import TrackingError
-from alpro.files import sha256
+from alpro.files.atomic import sha256
 from alpro.registry import card
 from alpro.registry import versions as tag
 from alpro.registry.versions import CHECKPOINT, DVC, WEIGHTS, Checkpoint, checkpoints, find_version, training_of
@@ -21,32 +20,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-    from alpro.config import Params
-    from alpro.tracking.sync import State, Synced
+    from alpro.tracking.state import State
 
 LONGEST = 4000  # characters of a tag: MLflow takes 5000
-
-
-def register(
-    root: Path, params: Params, *, tags: Mapping[str, str] | None = None, candidates: Collection[str] | None = None
-) -> Synced:
-    """Register the checkpoints of a pipeline that has ended; fills MLflow as `alpro track sync` does.
-
-    Raises TrackingError, before anything is written, where a checkpoint is not the one that dvc.lock names.
-    """
-    from alpro.tracking import sync
-    from alpro.tracking.sync import read_state
-
-    state = read_state(root, params)
-    made = checkpoints(state)
-    if not made:
-        raise TrackingError(f"{state.root / 'models' / params.recipe}: no checkpoint to register; run `dvc repro`")
-    foreign = [checkpoint.path for checkpoint in made if not _locked(state, checkpoint)]
-    if foreign:
-        raise TrackingError(
-            f"{', '.join(foreign)}: not what dvc.lock names; `dvc repro` makes it anew, `dvc checkout` brings it back"
-        )
-    return sync(root, params, tags=tags, candidates=candidates)
 
 
 def made_by(flow: str | None, experiment: str | None) -> dict[str, str]:
@@ -97,7 +73,7 @@ def _register(store: Store, state: State, checkpoint: Checkpoint, tags: dict[str
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    from alpro.serving import package
+    from alpro.registry import package
 
     client = store.client
     run_id = run.data.tags.get("alpro.origin", run.info.run_id) if run else None
@@ -139,7 +115,7 @@ def _complete(store: Store, version: ModelVersion, own: Mapping[str, str], aroun
         store.client.set_model_version_tag(version.name, version.version, key, value)
 
 
-def _locked(state: State, checkpoint: Checkpoint) -> lineage.LockedStage | None:
+def is_locked(state: State, checkpoint: Checkpoint) -> lineage.LockedStage | None:
     """The stage that made the checkpoint, where the lock knows exactly this one."""
     stage = lineage.stage_of(checkpoint.path, state.stages)
     out = stage.outs.get(checkpoint.path) if stage else None
@@ -147,7 +123,7 @@ def _locked(state: State, checkpoint: Checkpoint) -> lineage.LockedStage | None:
 
 
 def _own_tags(store: Store, state: State, checkpoint: Checkpoint, digest: str) -> dict[str, str]:
-    from alpro.tracking.sync import data_deps
+    from alpro.tracking.state import data_deps
 
     tags = {
         CHECKPOINT: digest,
@@ -155,7 +131,7 @@ def _own_tags(store: Store, state: State, checkpoint: Checkpoint, digest: str) -
         tag.STAGE: checkpoint.stage,
         "alpro.recipe": state.params.recipe,
     }
-    locked = _locked(state, checkpoint)
+    locked = is_locked(state, checkpoint)
     if locked:
         data = {path: dep.hash for path, dep in sorted(data_deps(state, locked).items())}
         given = json.dumps(locked.params, sort_keys=True, default=str)

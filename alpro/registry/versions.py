@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpro.config import Params, Training
-from alpro.files import sha256
-from alpro.preflight import made_by_pipeline
+from alpro.config.pipeline import made_by_pipeline
+from alpro.errors import TrackingError
+from alpro.files.atomic import sha256
 from alpro.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-    from alpro.tracking.sync import State
+    from alpro.tracking.state import State
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 WEIGHTS = "model.safetensors"
@@ -95,3 +97,28 @@ def find_version(store: Store, model: str, tag: str, value: str) -> ModelVersion
     ready = [version for version in found if version.status == "READY"]
     newest = max(ready, key=lambda version: int(version.version), default=None)
     return store.client.get_model_version(model, newest.version) if newest else None  # a search leaves out the aliases
+
+
+FORM = re.compile(r"^models:/(?P<model>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
+
+
+def find(store: Store, uri: str) -> ModelVersion:
+    """The version that `models:/NAME@ALIAS` or `models:/NAME/NUMBER` means. Raises TrackingError where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    parts = FORM.match(uri)
+    if parts is None:
+        raise TrackingError(f"{uri!r}: write models:/alpro-TASK@champion or models:/alpro-TASK/NUMBER")
+    try:
+        if parts["alias"]:
+            return store.client.get_model_version_by_alias(parts["model"], parts["alias"])
+        return store.client.get_model_version(parts["model"], parts["version"])
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise TrackingError(f"{uri}: there is no such version; `alpro track status` shows those of this state") from None
+
+
+def label(version: ModelVersion) -> str:
+    """Return the name of a version in messages: `alpro-msvd_qa/3`."""
+    return f"{version.name}/{version.version}"

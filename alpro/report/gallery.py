@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from alpro.config import Dataset
-from alpro.data.annotations import read_dataset
-from alpro.data.video import read_frames
+from alpro.data.annotations.read import read_dataset
+from alpro.data.media.read import read_frames
 from alpro.errors import DataError
 from alpro.report.collect import EvaluationRecord
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alpro.config import Params
 from alpro.errors import DataError
-from alpro.files import atomic_write, write_json
+from alpro.files.atomic import atomic_write, write_json
 from alpro.report.baseline import read_baseline
 from alpro.report.collect import Entry, read_curves, read_evaluations, read_json, summarise
 from alpro.report.table import results_table

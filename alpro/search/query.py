@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from alpro import fingerprint
 from alpro.errors import CheckpointError, DataError
 from alpro.evaluation.features import read_tokens
+from alpro.evaluation.sharing import evaluating
 from alpro.evaluation.texts import padded_ids, token_ids
-from alpro.evaluation.work import evaluating
-from alpro.search.gallery import Gallery
+from alpro.files import fingerprint
+from alpro.search.index import Gallery
 from alpro.serving.service import Service
 
 RERANK = 128  # the field's custom

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpro.data.video import Strategy
+from alpro.data.media.frames import Strategy
 from alpro.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ class Service:
         TEXT_TOKENS. Raises CheckpointError or DataError where something is missing, damaged or does not belong together.
         """
         import alpro.models  # noqa: F401  before transformers: it cures torchvision
-        from alpro.data.annotations import read_answer_list
-        from alpro.data.text import load_tokenizer
-        from alpro.models.checkpoint import check_answer_head
-        from alpro.models.weights import load_model
+        from alpro.checkpoints.files import check_answer_head
+        from alpro.checkpoints.load import load_model
+        from alpro.data.annotations.read import read_answer_list
+        from alpro.data.text.tokenizer import load_tokenizer
 
         model, info, _ = load_model(checkpoint)
         listed = None
@@ -112,7 +112,7 @@ class Service:
         return path
 
     def _answers(self, videos: Sequence[Path], questions: Sequence[str]) -> list[dict[str, Any]]:
-        from alpro.data.records import Question, Record
+        from alpro.data.annotations.records import Question, Record
         from alpro.evaluation.qa import evaluate_qa
 
         asked: dict[Path, list[Question]] = {}
@@ -142,10 +142,10 @@ class Service:
         ]
 
     def _fits(self, videos: Sequence[Path], captions: Sequence[str]) -> list[dict[str, Any]]:
-        from alpro.data.records import Record
+        from alpro.data.annotations.records import Record
         from alpro.evaluation.clips import Viewer
+        from alpro.evaluation.sharing import evaluating
         from alpro.evaluation.texts import padded_ids, token_ids
-        from alpro.evaluation.work import evaluating
 
         rows_of: dict[Path, list[int]] = {}
         for row, video in enumerate(videos):

@@ -18,9 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from alpro.config import nearest
-from alpro.data.video import Strategy
-from alpro.errors import CheckpointError, ConfigError, DataError
+from alpro.data.media.frames import Strategy
+from alpro.errors import CheckpointError, ConfigError, DataError, nearest
 from alpro.serving.service import TEXT_COLUMN, Service
 
 
@@ -56,7 +55,7 @@ def load(
     `uniform` and texts have 40 tokens at most. Raises CheckpointError or DataError for what is missing or does not fit,
     ConfigError for an unknown way to choose frames.
     """
-    from alpro.evaluation.inference import find_checkpoint, official_viewing
+    from alpro.evaluation.official import find_checkpoint, official_viewing
 
     looks = [name for name in get_args(Strategy) if name != "random"]
     if frames is not None and frames not in looks:

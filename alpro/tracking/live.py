@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from alpro import console
+from alpro.terminal import console
 from alpro.tracking.records import flat_params
 from alpro.tracking.runs import WRITER_MODULE
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from alpro.config import Params
+from alpro.config.pipeline import made_by_pipeline
 from alpro.errors import TrackingError
-from alpro.files import sha256
-from alpro.preflight import made_by_pipeline
+from alpro.files.atomic import sha256
 
 Point = tuple[str, int, float]
 """Curve, step, value."""

@@ -15,22 +15,23 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpro import lineage
-from alpro.config import Params
 from alpro.errors import TrackingError
-from alpro.files import sha256
+from alpro.files.atomic import sha256
 from alpro.tracking import runs
-from alpro.tracking.records import Record, flat_numbers, flat_params, read_records
+from alpro.tracking.records import Record, flat_numbers, flat_params
 from alpro.tracking.runs import FILES, LIVE, PARENT, PIPELINE, RECORD, STAGE
-from alpro.tracking.store import Store, alone, opened, shown
+from alpro.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+from alpro.tracking.state import State, data_deps
 
 TRAINED = ("prompter", "pretrain", "finetune")
 
@@ -58,61 +59,6 @@ class Synced:
         }
         lines += [f"  run {stage}: {run}" for stage, run in self.runs.items()]
         return "\n".join([*lines, *(f"  {what}: {', '.join(names)}" for what, names in told.items() if names)])
-
-
-@dataclass(frozen=True)
-class State:
-    """What the disk says: the records, and what git and DVC know of them."""
-
-    root: Path
-    params: Params
-    records: Sequence[Record]
-    stages: Mapping[str, lineage.LockedStage]
-    git: lineage.GitState
-
-    @property
-    def key(self) -> str:
-        """The state's name: a digest of recipe and records."""
-        listing = [self.params.recipe, *(f"{record.stage} {record.digest}" for record in self.records)]
-        return hashlib.sha256("\n".join(listing).encode()).hexdigest()
-
-    def locked(self, record: Record) -> lineage.LockedStage | None:
-        """The stage of dvc.lock that wrote a record."""
-        return lineage.stage_of(f"reports/{record.stage}", self.stages)
-
-
-def read_state(root: Path, params: Params) -> State:
-    """Read records, locks and git's state. Raises TrackingError where there is no record yet, or a damaged one."""
-    root = Path(root).resolve()
-    records = read_records(root, params)
-    if not records:
-        raise TrackingError(f"{root / 'reports'}: no stage of recipe {params.recipe} has left a record yet; run `dvc repro`")
-    return State(root, params, records, lineage.locked_stages(root), lineage.git_state(root))
-
-
-def sync(
-    root: Path | str,
-    params: Params,
-    *,
-    tags: Mapping[str, str] | None = None,
-    candidates: Collection[str] | None = None,
-) -> Synced:
-    """Bring the store to the state on disk; what is there already is left alone.
-
-    `tags` go to the parent run and the checkpoints' versions, where those have none such; `candidates`: as
-    `register_checkpoints` has it. Raises TrackingError (one line) where the store can't be used or a record is damaged.
-    """
-    from alpro.registry import register_checkpoints
-
-    state = read_state(Path(root), params)
-    with alone(state.root), opened(state.root) as store:
-        parent = _parent(store, state, tags or {})
-        done = Synced(shown(store.uri), store.experiment, parent.info.run_id)
-        children = _children(store, state, parent, done)
-        done.runs.update({stage: run.info.run_id for stage, run in children.items()})
-        done.registered.extend(register_checkpoints(store, state, children, tags, candidates))
-        _finish_parent(store, state, parent, children)
-    return done
 
 
 # --- the parent ---------------------------------------------------------------------------------------------
@@ -298,25 +244,6 @@ def _inputs(store: Store, state: State, record: Record, run: Run, locked: lineag
     ]
     if given:
         store.client.log_inputs(run.info.run_id, given)
-
-
-def data_deps(state: State, locked: lineage.LockedStage) -> dict[str, lineage.Locked]:
-    """The data that a stage reads, with what the lock says of them.
-
-    Trainings depend on corpora through the files that say they were validated, so validations are looked through.
-    """
-    corpora, datasets = state.params.corpora.values(), state.params.datasets.values()
-    named = {path for corpus in corpora for path in (corpus.train, corpus.val, corpus.root)}
-    named |= {path for dataset in datasets for path in (dataset.annotations, dataset.videos)}
-    found: dict[str, lineage.Locked] = {}
-    for path, dep in locked.deps.items():
-        if path.startswith("data/") or path in named:
-            found[path] = dep
-        elif "/validated" in path:
-            for stage in state.stages.values():
-                if stage.name.startswith("validate") and any(lineage.touch(path, out) for out in stage.outs):
-                    found |= data_deps(state, stage)
-    return found
 
 
 def _upload(store: Store, run_id: str, base: Path, files: Sequence[Path]) -> None:

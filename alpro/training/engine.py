@@ -7,95 +7,34 @@ crops), so a rank's share of it is weighted by its count of items before the gra
 
 from __future__ import annotations
 
-import ctypes
 import math
-import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from alpro import distributed, watch
-from alpro.config import Training, nearest
-from alpro.errors import ConfigError, TrainingError
+from alpro import distributed
+from alpro.config import Training
+from alpro.distributed import agreed
+from alpro.errors import ConfigError, TrainingError, nearest
+from alpro.launch import heartbeat
 from alpro.objectives.precision import widened
+from alpro.system.allocator import _keep_freed_memory
 from alpro.training import randomness, resume
+from alpro.training.finite import _spoil
 from alpro.training.flops import peak_flops
 from alpro.training.log import Clock, Log
 from alpro.training.optim import AdamW
-from alpro.training.resume import agreed
 from alpro.training.samples import SampleLog
 from alpro.training.schedule import Course, learning_rate, validation_steps
-from alpro.training.state import Memory, Store
+from alpro.training.signals import _stop_on_signal
+from alpro.training.snapshots import Memory, Store
+from alpro.training.task import Best, Loader, Losses, Task
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Losses(Protocol):
-    """What a model's forward returns."""
-
-    losses: Mapping[str, Tensor]  # means over this rank's items
-    counts: Mapping[str, Tensor | int]  # how many items
-    weights: Mapping[str, float]  # 1 where a name is missing
-
-
-class Loader(Protocol):
-    """This rank's batches, by micro-step."""
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Samples that this rank left out so far because they can't be read, and all that it asked for."""
-
-    def judge(self, left_out: int, read: int) -> None:
-        """Raise TrainingError where all ranks together left out more than is allowed."""
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; called once more for each rank that is no more, whose counts this one takes over."""
-
-
-class Task(Protocol):
-    """What the engine has to know of a training. Batches have `ids`, a length, and `to(device)`."""
-
-    flops_per_clip: float  # nominal, of one training step
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    @property
-    def losses(self) -> Sequence[str]:
-        """The names that the model's output has."""
-
-    @property
-    def metrics(self) -> Collection[str]:
-        """The names that `validate` returns."""
-
-    def plan_for(self, worlds: Sequence[tuple[int, int]]) -> int:
-        """Plan the batches for the numbers of processes so far, (first micro-step, processes) each; how many micro-steps."""
-
-    def epoch_of(self, micro_step: int) -> int:
-        """The epoch, from 0, that a micro-step belongs to."""
-
-    def loader(self, start: int, stop: int) -> Loader:
-        """Batches of the micro-steps from `start` up to, without, `stop`."""
-
-    def validate(self) -> dict[str, float]:
-        """Metrics of the validation split, the same on every rank; called in evaluation mode, without gradients."""
-
-
-@dataclass
-class Best:
-    """The validation that the named metric likes best."""
-
-    step: int
-    value: float
-    metrics: dict[str, float]
-    weights: dict[str, Tensor] | None = field(default=None, repr=False)  # in memory, where there is no store
 
 
 class Engine:
@@ -212,17 +151,17 @@ class Engine:
             place, settings = self.course.at(step), self.settings
             group["lr"] = learning_rate(place, settings.learning_rate, settings.warmup_ratio, self.course.planned)
         self.optimizer.zero_grad(set_to_none=True)
-        wanted = _Wanted(self.rank == 0 and self._save_is_due(), watch.stop_asked())
+        wanted = _Wanted(self.rank == 0 and self._save_is_due(), heartbeat.stop_asked())
         done: list[_MicroStep] = []
         for _ in range(self.accumulation):
-            watch.beat("reading", step, self.total)
+            heartbeat.beat("reading", step, self.total)
             with self.clock.waiting():
                 _, batch = next(batches)
             self.clock.clips += len(batch)
-            watch.beat("computing", step, self.total)
+            heartbeat.beat("computing", step, self.total)
             part = self._backward(batch.to(self.device), wanted)
             done.append(_MicroStep(batch.ids, part, distributed.gathered_finite()))
-        watch.beat("exchange", step, self.total)
+        heartbeat.beat("exchange", step, self.total)
         norm, skipped = self._exchange_and_clip(step, done)
         if not skipped:
             self.scaler.step(self.optimizer)
@@ -302,7 +241,7 @@ class Engine:
     # --- validation -------------------------------------------------------------------------------------------
 
     def _validate(self) -> None:
-        watch.beat("validation", self.step, self.total)
+        heartbeat.beat("validation", self.step, self.total)
         with self.clock.paused(), randomness.aside(self.seed, "validation", self.rank), torch.no_grad():
             self.model.eval()
             metrics = self.task.validate()
@@ -353,7 +292,7 @@ class Engine:
 
     def _save(self, loader: Loader) -> None:
         """Write a snapshot, on which all ranks agreed to be at this step."""
-        watch.beat("saving", self.step, self.total)
+        heartbeat.beat("saving", self.step, self.total)
         facts = resume.facts(self, loader)
         with self.clock.paused(), agreed("the resume state"):
             if self.store is not None:
@@ -421,52 +360,3 @@ class _Wanted:
 
     save: bool
     stop: bool
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next step, which needs as much again.
-
-    By default it returns blocks of more than 32 MB to the system at once; to have each zeroed and mapped anew at its first
-    touch costs a training on CPUs up to a tenth of its time.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    if mallopt is not None:
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: the heap serves blocks up to 1 GB
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: and never shrinks
-
-
-def _spoil(parameters: Sequence[nn.Parameter], losses: Tensor) -> None:
-    """Make a gradient NaN where a loss is not finite: the exchange carries it to all ranks, and they stop at the same step."""
-    for p in parameters:
-        if p.grad is not None:
-            p.grad.add_((losses.sum() * 0).to(p.grad.dtype))
-            return
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the training after the step, with a snapshot; a second Ctrl-C at once, without one.
-
-    Whoever can't wait so long kills, and the last snapshot is whole.
-    """
-
-    def ask(number: int, frame: Any) -> None:
-        watch.ask_to_stop()
-        if signal.SIGINT in before:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before: dict[int, Any] = {}
-    try:
-        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, ask)
-    except ValueError:  # not in the main thread: whoever runs it so decides about signals
-        yield
-        return
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored, as in a script's background
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, ask)
-    watch.stoppable(True)
-    try:
-        yield
-    finally:
-        watch.stoppable(False)
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,7 +11,7 @@ from typing import Any, TextIO, cast
 
 import torch
 
-from alpro import console
+from alpro.terminal import console
 
 Row = dict[str, Any]
 

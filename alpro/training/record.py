@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from alpro.files import atomic_write, new_dir, write_json
-from alpro.training.engine import Best
+from alpro.files.atomic import atomic_write, new_dir, write_json
 from alpro.training.log import Row
+from alpro.training.task import Best
 
 
 def write_record(folder: Path, given: Mapping[str, Any], history: Sequence[Row], best: Best) -> None:

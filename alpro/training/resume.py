@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from alpro import distributed
-from alpro.errors import TrainingError
 from alpro.training import randomness
-from alpro.training.state import Held
+from alpro.training.snapshots import Held
 
 if TYPE_CHECKING:
-    from alpro.training.engine import Engine, Loader
+    from alpro.training.engine import Engine
+    from alpro.training.task import Loader
 
 
 def facts(engine: Engine, loader: Loader) -> dict[str, Any]:
@@ -100,7 +99,7 @@ def resume(engine: Engine) -> list[dict[str, Any]]:
 
 
 def _best(engine: Engine, best: dict[str, Any]) -> Any:
-    from alpro.training.engine import Best
+    from alpro.training.task import Best
 
     if not best:
         return None
@@ -144,16 +143,3 @@ def _load_tensors(engine: Engine, snapshot: Held | None, updates: Mapping[str, i
             engine.optimizer.state[p].update(step=updates[name], **state)
             places += state.values()
     distributed.broadcast_tensors(places, root)
-
-
-@contextmanager
-def agreed(what: str) -> Iterator[None]:
-    """A disk that refuses on the first rank stops all of them, with one line."""
-    fault = ""
-    try:
-        yield
-    except (OSError, TrainingError) as error:
-        fault = str(error)
-    faults: Iterable[str] = distributed.gather_objects(fault)
-    if fault := next(filter(None, faults), ""):
-        raise TrainingError(f"{what} could not be written or read: {fault}; mend that and run the same command again to go on")

@@ -17,18 +17,24 @@ from typing import Any
 
 import torch
 
-from alpro import console, distributed, fingerprint, watch
-from alpro.config import Params, Training, nearest
-from alpro.errors import AlproError, ConfigError, TrainingError
-from alpro.files import new_dir, write_json
-from alpro.models.weights import save_checkpoint
+from alpro import distributed
+from alpro.checkpoints.load import save_checkpoint
+from alpro.config import Params, Training
+from alpro.errors import AlproError, ConfigError, TrainingError, nearest
+from alpro.files import fingerprint
+from alpro.files.atomic import new_dir, write_json
+from alpro.files.locks import Lock
+from alpro.launch import heartbeat
+from alpro.terminal import console
 from alpro.training import resume
-from alpro.training.engine import Best, Engine
+from alpro.training.engine import Engine
 from alpro.training.log import Log
 from alpro.training.record import environment, write_record
 from alpro.training.samples import SampleLog
-from alpro.training.state import PARTS, Lock, Memory, Store, prune, unused
-from alpro.training.tasks import ClipTask, inputs, make_task
+from alpro.training.snapshots import PARTS, Memory, Store, prune, unused
+from alpro.training.task import Best
+from alpro.training.tasks.base import ClipTask
+from alpro.training.tasks.make import inputs, make_task
 
 STAGES = ("prompter", "pretrain", "finetune")
 VIEWING = {"frames": "eval_frames", "max_text_tokens": "max_text_tokens"}  # with which a checkpoint is to be asked
@@ -55,7 +61,7 @@ def run_training(
     try:
         return _train(params, stage, task, init, Path(output), Path(record), teacher, max_steps, Path(state))
     except AlproError as error:
-        watch.failed(str(error))  # before this rank's end can make the others fail
+        heartbeat.failed(str(error))  # before this rank's end can make the others fail
         raise
 
 
@@ -100,7 +106,7 @@ def _train(
                 log.say(f"{distributed.size()} processes, {device.type}, resume state in {place.store.path}")
             with _live(name, place, log):
                 best = engine.run()
-            with resume.agreed("the checkpoint or the record"):
+            with distributed.agreed("the checkpoint or the record"):
                 if first:
                     _write(made, _final(place.given, engine), best, engine, output, record)
             if first:
@@ -112,7 +118,7 @@ def _train(
             engine.on_commit = check
             return attempt()
 
-        if distributed.elastic():
+        if distributed.is_elastic():
             engine.memory, engine.commit_every = Memory(), params.launch.commit_every
             best = distributed.run_elastic(again, lambda text: console.say(f"{name}: {text}"))
         else:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from alpro.files import atomic_write
+from alpro.files.atomic import atomic_write
 
 Row = dict[str, Any]  # {"step": 3, "processes": 2, "ids": [...]}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from alpro.data.records import Question, Record
+from alpro.data.annotations.records import Question, Record
 
 WORDS = ["a", "red", "blue", "green", "square", "circle", "moves", "left", "right", "up", "down"]
 WORDS += ["what", "is", "the", "colour", "of", "it", "where"]

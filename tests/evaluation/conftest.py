@@ -13,9 +13,9 @@ import torch
 import yaml
 
 from alpro.config import Model, Params, parse
-from alpro.data.records import Question, Record
-from alpro.data.text import SPECIAL, load_tokenizer
-from alpro.files import write_json
+from alpro.data.annotations.records import Question, Record
+from alpro.data.text.tokenizer import SPECIAL, load_tokenizer
+from alpro.files.atomic import write_json
 from alpro.models import QuestionAnswering, Retrieval, build_model
 
 WORDS = ["a", "red", "blue", "green", "circle", "square", "star", "moves", "left", "right", "and", "then", "stops"]
@@ -113,7 +113,7 @@ def project(
     tokenizer: Any,
 ) -> Path:
     """A folder with annotations in the official layout, and a checkpoint of each task."""
-    from alpro.models.checkpoint import save_checkpoint
+    from alpro.checkpoints.files import save_checkpoint
 
     root = tmp_path_factory.mktemp("project")
     captions = [{"clip_name": f"{r.id}.mp4", "caption": c} for r in records for c in r.captions or ("",)]

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 
 from alpro import distributed
-from alpro.data.records import Question, Record
-from alpro.data.text import SPECIAL, load_tokenizer
+from alpro.data.annotations.records import Question, Record
+from alpro.data.text.tokenizer import SPECIAL, load_tokenizer
 from alpro.evaluation.qa import QAResult, evaluate_qa
-from alpro.files import write_json
+from alpro.files.atomic import write_json
 from alpro.models import build_model
-
-from .conftest import ANSWERS, SIZES, WORDS, spread, write_video
+from tests.evaluation.conftest import ANSWERS, SIZES, WORDS, spread, write_video
 
 QUESTIONS, VIDEOS, FILES = 13_157, 504, 24
 TYPES = {"what": 8149, "who": 4552, "how": 370, "when": 58, "where": 28}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from alpro.data.records import Record
-from alpro.data.video import read_frames
+from alpro.data.annotations.records import Record
+from alpro.data.media.read import read_frames
 from alpro.models import Alpro, QuestionAnswering
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from alpro.cli import app
+from alpro.cli.main import app
 from alpro.errors import DataError
 from alpro.evaluation.compare import compare_runs
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from alpro.data.records import Record
+from alpro.data.annotations.records import Record
 from alpro.errors import CheckpointError, DataError
 from alpro.evaluation.qa import QAResult, evaluate_qa
+from tests.evaluation.conftest import ANSWERS
 
-from .conftest import ANSWERS
 from .naive import answer_probabilities
 
 
@@ -65,7 +65,7 @@ def test_batches_do_not_change_answers(
 def test_each_video_is_decoded_and_encoded_once(
     monkeypatch: pytest.MonkeyPatch, qa_model: Any, records: list[Record], tokenizer: Any, settings: dict
 ) -> None:
-    from alpro.data import datasets
+    from alpro.data.batches import datasets
 
     read, encoded = [], []
     original, encode = datasets.read_frames, qa_model.encode_video

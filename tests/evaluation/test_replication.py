@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
+from alpro.checkpoints.files import export_official
 from alpro.config import Params
 from alpro.errors import DataError
 from alpro.evaluation import replication
-from alpro.evaluation.inference import evaluate_checkpoint
+from alpro.evaluation.official import evaluate_checkpoint
 from alpro.evaluation.replication import BEGIN, END, PAPER, present, replicate, table, within
 from alpro.models import build_model
-from alpro.models.checkpoint import export_official
-
-from .conftest import ANSWERS
+from tests.evaluation.conftest import ANSWERS
 
 MSRVTT, ZERO_SHOT, MSVD = PAPER[0], PAPER[2], PAPER[5]
 AROUND = f"# Title\n\n{BEGIN}\nold\n{END}\n\nafter\n"

@@ -13,16 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from alpro.data import datasets
-from alpro.data.records import Record
+from alpro.data.annotations.records import Record
+from alpro.data.batches import datasets
 from alpro.errors import DataError
 from alpro.evaluation.features import FeatureStore, VideoEncoder
-from alpro.evaluation.parts import Phase, Workplace
 from alpro.evaluation.qa import evaluate_qa
+from alpro.evaluation.resume import Phase, Workplace
 from alpro.evaluation.retrieval import evaluate_retrieval
+from tests.evaluation.conftest import ANSWERS
 from tests.training.processes import forked
-
-from .conftest import ANSWERS
 
 
 class Counted:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from alpro.data.records import Record
+from alpro.data.annotations.records import Record
 from alpro.errors import ConfigError, DataError
 from alpro.evaluation import metrics
 from alpro.evaluation.clips import Viewer
@@ -150,7 +150,7 @@ def test_model_comes_back_in_its_mode_and_no_random_number_is_drawn(
 def test_each_video_is_read_once_and_progress_ends_at_its_total(
     monkeypatch: pytest.MonkeyPatch, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
 ) -> None:
-    from alpro.data import datasets
+    from alpro.data.batches import datasets
 
     read, steps = [], []
     original = datasets.read_frames

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from alpro.config import Params
-from alpro.data.records import Record
+from alpro.data.annotations.records import Record
 from alpro.errors import ConfigError, DataError
 from alpro.evaluation import plots, run
 from alpro.evaluation.run import run_evaluation
-from alpro.files import sha256
-
-from .conftest import ANSWERS, OTHER_LABELS
+from alpro.files.atomic import sha256
+from tests.evaluation.conftest import ANSWERS, OTHER_LABELS
 
 
 def digests(folder: Path) -> dict[str, str]:

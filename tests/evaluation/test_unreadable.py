@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from alpro.config import Params, parse
-from alpro.data import loader
-from alpro.data.index import build_index, cache_of
-from alpro.data.records import Record
-from alpro.data.unreadable import refuse_unreadable
+from alpro.data.annotations.records import Record
+from alpro.data.batches import loader
+from alpro.data.batches.unreadable import refuse_unreadable
+from alpro.data.media.index import build_index, cache_of
 from alpro.errors import DataError
 from alpro.evaluation import run
-from alpro.evaluation.inference import evaluate_checkpoint
+from alpro.evaluation.official import evaluate_checkpoint
 from alpro.evaluation.run import run_evaluation
 
 

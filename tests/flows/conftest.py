@@ -150,7 +150,7 @@ class Pages:
 
 @contextmanager
 def pages(root: Path, **variables: str) -> Iterator[Pages]:
-    """`tools/ui.py` in a clone of this repository, with these variables, from when it says where until the block ends."""
+    """`flows/ui.py` in a clone of this repository, with these variables, from when it says where until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         ports = one.getsockname()[1], other.getsockname()[1]
     own = {"PREFECT_PORT": str(ports[0]), "MLFLOW_PORT": str(ports[1]), "PYTHONPATH": str(root)}
@@ -158,7 +158,7 @@ def pages(root: Path, **variables: str) -> Iterator[Pages]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))} | own | variables
     log = root.parent / "ui.log"
     with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, "tools/ui.py"], cwd=root, env=environment, stdout=file, stderr=file)
+        process = subprocess.Popen([sys.executable, "-m", "flows.ui"], cwd=root, env=environment, stdout=file, stderr=file)
     try:
         wait_for(lambda: process.poll() is not None or "Ctrl-C" in log.read_text(), "servers")
         assert process.poll() is None, log.read_text()

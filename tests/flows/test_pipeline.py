@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 
 from flows.form import Machines, Start, changes
-from flows.lock import only_run
+from flows.guard import only_run
 from flows.pipeline import FLOWS
 from flows.server import embedded_server
 

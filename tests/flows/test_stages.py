@@ -15,11 +15,11 @@ from alpro.lineage import dvc_hash
 from flows import experiment
 from flows.artifacts import Judged, Tracked, kept_findings, plots, result_rows, validation_text
 from flows.commands import ask, stream
-from flows.edited import edited_outputs, put_aside
 from flows.form import Changes
+from flows.guard import Busy, not_beside_make, only_run
 from flows.inputs import link_inputs
-from flows.lock import Busy, not_beside_make, only_run
 from flows.stages import Graph, StageFailed, graph, reproduce
+from flows.stray_files import edited_outputs, put_aside
 
 from .conftest import DVC, PARAMS, REPOSITORY, commit, run, wait_for
 
@@ -333,7 +333,7 @@ def test_the_version_that_the_gate_judged_is_read_from_what_it_printed(against: 
 
 def test_a_run_without_its_worker_is_told_to_end(tmp_path: Path) -> None:
     """The middle process dies; the last one, which it started, must get a SIGTERM within seconds."""
-    inner = "import os, signal, time; from flows.orphan import end_with_worker\n"
+    inner = "import os, signal, time; from flows.guard import end_with_worker\n"
     inner += f"signal.signal(signal.SIGTERM, lambda *_: (open({str(tmp_path / 'told')!r}, 'w').close(), os._exit(0)))\n"
     inner += f"end_with_worker(); open({str(tmp_path / 'ready')!r}, 'w').close(); time.sleep(600)"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"

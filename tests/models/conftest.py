@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alpro.config import Model
-from alpro.data.batch import Batch
+from alpro.data.batches.batch import Batch
 from alpro.models import Alpro, build_model
 
 SMALL = Model(

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alpro.models.base import black, normalize
+from alpro.models.encoders import black, normalize
 from alpro.objectives import hard_negatives, masked_positions, mlm_loss, pem, vtc_loss
 
 

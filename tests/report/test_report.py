@@ -13,7 +13,7 @@ import pytest
 
 from alpro.config import Params
 from alpro.errors import DataError
-from alpro.files import sha256
+from alpro.files.atomic import sha256
 from alpro.report import make_report, results_table, show_report
 from alpro.report.table import title
 

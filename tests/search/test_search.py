@@ -12,12 +12,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from alpro.cli import app
-from alpro.data.records import Record
+from alpro.cli.main import app
+from alpro.data.annotations.records import Record
 from alpro.errors import CheckpointError, DataError
 from alpro.evaluation.retrieval import evaluate_retrieval
-from alpro.search import gallery as galleries
-from alpro.search.gallery import Gallery, Video, build
+from alpro.search import index as galleries
+from alpro.search.index import Gallery, Video, build
 from alpro.search.page import page
 from alpro.search.query import Searcher, show
 from alpro.serving.service import Service

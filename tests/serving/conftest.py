@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from alpro.checkpoints.load import save_checkpoint
 from alpro.config import Model
-from alpro.data.text import train_vocabulary
+from alpro.data.text.tokenizer import train_vocabulary
 from alpro.models import build_model
-from alpro.models.weights import save_checkpoint
 
 TESTS = Path(__file__).parents[1]
 VIDEO = TESTS / "videos" / "torchcodec_h265_video.mp4"

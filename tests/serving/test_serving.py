@@ -23,11 +23,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from alpro.data.records import Question, Record
+from alpro.data.annotations.records import Question, Record
 from alpro.errors import CheckpointError, DataError
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
-from alpro.serving import package
+from alpro.registry import package
 from alpro.serving.service import TEXT_COLUMN, Service
 
 from .conftest import ANSWERS, LOOK, TESTS, TEXTS

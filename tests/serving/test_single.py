@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from alpro.cli import app
-from alpro.data.records import Question, Record
+from alpro.checkpoints.load import export_official, load_model
+from alpro.cli.main import app
+from alpro.data.annotations.records import Question, Record
 from alpro.errors import CheckpointError, ConfigError, DataError
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
-from alpro.models.weights import export_official, load_model
 from alpro.serving import ask, load, match
 
 from .conftest import ANSWERS, LOOK, TEXTS, VIDEO

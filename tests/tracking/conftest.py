@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tracked_project import with_store, write_all
 
 from alpro.config import Params, parse
-from alpro.tracking import store, sync
+from alpro.registry import sync
+from alpro.tracking import store
+from tests.tracking.tracked_project import with_store, write_all
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
 

@@ -13,12 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tracked_project import STEPS, contents, history, params_of, with_store
 
-from alpro.tracking import live, sync
+from alpro.registry import sync
+from alpro.tracking import live
 from alpro.tracking.records import flat_params
 from alpro.tracking.runs import LIVE, PARENT
 from alpro.tracking.writer import Writer
+from tests.tracking.tracked_project import STEPS, contents, history, params_of, with_store
 
 TRAINED = "finetune/msvd_qa"
 ROWS = history(TRAINED, STEPS)

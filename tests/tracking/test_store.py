@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tracked_project import with_store
 
 from alpro.tracking.store import opened, shown, store_uri
+from tests.tracking.tracked_project import with_store
 
 
 @pytest.fixture

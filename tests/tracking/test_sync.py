@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tracked_project import STEPS, contents, history, stages_of, write_record
 
 from alpro.config import parse
 from alpro.errors import TrackingError
-from alpro.tracking import status, sync
+from alpro.registry import status, sync
 from alpro.tracking.records import read_records, row_points
 from alpro.tracking.runs import PARENT
+from tests.tracking.tracked_project import STEPS, contents, history, stages_of, write_record
 
 TRAINED = "finetune/msvd_qa"
 
@@ -106,7 +106,7 @@ def test_a_deleted_store_comes_back_as_a_whole(synced, params):
     before = contents(synced)
     assert len(before.client.search_registered_models()) == 2 + len(params.datasets)
     shutil.rmtree(synced / ".mlflow")
-    code = "from alpro.config import load; from alpro.tracking import sync; sync('.', load())"
+    code = "from alpro.config import load; from alpro.registry import sync; sync('.', load())"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", code], cwd=synced, check=True, env=environment)
     moved = synced.rename(synced.parent / "moved")  # MLflow in this process still holds the deleted file open

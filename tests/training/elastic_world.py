@@ -15,11 +15,12 @@ from typing import Any
 import torch
 
 from alpro import distributed
-from alpro.data.sampler import BatchPlan
-from alpro.training.engine import Best, Engine
+from alpro.data.batches.sampler import BatchPlan
+from alpro.training.engine import Engine
 from alpro.training.log import Log
 from alpro.training.samples import SampleLog
-from alpro.training.state import Memory, Store
+from alpro.training.snapshots import Memory, Store
+from alpro.training.task import Best
 from tests.training.toy import ITEMS, WIDTH, ToyBatch, ToyModel, settings
 
 BATCH, SEED, COMMIT_EVERY = 2, 3, 4

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alpro import distributed
-from alpro.data.batch import Batch
+from alpro.data.batches.batch import Batch
 from tests.goldens_recipe import GOLDENS, draw
 from tests.parity import batch_of, fresh
 

@@ -15,8 +15,10 @@ POINTS = ("none", "step", "validation", "save", "manifest", "renamed")
 
 def arm(point: str, count: int) -> None:
     """Make this process kill itself at an occurrence of a point."""
-    from alpro import distributed, files, watch
-    from alpro.training import state
+    from alpro import distributed
+    from alpro.files import atomic as files
+    from alpro.launch import heartbeat
+    from alpro.training import snapshots as state
 
     left = [count]
 
@@ -27,7 +29,7 @@ def arm(point: str, count: int) -> None:
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    beat, write, replace = watch.beat, state.write_json, os.replace
+    beat, write, replace = heartbeat.beat, state.write_json, os.replace
 
     def beating(what: str, *place: Any) -> None:
         beat(what, *place)
@@ -46,13 +48,13 @@ def arm(point: str, count: int) -> None:
         if point == "renamed" and os.path.basename(new).startswith(("step-", "best-")):
             here()  # older ones are still there
 
-    watch.beat, state.write_json = beating, writing  # type: ignore[assignment]
+    heartbeat.beat, state.write_json = beating, writing  # type: ignore[assignment]
     files.os.replace = replacing  # type: ignore[attr-defined]
 
 
 def main(point: str, count: str, *verb: str) -> None:
     arm(point, int(count))
-    from alpro.cli import app
+    from alpro.cli.main import app
 
     app(list(verb), standalone_mode=False)
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from alpro import distributed
 from alpro.config import PEM, Model, Objectives
-from alpro.data.batch import Batch
+from alpro.data.batches.batch import Batch
 from alpro.models import build_model
-from alpro.models.base import Output, normalize
+from alpro.models.encoders import Output, normalize
 from alpro.training.engine import Engine, _Wanted
 from tests.training.toy import settings
 

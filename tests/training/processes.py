@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from alpro import watch
+from alpro.system import parent
 
 ROOT = Path(__file__).parent.parent.parent
 needs_horovod = pytest.mark.skipif(
@@ -68,7 +68,7 @@ def world(
     settings = {"processes": processes, "start_timeout_s": 300, "stall_timeout_s": 300, **options}
     code = (
         "import sys\nfrom alpro.config import Launch\nfrom alpro.errors import LaunchError\n"
-        "from alpro.launch import run_world\n"
+        "from alpro.launch.run import run_world\n"
         f"try: run_world(Launch(**{settings!r}), [sys.executable, *sys.argv[1:]])\n"
         "except LaunchError as error: print('LaunchError:', error); sys.exit(1)"
     )
@@ -76,7 +76,7 @@ def world(
     return subprocess.Popen(
         [sys.executable, "-c", code, *command], cwd=None if here else ROOT, env=environment, text=True,
         stdout=output, stderr=stderr,
-        preexec_fn=lambda: watch.set_parent_death_signal(signal.SIGKILL),  # a test run that is killed leaves no world behind
+        preexec_fn=lambda: parent.set_parent_death_signal(signal.SIGKILL),  # a test run that is killed leaves no world behind
     )  # fmt: skip
 
 

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from alpro import distributed, watch
+from alpro import distributed
 from alpro.errors import TrainingError
-from alpro.files import write_json
+from alpro.files.atomic import write_json
+from alpro.launch import heartbeat
 from alpro.training.engine import Engine
 from alpro.training.log import Log
 from alpro.training.samples import SampleLog
-from alpro.training.state import Store
+from alpro.training.snapshots import Store
 from tests.training.elastic_world import SEED, PlannedTask
 from tests.training.toy import ToyBatch, settings
 
@@ -25,7 +26,7 @@ class StoppedTask(PlannedTask):
     def __iter__(self) -> Iterator[tuple[int, ToyBatch]]:
         for step, batch in super().__iter__():
             if step == self.stop_at - 2:
-                watch.ask_to_stop()  # which is seen when the next step begins
+                heartbeat.ask_to_stop()  # which is seen when the next step begins
             yield step, batch
 
 

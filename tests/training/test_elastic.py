@@ -20,7 +20,7 @@ import yaml
 
 from alpro.config import Launch
 from alpro.errors import LaunchError
-from alpro.launch_elastic import _ElasticRun, discovered, elastic_command, fixed_hosts
+from alpro.launch.elastic import ElasticSupervisor, discovered, elastic_command, fixed_hosts
 from alpro.training.samples import SampleLog
 from tests.training.elastic_world import planned
 from tests.training.processes import ROOT, made_project, needs_horovod, world
@@ -53,7 +53,7 @@ def test_the_command_is_an_elastic_horovodruns() -> None:
 
 def test_of_several_lost_processes_the_one_that_left_too_few_is_named() -> None:
     settings = Launch(processes=3, min_processes=2, hosts="localhost:3")
-    run = _ElasticRun(settings, ["sleep", "60"], dict(os.environ))
+    run = ElasticSupervisor(settings, ["sleep", "60"], dict(os.environ))
     try:
         ranks = [run._enter(number) for number in range(3)]
         for number in (1, 2, 0):

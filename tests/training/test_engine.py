@@ -21,15 +21,16 @@ from typing import Any
 import pytest
 import torch
 
-from alpro import watch
 from alpro.config import Model
 from alpro.errors import ConfigError, TrainingError
+from alpro.launch import heartbeat
 from alpro.models import build_model
-from alpro.models.alpro import match_pairs
+from alpro.models.heads import match_pairs
 from alpro.training import engine as engine_module
-from alpro.training.engine import Best, Engine
+from alpro.training.engine import Engine
 from alpro.training.record import final_figures
-from alpro.training.state import Store
+from alpro.training.snapshots import Store
+from alpro.training.task import Best
 from tests.training.processes import ROOT, forked
 from tests.training.toy import ToyTask, gradients, same, settings, train
 
@@ -233,7 +234,7 @@ def terminal() -> Iterator[None]:
 def test_a_stop_that_is_asked_for_saves_however_long_that_takes_and_the_next_run_ends_in_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    monkeypatch.setattr(watch, "_stop", threading.Event())
+    monkeypatch.setattr(heartbeat, "_stop", threading.Event())
     save, later_s = Store.save, [0.0]
 
     def slow(self: Store, step: int, *args: Any, **groups: Any) -> Path:
@@ -249,14 +250,14 @@ def test_a_stop_that_is_asked_for_saves_however_long_that_takes_and_the_next_run
     assert later_s[0] >= 120  # one before the stop
     said = re.match(r"stopped at step (\d+) of 30, as asked; the last good state is (.*); run the same", str(stopped.value))
     assert said and int(said[1]) < 30 and said[2] == f"{tmp_path}/step-{int(said[1]):09d}"
-    watch._stop.clear()
+    heartbeat._stop.clear()
     resumed = train(30, state=str(tmp_path), dropout=0.3)
     assert same(resumed, train(30, dropout=0.3))
 
 
 @pytest.mark.usefixtures("terminal")
 def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_stop", threading.Event())
+    monkeypatch.setattr(heartbeat, "_stop", threading.Event())
     for after_s in (0.1, 0.3):
         threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from alpro.training.state import Store
+from alpro.training.snapshots import Store
 from tests.training.processes import done, ended, first_failure, needs_horovod, world
 from tests.training.toy import gradients, same, train
 
@@ -117,7 +117,7 @@ def kill_until_done(tmp_path: Path, kills: int, seed: int) -> list[Any]:
         family = launcher.children(recursive=True)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        _, alive = psutil.wait_procs(family, timeout=30)  # 5 s, where nothing else runs: tests/test_launch.py
+        _, alive = psutil.wait_procs(family, timeout=30)  # 5 s, where nothing else runs: tests/launch/test_launch.py
         assert not alive
         if out.exists():
             break

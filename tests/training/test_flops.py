@@ -10,10 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from alpro.config import Model
-from alpro.data.batch import Batch
+from alpro.data.batches.batch import Batch
 from alpro.models import build_model
+from alpro.planning.memory import LAST_LAYERS
 from alpro.training.flops import PASSES, bert_macs, training_flops, validation_flops, video_macs
-from alpro.training.memory import LAST_LAYERS
 
 
 def test_the_papers_model_costs_what_was_counted() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alpro.files import sha256
+from alpro.files.atomic import sha256
 from tests.training.killed import POINTS, main
 from tests.training.processes import ROOT, done, forked, made_project, needs_horovod, world
 

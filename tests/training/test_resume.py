@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alpro import watch
+from alpro.launch import heartbeat
 from alpro.training.samples import SampleLog
 from alpro.training.schedule import learning_rate
 from tests.training.elastic_world import BATCH, planned
@@ -23,9 +23,9 @@ FIRST, SECOND = 8, 14  # steps after which the number of processes changes: one,
 def test_with_other_numbers_of_processes_samples_and_schedule_go_on_and_what_is_no_longer_exact_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(watch, "_stop", threading.Event())
+    monkeypatch.setattr(heartbeat, "_stop", threading.Event())
     train(tmp_path, FIRST)
-    watch._stop.clear()
+    heartbeat._stop.clear()
     said = done(world(2, ["-m", "tests.training.resized_world", str(tmp_path), str(SECOND)]))
     capfd.readouterr()
     train(tmp_path)

@@ -12,13 +12,13 @@ import pytest
 import torch
 import yaml
 
-from alpro.cli import app
+from alpro.checkpoints.files import export_official, save_checkpoint
+from alpro.cli.main import app
 from alpro.config import Model, Params, parse
-from alpro.data.text import train_vocabulary
+from alpro.data.text.tokenizer import train_vocabulary
 from alpro.errors import ConfigError, DataError, TrainingError
-from alpro.files import sha256
+from alpro.files.atomic import sha256
 from alpro.models import build_model
-from alpro.models.checkpoint import export_official, save_checkpoint
 from alpro.serving import load, match
 from alpro.training import run
 from alpro.training.run import run_training

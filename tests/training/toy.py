@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from alpro import distributed
 from alpro.config import Training
+from alpro.distributed.world import active_horovod
 from alpro.errors import TrainingError
 from alpro.training.engine import Engine, _Wanted
 from alpro.training.log import Log
-from alpro.training.state import Store
+from alpro.training.snapshots import Store
 
 WIDTH, ITEMS = 6, 5
 
@@ -201,17 +202,17 @@ def stopped(**options: Any) -> str:
 def exchanges(steps: int, accumulation: int) -> int:
     """How often a training hands gradients to Horovod for exchange, all of which fit into one piece here."""
     sent: list[str] = []
-    send = distributed._horovod.allreduce_async_
+    send = active_horovod().allreduce_async_
 
     def counted(*tensors: Tensor, **options: Any) -> Any:
         sent.append(options["name"])
         return send(*tensors, **options)
 
-    distributed._horovod.allreduce_async_ = counted
+    active_horovod().allreduce_async_ = counted
     try:
         train(steps * accumulation, changes={"accumulation": accumulation})
     finally:
-        distributed._horovod.allreduce_async_ = send
+        active_horovod().allreduce_async_ = send
     return len(sent)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from alpro.config import Sample
 from alpro.data.sample.plan import Clip, Plan, make_plan
 from alpro.data.sample.questions import is_motion_question
-from alpro.files import new_dir
+from alpro.files.atomic import new_dir
 
 __all__ = ["Clip", "Plan", "is_motion_question", "make_plan", "make_sample"]
 

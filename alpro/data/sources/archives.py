@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from alpro.data.progress import Report
 from alpro.data.sources.download import CHUNK, ROOM_LEFT
 from alpro.errors import DataError
+from alpro.terminal.progress import Report
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 _JUNK = re.compile(r"(^|/)(__MACOSX|\.DS_Store|\._[^/]*|Thumbs\.db)(/|$)")

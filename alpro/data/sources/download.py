@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from alpro.data.progress import Report
 from alpro.errors import DataError
-from alpro.files import atomic_write
+from alpro.files.atomic import atomic_write
+from alpro.terminal.progress import Report
 
 CHUNK = 1 << 20
 TIMEOUT_S = 60.0

@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alpro.data.progress import reporting
 from alpro.data.sources import layout
 from alpro.data.sources.archives import ARCHIVES, is_archive, unpack
 from alpro.data.sources.download import Expected, Unavailable, download, mismatch
 from alpro.data.sources.given import copy_folder, find
 from alpro.data.sources.registry import File, Source, source
 from alpro.errors import DataError
+from alpro.terminal.progress import reporting
 
 Say = Callable[[str], None]
 
@@ -173,7 +173,7 @@ def _count(entry: Source, root: Path, say: Say) -> None:
     """How many of a set's videos are there."""
     if entry.videos is None or not (root / entry.videos.folder).is_dir():
         return
-    from alpro.data.media_files import VIDEO_EXTENSIONS
+    from alpro.data.media.extensions import VIDEO_EXTENSIONS
 
     names = [name for name in os.listdir(root / entry.videos.folder) if name.lower().endswith((*VIDEO_EXTENSIONS, "."))]
     known = f"; known to be missing: {', '.join(entry.known_missing)}" if entry.known_missing else ""

@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from alpro.data.media_files import VIDEO_EXTENSIONS
-from alpro.data.progress import Report
+from alpro.data.media.extensions import VIDEO_EXTENSIONS
 from alpro.data.sources.archives import is_archive
 from alpro.data.sources.registry import File, Source
 from alpro.errors import DataError
+from alpro.terminal.progress import Report
 
 VIDEOS = (*(f"*{end}" for extension in VIDEO_EXTENSIONS for end in (extension, extension.upper())), "*.")
 

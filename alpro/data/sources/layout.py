@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alpro.errors import DataError
-from alpro.files import write_json
+from alpro.files.atomic import write_json
 
 SHOWN = 5
 

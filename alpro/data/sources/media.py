@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from alpro.data.known_missing import add_known_missing
-from alpro.data.progress import reporting
 from alpro.data.sources.download import Expected, Unavailable, download
+from alpro.data.sources.known_missing import add_known_missing
 from alpro.data.sources.registry import Media, source
 from alpro.errors import DataError
+from alpro.terminal.progress import reporting
 
 TIMEOUT_S = 20.0
 IN_FLIGHT = 4  # downloads waiting for each worker

@@ -9,8 +9,8 @@ from typing import Literal
 import yaml
 from pydantic import Field, PositiveInt
 
-from alpro.config import Section, nearest
-from alpro.errors import DataError
+from alpro.config import Section
+from alpro.errors import DataError, nearest
 
 
 class File(Section):

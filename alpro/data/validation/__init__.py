@@ -16,7 +16,7 @@ from alpro.config import Params
 from alpro.data.validation.limits import limits_of
 from alpro.data.validation.problems import Problem
 from alpro.errors import ConfigError, DataError
-from alpro.files import new_dir, write_json
+from alpro.files.atomic import new_dir, write_json
 
 __all__ = ["Problem", "Summary", "validate", "validate_set"]
 
@@ -77,8 +77,8 @@ def _together(parts: Sequence[Summary]) -> Summary:
 
 
 def _validate(params: Params, name: str, output: Path, passed: Path) -> Summary:
-    from alpro.config import nearest
     from alpro.data.validation import docs, run
+    from alpro.errors import nearest
 
     if name not in params.corpora and name not in params.datasets:
         known = {**params.corpora, **params.datasets}

@@ -11,11 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alpro.data.index import SCHEMA, build_index, cache_of
-from alpro.data.shards import clip_of, shard_of
-from alpro.data.video import VideoInfo, read_image
+from alpro.data.media.index import SCHEMA, build_index, cache_of
+from alpro.data.media.probe import VideoInfo
+from alpro.data.media.read import read_image
+from alpro.data.media.shards import clip_of, shard_of
 from alpro.errors import DataError
-from alpro.files import sha256
+from alpro.files.atomic import sha256
 
 A_WORKER = 256  # files that make another process worth its start
 

@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 
 from alpro.config import Corpus, Params
-from alpro.data.annotations import SPLITS
+from alpro.data.annotations.read import SPLITS
 from alpro.data.validation.limits import Limits
 from alpro.data.validation.look import look
 from alpro.data.validation.problems import Problem, problems_of
 from alpro.data.validation.tables import Tables, read_tables
-from alpro.files import sha256
+from alpro.files.atomic import sha256
 
 LONG = 4096  # texts of one call of the tokenizer
 
@@ -96,7 +96,7 @@ def token_lengths(texts: pd.Series, tokenizer: str, vocab_size: int | None = Non
 
     Raises DataError if the vocabulary can't be read, or has not the `vocab_size` tokens that the model embeds.
     """
-    from alpro.data.text import load_tokenizer
+    from alpro.data.text.tokenizer import load_tokenizer
 
     encode = load_tokenizer(tokenizer, vocab_size)
     distinct = [text for text in texts.unique() if isinstance(text, str)]

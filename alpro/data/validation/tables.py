@@ -1,6 +1,6 @@
 """A set as two tables, which is what Great Expectations validates: its annotation rows, and its videos.
 
-The rows are read as they stand, with their faults, where the readers (alpro/data/annotations.py) refuse the file.
+The rows are read as they stand, with their faults, where the readers (alpro/data/annotations/read.py) refuse the file.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 import pandas as pd
 
 from alpro.config import Corpus, Dataset
-from alpro.data import annotations as reading
-from alpro.data.known_missing import known_missing
-from alpro.data.layouts import answers_of, corpus_rows, split_rows
-from alpro.data.media_files import MediaFolder, bare_name, missing
+from alpro.data.annotations import read as reading
+from alpro.data.annotations.layouts import answers_of, corpus_rows, split_rows
+from alpro.data.annotations.media_files import MediaFolder, missing
+from alpro.data.media.extensions import bare_name
+from alpro.data.sources.known_missing import known_missing
 from alpro.errors import DataError
 
 ROWS = ["n", "file", "place", "split", "video", "text", "tokens", "answer", "type", "id", "label", "asked"]

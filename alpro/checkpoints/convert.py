@@ -1,0 +1,85 @@
+"""What `alpro weights` prints and writes: a checkpoint's sizes and tensors, official files as checkpoints of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alpro.checkpoints.files import check_answer_head, load_checkpoint, save_checkpoint
+from alpro.checkpoints.load import Report, Resize, load_model
+from alpro.errors import CheckpointError, nearest
+from alpro.models.heads import TASKS, build_model
+
+
+def show(path: str | Path, task: str | None = None) -> str:
+    """A checkpoint's sizes, tensors and parameter count; with `task`, what a model of that task takes of it.
+
+    Raises CheckpointError as reading a checkpoint does, and for an unknown task.
+    """
+    state, info = load_checkpoint(path)
+    lines = [f"{key:60} {'x'.join(map(str, tensor.shape)) or 'scalar':16} {tensor.dtype}" for key, tensor in state.items()]
+    with torch.device("meta"):
+        model = build_model(_task(info["task"]), seed=None, **_arguments(info))
+    lines.append(f"{info['task']} checkpoint, {sum(p.numel() for p in model.parameters()):,} parameters")
+    lines.append(", ".join(f"{key} {value}" for key, value in info.items() if isinstance(value, (int, str))))
+    if task is not None:
+        extra = {"num_answers": info.get("num_answers", 1)} if task == "qa" else {}
+        _, _, report = load_model(path, _task(task), **extra)
+        lines.append(str(report))
+    return "\n".join(lines)
+
+
+def import_checkpoint(
+    path: str | Path,
+    output: str | Path,
+    task: str | None = None,
+    *,
+    tokenizer: Path | None = None,
+    answers: Path | None = None,
+    num_frames: int | None = None,
+    image_size: int | None = None,
+    resize: Resize = "flat_nearest",
+) -> Report:
+    """Write an official file as a checkpoint directory, with its tokenizer and answer list; returns what was done.
+
+    Raises CheckpointError for a file that can't be used and for an answer list of another length than the answer head's,
+    DataError for a tokenizer or an answer list that can't be read.
+    """
+    changes: dict[str, Any] = {"num_frames": num_frames, "image_size": image_size}
+    wanted = {name: value for name, value in changes.items() if value is not None}
+    model, info, report = load_model(path, _task(task) if task else None, resize=resize, **wanted)
+    extras: dict[str, str | Path] = {}
+    if tokenizer is not None:
+        from alpro.data.text.tokenizer import FILES, load_tokenizer
+
+        load_tokenizer(tokenizer, vocab_size=model.config.vocab_size)
+        names = (*FILES, "tokenizer_config.json", "special_tokens_map.json")
+        extras |= {f"tokenizer/{name}": tokenizer / name for name in names if (tokenizer / name).is_file()}
+    if answers is not None:
+        _check_answers(answers, info.get("num_answers"))
+        extras["answers.json"] = answers
+    save_checkpoint(output, model, {"source": str(path)}, extras)
+    return report
+
+
+def _check_answers(path: Path, width: int | None) -> None:
+    from alpro.data.annotations.read import read_answer_list
+
+    if width is None:
+        raise CheckpointError(f"{path}: the checkpoint has no answer head")
+    check_answer_head(len(read_answer_list(path)), width)
+
+
+def _arguments(info: dict[str, Any]) -> dict[str, Any]:
+    from alpro.config import Model
+
+    names = ("num_frames", "num_answers", "num_entities")
+    return {"config": Model(**info["model"]), **{name: info[name] for name in names if name in info}}
+
+
+def _task(name: str) -> str:
+    if name not in TASKS:
+        raise CheckpointError(f"task {name!r} is none of {', '.join(TASKS)}{nearest(name, TASKS)}")
+    return name

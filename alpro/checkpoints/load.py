@@ -1,0 +1,213 @@
+"""Weights into models: by the table of names, resized where that is allowed, every other difference an error.
+
+state, info = load_checkpoint("alpro_pretrained.pt")      # or a directory of our own
+model = build_model("retrieval", num_frames=8)
+print(load_into(model, state, info))                      # what was loaded, resized, dropped, left new
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor
+
+from alpro.checkpoints import names
+from alpro.checkpoints.files import (
+    Info,
+    State,
+    answer_head_width,
+    describe,
+    export_official,
+    load_checkpoint,
+    open_weights,
+    save_checkpoint,
+    task_of_model,
+)
+from alpro.config import Model
+from alpro.errors import CheckpointError
+from alpro.models.heads import Alpro, build_model
+from alpro.models.timesformer import resize_grid, resize_time
+
+__all__ = [
+    "Report",
+    "answer_head_width",
+    "describe",
+    "export_official",
+    "load_checkpoint",
+    "load_into",
+    "load_model",
+    "open_weights",
+    "save_checkpoint",
+]
+
+Resize = Literal["flat_nearest", "bicubic"]
+HINTS = {  # what a wrong shape most likely means, by the end of the name
+    "word_embeddings.weight": "the vocabulary is another one: use the tokenizer that belongs to the checkpoint",
+    "classifier.2.weight": "the answer list is another one: build the model with the checkpoint's num_answers and answers",
+    "mpm_head.2.weight": "the entity list is another one: build the model with the checkpoint's num_entities and entities",
+}
+SHOWN = 6  # differences that an error lists
+
+
+@dataclass
+class Report:
+    """What became of a checkpoint's tensors; printing it says so in a few lines."""
+
+    source: str
+    target: str
+    loaded: list[str] = field(default_factory=list)
+    resized: dict[str, str] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source} weights into the {self.target}: {len(self.loaded)} tensors loaded"]
+        lines += [f"  resized {key}: {change}" for key, change in self.resized.items()]
+        if self.dropped:
+            lines.append(f"  not used: {_parts(self.dropped)}")
+        if self.new:
+            lines.append(f"  not in the checkpoint, left as initialised: {_parts(self.new)}")
+        return "\n".join(lines)
+
+
+def load_into(
+    model: Alpro, state: Mapping[str, Tensor], info: Mapping[str, Any] | None = None, resize: Resize = "flat_nearest"
+) -> Report:
+    """Copy a checkpoint's tensors into a model, which may be another task's where that makes sense (names.TRANSFERS).
+
+    Position embeddings of other sizes are resized: in time to the nearest, in space as the released code (`flat_nearest`,
+    over the flattened patches) or over both dimensions (`bicubic`). A prompter's prompts are dropped when they are of another
+    entity list; make them again with `set_prompts`. Raises CheckpointError, before anything is changed, for every other
+    difference; the message names the tensors.
+    """
+    source = (info or {}).get("task") or names.task_of(state)
+    target = task_of_model(model)
+    where = (info or {}).get("source", f"{source} checkpoint")
+    rule = names.transfer(source, target)
+    # Both sides are named with `.bert`, so that question answering meets the others.
+    have = {names.with_bert(key): tensor for key, tensor in state.items()}
+    own = {names.with_bert(key): tensor for key, tensor in model.state_dict().items()}
+    if rule.take:
+        have = {key.removeprefix(rule.take): tensor for key, tensor in have.items() if key.startswith(rule.take)}
+        if not have:
+            raise CheckpointError(f"{where}: holds no {rule.take}*; it was pre-trained without PEM")
+    drop, new = rule.drop, rule.new
+    if source == target == "pretrain":  # PEM may be on one side only
+        drop = tuple(part for part in names.PEM_PARTS if not any(key.startswith(part) for key in own))
+        new = tuple(part for part in names.PEM_PARTS if not any(key.startswith(part) for key in have))
+
+    def optional(key: str) -> bool:
+        return key.startswith(names.DEAD[target]) or key.endswith((names.CONSTANT, *names.PROMPTS))
+
+    report = Report(source, f"{target} model")
+    return fit(own, have, report, where, drop=drop, new=new, optional=optional, resize=resize)
+
+
+def fit(
+    own: Mapping[str, Tensor],
+    have: Mapping[str, Tensor],
+    report: Report,
+    where: str,
+    *,
+    drop: tuple[str, ...] = (),
+    new: tuple[str, ...] = (),
+    optional: Callable[[str], bool] = lambda key: False,
+    resize: Resize = "flat_nearest",
+) -> Report:
+    """Copy the tensors that a model has (`own`) from those that a file has, and note in the report what became of each.
+
+    Names that start with `drop` are left out of the file's, with `new` may be missing in it; `optional` ones may be missing,
+    unknown or of another shape. Raises CheckpointError listing every other difference, before anything is copied.
+    """
+    copies: State = {}
+    faults: list[str] = []
+    for key, tensor in have.items():
+        like = own.get(key)
+        if (drop and key.startswith(drop)) or (like is None and optional(key)):
+            report.dropped.append(key)
+        elif like is None:
+            faults.append(f"{key} is unknown to the model")
+        elif tensor.shape == like.shape:
+            copies[key] = tensor
+        elif (fitted := _resized(key, tensor, like, resize)) is not None:
+            copies[key] = fitted
+            report.resized[key] = f"{_dims(tensor)} to {_dims(like)}"
+        elif optional(key):
+            report.dropped.append(key)
+        else:
+            hint = next((f" ({text})" for end, text in HINTS.items() if key.endswith(end)), "")
+            faults.append(f"{key} is {_dims(tensor)}, the model's {_dims(like)}{hint}")
+    for key in own:
+        if key in copies or (key in have and key not in report.dropped):
+            continue
+        if optional(key) or (new and key.startswith(new)):
+            report.new.append(key)
+        else:
+            faults.append(f"{key} is missing")
+    if faults:
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise CheckpointError(f"{where} does not fit the {report.target}: {'; '.join(faults[:SHOWN])}{more}")
+    with torch.no_grad():
+        for key, tensor in copies.items():
+            own[key].copy_(tensor)
+    report.loaded = sorted(copies)
+    return report
+
+
+def load_model(
+    path: str | Path, task: str | None = None, *, resize: Resize = "flat_nearest", **overrides: Any
+) -> tuple[Alpro, Info, Report]:
+    """Build the model that a checkpoint describes, for its own task or another, and load it, in evaluation mode.
+
+    `overrides` are arguments of `build_model` (num_frames, image_size, num_answers, config, ...). Returns the model, the
+    checkpoint's description and the report. Raises as `load_checkpoint`, `build_model` and `load_into`.
+    """
+    state, info = load_checkpoint(path)
+    try:
+        sizes = Model(**info["model"])
+    except (ValidationError, TypeError) as error:
+        raise CheckpointError(f"{path}: its config.json describes no model ({str(error).splitlines()[0]})") from None
+    arguments: dict[str, Any] = {"num_frames": info["num_frames"], "config": sizes}
+    arguments |= {key: info[key] for key in ("num_answers", "num_entities") if key in info}
+    model = build_model(task or info["task"], **(arguments | overrides))
+    report = load_into(model, state, info, resize)
+    return model.eval(), info, report
+
+
+def _resized(key: str, tensor: Tensor, like: Tensor, mode: Resize) -> Tensor | None:
+    """A position embedding at the size of another; None for every other tensor."""
+    if tensor.dim() != 3 or tensor.shape[-1] != like.shape[-1]:
+        return None
+    if key.endswith("visual_encoder.model.time_embed"):
+        return resize_time(tensor.float(), like.shape[1])
+    if not key.endswith("visual_encoder.model.pos_embed"):
+        return None
+    cls, places = tensor[:, :1].float(), tensor[:, 1:].float()
+    old, now = (round(n**0.5) for n in (places.shape[1], like.shape[1] - 1))
+    if old * old != places.shape[1]:
+        return None
+    if mode == "bicubic":
+        places = resize_grid(places, (old, old), (now, now), "bicubic")
+    else:
+        places = F.interpolate(places.transpose(1, 2), size=now * now, mode="nearest").transpose(1, 2)
+    return torch.cat([cls, places], 1)
+
+
+def _dims(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _parts(keys: list[str]) -> str:
+    """Names gathered by the module that they belong to: `prompter (463), mpm_head (4)`."""
+    counts: dict[str, int] = {}
+    for key in keys:
+        depth = {"visual_encoder": 3, "text_encoder": 2}.get(key.split(".")[0], 1)
+        part = ".".join(key.split(".")[:depth])
+        counts[part] = counts.get(part, 0) + 1
+    return ", ".join(f"{part} ({count})" for part, count in counts.items())

@@ -1,0 +1,143 @@
+"""Where a training starts: from nothing, from ImageNet and BERT, or from a checkpoint (paper section 4.1).
+
+`start(model, path, seed)` takes what params.yaml's `init.*` names: a file of recipes/init, or a checkpoint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from alpro.checkpoints.files import load_checkpoint, open_weights
+from alpro.checkpoints.load import Report, Resize, fit, load_into
+from alpro.checkpoints.names import CONSTANT, official, with_bert
+from alpro.errors import CheckpointError
+from alpro.models.encoders import Alpro
+from alpro.models.initialise import initialise
+
+SCRATCH = "scratch"
+HUB_FAULTS = "no internet, no such model, or not in the cache"
+FILES = (".safetensors", ".pt", ".pth", ".pyth", ".bin")
+BERT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class Spec(BaseModel):
+    """A file of recipes/init."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    vision: str = SCRATCH
+    text: str = SCRATCH
+
+
+def start(model: Alpro, path: str | Path, seed: int = 0, resize: Resize = "flat_nearest") -> list[Report]:
+    """Give a model the weights that its training starts from, and say what was done. Raises CheckpointError.
+
+    Whatever the source does not hold is drawn from the seed.
+    """
+    if Path(path).suffix in (".yaml", ".yml"):
+        return init_weights(model, read_spec(path), seed)
+    state, info = load_checkpoint(path)
+    initialise(model, seed)
+    return [load_into(model, state, info, resize)]
+
+
+def read_spec(path: str | Path) -> Spec:
+    """Read a file of recipes/init. Raises CheckpointError for one that is missing or holds other keys."""
+    try:
+        return Spec.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: not found; recipes/init holds scratch.yaml and imagenet.yaml") from None
+    except (yaml.YAMLError, ValidationError) as error:
+        raise CheckpointError(f"{path}: must hold `vision` and `text`, a word each ({str(error).splitlines()[0]})") from None
+
+
+def init_weights(model: Alpro, spec: Spec, seed: int = 0) -> list[Report]:
+    """Initialise a whole model from the seed, then its encoders as the spec says. Raises CheckpointError."""
+    initialise(model, seed)
+    reports = []
+    if spec.vision != SCRATCH:
+        reports.append(load_vision(model, spec.vision))
+    if spec.text != SCRATCH:
+        reports.append(load_text(model, spec.text))
+    return reports
+
+
+def load_vision(model: Alpro, source: str) -> Report:
+    """A ViT's weights into the video encoder; a ViT that knows no time lends its spatial attention to the temporal one.
+
+    `source` is a timm model's name, or a file with a ViT's or a TimeSformer's weights. `temporal_fc` and the time embedding
+    are zero after a ViT, so that the video encoder starts as that ViT on each frame.
+    """
+    if Path(source).suffix in FILES:
+        state = {key.removeprefix("model."): tensor for key, tensor in open_weights(Path(source)).items()}
+    else:
+        state = _timm(source)
+    for key in list(state):
+        temporal = key.replace(".attn.", ".temporal_attn.").replace(".norm1.", ".temporal_norm1.")
+        state.setdefault(temporal, state[key])
+    prefix = "visual_encoder.model."
+    own = {prefix + key: tensor for key, tensor in model.visual_encoder.model.state_dict().items()}
+    have = {prefix + key: tensor for key, tensor in state.items()}
+
+    def optional(key: str) -> bool:
+        return ".temporal_fc." in key or key.endswith("time_embed") or key.startswith((prefix + "head.", prefix + "fc_norm."))
+
+    report = fit(own, have, Report(source, "video encoder"), f"vision: {source}", optional=optional, resize="bicubic")
+    with torch.no_grad():  # what a ViT has no weights for must start as nothing, or each frame would be another ViT's
+        for key, parameter in own.items():
+            if key not in have and (".temporal_fc." in key or key.endswith("time_embed")):
+                parameter.zero_()
+    return report
+
+
+def load_text(model: Alpro, source: str) -> Report:
+    """A BERT's weights into the text and multimodal encoders, its masked-language head where the model has one.
+
+    `source` is a directory in Hugging Face's layout (looked for under ext/ too, where the released code has it), or a name
+    on the hub.
+    """
+    folder = next((place for place in (Path(source), Path("ext") / source) if place.is_dir()), None)
+    if folder is None:
+        file = _hub(source)
+    else:
+        file = next((folder / name for name in BERT_FILES if (folder / name).exists()), folder / BERT_FILES[0])
+    state = official({f"text_encoder.{_modern(key)}": tensor for key, tensor in open_weights(file).items()}, "retrieval")
+    own = {with_bert(f"text_encoder.{key}"): tensor for key, tensor in model.text_encoder.state_dict().items()}
+    head, unused = "text_encoder.cls.predictions.", ("text_encoder.cls.seq_relationship.", "text_encoder.bert.pooler.")
+    report = Report(source, "text encoder")
+    return fit(own, state, report, f"text: {source}", optional=lambda key: key.startswith((head, *unused)) or CONSTANT in key)
+
+
+def _modern(key: str) -> str:
+    """A parameter's name in the masked-language model of today, from an older file's or a bare BERT's."""
+    key = key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    return key if key.startswith(("bert.", "cls.")) else f"bert.{key}"
+
+
+def _hub(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, BERT_FILES[0]))
+    except (OSError, ValueError):
+        raise CheckpointError(
+            f"text: {name}: BERT can't be fetched ({HUB_FAULTS}); give `text` a directory with its {BERT_FILES[0]}, "
+            "or put one at ext/bert-base-uncased"
+        ) from None
+
+
+def _timm(name: str) -> dict[str, Tensor]:
+    import timm
+
+    try:
+        return dict(timm.create_model(name, pretrained=True).state_dict())
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) else HUB_FAULTS
+        raise CheckpointError(
+            f"vision: {name}: timm can't load it ({reason}); give `vision` a file with its weights, as timm's model.safetensors"
+        ) from None

@@ -1,0 +1,156 @@
+"""The types of params.yaml: one typed configuration, unknown keys refused, contradictions refused at start.
+
+`params.yaml` is the single source (recipes/ holds complete ones); every stage of dvc.yaml loads it through
+`load`. The defaults below are the paper's (REFERENCE: section 3 of the ALPRO paper, arXiv 2112.09583).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from alpro.config.base import Section
+from alpro.config.data import Convert, Corpus, Dataset, Entities, Sample, Text
+from alpro.config.evaluation import Evaluate, Evaluation, Gate
+from alpro.config.machine import Launch, Loader
+from alpro.config.model import Model
+from alpro.config.overrides import override
+from alpro.config.training import CorpusTraining, Init, Pretraining, Training
+from alpro.errors import ConfigError, nearest
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    recipe: str
+    seed: int = 42
+    launch: Launch = Launch()
+    loader: Loader = Loader()
+    model: Model = Model()
+    text: Text
+    entities: Entities = Entities()
+    sample: Sample | None = Field(None, description="Made data; null where the data are real.")
+    corpora: dict[str, Corpus]
+    datasets: dict[str, Dataset]
+    convert: dict[str, Convert] = Field({}, description="Folders of copies that the pipeline makes, by a name of your own.")
+    init: Init
+    prompter: CorpusTraining
+    pretrain: Pretraining
+    finetune: dict[str, Training]
+    evaluate: dict[str, Evaluate]
+    zeroshot: dict[str, Evaluation] = Field({}, description="Retrieval sets on which `init.finetune` is evaluated as it is.")
+    gate: Gate = Gate()
+
+    @property
+    def pem(self) -> bool:
+        """Whether pre-training has entities to learn of."""
+        return bool(self.pretrain.objectives.pem and self.entities.number)
+
+    @model_validator(mode="after")
+    def _starts_are_paths(self) -> Params:
+        scratch, imagenet, models = "recipes/init/scratch.yaml", "recipes/init/imagenet.yaml", f"models/{self.recipe}"
+        prompter, pretrained = f"{models}/prompter", f"{models}/pretrain"
+        stages = {"prompter": imagenet, "teacher": prompter, "pretrain": prompter, "finetune": pretrained}
+        for name, stage in stages.items():
+            word = getattr(self.init, name)
+            if path := {"stage": stage, "imagenet": imagenet, "scratch": scratch}.get(word):
+                path = prompter if name == "teacher" else path  # PEM asks a prompter, never what nobody trained
+                raise ValueError(f"init.{name}: {word!r} is no path; did you mean {path}?")
+        return self
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Params:
+        for where, training in (("prompter", self.prompter), ("pretrain", self.pretrain)):
+            for name in training.corpora:
+                if name not in self.corpora:
+                    raise ValueError(
+                        f"{where}.corpora names {name!r}, which `corpora` does not have{nearest(name, self.corpora)}"
+                    )
+        for where, section in (("finetune", self.finetune), ("evaluate", self.evaluate), ("zeroshot", self.zeroshot)):
+            for name in section:
+                if name not in self.datasets:
+                    raise ValueError(f"{where}.{name}: `datasets` has no {name!r}{nearest(name, self.datasets)}")
+        for name, dataset in self.datasets.items():
+            if name not in self.finetune or name not in self.evaluate:
+                raise ValueError(f"datasets.{name}: finetune.{name} and evaluate.{name} must be given too")
+            if name in self.zeroshot and dataset.task != "retrieval":
+                raise ValueError(f"zeroshot.{name}: only retrieval can be evaluated without fine-tuning")
+        matching = {f"finetune.{name}": t for name, t in self.finetune.items() if self.datasets[name].task == "retrieval"}
+        if self.pretrain.objectives.vtm:
+            matching["pretrain"] = self.pretrain
+        for where, settings in matching.items():
+            if settings.batch_size < 2:
+                raise ValueError(f"{where}.batch_size must be 2 or more: VTM's negatives come from the process's own batch")
+        longest = max(t.max_text_tokens for t in (self.prompter, self.pretrain, *self.finetune.values()))
+        if longest > self.model.max_positions:
+            raise ValueError(f"max_text_tokens {longest} is more than model.max_positions {self.model.max_positions}")
+        return self
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def load(path: str | Path = "params.yaml", changes: Sequence[str] = ()) -> Params:
+    """Read and check params.yaml, with `changes` of the form key=value made in it (alpro/config/overrides.py).
+
+    Raises ConfigError with one line per fault, each naming its key.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: not found; `alpro recipe use sample` writes one") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: holds no keys; `alpro recipe use sample` writes a complete one")
+    return parse(override(raw, changes), where=str(path))
+
+
+def parse(raw: dict[str, Any], where: str = "params.yaml") -> Params:
+    """Check a dict of parameters. Raises ConfigError as `load` does."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{where}: {_line(fault)}" for fault in error.errors())) from None
+
+
+def _line(fault: Any) -> str:
+    loc = [str(part) for part in fault["loc"]]
+    key = ".".join(loc)
+    if fault["type"] == "extra_forbidden":
+        section = _section_at(loc[:-1])
+        hint = nearest(loc[-1], section.model_fields) if section else ""
+        return f"{key}: no such parameter{hint}"
+    if fault["type"] == "missing":
+        return f"{key}: missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    return (
+        f"{key}: {message} (got {fault['input']!r})"
+        if key and fault["type"] != "value_error"
+        else f"{key}: {message}".lstrip(": ")
+    )
+
+
+def _section_at(loc: list[str]) -> type[Section] | None:
+    """The section type at a path of keys, seen through optional and dict types."""
+    here: Any = Params
+    for name in loc:
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            if name not in here.model_fields:
+                return None
+            here = here.model_fields[name].annotation
+        elif get_origin(here) is dict:
+            here = get_args(here)[1]
+        if get_origin(here) is Union or type(here).__name__ == "UnionType":
+            here = next(arg for arg in get_args(here) if arg is not type(None))
+    return here if isinstance(here, type) and issubclass(here, Section) else None

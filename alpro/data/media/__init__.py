@@ -1,0 +1,1 @@
+"""alpro/data/media."""

@@ -1,0 +1,44 @@
+"""Videos that nobody has: known ones of the official sets, and those that a user or a fetch lists in known_missing.txt.
+
+They are left out of every split, with a line in the log, where their files are indeed absent; validation counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from alpro.data.media.extensions import bare_name
+from alpro.files.atomic import atomic_write
+
+FILE = "known_missing.txt"  # beside the annotations; a name a line, `#` before a remark
+
+
+def known_missing(annotations: str | Path) -> frozenset[str]:
+    """Names, without extension, that may be missing of a set whose annotation file or folder this is."""
+    annotations = Path(annotations)
+    return _official() | _listed((annotations if annotations.is_dir() else annotations.parent) / FILE)
+
+
+def add_known_missing(folder: str | Path, names: Iterable[str], remark: str) -> Path:
+    """Add to the list of a folder of annotations, under a remark, the names that it lacks; what stands there stays."""
+    path = Path(folder) / FILE
+    listed = _listed(path)
+    if new := [name for name in dict.fromkeys(names) if bare_name(name) not in listed]:
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        line_end = "" if before.endswith("\n") or not before else "\n"
+        atomic_write(path, before + line_end + "\n".join([f"# {remark}", *new]) + "\n")
+    return path
+
+
+def _listed(path: Path) -> set[str]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {bare_name(line.strip()) for line in lines if line.strip() and not line.startswith("#")}
+
+
+@cache
+def _official() -> frozenset[str]:
+    from alpro.data.sources.registry import registry  # here: the sources' fetching imports this module
+
+    return frozenset(name for source in registry().values() for name in source.known_missing)

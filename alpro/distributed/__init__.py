@@ -1,0 +1,53 @@
+"""Collectives that are exact on any number of processes; the only package that imports Horovod.
+
+A process belongs to a world larger than one if `horovodrun` started it (`HOROVOD_RANK` and `HOROVOD_SIZE` are set).
+Horovod is imported and started when it is first needed. All ranks must call every collective in the same order.
+
+Exactness (paper section 3.1, VTC over the batch of all workers): the backward pass of `gather` returns the *sum* over
+ranks of each row's gradient. N processes with batch B, averaged by `exchange_gradients`, therefore give the gradient of
+one process with batch N x B. Tensors are reduced one at a time, or together without fusion, so the order of summation
+never depends on timing.
+"""
+
+from alpro.distributed.agreement import agreed
+from alpro.distributed.collectives import (
+    all_reduce,
+    any_true,
+    barrier,
+    broadcast_object,
+    broadcast_state,
+    broadcast_tensors,
+    gather,
+    gather_objects,
+    gathered_finite,
+    row_offset,
+    row_sizes,
+)
+from alpro.distributed.elastic import run_elastic
+from alpro.distributed.gradients import exchange_gradients
+from alpro.distributed.world import device, init, is_elastic, local_rank, local_size, rank, shutdown, size
+
+__all__ = [
+    "agreed",
+    "all_reduce",
+    "any_true",
+    "barrier",
+    "broadcast_object",
+    "broadcast_state",
+    "broadcast_tensors",
+    "device",
+    "exchange_gradients",
+    "gather",
+    "gather_objects",
+    "gathered_finite",
+    "init",
+    "is_elastic",
+    "local_rank",
+    "local_size",
+    "rank",
+    "row_offset",
+    "row_sizes",
+    "run_elastic",
+    "shutdown",
+    "size",
+]

@@ -1,0 +1,125 @@
+"""Membership of this process in the world: joining and leaving it, ranks and sizes, this rank's device."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import torch
+
+from alpro.errors import LaunchError
+from alpro.launch import heartbeat
+from alpro.system import sockets
+
+_horovod: Any = None  # horovod.torch once started
+_connections: dict[str, int] = {}  # to the other processes: name -> file descriptor
+
+
+def init() -> None:
+    """Join the world that this process was started in; a second call does nothing.
+
+    Raises LaunchError when the world is larger than one and Horovod is not installed.
+    """
+    global _horovod
+    if _horovod is not None or not _launched():
+        return
+    heartbeat.start()
+    # Fusion follows the timing of the ranks and would change the order of summation; must be set before Horovod starts.
+    os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
+    try:
+        import horovod.torch as horovod
+    except ImportError as error:
+        raise LaunchError(
+            f"a world of {os.environ['HOROVOD_SIZE']} processes needs Horovod, which can't be imported here ({error}); "
+            "`make setup` builds it, or set launch.processes=1"
+        ) from None
+    _horovod = horovod
+    _meet()
+    heartbeat.joined()
+
+
+def _meet() -> None:
+    """Connect with the other processes."""
+    global _connections
+    before = sockets.connections()
+    _horovod.init()
+    _connections = {name: number for name, number in sockets.connections().items() if name not in before}
+
+
+def shutdown() -> None:
+    """Leave the world; afterwards this process is a world of one for itself."""
+    global _horovod
+    if _horovod is not None:
+        _horovod.shutdown()
+        _horovod = None
+        for name in ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE", "HOROVOD_ELASTIC"):
+            os.environ.pop(name, None)
+
+
+def disconnect() -> None:
+    """Close the connections to the other processes, so that ranks waiting for this one notice.
+
+    After a rank is lost, Horovod keeps its connections until all ranks have met again. A rank that waits for this one,
+    and not for the lost one, would notice nothing until Gloo's timeout.
+    """
+    sockets.hang_up(_connections)
+
+
+def rejoin() -> None:
+    """Leave the world and join its successor, after processes were lost or added."""
+    _horovod.shutdown()
+    _meet()
+
+
+def rank() -> int:
+    """This process's number in the world, over all hosts."""
+    return _horovod.rank() if _horovod is not None else _environment("HOROVOD_RANK", 0)
+
+
+def size() -> int:
+    """How many processes the world has."""
+    return _horovod.size() if _horovod is not None else _environment("HOROVOD_SIZE", 1)
+
+
+def local_rank() -> int:
+    """This process's number on its host: chooses the GPU, and nothing else."""
+    return _horovod.local_rank() if _horovod is not None else _environment("HOROVOD_LOCAL_RANK", 0)
+
+
+def local_size() -> int:
+    """How many processes of the world run on this host."""
+    return _horovod.local_size() if _horovod is not None else _environment("HOROVOD_LOCAL_SIZE", 1)
+
+
+def device() -> torch.device:
+    """This process's GPU, or the CPU. Raises LaunchError where more processes run on this host than it has GPUs."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_size() > (number := torch.cuda.device_count()):
+        raise LaunchError(
+            f"{local_size()} processes on {socket.gethostname()}, which has GPUs for {number}: each process takes one; "
+            "start fewer, or set launch.processes=null for one on each GPU of a machine"
+        )
+    return torch.device("cuda", local_rank())
+
+
+def is_elastic() -> bool:
+    """Whether processes of this world may be lost and added (`horovodrun --min-np`)."""
+    return os.environ.get("HOROVOD_ELASTIC") == "1"
+
+
+def _launched() -> bool:
+    return _environment("HOROVOD_SIZE", 1) > 1 or is_elastic()
+
+
+def _environment(name: str, default: int) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdigit() else default
+
+
+def active_horovod() -> Any:
+    """Return `horovod.torch`, started if needed; None in a world of one."""
+    if _horovod is None and _launched():
+        init()
+    return _horovod if _horovod is not None and _horovod.size() > 1 else None

@@ -1,0 +1,38 @@
+"""Runs a command on the processes and hosts of `launch` in params.yaml."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+from alpro.config import Launch
+from alpro.launch.command import horovodrun_command, thread_variables, worker_environment
+from alpro.launch.supervisor import Supervisor
+from alpro.terminal import console
+
+
+def in_this_process(settings: Launch) -> bool:
+    """True if a world of this size needs no further process."""
+    return settings.world == 1 and settings.min_processes is None
+
+
+def set_threads(threads: int) -> None:
+    """Set the number of CPU threads of this process, also if torch is already imported."""
+    os.environ.update(thread_variables(threads))
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def run_world(settings: Launch, command: list[str]) -> int:
+    """Run a command under a supervised `horovodrun`; return 0.
+
+    Raises LaunchError, naming the rank and the cause, if a rank fails, is lost, stalls or does not start.
+    """
+    if settings.min_processes is not None:
+        from alpro.launch import elastic
+
+        return elastic.run_world(settings, command)
+    whole = horovodrun_command(settings, command)
+    console.say("alpro launch: " + shlex.join(whole))
+    return Supervisor(settings, whole, worker_environment(settings)).wait()

@@ -1,0 +1,161 @@
+"""What ALPRO's models share: both encoders, the projections into the space of VTC, and what a forward returns.
+
+Letters: B batch, T frames, N patches, L text tokens, D width, E width of the shared space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alpro import distributed
+from alpro.config import Model
+from alpro.data.batches.batch import Batch
+from alpro.models.bert import Bert, MaskedLM
+from alpro.models.timesformer import Checkpointing, TimeSformer
+from alpro.objectives.precision import widened
+from alpro.objectives.vtc import vtc_loss
+from alpro.objectives.vtm import hard_negatives
+
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, RGB
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+Negatives = tuple[Tensor, Tensor]  # for each text another clip, for each clip another text; (B,) row numbers each
+TEMPERATURES = (0.001, 0.5)  # to which the learned temperature is clamped
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a model's forward returns. Names are vtc, vtm, mlm, pem, qa.
+
+    `losses` are means over this process's items, unweighted; `counts` says over how many items (0: nothing to predict, the
+    loss is 0). `logits` and `targets` are those of the items, for accuracies: vtm (3B, 2) and (3B,), mlm (M, vocabulary) and
+    (M,), pem (B, entities) twice (the target is soft), qa (B, answers) and (B,), vtc (B, pairs of all processes) and (B,).
+    """
+
+    losses: dict[str, Tensor]
+    counts: dict[str, Tensor | int]
+    logits: dict[str, Tensor]
+    targets: dict[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the losses, each times its weight (1 where none is given). Raises ValueError without a loss."""
+        if not self.losses:
+            raise ValueError("the batch carried no labels, so there is no loss")
+        return torch.stack([widened(loss) * self.weights.get(name, 1.0) for name, loss in self.losses.items()]).sum()
+
+
+class Alpro(nn.Module):
+    """Both encoders under the official names. The tasks' models add their heads."""
+
+    text_encoder: Bert | MaskedLM
+
+    def __init__(
+        self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing, text: type[Bert | MaskedLM]
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_frames = num_frames
+        self.temp = nn.Parameter(torch.tensor(config.temperature))
+        self.visual_encoder = TimeSformer(config, num_frames, gradient_checkpointing)
+        self.text_encoder = text(config)
+        self.vision_proj = nn.Linear(config.width, config.embed_dim)
+        self.text_proj = nn.Linear(config.width, config.embed_dim)
+        self.itm_head = nn.Linear(config.width, 2)
+
+    @property
+    def bert(self) -> Bert:
+        """The text and multimodal encoder, under whichever name it has."""
+        return self.text_encoder if isinstance(self.text_encoder, Bert) else self.text_encoder.bert
+
+    def encode_video(self, pixels: Tensor, cls_only: bool = False) -> Tensor:
+        """Clips (B, T, 3, H, W), uint8 or already normalised, -> (B, 1+N, D): CLS and the patches averaged over time.
+
+        With `cls_only` CLS alone, (B, 1, D): the same numbers for less work.
+        """
+        return self.visual_encoder(pixels if pixels.is_floating_point() else normalize(pixels), cls_only)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Tokens and mask (B, L) -> (B, L, D)."""
+        return self.bert.text(input_ids, attention_mask)
+
+    def fuse(self, text: Tensor, text_mask: Tensor, video: Tensor, cls_only: bool = False) -> Tensor:
+        """The multimodal encoder: (B, L, D), (B, L), (B, 1+N, D) -> (B, L+1+N, D), text first.
+
+        With `cls_only` only the multimodal [CLS] is computed, (B, 1, D): the same numbers for less work.
+        """
+        return self.bert.fuse(text, text_mask, video, cls_only)
+
+    def video_feature(self, video: Tensor) -> Tensor:
+        """Video tokens (B, 1+N, D) -> the unit vector (B, E) that VTC compares."""
+        return F.normalize(widened(self.vision_proj(video[:, 0])), dim=-1)
+
+    def text_feature(self, text: Tensor) -> Tensor:
+        """Text tokens (B, L, D) -> the unit vector (B, E) that VTC compares."""
+        return F.normalize(widened(self.text_proj(text[:, 0])), dim=-1)
+
+    def match(self, text: Tensor, text_mask: Tensor, video: Tensor) -> Tensor:
+        """VTM's logits (B, 2) of encoded pairs; class 1 is a match."""
+        return self.itm_head(self.fuse(text, text_mask, video, cls_only=True)[:, 0])
+
+    def contrast(self, video: Tensor, text: Tensor, alone: bool = False) -> tuple[Tensor, Tensor, Tensor, int]:
+        """VTC over the batches of all processes: loss, similarities / temperature in both directions, this one's offset.
+
+        `alone` compares this process's pairs only, without a word to the others.
+        """
+        if self.training:
+            with torch.no_grad():
+                self.temp.clamp_(*TEMPERATURES)
+        v, t = self.video_feature(video), self.text_feature(text)
+        if alone:
+            return *vtc_loss(v, t, v, t, 0, self.temp), 0
+        everyone = distributed.gather(torch.cat([v, t], 1))
+        all_v, all_t = everyone.split(v.shape[1], 1)
+        offset = distributed.row_offset(len(v))
+        return *vtc_loss(v, t, all_v, all_t, offset, self.temp), offset
+
+    def draw_negatives(self, v2t: Tensor, t2v: Tensor, offset: int, generator: torch.Generator | None) -> Negatives:
+        """VTM's negatives out of this process's batch, by the similarities (B, pairs of all processes).
+
+        A batch of one has none, and VTM sees the match alone: in training where the others could not be read, in evaluation as
+        a split's last batch.
+        """
+        if len(v2t) == 1:
+            return (none := torch.arange(0, device=v2t.device)), none
+        here = slice(offset, offset + len(v2t))
+        clips = hard_negatives(t2v[:, here], generator)
+        return clips, hard_negatives(v2t[:, here], generator)
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """Pixels (..., 3, H, W) uint8 -> float32, divided by 255 and with CLIP's mean and deviation.
+
+    The released code leaves out the division for a batch whose largest value is at most 1, so that it reads an all but black
+    batch as a white one. Here pixels are always divided.
+    """
+    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    return (pixels.float() / 255 - mean) / std
+
+
+def black(device: torch.device) -> Tensor:
+    """A black pixel after normalisation, (3,)."""
+    return normalize(torch.zeros(3, 1, 1, dtype=torch.uint8, device=device))[:, 0, 0]
+
+
+def labelled(loss_sum: Tensor, count: Tensor) -> Tensor:
+    """A mean that is 0, with zero gradients, over nothing."""
+    return loss_sum / count.clamp(min=1)
+
+
+def require(batch: Batch, *names: str) -> list[Tensor]:
+    """The batch's tensors of these names. Raises ValueError naming one that is missing."""
+    values = [getattr(batch, name) for name in names]
+    for name, value in zip(names, values, strict=True):
+        if value is None:
+            raise ValueError(f"batch of {batch.corpus}: {name} is missing; the collator must make it for this training")
+    return values

@@ -1,0 +1,73 @@
+"""`alpro plan` on the screen: the work, memory and disk of each training, and what was assumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import rich
+from rich.table import Table
+
+from alpro.config import Params
+from alpro.planning.plan import Device, TrainingPlan, data_bytes, device_of, make_plan
+from alpro.report.table import make_table
+
+GB = 1e9
+
+
+def print_plan(
+    params: Params, gpus: int | None, gpu: str | None, tflops: float | None, mfu: float | None, as_json: bool = False
+) -> None:
+    """Print the plan of all trainings, as tables or JSON. Raises ConfigError and DataError as `make_plan`."""
+    device, gpus = device_of(gpu, tflops, mfu), gpus or params.launch.world
+    plans, data = make_plan(params, gpus, device), data_bytes(params)
+    if as_json:
+        given = {"gpus": gpus, "device": device.name, "assumption": device.assumption}
+        print(json.dumps({**given, "trainings": [plan.as_dict() for plan in plans], "data_bytes": data}, indent=1))
+        return
+    rich.print(*plan_tables(plans, gpus, device), *plan_notes(plans, device, data), sep="\n")
+
+
+def plan_tables(plans: Sequence[TrainingPlan], gpus: int, device: Device) -> list[Table]:
+    """Two tables for `rich.print`."""
+    work = make_table(
+        "Work", "samples", "epochs", "batch", "steps", "FLOPs", "+ validation", "+ recomputed", f"hours on {gpus} {device.name}"
+    )
+    for plan in plans:
+        samples = f"{sum(plan.samples.values()):,}{'' if plan.counted else ' *'}"
+        validation = "unknown" if plan.validation_flops is None else f"{plan.validation_flops:.1e}"
+        work.add_row(
+            plan.name, samples, str(plan.epochs), f"{plan.batch:,}", f"{plan.steps:,}", f"{plan.flops:.2e}", validation,
+            f"{plan.recomputed_flops:.1e}" if plan.recomputed_flops else "", f"{plan.hours:.1f} ({plan.precision})",
+        )  # fmt: skip
+    held = make_table(
+        "Memory of a process, and disk, GB", "parameters", "weights", "frozen", "gradients", "moments", "activations", "peak",
+        "checkpoint", "resume state",
+    )  # fmt: skip
+    for plan in plans:
+        m = plan.memory
+        numbers = (m.weights + m.casts, m.frozen, m.gradients, m.moments, m.activations + m.recomputed)
+        room = device.memory_gb
+        over = "" if room is None or m.peak / GB <= room else " !"
+        held.add_row(
+            plan.name, f"{plan.parameters / 1e6:.1f} M", *(f"{number / GB:.1f}" for number in numbers),
+            f"{m.peak / GB:.1f}{over}", f"{plan.checkpoint_bytes / GB:.1f}", f"{plan.resume_bytes / GB:.1f}",
+        )  # fmt: skip
+    return [work, held]
+
+
+def plan_notes(plans: Sequence[TrainingPlan], device: Device, data: Mapping[str, int]) -> list[str]:
+    """What the tables' signs mean and what was assumed."""
+    notes = [f"Hours: {device.assumption} (assumed, not measured); reading the videos is not counted."]
+    if not all(plan.counted for plan in plans):
+        notes.append("* published numbers (alpro/planning/published.py): the data are not here.")
+    if any(plan.validation_flops is None for plan in plans):
+        notes.append("unknown: the validation split is not here and its size not published; its time is not in the hours.")
+    if device.memory_gb is not None and any(plan.memory.peak / GB > device.memory_gb for plan in plans):
+        remedy = "a smaller batch_size with more accumulation, precision bf16 or gradient_checkpointing exact help"
+        notes.append(f"! more than the {device.memory_gb} GB of a {device.name}: {remedy}.")
+    if data:
+        notes.append("Videos and images: " + ", ".join(f"{name} {size / GB:.1f} GB" for name, size in data.items()))
+    else:
+        notes.append("Disk for videos and images: not known, none are here.")
+    return notes

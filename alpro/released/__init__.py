@@ -1,5 +1,0 @@
-"""What users of the released code (salesforce/ALPRO) bring along: its configuration files, turned into our parameters."""
-
-from alpro.released.configs import Imported, import_configs
-
-__all__ = ["Imported", "import_configs"]

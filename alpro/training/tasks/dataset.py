@@ -1,0 +1,112 @@
+"""alpro/training/tasks/dataset.py: NEW MODULE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from alpro.config import Params
+from alpro.data.annotations.read import QUESTION_TYPES, answer_file, read_answers, read_dataset
+from alpro.data.annotations.records import Record
+from alpro.data.batches.datasets import ClipDataset, Collator, View
+from alpro.data.batches.unreadable import refuse_unreadable
+from alpro.data.media.index import cache_of
+from alpro.evaluation.qa import evaluate_qa
+from alpro.evaluation.retrieval import evaluate_retrieval
+from alpro.files.atomic import write_json
+from alpro.launch import heartbeat
+from alpro.models import build_model
+from alpro.training.tasks.base import ClipTask, _start, _tokenizer
+
+RETRIEVAL_METRICS = tuple(f"{way}{name}" for way in ("", "v2t_") for name in ("r1", "r5", "r10", "medianR", "meanR"))
+
+
+QA_METRICS = ("overall_acc", *(f"{kind}_acc" for kind in QUESTION_TYPES))
+
+
+# --- down-stream ------------------------------------------------------------------------------------------
+
+
+class DatasetTask(ClipTask):
+    """Fine-tuning for a data set, validated as its evaluation does."""
+
+    def __init__(self, params: Params, name: str) -> None:
+        dataset, settings = params.datasets[name], params.finetune[name]
+        self.answers = read_answers(dataset) if dataset.task == "qa" else None
+        self.name, self.tokenizer = name, _tokenizer(params)
+        self.val: list[Record] = read_dataset(dataset, "val")
+        refuse_unreadable(self.val, settings.num_frames, settings.eval_frames, cache_of(dataset.videos))
+        view = View.training(settings, params.model)
+        train = ClipDataset(name, read_dataset(dataset, "train"), dataset.task, view, params.seed, self.answers)
+        super().__init__(params, settings, {name: train}, Collator(self.tokenizer, settings.max_text_tokens, params.seed))
+
+    def _evaluation(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "num_frames": settings.num_frames,
+            "image_size": self.params.model.image_size,
+            "max_text_tokens": settings.max_text_tokens,
+            "frames_strategy": settings.eval_frames,
+            "precision": settings.precision,
+            "decode_size": settings.decode_size,
+            "batch_pairs": self.params.evaluate[self.name].batch_pairs,
+            "progress": lambda done, total: heartbeat.beat("validation", done, total),
+        }
+
+
+class RetrievalTask(DatasetTask):
+    """VTC and VTM; validated by ranking every video for every caption of the validation split."""
+
+    kind = "retrieval"
+    losses = ("vtc", "vtm")
+    metrics = RETRIEVAL_METRICS
+
+    def __init__(self, params: Params, name: str, init: str, say: Callable[[str], None]) -> None:
+        super().__init__(params, name)
+        self.model = build_model(
+            "retrieval",
+            num_frames=self.settings.num_frames,
+            config=params.model,
+            gradient_checkpointing=self.settings.gradient_checkpointing,
+            seed=None,
+        )
+        _start(self.model, init, params, say)
+
+    def validate(self) -> dict[str, float]:
+        """Recalls and ranks in both directions."""
+        return evaluate_retrieval(self.model, self.val, self.tokenizer, **self._evaluation()).flat()
+
+
+class QuestionAnsweringTask(DatasetTask):
+    """Cross-entropy over the answer list; validated by accuracy on the validation split."""
+
+    kind = "qa"
+    losses = ("qa",)
+    metrics = QA_METRICS
+
+    def __init__(self, params: Params, name: str, init: str, say: Callable[[str], None]) -> None:
+        super().__init__(params, name)
+        assert self.answers is not None
+        self.model = build_model(
+            "qa",
+            num_frames=self.settings.num_frames,
+            config=params.model,
+            num_answers=len(self.answers),
+            gradient_checkpointing=self.settings.gradient_checkpointing,
+            seed=None,
+        )
+        _start(self.model, init, params, say)
+
+    def validate(self) -> dict[str, float]:
+        """Accuracy, overall and by type of question, in percent."""
+        result = evaluate_qa(self.model, self.val, self.tokenizer, self.answers or {}, **self._evaluation())  # type: ignore[arg-type]
+        return result.flat()
+
+    def extras(self) -> dict[str, Path]:
+        """The answer list too."""
+        file = answer_file(self.params.datasets[self.name])
+        if file is None:  # they are those of the one table
+            file = Path(".state") / "answers" / f"{self.name}.json"
+            write_json(file, self.answers)
+        return super().extras() | {"answers.json": file}

@@ -1,0 +1,96 @@
+"""What pre-training gives: fine-tune every task from the pre-trained model and from nothing, over several seeds.
+
+    make baseline            # benchmarks/baseline/__main__.py; after `make repro`
+
+Writes benchmarks/baseline.json, which the report shows. Trainings that ended are kept in .state/baseline and not done
+again, so a killed comparison goes on; another params.yaml or another pre-trained model starts afresh.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from alpro.config import Params, load
+from alpro.errors import AlproError
+from alpro.files.atomic import sha256, write_json
+
+OUTPUT = Path("benchmarks/baseline.json")
+WORK = Path(".state/baseline")
+METRICS = {"retrieval": "r1", "qa": "overall_acc"}
+SCRATCH = "recipes/init/scratch.yaml"
+
+
+def compare(params: Params, raw: dict, seeds: list[int]) -> dict:
+    """Both arms of every task and seed: {task: {metric, pretrained: [...], scratch: [...]}}, in percent."""
+    work = WORK / _key(params, raw)
+    tasks = {}
+    for task, dataset in params.datasets.items():
+        metric = METRICS[dataset.task]
+        arms: dict[str, list[float]] = {}
+        for arm, init in (("pretrained", params.init.finetune), ("scratch", SCRATCH)):
+            arms[arm] = []
+            for seed in seeds:
+                figures = _one(work / task / f"{arm}-{seed}", raw, task, init, seed)
+                arms[arm].append(_percent(figures, metric))
+                print(f"{task} {arm} seed {seed}: {metric} {arms[arm][-1]}", flush=True)
+        tasks[task] = {"metric": metric, **arms}
+    return tasks
+
+
+def _key(params: Params, raw: dict) -> str:
+    """What the comparison depends on."""
+    start = Path(params.init.finetune)
+    weights = sha256(start / "model.safetensors" if start.is_dir() else start)
+    return hashlib.sha256(json.dumps([raw, weights], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _one(place: Path, raw: dict, task: str, init: str, seed: int) -> dict:
+    """Fine-tune and evaluate once; returns the figures."""
+    metrics = place / "evaluation" / "metrics.json"
+    if not metrics.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        own = place / "params.yaml"
+        own.write_text(yaml.safe_dump({**raw, "seed": seed}), encoding="utf-8")
+        model = place / "model"
+        if not model.exists():
+            train = ["train", "finetune", "--task", task, "--init", init, "--output", str(model)]
+            _alpro(own, [*train, "--record", str(place / "record"), "--params", str(own)])
+        evaluate = ["evaluate", "--task", task, "--checkpoint", str(model), "--no-ablations"]
+        _alpro(own, [*evaluate, "--record", str(place / "evaluation"), "--params", str(own)])
+    return json.loads(metrics.read_text(encoding="utf-8"))
+
+
+def _alpro(params: Path, verb: list[str]) -> None:
+    subprocess.run([sys.executable, "-m", "alpro", "launch", "--params", str(params), "--", *verb], check=True)
+
+
+def _percent(figures: dict, metric: str) -> float:
+    """The metric of the whole model, wherever the record has it."""
+    found = figures.get(metric, figures.get("text2video", {}).get(metric))
+    if found is None:
+        raise AlproError(f"the evaluation's figures have no {metric}; they have {', '.join(figures)}")
+    return float(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare pre-training with training from scratch.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    seeds = parser.parse_args().seeds
+    params = load()
+    raw = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    tasks = compare(params, raw, seeds)
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    write_json(OUTPUT, {"command": "make baseline", "date": date, "recipe": params.recipe, "seeds": seeds, "tasks": tasks})
+    print(f"written to {OUTPUT}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""`alpro doctor`: it finds what works, names what does not, and never breaks itself."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections import namedtuple
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from alpro.checks import doctor
+from alpro.checks.doctor import Check
+
+ROOT = Path(__file__).resolve().parents[2]
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_both_decoders_read_a_made_clip_and_agree() -> None:
+    found = doctor.CHECKS["decoders"](ROOT)
+    assert found.status == "ok", found
+    assert "same pixels" in found.detail
+
+
+def test_the_model_libraries_import_beside_any_torch() -> None:
+    found = doctor.CHECKS["model libraries"](ROOT)
+    assert found.status == "ok", found
+    assert "timm" in found.detail and "transformers" in found.detail
+
+
+def test_every_check_answers_here() -> None:
+    for name in ("Python", "torch", "compiler", "disk", "memory", "Great Expectations"):
+        found = doctor.CHECKS[name](ROOT)
+        assert found.name == name
+        assert found.status in ("ok", "warn"), found
+
+
+def test_a_check_that_breaks_is_a_finding_not_a_traceback() -> None:
+    def breaks(root: Path) -> Check:
+        raise ImportError("libfoo.so: no such file\nand more")
+
+    found = doctor._guarded("torch", breaks, ROOT)
+    assert (found.status, found.detail) == ("fail", "ImportError: libfoo.so: no such file")
+    assert found.remedy
+
+
+def test_a_failure_gives_exit_code_1_and_the_remedy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = [Check("Python", "ok", "3.11"), Check("disk", "fail", "0 GB free", "free some"), Check("memory", "warn", "1 GB")]
+    monkeypatch.setattr(doctor, "diagnose", lambda root: checks)
+    assert doctor.main() == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].split() == ["ok", "Python", "3.11"]
+    assert out[2].strip() == "-> free some"
+    assert out[-1] == "does not work: disk; look at: memory"
+
+
+def test_all_well_gives_exit_code_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "diagnose", lambda root: [Check("Python", "ok", "3.11")])
+    assert doctor.main() == 0
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10, 10, 0))
+    found = doctor.CHECKS["disk"](tmp_path)
+    assert found.status == "fail" and str(tmp_path) in found.detail and found.remedy
+
+
+def test_little_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_meminfo", lambda name: 2 * 2**20)
+    assert doctor.CHECKS["memory"](ROOT).status == "warn"
+
+
+def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_meminfo", lambda name: 64 * 2**20)
+    monkeypatch.setattr(doctor, "_container_limit", lambda: 2 * 2**30)
+    assert doctor.CHECKS["memory"](ROOT).detail == "2 of 2 GB available"
+
+
+def test_missing_horovod_leaves_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = doctor.importlib.util.find_spec
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "horovod" else find(name))
+    found = doctor.CHECKS["Horovod"](ROOT)
+    assert found.status == "warn" and "one process" in found.detail
+
+
+def test_a_store_that_nobody_made_is_fine_and_stays_unmade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert doctor.CHECKS["MLflow"](tmp_path).status == "ok"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_store_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlflow.db").write_text("no database")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    found = doctor.CHECKS["MLflow"](tmp_path)
+    assert found.status == "fail" and "mlflow.db" in found.detail
+
+
+def test_the_stores_runs_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("CREATE TABLE runs (id)")
+        database.execute("INSERT INTO runs VALUES (1)")
+    database.close()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert "(1 runs)" in doctor.CHECKS["MLflow"](tmp_path).detail
+
+
+def test_a_server_that_is_down_is_named_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # the discard port: nobody listens
+    found = doctor.CHECKS["MLflow"](tmp_path)
+    assert found.status == "fail"
+    assert "secret" not in found.detail
+
+
+def test_the_fastapi_that_breaks_prefect_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = metadata.version
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.155.1" if name == "fastapi" else version(name))
+    found = doctor.CHECKS["Prefect"](ROOT)
+    assert found.status == "fail" and "fastapi" in found.detail
+
+
+def test_a_folder_without_dvc_is_named(tmp_path: Path) -> None:
+    found = doctor.CHECKS["DVC"](tmp_path)
+    assert found.status == "fail" and "dvc init" in found.remedy
+
+
+def test_python_dash_m_alpro_runs_the_code_of_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "alpro").mkdir()
+    (tmp_path / "alpro" / "__init__.py").write_text("")
+    (tmp_path / "alpro" / "__main__.py").write_text("print('this checkout')")
+    done = subprocess.run([sys.executable, "-m", "alpro"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "this checkout"

@@ -1,0 +1,140 @@
+"""params.yaml: unknown keys, wrong types and contradictions are refused with the key and the nearest known name."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alpro import config
+from alpro.config import override
+from alpro.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def raw() -> dict:
+    return copy.deepcopy(yaml.safe_load((ROOT / "recipes/sample.yaml").read_text()))
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipe_is_complete_and_named_after_its_file(recipe: Path) -> None:
+    assert config.load(recipe).recipe == recipe.stem
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipe_reads_alike_under_both_yaml_versions(recipe: Path) -> None:
+    """DVC reads YAML 1.2, where `off` is a word and `1e-4` a number; both readers must see the same values."""
+    from ruamel.yaml import YAML
+
+    newer = YAML(typ="safe").load(recipe.read_text())
+    assert yaml.safe_load(recipe.read_text()) == newer
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_says_every_parameter_there_is(recipe: Path) -> None:
+    def keys(value: object) -> object:
+        return {key: keys(inner) for key, inner in value.items()} if isinstance(value, dict) else None
+
+    assert keys(yaml.safe_load(recipe.read_text())) == keys(config.load(recipe).model_dump())
+
+
+def test_misspelt_parameter_names_the_nearest(raw: dict) -> None:
+    raw["finetune"]["msvd_qa"]["learning_rte"] = 1.0
+    with pytest.raises(ConfigError, match=r"finetune\.msvd_qa\.learning_rte: no such parameter; did you mean 'learning_rate'"):
+        config.parse(raw)
+
+
+def test_every_fault_is_listed_on_its_own_line(raw: dict) -> None:
+    raw["sede"] = 1
+    raw["pretrain"]["batch_size"] = 0
+    with pytest.raises(ConfigError) as error:
+        config.parse(raw)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 2 and "did you mean 'seed'" in str(error.value) and "pretrain.batch_size" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("model", "patch_size"), 7, "no multiple of patch_size"),
+        (("model", "heads"), 5, "no multiple of heads"),
+        (("prompter", "corpora"), ["webvid"], "did you mean 'webvid2m'"),
+        (("finetune", "msvd_qa", "max_text_tokens"), 1000, "max_positions"),
+        (("zeroshot", "msvd_qa"), {}, "only retrieval"),
+        (("pretrain", "batch_size"), 1, r"pretrain\.batch_size must be 2 or more: VTM's negatives"),
+        (("finetune", "msrvtt_ret", "batch_size"), 1, r"finetune\.msrvtt_ret\.batch_size must be 2 or more"),
+        (("finetune", "msvd_qa", "learning_rate"), "fast", "learning_rate"),
+        (
+            ("finetune", "msvd_qa", "epochs"),
+            "6",
+            r"^params\.yaml: finetune\.msvd_qa\.epochs: must be a whole number, not .*'6'$",
+        ),
+        (("finetune", "msvd_qa", "max_steps"), "6", r"finetune\.msvd_qa\.max_steps: must be a whole number"),
+        (("pretrain", "batch_size"), True, r"^params\.yaml: pretrain\.batch_size: must be a number, not true$"),
+        (("pretrain", "learning_rate"), True, r"pretrain\.learning_rate: must be a number, not true"),
+        (("init", "finetune"), "stage", r"init\.finetune: 'stage' is no path; did you mean models/sample/pretrain\?"),
+        (("init", "pretrain"), "scratch", r"init\.pretrain: .* did you mean recipes/init/scratch\.yaml\?"),
+        (("init", "prompter"), "imagenet", r"init\.prompter: .* did you mean recipes/init/imagenet\.yaml\?"),
+        (("init", "teacher"), "scratch", r"init\.teacher: .* did you mean models/sample/prompter\?"),
+    ],
+)
+def test_contradictions_are_refused(raw: dict, path: tuple[str, ...], value: object, message: str) -> None:
+    here = raw
+    for key in path[:-1]:
+        here = here[key]
+    here[path[-1]] = value
+    with pytest.raises(ConfigError, match=message):
+        config.parse(raw)
+
+
+def test_a_small_number_that_yaml_takes_for_text_is_a_number(raw: dict) -> None:
+    raw["finetune"]["msvd_qa"]["learning_rate"] = yaml.safe_load("1e-4")
+    assert config.parse(raw).finetune["msvd_qa"].learning_rate == 0.0001
+
+
+def test_a_batch_of_one_is_enough_where_there_is_no_vtm(raw: dict) -> None:
+    raw["prompter"]["batch_size"] = raw["finetune"]["msvd_qa"]["batch_size"] = raw["pretrain"]["batch_size"] = 1
+    raw["pretrain"]["objectives"] = {"vtm": 0}
+    assert config.parse(raw).pretrain.batch_size == 1
+
+
+def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="alpro recipe use sample"):
+        config.load(tmp_path / "params.yaml")
+
+
+def test_one_parameter_is_changed_and_nothing_else(raw: dict) -> None:
+    before = copy.deepcopy(raw)
+    changed = config.parse(
+        override(raw, ["finetune.msvd_qa.batch_size=2", "pretrain.corpora=[cc3m]", "pretrain.objectives={pem: 0}", "seed=7"])
+    )
+    assert raw == before
+    raw["finetune"]["msvd_qa"]["batch_size"], raw["seed"] = 2, 7
+    raw["pretrain"] |= {"corpora": ["cc3m"], "objectives": {"pem": 0}}
+    assert changed == config.parse(raw)
+
+
+def test_a_section_that_is_off_can_be_filled(raw: dict) -> None:
+    raw["sample"] = None
+    assert config.parse(override(raw, ["sample.frame_size=224"])).sample == config.Sample(frame_size=224)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("seed", "must be key=value"),
+        ("finetune.=3", "must be key=value"),
+        ("finetune.msvdqa.batch_size=2", "there is no finetune.msvdqa; did you mean 'msvd_qa'"),
+        ("seed.of=2", "seed is a value"),
+        ("seed=[", "no YAML"),
+        ("finetune.msvd_qa.batchsize=2", "did you mean 'batch_size'"),
+        ("finetune.msvd_qa.batch_size=two", "batch_size"),
+    ],
+)
+def test_a_change_that_fits_nothing_is_refused(change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.load(ROOT / "recipes/sample.yaml", [change])

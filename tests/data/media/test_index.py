@@ -1,0 +1,106 @@
+"""The index: each file looked at once, again only when it changed, the same bytes for the same files."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import alpro.data.media.index as index
+from alpro.data.media.index import build_index, looked_at
+from alpro.data.media.probe import probe
+
+VIDEOS = Path(__file__).parents[2] / "videos"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("made_5frames_480x270_from_nasa.mp4", "decord_video_90.mov", "small_webm.webm", "made_text_not_a_video.mp4"):
+        shutil.copy(VIDEOS / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    seen = []
+    monkeypatch.setattr(index, "probe", lambda name, every: seen.append(Path(name).name) or probe(name, every))
+    return seen
+
+
+def files(folder):
+    return sorted(path for path in folder.iterdir() if path.suffix in (".mp4", ".mov", ".webm"))
+
+
+def test_the_index_says_what_each_file_is(folder):
+    built = build_index([*files(folder), folder / "gone.mp4"], folder / "index.parquet")
+    rows = pq.read_table(folder / "index.parquet").to_pylist()
+    assert rows == [{"path": path, **info.as_dict()} for path, info in built.items()]
+    found = {Path(path).name: info for path, info in built.items()}
+    assert {name: info.readable for name, info in found.items()} == {
+        "decord_video_90.mov": True,
+        "gone.mp4": False,
+        "made_5frames_480x270_from_nasa.mp4": True,
+        "made_text_not_a_video.mp4": False,
+        "small_webm.webm": True,
+    }
+    assert (found["decord_video_90.mov"].width, found["decord_video_90.mov"].rotation) == (320, 90)
+    assert found["small_webm.webm"].decoder == "pyav" and found["gone.mp4"].reason == "not found"
+
+
+def test_only_what_changed_is_looked_at_again(folder, looks):
+    out, cache = folder / "index.parquet", folder / "cache.jsonl"
+    build_index(files(folder), out, cache=cache)
+    first = out.read_bytes()
+    looks.clear()
+    build_index(files(folder), out, cache=cache)
+    assert looks == [] and out.read_bytes() == first
+    os.utime(folder / "small_webm.webm", ns=(1, 1))
+    shutil.copy(VIDEOS / "decord_video_0.mov", folder / "decord_video_90.mov")
+    build_index(files(folder), out, cache=cache)
+    assert looks == ["decord_video_90.mov", "small_webm.webm"]
+    build_index(files(folder), out, cache=cache, every_frame=False)  # another kind of look
+    assert len(looks) == 6
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(folder, looks, monkeypatch):
+    out, cache = folder / "index.parquet", folder / "cache.jsonl"
+
+    def interrupted(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index(files(folder), out, cache=cache, report=interrupted)
+    assert not out.exists()
+    cache.write_text(cache.read_text() + '{"path": "half a li')  # as a kill leaves it
+    looks.clear()
+    build_index(files(folder), out, cache=cache)
+    assert len(looks) == 2
+
+
+def test_processes_and_order_change_no_byte(folder):
+    build_index(files(folder), folder / "one.parquet")
+    build_index(files(folder)[::-1] * 2, folder / "two.parquet", workers=2)
+    assert (folder / "one.parquet").read_bytes() == (folder / "two.parquet").read_bytes()
+
+
+def test_a_file_that_crashes_its_decoder_is_found_out(folder, monkeypatch):
+    monkeypatch.setattr(index, "_CHUNK", 1)
+    (folder / "sitecustomize.py").write_text(
+        "import os, alpro.data.media.decoders as v\n"
+        "real = v.probe\n"
+        "v.probe = lambda name, *a, **k: os.abort() if 'decord_video' in str(name) else real(name, *a, **k)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}{os.pathsep}{Path.cwd()}")
+    found = {Path(k).name: v for k, v in build_index(files(folder), folder / "i.parquet", workers=2).items()}
+    assert found["decord_video_90.mov"].reason == "it crashes the decoder"
+    assert found["small_webm.webm"].readable and found["made_5frames_480x270_from_nasa.mp4"].readable
+
+
+def test_earlier_looks_are_known_of_files_that_did_not_change(folder):
+    built = build_index(files(folder), folder / "index.parquet", cache=folder / "cache.jsonl")
+    shutil.copy(VIDEOS / "decord_video_0.mov", folder / "decord_video_90.mov")
+    known = looked_at([*files(folder), folder / "never.mp4"], folder / "cache.jsonl")
+    assert known == {path: info for path, info in built.items() if not path.endswith("decord_video_90.mov")}
+    assert looked_at(files(folder), folder / "no_cache.jsonl") == {}

@@ -1,0 +1,179 @@
+"""Clips in shards are read as loose ones are, and the shards of the same clips are the same bytes."""
+
+import hashlib
+import multiprocessing
+import os
+import random
+import subprocess
+
+import numpy as np
+import pytest
+
+from alpro.config import Corpus
+from alpro.data.annotations.media_files import MediaFolder
+from alpro.data.annotations.read import missing_files, read_corpus
+from alpro.data.batches.datasets import ClipDataset, View
+from alpro.data.media.index import build_index
+from alpro.data.media.probe import probe
+from alpro.data.media.read import read_frames, read_image
+from alpro.data.media.shards import clip_of, listing, write_shards
+from alpro.errors import DataError
+from tests.data.clips import make_video
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Seven clips of three kinds in two pages, and the same in shards of three."""
+    root = tmp_path_factory.mktemp("shards")
+    loose = root / "loose"
+    for page in ("page1", "page2"):
+        (loose / page).mkdir(parents=True)
+    for i in range(7):
+        make_video(loose / f"page{1 + i % 2}" / f"clip{i}.{('avi', 'mp4', 'mov')[i % 3]}", frames=20 + i, hue=30 * i)
+    assert write_shards(loose, root / "shards", clips=3) == 3
+    return loose, root / "shards"
+
+
+def digests(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def names(loose):
+    return sorted(path.relative_to(loose).as_posix() for path in loose.rglob("*") if path.is_file())
+
+
+def test_any_tar_gives_the_clips_back(folders, tmp_path):
+    loose, shards = folders
+    for shard in sorted(shards.glob("*.tar")):
+        subprocess.run(["tar", "-xf", shard, "-C", tmp_path], check=True)
+    assert {name: (tmp_path / name).read_bytes() for name in names(loose)} == {
+        n: (loose / n).read_bytes() for n in names(loose)
+    }
+
+
+def test_the_same_clips_give_the_same_bytes(folders, tmp_path):
+    loose, shards = folders
+    for path in loose.rglob("*"):
+        os.utime(path, (1, 1))
+    write_shards(loose, tmp_path / "again", clips=3)
+    assert digests(tmp_path / "again") == digests(shards)
+    assert sorted(digests(shards)) == ["index.parquet", "shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
+
+
+def test_the_index_says_where_each_clip_lies_and_its_hash(folders):
+    loose, shards = folders
+    assert sorted(name for _, name in listing(shards)) == names(loose)
+    for shard, name in listing(shards):
+        clip = clip_of(shards / shard / name)
+        assert clip.sha256 == hashlib.sha256((loose / name).read_bytes()).hexdigest()
+        assert clip.shard.read_bytes()[clip.offset : clip.offset + clip.bytes] == (loose / name).read_bytes()
+
+
+def test_frames_from_shards_are_those_of_the_loose_files(folders):
+    loose, shards = folders
+    for name in names(loose):
+        inside = MediaFolder(shards, "video").path(name)
+        for decoder in ("decord", "pyav"):
+            expected, found = (read_frames(path, 4, 32, "random", random.Random(1), decoder) for path in (loose / name, inside))
+            assert np.array_equal(expected, found)
+        assert probe(inside) == probe(loose / name)
+
+
+def test_a_corpus_reads_the_same_samples_from_shards(folders, tmp_path):
+    table = tmp_path / "train.csv"
+    rows = [f"clip{i},page{1 + i % 2},a caption of {i}" for i in range(7)]
+    table.write_text("\n".join(["video_id,page_dir,text", *rows]) + "\n")
+    samples = []
+    for root in folders:
+        records = read_corpus(Corpus(media="video", train=str(table), root=str(root)))
+        assert missing_files(records) == []
+        data = ClipDataset("corpus", records, "corpus", View(4, 32, "headtail"), seed=3)
+        samples.append([data[0, row] for row in range(7)])
+    for one, other in zip(*samples, strict=True):
+        assert (one.id, one.text) == (other.id, other.text) and one.frames.equal(other.frames)
+
+
+def test_an_image_in_a_shard_is_read(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (20, 10), (200, 30, 90)).save(tmp_path / "in" / "a.png")
+    write_shards(tmp_path / "in", tmp_path / "out")
+    assert read_image(MediaFolder(tmp_path / "out", "image").path("a")).getpixel((3, 3)) == (200, 30, 90)
+
+
+def test_the_video_index_knows_clips_of_shards_and_looks_again_when_a_shard_changed(folders, tmp_path):
+    _, shards = folders
+    paths = [shards / shard / name for shard, name in listing(shards)]
+    cache = tmp_path / "cache.jsonl"
+    infos = build_index(paths, tmp_path / "i.parquet", cache=cache)
+    assert all(info.readable for info in infos.values())
+    looked = []
+    build_index(paths, tmp_path / "i.parquet", cache=cache, report=lambda done, total: looked.append(done))
+    assert looked == []
+    os.utime(shards / "shard-00000.tar")
+    build_index(paths, tmp_path / "i.parquet", cache=cache, report=lambda done, total: looked.append(done))
+    assert len(looked) == 3
+
+
+def test_a_run_that_was_stopped_goes_on_and_what_changed_is_written_again(folders, tmp_path):
+    loose, _ = folders
+    output = tmp_path / "out"
+    write_shards(loose, output, clips=3)
+    times = {path.name: path.stat().st_mtime_ns for path in output.glob("*.tar")}
+    rows = (output / "index.parquet").read_bytes()
+    (output / "shard-00002.tar").unlink()
+    (output / ".shard-00002.tar").write_bytes(b"half")  # as a kill would leave it
+    write_shards(loose, output, clips=3)
+    assert {p.name: p.stat().st_mtime_ns for p in output.glob("*.tar") if p.name != "shard-00002.tar"} == {
+        name: time for name, time in times.items() if name != "shard-00002.tar"
+    }
+    assert (output / "index.parquet").read_bytes() == rows and not list(output.glob(".*"))
+
+
+def test_fewer_clips_leave_no_old_shard_behind(folders, tmp_path):
+    loose, _ = folders
+    write_shards(loose, tmp_path / "out", clips=1)
+    write_shards(loose, tmp_path / "out", clips=4)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == ["shard-00000.tar", "shard-00001.tar"]
+
+
+def test_a_cut_shard_and_an_unknown_clip_are_named(folders, tmp_path):
+    loose, _ = folders
+    write_shards(loose, tmp_path / "out", clips=3)
+    with pytest.raises(DataError, match=r"shard-00000.tar/page1/other.mp4: not found"):
+        read_frames(tmp_path / "out/shard-00000.tar/page1/other.mp4", 2, 32)
+    last = [tmp_path / "out" / shard / name for shard, name in listing(tmp_path / "out")][-1]
+    shard = last.parents[2]
+    shard.write_bytes(shard.read_bytes()[: clip_of(last).offset + 10])
+    with pytest.raises(DataError, match=r"page2/clip5.mov: its shard was cut"):
+        read_frames(last, 2, 32)
+    assert probe(last).reason.endswith("its shard was cut")
+
+
+def test_errors_name_the_clip_and_not_the_file_in_memory(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "bad.mp4").write_text("<html>")
+    write_shards(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(DataError, match=r"out/shard-00000.tar/bad.mp4: can't be read") as caught:
+        read_frames(tmp_path / "out/shard-00000.tar/bad.mp4", 2, 32)
+    assert "/proc" not in str(caught.value)
+
+
+def test_files_are_closed_again(folders):
+    _, shards = folders
+    path = shards / "shard-00000.tar" / next(name for _, name in listing(shards))
+    read_frames(path, 2, 32)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        read_frames(path, 2, 32)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_forked_worker_reads_too(folders):
+    _, shards = folders
+    shard, name = next(iter(listing(shards)))
+    expected = read_frames(shards / shard / name, 2, 32)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        for found in pool.starmap(read_frames, [(shards / shard / name, 2, 32)] * 4):
+            assert np.array_equal(found, expected)

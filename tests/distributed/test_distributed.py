@@ -1,0 +1,65 @@
+"""Collectives: exact, in rank order, the same bits in every run; and a world of one that needs no Horovod."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from alpro import distributed
+from tests.training.processes import ROOT, done, needs_horovod, world
+
+
+def test_a_world_of_one_is_itself() -> None:
+    distributed.init()
+    x = torch.randn(3, 2, requires_grad=True)
+    assert distributed.gather(x) is x
+    assert (distributed.rank(), distributed.size(), distributed.local_rank(), distributed.local_size()) == (0, 1, 0, 1)
+    assert distributed.row_offset(3) == 0 and distributed.row_sizes(3) == [3]
+    assert distributed.gather_objects("a") == ["a"] and distributed.broadcast_object("a") == "a"
+    assert distributed.any_true(True) and not distributed.any_true(False)
+    p = torch.nn.Parameter(torch.zeros(2))
+    p.grad = torch.ones(2)
+    distributed.exchange_gradients([p])
+    assert torch.equal(p.grad, torch.ones(2))
+    distributed.broadcast_state(torch.nn.Linear(1, 1))
+    distributed.barrier()
+    assert "horovod" not in sys.modules
+
+
+def test_importing_the_package_needs_no_horovod_and_a_larger_world_says_so() -> None:
+    code = "import sys; sys.modules['horovod'] = None\nfrom alpro import distributed\ndistributed.init()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    environment |= {"HOROVOD_RANK": "0", "HOROVOD_SIZE": "2"}
+    failed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert failed.returncode != 0
+    assert "a world of 2 processes needs Horovod" in failed.stderr.splitlines()[-1]
+
+
+@needs_horovod
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_collectives_of_four_processes_are_exact_and_give_the_same_bits_every_time(tmp_path: Path, times: int) -> None:
+    runs = []
+    for number in range(times):
+        done(world(4, ["-m", "tests.distributed.world_of_four", str(tmp_path / f"{number}.json")]))
+        runs.append(json.loads((tmp_path / f"{number}.json").read_text()))
+    digests = {digest for run in runs for rank in run for digest in rank[0][1:]}
+    whole = {rank[0][0] for run in runs for rank in run}
+    assert len(digests) == 1 and len(whole) == 1
+    assert [rank[1:] for rank in runs[0]] == [[r, r, 4] for r in range(4)]
+
+
+@needs_horovod
+@pytest.mark.slow
+def test_places_come_from_the_rank_in_the_world_not_on_the_host(tmp_path: Path) -> None:
+    """Two names of this machine stand for two hosts: rank 1 is the first on its own."""
+    process = world(2, ["-m", "tests.distributed.world_of_four", str(tmp_path / "out.json")], hosts="localhost:1,127.0.0.1:1")
+    done(process)
+    seen = json.loads((tmp_path / "out.json").read_text())
+    assert [rank[1:] for rank in seen] == [[0, 0, 1], [1, 0, 1]]

@@ -1,0 +1,218 @@
+"""The launcher: a failing rank is named with its own words, and whoever dies, nobody is left behind."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from alpro.cli.main import app
+from alpro.config import Launch
+from alpro.errors import LaunchError
+from alpro.launch import command as commands
+from alpro.launch import run
+from alpro.launch.supervisor import Supervisor
+from alpro.system import parent
+from tests.training.processes import ROOT, done, ended, first_failure, needs_horovod, world
+
+WORKER = ["-m", "tests.launch.workers"]
+
+
+@contextmanager
+def under_way(behaviour: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """A world of two that works, with all processes that belong to it."""
+    process = world(2, [*WORKER, behaviour])
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if "well under way" in line:
+                break
+        yield process, psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_the_command_is_horovodruns_with_everything_from_the_parameters() -> None:
+    settings = Launch(processes=8, hosts="one:4,two:4", threads=3, start_timeout_s=60)
+    try:
+        command = commands.horovodrun_command(settings, ["python", "-m", "alpro", "train"])
+    except LaunchError:
+        pytest.skip("Horovod is not installed here (`make setup` builds it)")
+    text = " ".join(command)
+    assert command[0] == sys.executable and command[1].endswith("/horovodrun")
+    assert "--gloo -np 8 --start-timeout 60 --gloo-timeout-seconds 60 -H one:4,two:4 python -m alpro train" in text
+    environment = commands.worker_environment(settings)
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
+    assert environment["HOROVOD_FUSION_THRESHOLD"] == "0"
+
+
+def test_without_horovod_a_larger_world_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike) -> None:  # type: ignore[type-arg]
+    monkeypatch.setattr(sys, "executable", str(tmp_path) + "/python")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LaunchError, match="needs Horovod, which is not installed") as refused:
+        run.run_world(Launch(processes=2), ["true"])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_world_of_one_runs_the_command_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(app, ["launch", "--params", "recipes/tiny.yaml", "--", "recipe", "list"])
+    assert result.exit_code == 0 and "tiny" in result.output
+
+
+def test_hosts_that_are_this_machine_are_reached_over_loopback() -> None:
+    assert commands.own_address(None) == commands.own_address("localhost:1,127.0.0.1:2") == "127.0.0.1"
+    with pytest.raises(LaunchError, match=r"launch.hosts: 'no-such-host.invalid'"):
+        commands.own_address("no-such-host.invalid:4")
+
+
+@needs_horovod
+def test_output_streams_and_a_good_end_is_a_good_end() -> None:
+    lines = done(world(2, [*WORKER, "well"])).splitlines()
+    assert lines[0].startswith("alpro launch: ") and "horovodrun" in lines[0]
+    assert "ended at step 20" in lines and "rank 1: ended at step 20" in lines
+    assert not any("/20" in line or "\x1b" in line for line in lines), "a log has no bar"
+
+
+@needs_horovod
+@pytest.mark.slow
+def test_on_a_terminal_a_bar_shows_how_far_the_first_rank_is_below_what_the_ranks_print() -> None:
+    terminal, output = pty.openpty()
+    process = world(2, [*WORKER, "well"], output=output)
+    os.close(output)
+    shown = b""
+    with suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while piece := os.read(terminal, 4096):
+            shown += piece
+    os.close(terminal)
+    assert process.wait(60) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace"))
+    assert re.search(r"training .*[1-9]\d*/20", text)
+    assert {"ended at step 20", "rank 1: ended at step 20"} <= {line.strip() for line in re.split(r"[\r\n]+", text)}
+
+
+@needs_horovod
+@pytest.mark.slow  # five seconds are too few on a machine that does other work
+def test_killed_with_kill_9_the_launcher_leaves_no_process_after_5_s() -> None:
+    with under_way("for ever") as (process, family):
+        assert len(family) >= 4  # horovodrun, two ranks, and what stands between
+        process.kill()
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive
+
+
+@needs_horovod
+@pytest.mark.slow
+def test_killed_with_kill_9_horovodrun_leaves_no_process_after_5_s_and_the_launcher_says_so() -> None:
+    with under_way("for ever") as (process, family):
+        family[0].kill()
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive
+        assert process.wait(20) == 1
+
+
+@needs_horovod
+@pytest.mark.slow
+@pytest.mark.parametrize("behaviour", ["stoppable", "late", "for ever"])
+def test_a_signal_is_passed_on_and_ranks_that_can_stop_do_so_by_themselves(behaviour: str) -> None:
+    with under_way(behaviour) as (process, family):
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive and process.returncode == 1
+        assert "stopped by SIGTERM" in output
+        assert ("rank 1: ended at step" in output) == (behaviour != "for ever")
+
+
+@needs_horovod
+@pytest.mark.slow
+def test_a_second_signal_does_not_wait_for_the_ranks() -> None:
+    with under_way("deaf") as (process, family):
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 1
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive
+
+
+@needs_horovod
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("raises", "failed: ValueError: something that nobody foresaw"),
+        ("exits", "failed: a fault that the package foresees"),
+        ("dies", "ended without a word"),
+    ],
+)
+def test_a_failing_rank_takes_the_others_down_within_30_s_with_its_own_words_first(
+    tmp_path: Path, behaviour: str, words: str
+) -> None:
+    process = world(2, [*WORKER, behaviour, str(tmp_path / "fault")], stderr=subprocess.PIPE)
+    output, errors = ended(process, tmp_path / "fault")
+    first = first_failure(errors)
+    assert first.startswith(("alpro launch: rank 1", "rank 1: ")) and words.removeprefix("failed: ") in first
+    assert words in next(line for line in errors.splitlines() if line.startswith("alpro launch: rank 1"))
+    last = output.splitlines()[-1]
+    assert last.startswith("LaunchError: rank 1") and words in last
+    assert "HorovodInternalError" not in output + errors
+
+
+def test_gloos_complaint_about_a_rank_that_is_gone_does_not_come_before_the_cause(capsys: pytest.CaptureFixture[str]) -> None:
+    supervisor = Supervisor(Launch(processes=2), ["sleep", "60"], dict(os.environ))
+    try:
+        supervisor._show(
+            "stderr", "[0]<stderr>:[2026-11-28 14:32:15.500011: E /x/gloo/gloo/transport/tcp/pair.cc:589] Read error\n"
+        )
+        supervisor._show("stderr", "[0]<stderr>:a line of its own\n")
+        assert capsys.readouterr().err == "a line of its own\n"
+        assert "Read error" in str(supervisor._failure(None, "horovodrun ended with exit code 1"))
+    finally:
+        supervisor._end()
+
+
+@needs_horovod
+@pytest.mark.slow
+def test_a_stalled_rank_is_named_with_the_place_where_it_stalled() -> None:
+    process = world(2, [*WORKER, "stalls"], stall_timeout_s=10)
+    last = process.communicate(timeout=900)[0].splitlines()[-1]
+    assert process.returncode == 1 and "rank 1" in last and "stalled at computing of step 20" in last
+
+
+@needs_horovod
+@pytest.mark.slow
+def test_ranks_that_do_not_start_are_named() -> None:
+    process = world(2, ["-c", "import time; time.sleep(100)"], start_timeout_s=8)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "rank 0, 1 did not join the others within launch.start_timeout_s=8 s" in output
+
+
+@pytest.mark.slow
+def test_a_host_that_vanishes_without_a_word_is_named_and_given_up_and_gives_up_within_30_s() -> None:
+    apart = ["unshare", "--net"]
+    if not all(map(shutil.which, ("unshare", "nsenter", "ip"))) or subprocess.run([*apart, "true"]).returncode:
+        pytest.skip("needs the right to make network namespaces, and iproute2")
+    command = [*apart, sys.executable, "-m", "tests.launch.far_host"]
+    output = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300, check=True).stdout
+    print(output)
+    assert "rank 0" in output and "can't be reached any more" in output
+    given_up_s, gave_up_s = (float(seconds) for seconds in re.findall(r"after ([\d.]+) s", output))
+    assert given_up_s < 30 and gave_up_s < 30 and f"the rank ended with {parent.ORPHANED}" in output

@@ -1,0 +1,48 @@
+"""A process of a world that behaves as told: well, or badly on the last rank, which then touches a file. `... HOW [FILE]`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from alpro import distributed
+from alpro.launch import heartbeat
+
+BAD_STEP = 20
+LATE_S = 10  # as for a large snapshot
+
+
+def main(behaviour: str, fault_file: str = os.devnull) -> None:
+    """Do steps with a collective in each; forever, unless told otherwise."""
+    distributed.init()
+    last = distributed.rank() == distributed.size() - 1
+    heartbeat.stoppable(behaviour in ("stoppable", "late", "deaf"))
+    step = 0
+    while not (behaviour == "well" and step == BAD_STEP):
+        step += 1
+        heartbeat.beat("computing", step, BAD_STEP if behaviour == "well" else None)
+        if last and step == BAD_STEP:
+            Path(fault_file).touch()
+            if behaviour == "raises":
+                raise ValueError("something that nobody foresaw")
+            if behaviour == "exits":
+                print("alpro: a fault that the package foresees", file=sys.stderr)
+                sys.exit(2)
+            if behaviour == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if behaviour == "stalls":
+                signal.pause()
+        if distributed.any_true(heartbeat.stop_asked()) and behaviour != "deaf":
+            time.sleep(LATE_S if behaviour == "late" else 0)
+            break
+        if step == BAD_STEP and distributed.rank() == 0:
+            print("well under way", flush=True)
+        time.sleep(0.01)
+    print(f"ended at step {step}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

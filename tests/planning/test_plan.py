@@ -1,0 +1,126 @@
+"""A plan is what the training then does: steps, parameters, files; published numbers only where there is no data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpro.cli.main import app
+from alpro.config import Params, load
+from alpro.errors import ConfigError
+from alpro.planning.plan import data_bytes, device_of, make_plan
+from tests.goldens_recipe import case
+
+ROOT = Path(__file__).parents[2]
+H100 = device_of("h100")
+
+
+@pytest.fixture
+def paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Params:
+    """Recipe `paper` where none of its data are."""
+    params = load(ROOT / "recipes/paper.yaml")
+    monkeypatch.chdir(tmp_path)
+    return params
+
+
+def test_the_papers_trainings_from_published_numbers(paper: Params) -> None:
+    plans = {plan.name: plan for plan in make_plan(paper, 16, H100)}
+    assert list(plans) == ["prompter", "pretrain", *(f"finetune/{task}" for task in paper.finetune)]
+    assert not any(plan.counted for plan in plans.values())
+    pretrain = plans["pretrain"]
+    assert pretrain.samples == {"webvid2m": 2_500_000, "cc3m": 3_000_000} and pretrain.batch == 256
+    assert pretrain.steps == 10 * (2_500_000 // 256 + 3_000_000 // 256)
+    assert plans["prompter"].steps == 10 * (2_500_000 // 256 + 3_000_000 // 256) // 2  # accumulation 2
+    assert plans["finetune/msvd_qa"].steps == 15 * (30_933 // 192) // 2
+    assert plans["finetune/msvd_qa"].recomputed_flops > 0  # gradient checkpointing
+    assert plans["finetune/msrvtt_ret"].recomputed_flops == 0
+    assert pretrain.memory.frozen > 0.9e9 and pretrain.validation_flops is None
+
+
+@pytest.mark.parametrize(
+    ("training", "manifest"),
+    [
+        ("pretrain", "pretrain"),
+        ("finetune/msrvtt_ret", "retrieval"),
+        ("finetune/msrvtt_qa", "qa_msrvtt"),
+        ("finetune/msvd_qa", "qa_msvd"),
+    ],
+)
+def test_parameters_are_the_released_models(paper: Params, training: str, manifest: str) -> None:
+    plan = next(plan for plan in make_plan(paper, 8, H100) if plan.name == training)
+    assert plan.parameters == case(f"state_dict_info_{manifest}")["n_parameters"]
+    assert plan.memory.weights + plan.memory.frozen == 4 * plan.parameters == plan.checkpoint_bytes
+
+
+def test_twice_the_gpus_take_half_the_hours_and_other_devices_their_share(paper: Params) -> None:
+    one, two = (sum(plan.hours for plan in make_plan(paper, gpus, H100)) for gpus in (8, 16))
+    assert two == pytest.approx(one / 2, rel=0.01)
+    slow = sum(plan.hours for plan in make_plan(paper, 8, device_of(None, tflops=10, mfu=0.5)))
+    work = sum(p.flops + p.recomputed_flops + (p.validation_flops or 0) for p in make_plan(paper, 8, H100))
+    assert slow == pytest.approx(work / (8 * 10e12 * 0.5) / 3600)
+    assert device_of("A100", mfu=0.5).single == 0.5 * 19.5e12
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gpu": "h10"}, "did you mean 'h100'"),
+        ({"gpu": None, "tflops": 0}, "must be positive"),
+        ({"gpu": "h100", "mfu": 1.2}, "at most 1"),
+    ],
+)
+def test_devices_that_are_none_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        device_of(**given)
+
+
+def test_where_the_data_are_they_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from alpro.data.sample import make_sample
+    from alpro.data.text.prepare import make_vocabulary
+    from alpro.training.run import run_training
+
+    params = load(ROOT / "recipes/tiny.yaml", ["loader.workers=0", "launch.threads=1", "finetune.msvd_qa.max_steps=2"])
+    shutil.copytree(ROOT / "recipes/init", tmp_path / "recipes/init")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALPRO_LIVE", "off")
+    make_sample(params.sample, Path("data/sample"), workers=1)
+    make_vocabulary(params, Path(params.text.tokenizer))
+    plans = {plan.name: plan for plan in make_plan(params, 1, H100)}
+    assert all(plan.counted and plan.validation_flops for plan in plans.values())
+    assert plans["pretrain"].samples == {"webvid2m": params.sample.pretrain_videos, "cc3m": params.sample.pretrain_images}
+    plan = plans["finetune/msvd_qa"]
+    assert plan.steps == 2 and plan.samples["msvd_qa"] == len(
+        Path("data/sample/msvd_qa/txt/train.jsonl").read_text().splitlines()
+    )
+    assert data_bytes(params)["data/sample/msvd_qa/videos"] > 10_000
+
+    run_training(params, "finetune", "msvd_qa", init="recipes/init/scratch.yaml", output="out", record="record")
+    assert Path("out/model.safetensors").stat().st_size == pytest.approx(plan.checkpoint_bytes, rel=0.15)  # names are a part
+
+
+def test_a_data_set_of_unknown_size_is_named(paper: Params) -> None:
+    renamed = {
+        name: {"own": part["msvd_qa"]}
+        for name, part in paper.model_dump().items()
+        if name in ("datasets", "finetune", "evaluate")
+    }
+    with pytest.raises(ConfigError, match="own: neither are its files there"):
+        make_plan(Params.model_validate({**paper.model_dump(), **renamed, "zeroshot": {}}), 8, H100)
+
+
+def test_the_command_says_what_is_assumed(paper: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    monkeypatch.setenv("COLUMNS", "160")
+    words = ["plan", "--params", str(ROOT / "recipes/paper.yaml"), "-S", "pretrain.batch_size=128"]
+    shown = CliRunner().invoke(app, words).output
+    assert "hours on 8 H100" in shown and "assumed" in shown and "published numbers" in shown
+    assert "more than the 80 GB of a H100" in shown  # 128 clips in fp32
+    content = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
+    (pretrain,) = (training for training in content["trainings"] if training["name"] == "pretrain")
+    assert pretrain["batch"] == 1024 and content["gpus"] == 8
+    assert data_bytes(paper) == {}

@@ -1,0 +1,343 @@
+"""The gate lets a candidate through that is better on the same data and can be traced, and no other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpro import registry
+from alpro.checks import doctor
+from alpro.config import Gate, Params
+from alpro.errors import DataError, TrackingError
+from alpro.evaluation.qa import Prediction, QAResult
+from alpro.evaluation.run import rounded, write_rows
+from alpro.evaluation.summary import qa_rows, summarise_qa
+from alpro.files.atomic import write_json
+from alpro.registry import aliases, gate
+from alpro.registry import lineage as chain
+from alpro.registry.alias_warning import alias_warning
+from alpro.registry.evaluate import Packed
+from alpro.tracking.state import read_state
+from alpro.tracking.store import opened
+from tests.tracking.tracked_project import contents, write_checkpoint, write_data, write_locks
+
+TASK, MODEL = "msvd_qa", "alpro-msvd_qa"
+QUESTIONS = 120
+CORRECT = {  # which of the questions each checkpoint answers rightly
+    "first": range(60),
+    "chance": range(36),
+    "worse": range(40),
+    "equal": range(60),
+    "slightly": range(8, 72),
+    "clearly": range(96),
+}
+
+
+def record(folder: Path, correct: Any) -> Path:
+    """The record of a QA evaluation: two questions a video, four answers equally often, two types."""
+    folder.mkdir(parents=True)
+    asked = []
+    for n in range(QUESTIONS):
+        right = "abcd"[n % 4]
+        said = right if n in correct else "z"
+        asked.append(Prediction(n, f"v{n // 2}", "what is it", right, "what" if n % 3 else "who", ((said, 0.5),), True))
+    looks: dict[Any, QAResult] = {"full": QAResult(asked)}
+    write_json(folder / "metrics.json", rounded(summarise_qa(looks, 200)))
+    write_rows(folder / "predictions.jsonl", qa_rows(looks))
+    return folder
+
+
+def evaluate(params: Params, task: str, packed: Packed, folder: Path) -> None:
+    """What the checkpoint's weights say it answers (their bytes are its name)."""
+    weights = (packed.checkpoint / "model.safetensors").read_text()
+    (name,) = {salt for salt in CORRECT if weights.startswith(f"finetune/{task}{salt}")}
+    record(folder, CORRECT[name])
+
+
+def commit(root: Path) -> None:
+    for words in (["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=root, check=True, capture_output=True)
+
+
+def candidate(root: Path, params: Params, name: str, *, clean: bool = True) -> None:
+    """A checkpoint of this name, as the pipeline and `alpro register` leave it."""
+    write_checkpoint(root, params, f"finetune/{TASK}", salt=name)
+    write_locks(root, params)
+    if clean:
+        commit(root)
+    with opened(root) as store:
+        registry.register_checkpoints(store, read_state(root, params), {})
+
+
+def promote(root: Path, params: Params, **how: Any) -> Any:
+    return registry.promote(root, params, TASK, evaluate=evaluate, **how)
+
+
+def aliased(root: Path) -> dict[str, int]:
+    """Where the aliases point."""
+    return {alias: int(number) for alias, number in contents(root).client.get_registered_model(MODEL).aliases.items()}
+
+
+@pytest.fixture(scope="module")
+def without_champion(ended: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose first candidate is registered, in a state that a commit holds."""
+    root = Path(shutil.copytree(ended, tmp_path_factory.mktemp("gate") / "project"))
+    subprocess.run(["git", "init", "-q", "-b", "main"], cwd=root, check=True)
+    (root / ".gitignore").write_text("/.mlflow/\n/models/\n/reports/\n/data/\n")
+    (root / ".dvc").mkdir()
+    (root / ".dvc" / "config").touch()
+    candidate(root, params, "first")
+    return root
+
+
+@pytest.fixture(scope="module")
+def crowned(without_champion: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with this candidate as the champion."""
+    root = Path(shutil.copytree(without_champion, tmp_path_factory.mktemp("crowned") / "project"))
+    promote(root, params)
+    return root
+
+
+@pytest.fixture
+def fresh(without_champion: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(without_champion, tmp_path / "project"))
+
+
+@pytest.fixture
+def project(crowned: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(crowned, tmp_path / "project"))
+
+
+def test_a_first_model_above_chance_becomes_the_champion(fresh, params):
+    done = promote(fresh, params)
+    assert done.passed and done.moved and "all of it above 25.00" in str(done)
+    assert aliased(fresh) == {"candidate": 1, "champion": 1}
+    assert promote(fresh, params).verdict is None, "the champion is not compared with itself"
+
+
+def test_the_version_that_was_meant_is_promoted_whatever_the_candidate_is_by_now(fresh, params):
+    candidate(fresh, params, "worse")
+    with pytest.raises(TrackingError, match="models:/alpro-msvd_qa/7: there is no such version"):
+        promote(fresh, params, version="7")
+    assert promote(fresh, params, version="1").moved
+    assert aliased(fresh) == {"candidate": 2, "champion": 1}
+
+
+def test_a_first_model_whose_interval_reaches_chance_is_refused(fresh, params):
+    candidate(fresh, params, "chance")
+    done = promote(fresh, params)
+    assert "overall_acc above majority" in done.verdict.reason
+    assert aliased(fresh) == {"candidate": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("worse", "gain of overall_acc"), ("equal", "gain of overall_acc"), ("slightly", "gain beyond chance")],
+)
+def test_a_model_that_is_not_clearly_better_is_refused(project, params, name, why):
+    write_data(project, params, "msrvtt_ret", salt="other")  # the data of other tasks are nobody's business here
+    candidate(project, params, name)
+    done = promote(project, params)
+    assert not done.passed and why in done.verdict.reason
+    assert aliased(project) == {"candidate": 2, "champion": 1}
+    assert ("gain of overall_acc" in done.verdict.reason) == (name != "slightly")
+
+
+def test_a_clearly_better_model_becomes_the_champion_and_can_be_taken_back(project, params):
+    candidate(project, params, "clearly")
+    assert promote(project, params, dry_run=True).passed and aliased(project)["champion"] == 1
+    done = promote(project, params)
+    assert done.moved and "80.00 (+30.00)" in str(done)
+    assert aliased(project) == {"candidate": 2, "champion": 2, "previous": 1}
+    client = contents(project).client
+    record = json.loads(client.get_model_version(MODEL, "2").tags[aliases.GATE])
+    assert [name.split()[-1] for name, *_ in record["checks"] if name.startswith("gain of")] == ["overall_acc"]
+    assert record["gate"] == params.gate.model_dump(), "by which rules it passed"
+    assert registry.rollback(project, TASK) == ("2", "1")
+    assert aliased(project) == {"candidate": 2, "champion": 1, "previous": 1}
+    with opened(project) as store:
+        assert aliases.by_hand(store.client, MODEL) is None
+    with pytest.raises(TrackingError, match="no champion before version 1"):
+        registry.rollback(project, TASK)
+
+
+def test_a_state_that_no_commit_holds_is_refused_until_one_does(project, params):
+    (project / "params.yaml").write_text((project / "params.yaml").read_text() + "# an edit\n")
+    candidate(project, params, "clearly", clean=False)
+    done = promote(project, params)
+    assert "clean (changed since" in done.verdict.reason and "params.yaml" in done.verdict.reason
+    assert aliased(project)["champion"] == 1
+    candidate(project, params, "clearly")
+    assert promote(project, params).moved
+
+
+def test_a_model_of_other_data_is_refused(project, params):
+    candidate(project, params, "clearly")
+    write_data(project, params, TASK, salt="newer")
+    done = promote(project, params)
+    assert done.verdict.reason.startswith("data (annotations ") and aliased(project)["champion"] == 1
+
+
+def test_a_model_whose_data_failed_validation_is_refused(project, params):
+    (project / "models" / params.recipe / "validated" / f"{TASK}.json").unlink()
+    candidate(project, params, "clearly")
+    done = promote(project, params)
+    assert f"validation ({TASK} did not pass" in done.verdict.reason or "validation (not in dvc.lock" in done.verdict.reason
+    assert aliased(project)["champion"] == 1
+
+
+def test_files_that_the_lock_does_not_name_are_refused(project, params):
+    candidate(project, params, "clearly")
+    client = contents(project).client
+    place = Path(client.get_model_version_download_uri(MODEL, "2").removeprefix("file://"))
+    next(place.rglob("model.safetensors")).write_text(f"finetune/{TASK}clearly, and somebody's edit")
+    assert "lock (" in promote(project, params).verdict.reason
+    assert aliased(project)["champion"] == 1
+
+
+def test_an_alias_moved_by_hand_is_named_and_rollback_puts_it_right(project, params):
+    candidate(project, params, "worse")
+    contents(project).client.set_registered_model_alias(MODEL, "champion", "2")
+    with opened(project) as store:
+        said = aliases.by_hand(store.client, MODEL)
+    assert "version 2 without the gate's record (the last that passed is version 1)" in said
+    done = promote(project, params)
+    assert done.warning == said and not done.passed and done.champion == f"{MODEL}/1"
+    assert registry.rollback(project, TASK) == ("2", "1")
+
+
+@pytest.mark.parametrize("hand", ["deleted", "moved to a worse one"])
+def test_who_takes_the_champions_alias_away_does_not_spare_candidates_the_champion(project, params, hand):
+    candidate(project, params, "clearly")
+    assert promote(project, params).moved
+    candidate(project, params, "worse")  # version 3
+    client = contents(project).client
+    if hand == "deleted":
+        client.delete_registered_model_alias(MODEL, "champion")
+        wrong = f"{MODEL}@champion is gone (the last that passed is version 2): deleted by hand"
+    else:
+        client.set_registered_model_alias(MODEL, "champion", "3")
+        wrong = f"{MODEL}@champion is version 3 without the gate's record (the last that passed is version 2): moved by hand"
+    assert wrong in doctor.CHECKS["champions"](project).detail
+    candidate(project, params, "slightly")  # better than chance and than version 3, worse than the champion
+    done = promote(project, params)
+    assert not done.passed and done.champion == f"{MODEL}/2" and done.warning.startswith(wrong)
+    assert registry.rollback(project, TASK)[1] == "2" and aliased(project)["champion"] == 2
+
+
+def test_a_champion_that_nobody_judged_is_no_lower_bar_than_chance(fresh, params):
+    candidate(fresh, params, "worse")
+    candidate(fresh, params, "chance")
+    client = contents(fresh).client
+    client.set_registered_model_alias(MODEL, "champion", "3")
+    candidate(fresh, params, "slightly")
+    checks = [check.name for check in promote(fresh, params, dry_run=True).verdict.checks]
+    assert "gain of overall_acc" in checks and "overall_acc above majority" in checks
+
+
+def test_lineage_tells_the_chain_and_the_way_back(crowned, params):
+    said = chain.trace(crowned, f"models:/{MODEL}@champion")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=crowned, capture_output=True, text=True).stdout.strip()
+    for name in (f"{MODEL}/1 (candidate, champion)", "alpro-pretrain/1", "alpro-prompter/1"):
+        assert f"\n{name}\n" in said
+    for fact in (f"commit      {head} (main) x", "validation  passed", "from        alpro-pretrain/1", "against chance"):
+        assert fact in said
+    place = f"../alpro-{head[:10]}"
+    back = [f"git worktree add {place} {head}", f"cd {place}", f"dvc cache dir --local {crowned}/.dvc/cache", "dvc checkout"]
+    assert "\n".join(f"  {line}" for line in back) in said, "lines to be pasted in this order"
+    assert "WARNING" not in said
+    with pytest.raises(TrackingError, match="there is no such version"):
+        chain.trace(crowned, f"models:/{MODEL}@previous")
+    with pytest.raises(TrackingError, match="write models:/"):
+        chain.trace(crowned, MODEL)
+
+
+def test_the_doctor_names_a_champion_that_no_gate_made(project, params):
+    assert doctor.CHECKS["champions"](project).status == "ok"
+    candidate(project, params, "worse")
+    contents(project).client.set_registered_model_alias(MODEL, "champion", "2")
+    assert "moved by hand" in doctor.CHECKS["champions"](project).detail
+    assert "WARNING: " in chain.trace(project, f"models:/{MODEL}@champion")
+
+
+def test_a_served_champion_that_no_gate_made_says_so(project, params, monkeypatch):
+    client = contents(project).client
+    place = Path(client.get_model_version_download_uri(MODEL, "1").removeprefix("file://"))
+    assert alias_warning(place, MODEL) is None, "without a registry there is nothing to ask"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / '.mlflow' / 'mlflow.db'}")
+    assert alias_warning(place, MODEL) is None
+    client.delete_model_version_tag(MODEL, "1", aliases.GATE)
+    assert "moved by hand" in alias_warning(place, MODEL)
+
+
+def test_nothing_is_promoted_where_there_is_no_candidate(project, params):
+    contents(project).client.delete_registered_model_alias(MODEL, "candidate")
+    with pytest.raises(TrackingError, match="no candidate"):
+        promote(project, params)
+
+
+def test_register_refuses_what_the_lock_does_not_name(project, params):
+    write_checkpoint(project, params, f"finetune/{TASK}", salt="by hand")
+    with pytest.raises(TrackingError, match=f"finetune/{TASK}: not what dvc.lock names"):
+        registry.register(project, params)
+
+
+# --- the decision alone ---------------------------------------------------------------------------------------
+
+
+def queries(folder: Path, ranks: list[int], back: list[int] | None = None) -> Path:
+    """A retrieval record: the rank of each of the captions, and of each of the videos."""
+    folder.mkdir()
+    rows = [
+        {"direction": direction, "id": f"v{n}", "video": f"v{n}", "text": "a", "rank": rank}
+        for direction, listed in (("text2video", ranks), ("video2text", back or ranks))
+        for n, rank in enumerate(listed)
+    ]
+    write_rows(folder / "predictions.jsonl", rows)
+    write_json(folder / "metrics.json", {"text2video": {"medianR": sorted(ranks)[len(ranks) // 2]}})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("ranks", "back", "why"),
+    [
+        ([1] * 60 + [4] * 40, None, None),
+        ([1] * 60 + [6] * 40, None, "text2video.r5"),
+        ([1] * 60 + [11] * 40, None, "text2video.r10"),
+        ([1] * 60 + [4] * 40, [2] * 100, "video2text.r1"),
+        ([1] * 44 + [5] * 56, None, "text2video.medianR"),
+    ],
+)
+def test_each_guard_of_retrieval_can_refuse(tmp_path, ranks, back, why):
+    champion = queries(tmp_path / "b", [1] * 30 + [2] * 70)
+    checks = gate.compare_with_champion(Gate(resamples=500), queries(tmp_path / "a", ranks, back), champion)
+    failed = [check.name for check in checks if not check.ok]
+    assert why in failed if why else not failed, failed
+
+
+def test_the_threshold_and_the_least_gain_are_asked_for(tmp_path):
+    a, b = record(tmp_path / "a", range(96)), record(tmp_path / "b", range(60))
+    settings = Gate(resamples=500, threshold=90, gain=40)
+    failed = [check.name for check in gate.compare_with_champion(settings, a, b) if not check.ok]
+    assert failed == ["overall_acc", "gain of overall_acc"]
+    assert not gate.compare_with_chance(settings, a)[0].ok
+
+
+def test_a_type_that_lost_is_named_unless_it_has_few_questions(tmp_path):
+    whos = {n for n in range(QUESTIONS) if n % 3 == 0}
+    a, b = record(tmp_path / "a", set(range(QUESTIONS)) - whos), record(tmp_path / "b", range(40))
+    settings = Gate(resamples=500)
+    assert [check.name for check in gate.compare_with_champion(settings, a, b) if not check.ok] == ["who_acc"]
+    few = settings.model_copy(update={"type_queries": 41})
+    checks = {check.name: check for check in gate.compare_with_champion(few, a, b)}
+    assert checks["who_acc"].ok and checks["who_acc"].needed == "not judged: 40 questions"
+
+
+def test_runs_on_other_queries_are_not_compared(tmp_path):
+    with pytest.raises(DataError, match="only runs on the same data"):
+        gate.compare_with_champion(Gate(), queries(tmp_path / "a", [1, 2]), queries(tmp_path / "b", [1, 2, 3]))

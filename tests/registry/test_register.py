@@ -1,0 +1,124 @@
+"""Every checkpoint of the pipeline is one version of one registered model, and the version says where it comes from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from alpro import lineage
+from alpro.config import parse
+from alpro.files.atomic import sha256
+from alpro.registry import made_by, status, sync
+from tests.tracking.tracked_project import contents, stages_of, write_checkpoint, write_locks
+
+TASKS = ("msrvtt_ret", "msvd_qa")
+
+
+def test_every_checkpoint_is_a_version_of_its_model(mirror, params):
+    store = contents(mirror)
+    names = {model.name for model in store.client.search_registered_models()}
+    assert names == {"alpro-prompter", "alpro-pretrain", *(f"alpro-{task}" for task in TASKS)}
+    for task in TASKS:
+        version = store.client.get_model_version_by_alias(f"alpro-{task}", "candidate")
+        weights = mirror / "models" / params.recipe / "finetune" / task / "model.safetensors"
+        assert int(version.version) == 1
+        assert version.tags["alpro.sha256"] == sha256(weights)
+        assert version.run_id == store.runs[f"finetune/{task}"][0].info.run_id
+        assert version.tags["alpro.dvc.hash"] == lineage.dvc_hash(weights.parent)
+    assert not store.client.get_model_version("alpro-pretrain", "1").aliases
+
+
+def test_versions_name_those_they_were_trained_from(mirror):
+    client = contents(mirror).client
+    parents = {
+        name: client.get_model_version(f"alpro-{name}", "1").tags.get("alpro.parent")
+        for name in ("prompter", "pretrain", *TASKS)
+    }
+    assert parents == {"prompter": None, "pretrain": "alpro-prompter/1", **dict.fromkeys(TASKS, "alpro-pretrain/1")}
+    start = client.get_model_version("alpro-prompter", "1").tags["alpro.start"]
+    assert start.split()[0].startswith("recipes/init/")
+
+
+def test_the_store_holds_the_files_of_the_checkpoint(mirror, params):
+    store = contents(mirror)
+    place = Path(store.client.get_model_version_download_uri("alpro-msvd_qa", "1").removeprefix("file://"))
+    (weights,) = place.rglob("model.safetensors")
+    assert (
+        weights.read_bytes() == (mirror / "models" / params.recipe / "finetune" / "msvd_qa" / "model.safetensors").read_bytes()
+    )
+    assert (place / "MLmodel").is_file()
+    assert not [*place.rglob("*.pkl"), *place.rglob("__pycache__")]
+
+
+def test_a_new_checkpoint_becomes_the_next_version_and_the_candidate(synced, params):
+    write_checkpoint(synced, params, "finetune/msvd_qa", salt="better")
+    assert status(synced, params).models[f"models/{params.recipe}/finetune/msvd_qa"] == "not registered"
+    write_locks(synced, params)
+    assert sync(synced, params).registered == ["alpro-msvd_qa/2"]
+    client = contents(synced).client
+    assert int(client.get_model_version_by_alias("alpro-msvd_qa", "candidate").version) == 2
+    assert int(client.get_model_version_by_alias("alpro-msrvtt_ret", "candidate").version) == 1
+
+
+def test_a_run_moves_the_candidates_of_its_own_tasks_alone_and_names_itself_there(synced, params):
+    client = contents(synced).client
+    for task in TASKS:  # others' newest, as their own runs left them
+        write_checkpoint(synced, params, f"finetune/{task}", salt="better")
+    write_locks(synced, params)
+    sync(synced, params)
+    for task in TASKS:  # a run of one task; the checkout of the other is the one that its lock has
+        write_checkpoint(synced, params, f"finetune/{task}")
+    write_locks(synced, params)
+    told = made_by("tidy-otter 1", "tidy-otter")
+    sync(synced, params, tags=told, candidates=["msvd_qa"])
+    candidates = {task: int(client.get_model_version_by_alias(f"alpro-{task}", "candidate").version) for task in TASKS}
+    assert candidates == {"msvd_qa": 1, "msrvtt_ret": 2}
+    assert told.items() <= client.get_model_version("alpro-msvd_qa", "1").tags.items()
+    assert not told.keys() & client.get_model_version("alpro-msrvtt_ret", "1").tags.keys()
+    sync(synced, params, tags=made_by("shy-newt 2", "shy-newt"), candidates=[])
+    for tags in (client.get_model_version("alpro-msvd_qa", "1").tags, contents(synced).runs[None][-1].data.tags):
+        assert told.items() <= tags.items(), "the run that made it, not one that found it made"
+
+
+def test_an_earlier_checkpoint_that_came_back_is_no_new_version(synced, params):
+    write_checkpoint(synced, params, "finetune/msvd_qa", salt="better")
+    sync(synced, params)
+    write_checkpoint(synced, params, "finetune/msvd_qa")
+    assert sync(synced, params).registered == []
+    assert int(contents(synced).client.get_model_version_by_alias("alpro-msvd_qa", "candidate").version) == 1
+
+
+def test_a_checkpoint_that_the_lock_does_not_know_names_no_ancestors_until_it_does(synced, params):
+    write_checkpoint(synced, params, "finetune/msvd_qa", salt="by hand")
+    sync(synced, params)
+    tags = contents(synced).client.get_model_version("alpro-msvd_qa", "2").tags
+    assert not {"alpro.dvc.hash", "alpro.parent"} & set(tags)
+    write_locks(synced, params)
+    sync(synced, params)
+    assert contents(synced).client.get_model_version("alpro-msvd_qa", "2").tags["alpro.parent"] == "alpro-pretrain/1"
+
+
+def test_aliases_that_others_set_stay(synced, params):
+    client = contents(synced).client
+    client.set_registered_model_alias("alpro-msvd_qa", "champion", "1")
+    write_checkpoint(synced, params, "finetune/msvd_qa", salt="better")
+    sync(synced, params)
+    assert int(client.get_model_version_by_alias("alpro-msvd_qa", "champion").version) == 1
+
+
+def test_a_start_from_an_official_checkpoint_is_named_by_its_file(project, params):
+    official = project / "data" / "official.pt"
+    official.parent.mkdir(exist_ok=True)
+    official.write_bytes(b"official")
+    raw = params.model_dump(mode="json")
+    raw["init"]["finetune"] = "data/official.pt"
+    given = parse(raw)
+    for stage in ("prompter", "pretrain"):
+        shutil.rmtree(project / "models" / params.recipe / stage)
+    write_locks(project, given, [stage for stage in stages_of(given) if stage not in ("prompter", "pretrain")])
+    sync(project, given)
+    client = contents(project).client
+    assert {model.name for model in client.search_registered_models()} == {f"alpro-{task}" for task in TASKS}
+    assert (
+        client.get_model_version("alpro-msvd_qa", "1").tags["alpro.start"] == f"data/official.pt {lineage.dvc_hash(official)}"
+    )

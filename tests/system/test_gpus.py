@@ -1,0 +1,123 @@
+"""One process for each GPU, two where there is none: what the launcher starts, and what more than that says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+from alpro import distributed
+from alpro.checks import doctor
+from alpro.config import Launch, load
+from alpro.errors import LaunchError
+from alpro.launch import run
+from alpro.planning import tables as plan
+from alpro.system import gpus
+
+ROOT = Path(__file__).parents[2]
+
+LISTED = """\
+GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)
+  MIG 1g.10gb Device 0: (UUID: MIG-1)
+GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)
+"""
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without any GPU, and a torch that could use them."""
+    monkeypatch.setattr(metadata, "version", lambda name: "2.13.0")
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path / "driver")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    gpus._installed.cache_clear()
+    yield
+    gpus._installed.cache_clear()
+
+
+@pytest.fixture
+def two_cards(tmp_path: Path) -> None:
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n/bin/cat <<END\n{LISTED}END\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+
+
+def test_there_are_as_many_processes_as_gpus_and_two_without_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Launch(processes=None).world == 2
+    for number in (1, 8):
+        monkeypatch.setattr(gpus, "count", lambda number=number: number)
+        assert Launch(processes=None).world == number
+        assert Launch(processes=3).world == 3
+
+
+def test_one_gpu_needs_no_second_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "count", lambda: 1)
+    assert run.in_this_process(Launch(processes=None))
+    monkeypatch.setattr(gpus, "count", lambda: 2)
+    assert not run.in_this_process(Launch(processes=None))
+
+
+def test_a_plan_and_the_doctor_reckon_with_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(gpus, "count", lambda: 4)
+    monkeypatch.setattr(plan, "make_plan", lambda params, number, device: seen.append(number) or [])
+    monkeypatch.setattr(plan, "data_bytes", lambda params: {})
+    plan.print_plan(load(ROOT / "recipes/sample.yaml"), None, "h100", None, None, as_json=True)
+    assert seen == [4]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    check = doctor._torch(ROOT)
+    assert check.status == "warn" and "finds 0 GPUs, the driver 4" in check.detail
+    monkeypatch.setattr(gpus, "count", lambda: 0)
+    assert doctor._torch(ROOT).detail.endswith("launch.processes=null starts 2")
+
+
+@pytest.mark.usefixtures("two_cards")
+@pytest.mark.parametrize(
+    ("chosen", "number"),
+    [(None, 2), ("0,1", 2), ("1", 1), ("", 0), ("-1", 0), ("0,-1,1", 1), ("GPU-2", 1), ("0, 1", 2), ("0,7", 1)],
+)
+def test_gpus_are_those_that_the_driver_lists_and_the_user_chose(
+    chosen: str | None, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert gpus.count() == number
+
+
+def test_without_the_drivers_tool_the_kernel_says_how_many(tmp_path: Path) -> None:
+    for card in ("0000:17:00.0", "0000:65:00.0", "0000:ca:00.0"):
+        (tmp_path / "driver" / card).mkdir(parents=True)
+    assert gpus.count() == 3
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_a_torch_for_cpus_has_no_gpu_on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: "2.13.0+cpu")
+    assert gpus.count() == 0
+
+
+def test_what_torch_counts_here_is_what_the_launcher_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    gpus._installed.cache_clear()
+    assert gpus.count() == torch.cuda.device_count()
+
+
+@pytest.mark.parametrize("setting", [{"hosts": "one:4"}, {"min_processes": 2, "discovery": "hosts.sh"}])
+def test_several_hosts_need_a_number_of_processes(setting: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"needs launch\.processes: how many over all hosts"):
+        Launch(processes=None, **setting)  # type: ignore[arg-type]
+
+
+def test_more_processes_than_gpus_on_a_host_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("HOROVOD_LOCAL_RANK", "1")
+    monkeypatch.setenv("HOROVOD_LOCAL_SIZE", "2")
+    assert distributed.device() == torch.device("cuda", 1)
+    monkeypatch.setenv("HOROVOD_LOCAL_SIZE", "3")
+    with pytest.raises(
+        LaunchError, match=r"^3 processes on .*, which has GPUs for 2: each process takes one; start fewer[^\n]*$"
+    ):
+        distributed.device()

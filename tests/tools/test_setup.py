@@ -1,0 +1,636 @@
+"""What stands between `git clone` and the first stage: checks, lock file, Horovod's wheel, locks, left-overs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import build_horovod
+import clear_dvc_lock
+import horovod_cmake
+import lock_requirements
+import make_venv
+import pip_settings
+import processes
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from flows import stray_files
+from flows import ui as make_ui
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "tools"
+LOCKED = {
+    canonicalize_name(r.name): r
+    for r in (Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#"))
+}
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def wait_until(holds: object, seconds: float = 20) -> None:
+    """Until a condition holds; fails when it takes longer."""
+    end = time.monotonic() + seconds
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < end, "did not come to pass"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does nothing, for as long as the test needs it."""
+    child = subprocess.Popen(["sleep", "300"])
+    yield child
+    child.kill()
+    child.wait()
+
+
+# --- the lock file ------------------------------------------------------------------------------------------
+
+
+def test_the_lock_pins_every_package_to_one_version_for_any_index() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    assert "--hash" not in text
+    assert "://" not in text
+    assert "+" not in re.sub(r";.*", "", text), "a local version fits one build of torch only"
+    for requirement in LOCKED.values():
+        assert [s.operator for s in requirement.specifier] == ["=="], requirement
+    assert not [name for name in LOCKED if lock_requirements.OF_CUDA_TORCH.match(name)]
+
+
+def test_the_lock_satisfies_what_pyproject_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    for requirement in map(Requirement, asked):
+        locked = LOCKED[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(next(iter(locked.specifier)).version), f"{requirement} against {locked}"
+
+
+def test_every_dependency_says_why_it_is_there() -> None:
+    text = (ROOT / "pyproject.toml").read_text().partition("dependencies = [")[2].partition("dev = [")[0]
+    asked = [line for line in text.splitlines() if line.strip().startswith('"')]
+    assert len(asked) > 20
+    assert [line for line in asked if "#" not in line] == []
+
+
+def test_locking_drops_local_versions_comments_and_what_only_a_cuda_build_needs() -> None:
+    resolved = """
+    # by uv
+    torch==2.13.0+cpu
+    nvidia-cublas==13.1 ; sys_platform == 'linux'
+    cuda-toolkit==13.0
+    triton==3.7.1
+    --index-url https://example.org/simple
+    numpy==2.4.6    # via torch
+    """
+    assert lock_requirements.clean(textwrap.dedent(resolved)) == ["torch==2.13.0", "numpy==2.4.6"]
+
+
+def test_uv_is_given_what_pip_was_configured_with() -> None:
+    listed = (
+        "global.find-links='/a /b'\nglobal.index-url='https://one/simple'\n:env:.index-url='https://two/simple'\nuser.x='y'\n"
+    )
+    settings = pip_settings.parse(listed)
+    assert settings == {"find-links": "/a /b", "index-url": "https://two/simple"}
+
+
+def test_uv_arguments_follow_pips_semantics_for_several_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pip_settings, "read", lambda python: {"find-links": "/a", "extra-index-url": "https://b https://c"})
+    assert pip_settings.uv_arguments() == [
+        *("--find-links", "/a", "--index", "https://b", "--index", "https://c", "--index-strategy", "unsafe-best-match")
+    ]
+
+
+# --- Horovod ------------------------------------------------------------------------------------------------
+
+
+def test_the_wheels_key_tells_apart_all_that_its_binary_depends_on() -> None:
+    args = {"torch": "2.13.0+cpu", "switch": "cpu", "python_tag": "cp311", "machine": "linux-x86_64-glibc-2.36"}
+    key = build_horovod.wheel_key(**args)
+    assert key == "horovod-0.28.1-torch-2.13.0+cpu-cp311-linux-x86_64-glibc-2.36-cpu-r1"
+    others = [{"torch": "2.13.0+cu130"}, {"switch": "nccl"}, {"python_tag": "cp312"}, {"machine": "linux-x86_64-glibc-2.39"}]
+    keys = {build_horovod.wheel_key(**(args | other)) for other in others}
+    assert len(keys | {key}) == 5
+
+
+def test_the_key_is_a_safe_file_name() -> None:
+    assert "/" not in build_horovod.wheel_key("2.13.0", "cpu", "cp311", "a/../b c")
+
+
+def test_wheels_are_kept_outside_the_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert build_horovod.cache_root() == tmp_path / "alpro" / "wheels"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/not/allowed")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert build_horovod.cache_root() == tmp_path / "home" / ".cache" / "alpro" / "wheels"
+
+
+def test_torchs_version_is_read_without_importing_it(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    version = tmp_path / "torch" / "version.py"
+    version.write_text("__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\n")
+    assert build_horovod.torch_version(tmp_path) == ("2.13.0+cu130", "13.0")
+    version.write_text("__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\n")
+    assert build_horovod.torch_version(tmp_path) == ("2.13.0+cpu", None)
+    with pytest.raises(build_horovod.BuildError, match="make setup"):
+        build_horovod.torch_version(tmp_path / "nowhere")
+
+
+def test_a_gpu_build_on_a_cpu_torch_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "version.py").write_text("__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\n")
+    with pytest.raises(build_horovod.BuildError, match=r"^.*CPU build.*CUDA build of torch$"):
+        build_horovod.gpu_settings(tmp_path)
+
+
+def test_a_gpu_build_without_nvcc_or_nccl_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "version.py").write_text("__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\n")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("HOROVOD_NCCL_HOME", str(tmp_path / "nccl"))
+    monkeypatch.setattr(build_horovod.shutil, "which", lambda name: str(tmp_path / "nvcc"))
+    with pytest.raises(build_horovod.BuildError, match=re.escape(f"no nccl.h in {tmp_path}/nccl/include")):
+        build_horovod.gpu_settings(tmp_path)
+    (tmp_path / "nccl" / "include").mkdir(parents=True)
+    (tmp_path / "nccl" / "include" / "nccl.h").touch()
+    assert build_horovod.gpu_settings(tmp_path)["HOROVOD_GPU_OPERATIONS"] == "NCCL"
+    monkeypatch.setattr(build_horovod.shutil, "which", lambda name: None)
+    monkeypatch.setattr(build_horovod.os, "access", lambda path, mode: False)
+    with pytest.raises(build_horovod.BuildError, match="no nvcc"):
+        build_horovod.gpu_settings(tmp_path)
+
+
+@pytest.fixture
+def horovod_sources(tmp_path: Path) -> Path:
+    """The lines of Horovod's sources that the recipe sets right."""
+    (tmp_path / "horovod/torch").mkdir(parents=True)
+    (tmp_path / "horovod/common/ops/cuda").mkdir(parents=True)
+    (tmp_path / "cmake/Modules").mkdir(parents=True)
+    (tmp_path / "cmake/Utilities.cmake").write_text(
+        'string(REGEX REPLACE "${PROJECT_SOURCE_DIR}(/)?" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}")\n'
+    )
+    (tmp_path / "CMakeLists.txt").write_text("set(CMAKE_CXX_STANDARD 14)\n")
+    (tmp_path / "horovod/torch/CMakeLists.txt").write_text("    set(CMAKE_CXX_STANDARD 14)\n")
+    (tmp_path / "horovod/common/ops/cuda/CMakeLists.txt").write_text("set(CMAKE_CUDA_STANDARD 11)\n")
+    (tmp_path / "cmake/Modules/FindPytorch.cmake").write_text(
+        "True if ((torch.version.cuda is not None) and (H is not None))\n"
+    )
+    return tmp_path
+
+
+def test_horovods_sources_are_set_to_the_cpp_of_torch_and_kept_from_cuda(horovod_sources: Path) -> None:
+    arguments = horovod_cmake.prepare(horovod_sources, gpu=False)
+    assert "STANDARD 20" in (horovod_sources / "CMakeLists.txt").read_text()
+    assert "STANDARD 20" in (horovod_sources / "horovod/torch/CMakeLists.txt").read_text()
+    assert "if ((False) and" in (horovod_sources / "cmake/Modules/FindPytorch.cmake").read_text()
+    assert "-DCMAKE_POLICY_VERSION_MINIMUM=3.5" in arguments
+    utilities = (horovod_sources / "cmake/Utilities.cmake").read_text()
+    assert utilities == 'string(REPLACE "${PROJECT_SOURCE_DIR}/" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}/")\n'
+
+
+def test_a_gpu_build_keeps_cuda(horovod_sources: Path) -> None:
+    horovod_cmake.prepare(horovod_sources, gpu=True)
+    assert "torch.version.cuda is not None" in (horovod_sources / "cmake/Modules/FindPytorch.cmake").read_text()
+    assert "CUDA_STANDARD 17" in (horovod_sources / "horovod/common/ops/cuda/CMakeLists.txt").read_text()
+
+
+def test_other_sources_than_the_recipes_are_refused(horovod_sources: Path) -> None:
+    (horovod_sources / "CMakeLists.txt").write_text("set(CMAKE_CXX_STANDARD 17)\n")
+    with pytest.raises(SystemExit, match=r"CMakeLists.txt: nothing to set right"):
+        horovod_cmake.prepare(horovod_sources, gpu=False)
+
+
+# --- the environment ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all that setting up reads, and make_venv at work in it."""
+    shutil.copytree(TOOLS, tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    monkeypatch.setattr(make_venv, "ROOT", tmp_path)
+    monkeypatch.setattr(make_venv, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(make_venv, "STAMP", tmp_path / ".venv" / "alpro-setup.json")
+    monkeypatch.setattr(make_venv, "CHOICE", tmp_path / ".make" / "horovod")
+    return tmp_path
+
+
+def made(checkout: Path) -> None:
+    """As if `make setup` had ended well."""
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / "bin" / "python").touch()
+    make_venv.write_stamp({"state": "made", "key": make_venv.key("cpu")})
+
+
+def test_an_environment_is_current_until_one_of_its_inputs_changes(checkout: Path) -> None:
+    assert not make_venv.is_current("cpu")
+    made(checkout)
+    assert make_venv.is_current("cpu")
+    assert not make_venv.is_current("nccl")
+    for name in make_venv.INPUTS:
+        before = (checkout / name).read_bytes()
+        (checkout / name).write_bytes(before + b"\n")
+        assert not make_venv.is_current("cpu"), name
+        (checkout / name).write_bytes(before)
+    assert make_venv.is_current("cpu")
+
+
+@pytest.mark.parametrize("left", ['{"state": "half-made"}', '{"state": "made", "ke', "[]", ""])
+def test_a_half_made_environment_is_never_taken_for_a_whole_one(checkout: Path, left: str) -> None:
+    made(checkout)
+    make_venv.STAMP.write_text(left)
+    assert not make_venv.is_current("cpu")
+
+
+def test_somebody_elses_environment_is_not_deleted(checkout: Path) -> None:
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "mine").touch()
+    with pytest.raises(make_venv.SetupError, match="move it away"):
+        make_venv.make_venv({}, make_venv.key("cpu"))
+    assert (checkout / ".venv" / "mine").exists()
+
+
+def test_the_choice_of_horovod_outlives_the_environment(checkout: Path) -> None:
+    assert make_venv.chosen() == "cpu"
+    make_venv.CHOICE.parent.mkdir()
+    make_venv.CHOICE.write_text("nccl\n")
+    assert make_venv.chosen() == "nccl"
+    make_venv.CHOICE.write_text("nonsense\n")
+    assert make_venv.chosen() == "cpu"
+
+
+def test_the_environments_python_puts_its_programs_first_on_path() -> None:
+    code = make_venv.PATH_LINE * 2 + "print(os.environ['PATH'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"{sys.prefix}/bin:/usr/bin:/bin"
+
+
+def setup(checkout: Path, path: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """tools/setup.sh with nothing on PATH but what `path` holds."""
+    command = ["/bin/sh", str(checkout / "tools" / "setup.sh")]
+    return subprocess.run(command, env={"PATH": path, "HOME": str(checkout), **variables}, capture_output=True, text=True)
+
+
+def test_everything_that_is_missing_is_said_at_once_and_before_anything_starts(checkout: Path) -> None:
+    (checkout / "empty").mkdir()
+    done = setup(checkout, str(checkout / "empty"))
+    assert done.returncode == 1
+    for word in ("Python 3.11", "a C++ compiler", "make", "git"):
+        assert f"- {word}" in done.stderr
+    assert "sudo apt-get install python3 python3-venv python3-dev g++ make git" in done.stderr
+    assert "sudo dnf install" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_a_missing_compiler_alone_is_named_alone(checkout: Path) -> None:
+    programs = checkout / "programs"
+    programs.mkdir()
+    for name in ("make", "git", "uname", "df", "awk"):
+        (programs / name).symlink_to(shutil.which(name) or pytest.skip(f"no {name} here"))
+    done = setup(checkout, str(programs), PYTHON=sys.executable, ALPRO_SETUP_MB="1")
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("  - ")] == [
+        "  - a C++ compiler (g++ 11 or later), to compile Horovod"
+    ]
+    assert done.stderr.splitlines()[-2:] == [
+        "On Debian or Ubuntu: sudo apt-get install g++",
+        "On Fedora or RHEL:   sudo dnf install gcc-c++",
+    ]
+
+
+def test_an_old_compiler_and_a_full_disk_are_named(checkout: Path) -> None:
+    old = checkout / "old"
+    old.mkdir()
+    (old / "g++").write_text("#!/bin/sh\nexit 1\n")
+    (old / "g++").chmod(0o755)
+    done = setup(checkout, f"{old}:{os.environ['PATH']}", PYTHON=sys.executable, ALPRO_SETUP_MB="99999999", CXX="g++ -O1")
+    assert "knows C++20 (g++ -O1 does not" in done.stderr
+    assert "99999999 MB of free disk" in done.stderr
+
+
+def test_a_python_that_is_too_old_is_passed_over(checkout: Path) -> None:
+    programs = checkout / "programs"
+    programs.mkdir()
+    (programs / "python3.11").write_text("#!/bin/sh\nexit 1\n")  # as a version manager's stand-in for an absent version
+    (programs / "python3.11").chmod(0o755)
+    (programs / "python3").symlink_to(sys.executable)
+    done = subprocess.run(
+        ["/bin/sh", str(TOOLS / "python.sh")], env={"PATH": str(programs)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(programs / "python3")
+
+
+def test_make_help_lists_every_target() -> None:
+    text = (ROOT / "Makefile").read_text()
+    hidden = {"pipeline"}  # the inside of `repro`, under its lock
+    targets = set(re.findall(r"^([a-z][a-z-]*):", text, re.MULTILINE)) - hidden
+    listed = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[0] for line in listed.splitlines()} == targets
+
+
+# --- what killed runs leave ---------------------------------------------------------------------------------
+
+
+def rwlock(root: Path, **writers: int) -> Path:
+    """DVC's lock file, written by these processes."""
+    path = root / ".dvc" / "tmp" / "rwlock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = {name: {"pid": pid, "cmd": "repro"} for name, pid in writers.items()}
+    path.write_text(json.dumps({"write": held, "read": {name: [info] for name, info in held.items()}}))
+    return path
+
+
+def dead_pid() -> int:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+@linux
+def test_the_lock_of_a_dead_process_is_removed(tmp_path: Path) -> None:
+    pid = dead_pid()
+    path = rwlock(tmp_path, model=pid)
+    assert clear_dvc_lock.clear_rwlock(tmp_path) == [f"removed the lock that dead process {pid} (repro) had left"]
+    assert not path.exists()
+
+
+@linux
+def test_the_lock_of_a_zombie_is_removed(tmp_path: Path) -> None:
+    zombie = subprocess.Popen(["true"])
+    wait_until(lambda: not processes.alive(zombie.pid))
+    assert (processes.PROC / str(zombie.pid)).exists()
+    path = rwlock(tmp_path, model=zombie.pid)
+    assert len(clear_dvc_lock.clear_rwlock(tmp_path)) == 1
+    assert not path.exists()
+    zombie.wait()
+
+
+@linux
+def test_the_lock_of_a_number_that_another_process_has_now_is_removed(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    path = rwlock(tmp_path, model=sleeper.pid)
+    os.utime(path, (time.time() - 3600,) * 2)  # written long before that process started
+    assert len(clear_dvc_lock.clear_rwlock(tmp_path)) == 1
+
+
+@linux
+def test_a_living_process_keeps_what_it_holds(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    path = rwlock(tmp_path, mine=sleeper.pid, theirs=dead_pid())
+    assert len(clear_dvc_lock.clear_rwlock(tmp_path)) == 1
+    assert list(json.loads(path.read_text())["write"]) == ["mine"]
+    assert list(json.loads(path.read_text())["read"]) == ["mine"]
+    assert clear_dvc_lock.clear_rwlock(tmp_path) == []
+
+
+@linux
+def test_a_half_written_lock_is_removed(tmp_path: Path) -> None:
+    path = rwlock(tmp_path)
+    path.write_text('{"write": {"/mod')
+    assert len(clear_dvc_lock.clear_rwlock(tmp_path)) == 1
+    assert not path.exists()
+
+
+@linux
+def test_a_lock_that_dvc_is_writing_is_left_alone(tmp_path: Path) -> None:
+    path = rwlock(tmp_path, model=dead_pid())
+    with path.with_name("rwlock.lock").open("a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        assert clear_dvc_lock.clear_rwlock(tmp_path) == []
+    assert path.exists()
+
+
+def test_no_lock_is_no_news(tmp_path: Path) -> None:
+    assert clear_dvc_lock.clear_rwlock(tmp_path) == []
+
+
+def stage(root: Path, **options: object) -> subprocess.Popen[bytes]:
+    """A process as DVC starts its stages, with a child of its own."""
+    variables = os.environ | {"DVC_ROOT": str(root), "DVC_STAGE": "finetune@msrvtt_ret"}
+    return subprocess.Popen(["sh", "-c", "sleep 300 & wait"], env=variables, **options)  # type: ignore[call-overload]
+
+
+@linux
+def test_a_stage_whose_dvc_was_killed_is_ended_with_its_children(tmp_path: Path) -> None:
+    orphan = stage(tmp_path)
+    wait_until(lambda: processes.descendants(orphan.pid))
+    below = processes.descendants(orphan.pid)
+    assert clear_dvc_lock.stop_abandoned(tmp_path) == [
+        f"stopped stage finetune@msrvtt_ret (process {orphan.pid}), which an interrupted run had left behind"
+    ]
+    assert not any(processes.alive(pid) for pid in [orphan.pid, *below])
+    orphan.wait()
+
+
+@linux
+def test_a_stage_of_a_living_dvc_or_of_another_checkout_goes_on(tmp_path: Path) -> None:
+    dvc = tmp_path / "dvc"
+    dvc.write_text("#!/bin/sh\nDVC_ROOT=$1 DVC_STAGE=pretrain sleep 300 &\nwait\n")
+    dvc.chmod(0o755)
+    parent = subprocess.Popen([str(dvc), str(tmp_path / "a")])
+    other = stage(tmp_path / "b")
+    try:
+        wait_until(lambda: processes.descendants(parent.pid) and processes.descendants(other.pid))
+        assert clear_dvc_lock.abandoned(tmp_path / "a") == {}
+        assert list(clear_dvc_lock.abandoned(tmp_path / "b")) == [other.pid]
+    finally:
+        processes.stop([parent.pid, other.pid])
+        parent.wait()
+        other.wait()
+
+
+def hold(folder: Path, *command: str, **options: object) -> subprocess.Popen[str]:
+    words = [sys.executable, "-E", "-S", str(TOOLS / "under_lock.py"), "repro", *command]
+    return subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload]
+
+
+@linux
+def test_a_second_run_says_who_is_at_work_and_fails(tmp_path: Path) -> None:
+    first = hold(tmp_path, "sh", "-c", "echo up; sleep 300")
+    assert first.stdout is not None
+    assert first.stdout.readline() == "up\n"
+    second = hold(tmp_path, "true")
+    _, said = second.communicate()
+    assert second.returncode == 3
+    assert f"process {first.pid}" in said and f"kill {first.pid}" in said
+    first.send_signal(signal.SIGTERM)
+    first.communicate()
+    assert first.returncode == 128 + signal.SIGTERM
+    third = hold(tmp_path, "true")
+    third.communicate()
+    assert third.returncode == 0
+
+
+@linux
+def test_the_commands_exit_code_is_passed_on(tmp_path: Path) -> None:
+    child = hold(tmp_path, "sh", "-c", "exit 7")
+    child.communicate()
+    assert child.returncode == 7
+
+
+@linux
+def test_no_process_outlives_a_run_that_was_told_to_stop(tmp_path: Path) -> None:
+    child = hold(tmp_path, "sh", "-c", "setsid sh -c 'sleep 299 & sleep 300' & echo up; wait")
+    assert child.stdout is not None
+    child.stdout.readline()
+    wait_until(lambda: len(processes.descendants(child.pid)) >= 4)
+    below = processes.descendants(child.pid)
+    child.send_signal(signal.SIGTERM)
+    child.communicate()
+    assert not any(processes.alive(pid) for pid in below)
+
+
+@linux
+def test_no_zombie_piles_up_while_the_command_goes_on(tmp_path: Path) -> None:
+    child = hold(tmp_path, "sh", "-c", "for n in 1 2 3; do sh -c 'sleep 0.1 & echo $!'; done; sleep 300")
+    assert child.stdout is not None
+    orphans = {int(child.stdout.readline()) for _ in range(3)}
+    wait_until(lambda: not orphans & set(processes.pids()))
+    child.send_signal(signal.SIGTERM)
+    child.communicate()
+    assert child.returncode == 128 + signal.SIGTERM
+
+
+@linux
+def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path) -> None:
+    stubborn = "trap '' TERM; echo up; while true; do sleep 0.1; done"
+    first = hold(tmp_path, "sh", "-c", stubborn)
+    assert first.stdout is not None
+    first.stdout.readline()
+    (left,) = [pid for pid in processes.descendants(first.pid) if "echo up" in " ".join(processes.command(pid))]
+    first.kill()
+    first.wait()
+    assert processes.alive(left)
+    second = hold(tmp_path, "true")
+    said, _ = second.communicate()
+    assert second.returncode == 0
+    assert "that a killed run had left behind" in said
+    assert not processes.alive(left)
+    first.stdout.close()
+
+
+@linux
+def test_a_command_that_heeds_the_system_ends_with_its_killed_holder(tmp_path: Path) -> None:
+    child = hold(tmp_path, "sleep", "300")
+    wait_until(lambda: [p for p in processes.descendants(child.pid) if processes.command(p)[:1] == ["sleep"]])
+    below = processes.descendants(child.pid)
+    child.kill()
+    child.communicate()
+    wait_until(lambda: not any(processes.alive(pid) for pid in below), 5)
+
+
+# --- files in outputs that no stage made ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stage's output into which somebody put a file, as DVC reports it."""
+    (tmp_path / "models" / "text").mkdir(parents=True)
+    mine = tmp_path / "models" / "text" / "mine.txt"
+    mine.write_text("mine")
+    monkeypatch.setattr(stray_files, "edited_outputs", lambda root: ["models/text/mine.txt"] if mine.exists() else [])
+    return mine
+
+
+def test_a_file_in_a_stages_output_stops_the_run_and_is_named(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = output.parents[3]
+    assert stray_files.decide(root, "") == 1
+    said = capsys.readouterr().err
+    assert "models/text/mine.txt" in said and "EDITED=keep" in said and "EDITED=discard" in said
+    assert output.exists()
+    assert not (root / stray_files.UNFINISHED).exists()
+
+
+@pytest.mark.parametrize("choice", ["keep", ""])
+def test_it_is_kept_aside_when_asked_for_or_after_a_run_that_did_not_end_well(output: Path, choice: str) -> None:
+    root = output.parents[3]
+    if not choice:
+        (root / ".make").mkdir()
+        (root / stray_files.UNFINISHED).touch()
+    assert stray_files.decide(root, choice) == 0
+    assert not output.exists()
+    assert [path.read_text() for path in (root / ".state/kept").rglob("mine.txt")] == ["mine"]
+    assert (root / stray_files.UNFINISHED).exists()
+
+
+def test_discarding_leaves_it_to_dvc(output: Path) -> None:
+    assert stray_files.decide(output.parents[3], "discard") == 0
+
+
+def test_a_misspelt_choice_is_refused(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert stray_files.decide(output.parents[3], "kep") == 1
+    assert "neither keep nor discard" in capsys.readouterr().err
+
+
+# --- make ui ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """What a program does to a signal's handler is undone: here it is the tests' own process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("variable", ["PREFECT_PORT", "MLFLOW_PORT"])
+@pytest.mark.usefixtures("signals")
+def test_a_port_in_use_is_one_line(
+    variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setenv("PREFECT_PORT", str(free.getsockname()[1]))
+        monkeypatch.setenv(variable, str(taken.getsockname()[1]))
+        free.close()
+        assert make_ui.main() == 1
+        port = taken.getsockname()[1]
+    said = capsys.readouterr().err
+    assert said.startswith(f"ui: port {port} can't be used") and f"make ui {variable}={port + 1}" in said
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_port_that_is_none_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_PORT", "http")
+    assert make_ui.main() == 1
+    assert capsys.readouterr().err == "ui: PREFECT_PORT=http is no port number\n"
+
+
+def test_mlflow_asks_for_a_password_where_its_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_AUTH_CONFIG_PATH", raising=False)
+    plain = make_ui.mlflow_server(5000, "sqlite:///a.db")
+    assert plain[:3] == ["server", "--host", "127.0.0.1"] and "--app-name" not in plain
+    monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", "auth.ini")
+    assert make_ui.mlflow_server(5000, "sqlite:///a.db") == [*plain, "--app-name", "basic-auth"]
+
+
+def test_a_server_that_ends_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stays.py").write_text("import time; time.sleep(1000)")
+    (tmp_path / "fails.py").write_text("raise SystemExit(3)")
+    servers = make_ui.Servers(tmp_path, {"PYTHONPATH": str(tmp_path)})
+    try:
+        servers.start("first", "stays")
+        servers.start("second", "fails")
+        with pytest.raises(make_ui.Refused, match=r"second ended with code 3; its log: .*second\.log"):
+            servers.answering("http://127.0.0.1:9/health")
+    finally:
+        servers.stop()
+    assert servers.running["first"].poll() is not None
