@@ -44,10 +44,11 @@ from flows.form import (
     changes,
     described,
 )  # fmt: skip
-from flows.guard import Busy, end_with_worker, not_beside_make, only_run
+from flows.run_lock import Busy, not_beside_make, only_run
 from flows.server import embedded_server
 from flows.stages import EVERYTHING, Graph, Outcome, StageFailed, graph, reproduce, short
 from flows.stray_files import edited_outputs, put_aside
+from flows.worker import end_with_worker
 
 REFUSED = 1  # `alpro promote` exits so when the gate says no
 VERB_S = 4 * 3600  # `alpro register` packs checkpoints, and uploads them where MLflow is elsewhere

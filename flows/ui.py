@@ -112,7 +112,7 @@ def serve() -> None:
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(prefect),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a dozen processes for jobs that nobody here starts
-        MLFLOW_PAGE: store.shown(uri) if elsewhere else page,
+        MLFLOW_PAGE: store.redacted(uri) if elsewhere else page,
         **store.QUIET,
     }
     if password := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):

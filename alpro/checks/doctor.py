@@ -11,8 +11,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,14 +18,13 @@ from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 Status = Literal["ok", "warn", "fail"]
 CLIP_FRAMES, CLIP_SIDE = 12, 64
 ROOM_GB = 6  # what the sample recipe's data, models and cache need, with some to spare
 MEMORY_GB = 6
 ANSWER_S = 60
-SERVER_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +270,7 @@ def _mlflow(root: Path) -> Check:
     from alpro.tracking import store
 
     version, uri = metadata.version("mlflow"), store.store_uri(root)
-    shown = store.shown(uri)
+    shown = store.redacted(uri)
     if not store.exists(uri):
         return Check("MLflow", "ok", f"{version}, store {shown} (made by the first run)")
     try:
@@ -285,17 +282,14 @@ def _mlflow(root: Path) -> Check:
 
 
 def _ask_store(uri: str, file: Path | None) -> str:
-    """A sign of life of the store. Raises OSError or sqlite3.Error."""
+    """Return what the store answers. Raises OSError or sqlite3.Error."""
+    from alpro.tracking import store
+
     if file is not None:
         with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=5)) as database:
             return f"{database.execute('SELECT count(*) FROM runs').fetchone()[0]} runs"
-    if uri.startswith(("http://", "https://")):
-        parts = urlsplit(uri)
-        address = f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path.rstrip('/')}/health"
-        try:
-            urllib.request.urlopen(address, timeout=SERVER_S).close()
-        except urllib.error.HTTPError as answer:  # a refusal is a sign of life too
-            answer.close()
+    if store.is_server(uri):
+        store.probe_server(uri)
         return "answers"
     return "not probed"
 
@@ -313,7 +307,7 @@ def _champions(root: Path) -> Check:
     with store.opened(root) as opened:
         models = [model.name for model in opened.client.search_registered_models()]
         crowned = [name for name in models if aliases.at(opened.client, name, "champion")]
-        wrong = [said for name in models if (said := aliases.by_hand(opened.client, name))]
+        wrong = [said for name in models if (said := aliases.alias_mismatch(opened.client, name))]
     if wrong:
         return Check("champions", "warn", "; ".join(wrong), "`alpro lineage models:/NAME@champion` tells where it comes from")
     return Check("champions", "ok", ", ".join(crowned) or "none yet")

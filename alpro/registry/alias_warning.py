@@ -28,6 +28,6 @@ def alias_warning(packed: Path, name: str | None) -> str | None:
     client = MlflowClient()
     try:
         champion = aliases.at(client, name, "champion")
-        return aliases.by_hand(client, name) if champion is not None and champion.source == f"models:/{own}" else None
+        return aliases.alias_mismatch(client, name) if champion is not None and champion.source == f"models:/{own}" else None
     except MlflowException as error:
         return f"{name}: the registry could not say whether the gate passed this champion ({str(error)[:200]})"

@@ -92,7 +92,7 @@ def rollback(client: MlflowClient, model: str) -> tuple[str, str]:
     return was, target
 
 
-def by_hand(client: MlflowClient, model: str) -> str | None:
+def alias_mismatch(client: MlflowClient, model: str) -> str | None:
     """What is wrong with the champion's alias, in one line; None where the gate or a rollback left it as it is."""
     champion, last = at(client, model, CHAMPION), recorded(client, model)
     if same(champion, last):

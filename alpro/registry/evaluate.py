@@ -13,7 +13,7 @@ import yaml
 
 from alpro.config import Params
 from alpro.errors import LaunchError, TrackingError
-from alpro.tracking.store import Store
+from alpro.tracking.store import TrackingStore
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -56,7 +56,7 @@ def evaluate_packed(params: Params, task: str, packed: Packed, record: Path) -> 
             raise TrackingError(f"the evaluation of {packed.checkpoint} failed: {error}") from None
 
 
-def unpack(store: Store, version: ModelVersion, into: Path) -> Packed:
+def unpack(store: TrackingStore, version: ModelVersion, into: Path) -> Packed:
     """Bring a version's files out of the store. Raises TrackingError where they are no packed checkpoint."""
     import mlflow
 

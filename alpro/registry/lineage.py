@@ -26,7 +26,7 @@ def trace(root: Path, uri: str) -> str:
     with opened(root) as store:
         version = find(store, uri)
         lines = [uri]
-        if uri.endswith("@champion") and (wrong := aliases.by_hand(store.client, version.name)):
+        if uri.endswith("@champion") and (wrong := aliases.alias_mismatch(store.client, version.name)):
             lines.append(f"  WARNING: {wrong}")
         seen: set[str] = set()
         queue = [version]

@@ -17,7 +17,7 @@ from alpro.registry import provenance as facts
 from alpro.registry.evaluate import Packed, evaluate_packed, unpack
 from alpro.registry.gate import Verdict
 from alpro.registry.versions import CANDIDATE, CHAMPION, find, label
-from alpro.tracking.store import Store, alone, folder, opened
+from alpro.tracking.store import TrackingStore, locked, opened, store_folder
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -72,18 +72,18 @@ def promote(
         candidate = find(store, f"models:/{model}/{version}") if version else aliases.at(store.client, model, CANDIDATE)
         if candidate is None:
             raise TrackingError(f"{model} has no candidate; `alpro register` registers what the pipeline made")
-        warning = aliases.by_hand(store.client, model)
+        warning = aliases.alias_mismatch(store.client, model)
         name = label(candidate)
         if aliases.same(champion, candidate) and not warning:
             return Promotion(name, name, None, False)
         rival = aliases.rival(store.client, candidate)
         against = label(rival) if rival else None
-        with tempfile.TemporaryDirectory(dir=folder(root), prefix=".gate.") as aside:
+        with tempfile.TemporaryDirectory(dir=store_folder(root), prefix=".gate.") as aside:
             verdict = _judge(store, root, params, task, candidate, rival, Path(aside), evaluate)
         if candidate.run_id:
             store.client.log_text(candidate.run_id, f"{name} against {against}\n{verdict}\n", f"gate/{_now()}.txt")
         if verdict.passed and not dry_run:
-            with alone(root):
+            with locked(root):
                 if not version:
                     _unmoved(store, model, CANDIDATE, candidate)
                 _unmoved(store, model, CHAMPION, champion)
@@ -93,12 +93,12 @@ def promote(
 
 def rollback(root: Path, task: str) -> tuple[str, str]:
     """Move a task's `champion` back to the version before; returns the numbers, from and to. Raises TrackingError."""
-    with alone(root), opened(root) as store:
+    with locked(root), opened(root) as store:
         return aliases.rollback(store.client, f"alpro-{task}")
 
 
 def _judge(
-    store: Store,
+    store: TrackingStore,
     root: Path,
     params: Params,
     task: str,
@@ -122,7 +122,7 @@ def _judge(
     return Verdict(tuple(dict.fromkeys((*checks, *compared))))
 
 
-def _unmoved(store: Store, model: str, alias: str, was: ModelVersion | None) -> None:
+def _unmoved(store: TrackingStore, model: str, alias: str, was: ModelVersion | None) -> None:
     now = aliases.at(store.client, model, alias)
     if not aliases.same(now, was):
         raise TrackingError(f"{model}@{alias} was moved while the gate evaluated; run `alpro promote` again")

@@ -14,7 +14,7 @@ from alpro.files.atomic import sha256
 from alpro.registry import card
 from alpro.registry import versions as tag
 from alpro.registry.versions import CHECKPOINT, DVC, WEIGHTS, Checkpoint, checkpoints, find_version, training_of
-from alpro.tracking.store import Store, folder
+from alpro.tracking.store import TrackingStore, store_folder
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -31,7 +31,7 @@ def made_by(flow: str | None, experiment: str | None) -> dict[str, str]:
 
 
 def register_checkpoints(
-    store: Store,
+    store: TrackingStore,
     state: State,
     stage_runs: Mapping[str, Run],
     about: Mapping[str, str] | None = None,
@@ -64,7 +64,9 @@ def register_checkpoints(
     return new
 
 
-def _register(store: Store, state: State, checkpoint: Checkpoint, tags: dict[str, str], run: Run | None) -> ModelVersion:
+def _register(
+    store: TrackingStore, state: State, checkpoint: Checkpoint, tags: dict[str, str], run: Run | None
+) -> ModelVersion:
     """Pack the checkpoint as a model that can be loaded, as one of the run that made it, and make a version of it.
 
     The version appears last, with its tags: a kill before that leaves a model that nothing refers to.
@@ -80,7 +82,7 @@ def _register(store: Store, state: State, checkpoint: Checkpoint, tags: dict[str
     known = {CHECKPOINT: tags[CHECKPOINT]}
     model = client.create_logged_model(store.experiment, name=checkpoint.model, source_run_id=run_id, tags=known)
     described = Model(artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id)
-    with tempfile.TemporaryDirectory(dir=folder(state.root), prefix=".pack.") as aside:
+    with tempfile.TemporaryDirectory(dir=store_folder(state.root), prefix=".pack.") as aside:
         made, views = Path(aside) / "model", training_of(checkpoint, state.params)
         package.save(
             checkpoint.folder,
@@ -105,7 +107,7 @@ def _register(store: Store, state: State, checkpoint: Checkpoint, tags: dict[str
     )
 
 
-def _complete(store: Store, version: ModelVersion, own: Mapping[str, str], around: Mapping[str, str]) -> None:
+def _complete(store: TrackingStore, version: ModelVersion, own: Mapping[str, str], around: Mapping[str, str]) -> None:
     """Add what was not known when the version was made. Its state follows, until it is one that a commit holds."""
     settled = version.tags.get(tag.CLEAN) == "yes" and version.tags.get(tag.VALIDATION) == tag.PASSED
     wanted = {key: value for key, value in own.items() if key not in version.tags}
@@ -122,7 +124,7 @@ def is_locked(state: State, checkpoint: Checkpoint) -> lineage.LockedStage | Non
     return stage if out and out.hash == lineage.dvc_hash(checkpoint.folder) else None
 
 
-def _own_tags(store: Store, state: State, checkpoint: Checkpoint, digest: str) -> dict[str, str]:
+def _own_tags(store: TrackingStore, state: State, checkpoint: Checkpoint, digest: str) -> dict[str, str]:
     from alpro.tracking.state import data_deps
 
     tags = {
@@ -171,7 +173,7 @@ def _validation(state: State, checkpoint: Checkpoint) -> str:
     return ", ".join(wrong) or tag.PASSED
 
 
-def _ancestry(store: Store, state: State, checkpoint: Checkpoint, locked: lineage.LockedStage) -> dict[str, str]:
+def _ancestry(store: TrackingStore, state: State, checkpoint: Checkpoint, locked: lineage.LockedStage) -> dict[str, str]:
     """What the training started from, as dvc.lock has it: registered versions, and other checkpoints."""
     init = state.params.init
     starts = {"prompter": [init.prompter], "pretrain": [init.pretrain, init.teacher]}.get(checkpoint.stage, [init.finetune])

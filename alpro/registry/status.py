@@ -10,7 +10,7 @@ from alpro.registry.versions import CHECKPOINT, checkpoints, find_version
 from alpro.tracking import runs
 from alpro.tracking.runs import LIVE, PARENT, RECORD, STAGE
 from alpro.tracking.state import State, read_state
-from alpro.tracking.store import Store, exists, opened, shown, store_uri
+from alpro.tracking.store import TrackingStore, exists, opened, redacted, store_uri
 from alpro.tracking.sync import find_parent
 
 
@@ -43,7 +43,7 @@ def status(root: Path | str, params: Params) -> Status:
 
     state = read_state(Path(root), params)
     uri = store_uri(state.root)
-    found = Status(shown(uri), None, dict.fromkeys((r.stage for r in state.records), "missing"))
+    found = Status(redacted(uri), None, dict.fromkeys((r.stage for r in state.records), "missing"))
     found.models.update(dict.fromkeys((c.path for c in checkpoints(state)), "not registered"))
     if exists(uri):
         with opened(state.root) as store:
@@ -51,7 +51,7 @@ def status(root: Path | str, params: Params) -> Status:
     return found
 
 
-def _compare(store: Store, state: State, found: Status) -> Status:
+def _compare(store: TrackingStore, state: State, found: Status) -> Status:
 
     parent = find_parent(store, state)
     children = list(runs.search(store.client, store.experiment, runs.tag(PARENT, parent.info.run_id))) if parent else []

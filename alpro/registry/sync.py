@@ -10,7 +10,7 @@ from alpro.errors import TrackingError
 from alpro.registry.register import is_locked, register_checkpoints
 from alpro.registry.versions import checkpoints
 from alpro.tracking.state import read_state
-from alpro.tracking.store import alone, opened, shown
+from alpro.tracking.store import locked, opened, redacted
 from alpro.tracking.sync import Synced, _children, _finish_parent, _parent
 
 
@@ -27,9 +27,9 @@ def sync(
     `register_checkpoints` has it. Raises TrackingError (one line) where the store can't be used or a record is damaged.
     """
     state = read_state(Path(root), params)
-    with alone(state.root), opened(state.root) as store:
+    with locked(state.root), opened(state.root) as store:
         parent = _parent(store, state, tags or {})
-        done = Synced(shown(store.uri), store.experiment, parent.info.run_id)
+        done = Synced(redacted(store.uri), store.experiment, parent.info.run_id)
         children = _children(store, state, parent, done)
         done.runs.update({stage: run.info.run_id for stage, run in children.items()})
         done.registered.extend(register_checkpoints(store, state, children, tags, candidates))

@@ -12,7 +12,7 @@ from alpro.config import Params, Training
 from alpro.config.pipeline import made_by_pipeline
 from alpro.errors import TrackingError
 from alpro.files.atomic import sha256
-from alpro.tracking.store import Store
+from alpro.tracking.store import TrackingStore
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -91,7 +91,7 @@ def training_of(checkpoint: Checkpoint, params: Params) -> Training:
     return {"prompter": params.prompter, "pretrain": params.pretrain}.get(checkpoint.stage) or params.finetune[checkpoint.task]
 
 
-def find_version(store: Store, model: str, tag: str, value: str) -> ModelVersion | None:
+def find_version(store: TrackingStore, model: str, tag: str, value: str) -> ModelVersion | None:
     """The newest ready version of a model with this tag."""
     found = store.client.search_model_versions(f"name = '{model}' and tags.`{tag}` = '{value}'", max_results=200)
     ready = [version for version in found if version.status == "READY"]
@@ -102,7 +102,7 @@ def find_version(store: Store, model: str, tag: str, value: str) -> ModelVersion
 FORM = re.compile(r"^models:/(?P<model>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
 
 
-def find(store: Store, uri: str) -> ModelVersion:
+def find(store: TrackingStore, uri: str) -> ModelVersion:
     """The version that `models:/NAME@ALIAS` or `models:/NAME/NUMBER` means. Raises TrackingError where there is none."""
     from mlflow.exceptions import MlflowException
 

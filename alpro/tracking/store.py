@@ -1,4 +1,4 @@
-"""Where MLflow keeps runs and models: a server that MLFLOW_TRACKING_URI names, or SQLite beside git's common directory."""
+"""Opens the MLflow store: the server in MLFLOW_TRACKING_URI, or a SQLite file in the project's main checkout."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ QUIET = {
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-NAMES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+URI_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 REACHABLE_S = 5.0
 LOCK_S = 120.0
 
 
 @dataclass(frozen=True)
-class Store:
-    """An open store. `files` is the folder of its artifacts where they lie on this machine."""
+class TrackingStore:
+    """An open store. `files` is the folder of its artifacts if it is on this machine, else None."""
 
     uri: str
     client: MlflowClient
@@ -47,56 +47,61 @@ class Store:
     files: Path | None
 
 
-def folder(root: Path) -> Path:
-    """The project's .mlflow/, shared by all its worktrees."""
+def store_folder(root: Path) -> Path:
+    """Return the project's .mlflow/, shared by all its worktrees."""
     return home(root) / ".mlflow"
 
 
 def store_uri(root: Path | str = ".") -> str:
-    """MLFLOW_TRACKING_URI, or the project's own SQLite file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder(Path(root)) / 'mlflow.db'}"
+    """Return MLFLOW_TRACKING_URI, or the URI of the project's own SQLite file."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store_folder(Path(root)) / 'mlflow.db'}"
 
 
-def shown(uri: str) -> str:
-    """The URI without a password."""
+def redacted(uri: str) -> str:
+    """Return the URI without user name and password."""
     parts = urlsplit(uri)
     return uri.replace(parts.netloc, parts.netloc.rsplit("@", 1)[-1], 1) if "@" in parts.netloc else uri
 
 
 def experiment_name() -> str:
-    """MLFLOW_EXPERIMENT_NAME, or `alpro`."""
+    """Return MLFLOW_EXPERIMENT_NAME, or `alpro`."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "alpro"
 
 
 def exists(uri: str) -> bool:
-    """False where the URI is a SQLite file that nobody has made yet."""
+    """Return False if the URI is a SQLite file that does not exist yet."""
     path = sqlite_path(uri)
     return path is None or path.exists()
 
 
+def is_server(uri: str) -> bool:
+    """Return True if the URI is the address of an MLflow server."""
+    return uri.startswith(("http://", "https://"))
+
+
 def sqlite_path(uri: str) -> Path | None:
-    """The file of a SQLite URI; None for anything else."""
+    """Return the file of a SQLite URI, or None for any other URI."""
     return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
 
 
 @contextmanager
-def opened(root: Path | str = ".") -> Iterator[Store]:
-    """The store, made where it does not exist yet (5 s, once).
+def opened(root: Path | str = ".") -> Iterator[TrackingStore]:
+    """Open the store; create it first if it does not exist (5 s, once).
 
-    Whatever it raises inside becomes a TrackingError of one line. MLflow's own functions mean this store too, inside:
-    some look it up in the environment (and would else make one in the working directory).
+    Errors of the store inside the block become a TrackingError with one line. The block also sets MLflow's environment
+    variables: some of its functions look the store up there, and would otherwise create one in the working directory.
     """
     uri = store_uri(root)
-    before = {name: os.environ.get(name) for name in NAMES}
-    os.environ.update(dict.fromkeys(NAMES, uri))
+    before = {name: os.environ.get(name) for name in URI_VARIABLES}
+    os.environ.update(dict.fromkeys(URI_VARIABLES, uri))
     try:
         yield _open(uri)
     except TrackingError:
         raise
     except Exception as error:
-        if not _of_the_store(error):
+        if not _is_store_error(error):
             raise
-        raise TrackingError(_told(error, uri)) from error
+        raise TrackingError(_explain(error, uri)) from error
     finally:
         for name, value in before.items():
             if value is None:
@@ -106,7 +111,7 @@ def opened(root: Path | str = ".") -> Iterator[Store]:
 
 
 def quiet_mlflow() -> Any:
-    """MLflow (an import of seconds), told not to call home, draw bars, or report each table it makes."""
+    """Import MLflow (takes seconds) with telemetry, progress bars and table-creation messages switched off."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import mlflow
@@ -117,13 +122,13 @@ def quiet_mlflow() -> Any:
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Inside, no other process of this project fills the store. Raises TrackingError when another one takes too long."""
+def locked(root: Path) -> Iterator[None]:
+    """Lock the store for this project. Raises TrackingError if the lock is not free within LOCK_S."""
     try:
-        folder(root).mkdir(parents=True, exist_ok=True)
-        lock = (folder(root) / "lock").open("a")
+        store_folder(root).mkdir(parents=True, exist_ok=True)
+        lock = (store_folder(root) / "lock").open("a")
     except OSError as error:
-        raise TrackingError(f"{folder(root)}: can't be written ({error.strerror})") from None
+        raise TrackingError(f"{store_folder(root)}: cannot be written ({error.strerror})") from None
     with lock:
         deadline = time.monotonic() + LOCK_S
         while True:
@@ -132,36 +137,38 @@ def alone(root: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    told = f"{lock.name}: held by another `alpro track sync` for {LOCK_S:.0f} s; try again when it ended"
-                    raise TrackingError(told) from None
+                    message = (
+                        f"{lock.name}: locked by another `alpro track sync` for {LOCK_S:.0f} s; try again when it has ended"
+                    )
+                    raise TrackingError(message) from None
                 time.sleep(0.1)
         yield
 
 
-# --- making and opening -------------------------------------------------------------------------------------
+# --- create and open ----------------------------------------------------------------------------------------
 
 
-def _open(uri: str) -> Store:
+def _open(uri: str) -> TrackingStore:
     path = sqlite_path(uri)
     if path is None:
-        _reach(uri)
+        _check_reachable(uri)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            _make(path)
+            create_sqlite(path)
     client = quiet_mlflow().MlflowClient(uri, uri)
     files = path.parent / "artifacts" if path else None
-    return Store(uri, client, _experiment(client, path, files), files)
+    return TrackingStore(uri, client, _experiment(client, path, files), files)
 
 
-def _make(path: Path) -> None:
-    """Make the tables aside and rename: a kill in these seconds leaves no half store."""
+def create_sqlite(path: Path) -> None:
+    """Create a SQLite store: first the tables in a temporary file, then a link, so a kill leaves no partial store."""
     client = quiet_mlflow().MlflowClient
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new.") as aside:
-        new = Path(aside) / path.name
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new.") as temporary:
+        new = Path(temporary) / path.name
         client(f"sqlite:///{new}").search_experiments(max_results=1)
         try:
-            os.link(new, path)  # unlike a rename it refuses to replace what another process made meanwhile
+            os.link(new, path)  # unlike a rename, this fails if another process has created the file meanwhile
         except FileExistsError:
             pass
         except OSError:  # a file system without hard links
@@ -170,33 +177,33 @@ def _make(path: Path) -> None:
 
 def _experiment(client: MlflowClient, path: Path | None, files: Path | None) -> str:
     name = experiment_name()
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         from mlflow.exceptions import MlflowException
 
         try:
             return client.create_experiment(name, artifact_location=str(files) if files else None)
-        except MlflowException:  # another process was faster
-            found = client.get_experiment_by_name(name)
-            if found is None:
+        except MlflowException:  # another process created it first
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    if path and files and path.parent.name == ".mlflow" and found.artifact_location != str(files):
-        _move(path, found.artifact_location, str(files))
-    return found.experiment_id
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    if path and files and path.parent.name == ".mlflow" and experiment.artifact_location != str(files):
+        _move(path, experiment.artifact_location, str(files))
+    return experiment.experiment_id
 
 
 def _move(path: Path, old: str, new: str) -> None:
-    """Follow a checkout that was moved or copied: MLflow writes down where files lie as absolute paths."""
-    places = {
+    """Update absolute artifact paths in the database after the checkout was moved or copied."""
+    path_columns = {
         "experiments": ("artifact_location",),
         "runs": ("artifact_uri",),
         "logged_models": ("artifact_location",),
         "model_versions": ("source", "storage_location"),
     }
     with closing(sqlite3.connect(path, timeout=20)) as database, database:
-        for table, columns in places.items():
+        for table, columns in path_columns.items():
             for column in columns:
                 database.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?",
@@ -204,33 +211,39 @@ def _move(path: Path, old: str, new: str) -> None:
                 )
 
 
-def _reach(uri: str) -> None:
-    """Ask a server for a sign of life; MLflow itself would try for minutes. Any answer counts, a refusal too."""
-    if not uri.startswith(("http://", "https://")):
-        return
+def probe_server(uri: str) -> None:
+    """Ask the /health page of an MLflow server; any answer counts, also an HTTP error. Raises OSError without an answer."""
     parts = urlsplit(uri)
-    request = urllib.request.Request(f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path.rstrip('/')}/health")
+    address = f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path.rstrip('/')}/health"
     try:
-        urllib.request.urlopen(request, timeout=REACHABLE_S).close()
+        urllib.request.urlopen(address, timeout=REACHABLE_S).close()
     except urllib.error.HTTPError as answer:
         answer.close()
+
+
+def _check_reachable(uri: str) -> None:
+    """Raise TrackingError if a server does not answer within REACHABLE_S; MLflow itself would retry for minutes."""
+    if not is_server(uri):
+        return
+    try:
+        probe_server(uri)
     except OSError as error:
         reason = getattr(error, "reason", error)
-        told = f"{shown(uri)}: no MLflow server answers ({reason}); start it, or unset MLFLOW_TRACKING_URI"
-        raise TrackingError(told) from None
+        message = f"{redacted(uri)}: no MLflow server answers ({reason}); start it, or unset MLFLOW_TRACKING_URI"
+        raise TrackingError(message) from None
 
 
-# --- faults -------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------
 
 
-def _of_the_store(error: Exception) -> bool:
+def _is_store_error(error: Exception) -> bool:
     module = type(error).__module__.split(".")[0]
     return isinstance(error, (OSError, sqlite3.Error)) or module in ("mlflow", "sqlalchemy", "alembic", "requests", "urllib3")
 
 
-def _told(error: Exception, uri: str) -> str:
+def _explain(error: Exception, uri: str) -> str:
     text = " ".join(str(error).split())
-    where = shown(uri)
+    where = redacted(uri)
     if "database schema" in text or "locate revision" in text:
         return (
             f"{where}: was written by another version of MLflow; install that version, or run `mlflow db upgrade {where}`, "
@@ -239,7 +252,7 @@ def _told(error: Exception, uri: str) -> str:
     if "not a database" in text or "malformed" in text:
         return f"{where}: is damaged; move the file away and run `alpro track sync`"
     if "readonly" in text or isinstance(error, PermissionError):
-        return f"{where}: can't be written ({text[:120]})"
+        return f"{where}: cannot be written ({text[:120]})"
     if "No space left" in text or "disk is full" in text:
         return f"{where}: the disk is full"
     return f"{where}: {text.replace(uri, where)[:300]}"

@@ -26,7 +26,7 @@ from alpro.files.atomic import sha256
 from alpro.tracking import runs
 from alpro.tracking.records import Record, flat_numbers, flat_params
 from alpro.tracking.runs import FILES, LIVE, PARENT, PIPELINE, RECORD, STAGE
-from alpro.tracking.store import Store
+from alpro.tracking.store import TrackingStore
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -64,13 +64,13 @@ class Synced:
 # --- the parent ---------------------------------------------------------------------------------------------
 
 
-def find_parent(store: Store, state: State) -> Run | None:
+def find_parent(store: TrackingStore, state: State) -> Run | None:
     """The state's parent run."""
     found = runs.search(store.client, store.experiment, runs.tag(PIPELINE, state.key))
     return next((run for run in found if PARENT not in run.data.tags), None)
 
 
-def _parent(store: Store, state: State, tags: Mapping[str, str]) -> Run:
+def _parent(store: TrackingStore, state: State, tags: Mapping[str, str]) -> Run:
     parent = find_parent(store, state)
     if parent is None:
         recipe = state.params.recipe
@@ -100,7 +100,7 @@ def _commit_tags(state: State, run: Run) -> dict[str, str]:
     return {**tags, "alpro.lock": digest} if digest else tags
 
 
-def _finish_parent(store: Store, state: State, parent: Run, children: Mapping[str, Run]) -> None:
+def _finish_parent(store: TrackingStore, state: State, parent: Run, children: Mapping[str, Run]) -> None:
     """The figures of all evaluations, the report and a table of the stages, at the parent."""
     client, run_id = store.client, parent.info.run_id
     reports = state.root / "reports"
@@ -128,7 +128,7 @@ def _summary(path: Path) -> dict[str, Any]:
         raise TrackingError(f"{path}: no JSON ({error}); `dvc repro report` writes it") from None
 
 
-def _note(store: Store, state: State, children: Mapping[str, Run]) -> str:
+def _note(store: TrackingStore, state: State, children: Mapping[str, Run]) -> str:
     lines = [f"State `{state.key[:8]}` of recipe **{state.params.recipe}**.", ""]
     lines += ["| stage | run | ran first in |", "|---|---|---|"]
     for record in state.records:
@@ -139,14 +139,14 @@ def _note(store: Store, state: State, children: Mapping[str, Run]) -> str:
     return "\n".join(lines)
 
 
-def _link(store: Store, run_id: str) -> str:
+def _link(store: TrackingStore, run_id: str) -> str:
     return f"[{run_id[:8]}](#/experiments/{store.experiment}/runs/{run_id})"
 
 
 # --- the stages ---------------------------------------------------------------------------------------------
 
 
-def _children(store: Store, state: State, parent: Run, done: Synced) -> dict[str, Run]:
+def _children(store: TrackingStore, state: State, parent: Run, done: Synced) -> dict[str, Run]:
     """A complete run for every record, by stage."""
     under = list(runs.search(store.client, store.experiment, runs.tag(PARENT, parent.info.run_id)))
     complete = {run.data.tags[RECORD]: run for run in under if RECORD in run.data.tags}
@@ -165,7 +165,7 @@ def _children(store: Store, state: State, parent: Run, done: Synced) -> dict[str
     return children
 
 
-def _adopt(store: Store, record: Record, half: Iterable[Run]) -> Run | None:
+def _adopt(store: TrackingStore, record: Record, half: Iterable[Run]) -> Run | None:
     """The unfinished run, of those that agree with the record, that has most of it; those that contradict it are marked."""
     points = {runs.comparable(point) for point in record.points}
     points |= {runs.comparable((key, 0, value)) for key, value in record.final.items()}
@@ -185,14 +185,14 @@ def _adopt(store: Store, record: Record, half: Iterable[Run]) -> Run | None:
     return best[1] if best else None
 
 
-def _new(store: Store, state: State, parent: Run, record: Record) -> Run:
+def _new(store: TrackingStore, state: State, parent: Run, record: Record) -> Run:
     same = runs.search(store.client, store.experiment, runs.tag(RECORD, record.digest))
     origin = next((run.info.run_id for run in same if "alpro.origin" not in run.data.tags), None)
     tags = {STAGE: record.stage, PARENT: parent.info.run_id, **({"alpro.origin": origin} if origin else {})}
     return store.client.create_run(store.experiment, run_name=record.stage, tags=tags)
 
 
-def _complete(store: Store, state: State, parent: Run, record: Record, run: Run) -> Run:
+def _complete(store: TrackingStore, state: State, parent: Run, record: Record, run: Run) -> Run:
     """Add what the run lacks of the record; the tag that says so comes last."""
     client, run_id = store.client, run.info.run_id
     there = runs.logged_points(client, run)
@@ -208,7 +208,7 @@ def _complete(store: Store, state: State, parent: Run, record: Record, run: Run)
     return client.get_run(run_id)
 
 
-def _refresh(store: Store, state: State, record: Record, run: Run) -> Run:
+def _refresh(store: TrackingStore, state: State, record: Record, run: Run) -> Run:
     """What may change though the record did not: its pictures, what dvc.lock says, the commit that holds it."""
     client, run_id = store.client, run.info.run_id
     tags = _commit_tags(state, run)
@@ -231,7 +231,7 @@ def _refresh(store: Store, state: State, record: Record, run: Run) -> Run:
     return client.get_run(run_id)
 
 
-def _inputs(store: Store, state: State, record: Record, run: Run, locked: lineage.LockedStage) -> None:
+def _inputs(store: TrackingStore, state: State, record: Record, run: Run, locked: lineage.LockedStage) -> None:
     """The data sets that the stage read, each with DVC's hash as its digest."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -246,7 +246,7 @@ def _inputs(store: Store, state: State, record: Record, run: Run, locked: lineag
         store.client.log_inputs(run.info.run_id, given)
 
 
-def _upload(store: Store, run_id: str, base: Path, files: Sequence[Path]) -> None:
+def _upload(store: TrackingStore, run_id: str, base: Path, files: Sequence[Path]) -> None:
     for file in files:
         inner = file.parent.relative_to(base).as_posix()
         store.client.log_artifact(run_id, str(file), None if inner == "." else inner)

@@ -20,7 +20,7 @@ from typing import Any
 from alpro.errors import TrackingError
 from alpro.tracking import runs
 from alpro.tracking.records import Point, row_points
-from alpro.tracking.store import Store, opened
+from alpro.tracking.store import TrackingStore, opened
 
 ORPHAN_S = 4.0  # how long the writer of a dead training may still try
 AGAIN_S = (5.0, 120.0)  # first and longest pause after a failure
@@ -59,7 +59,7 @@ class Writer:
         except (TrackingError, ImportError) as error:
             self._failed(error)
 
-    def _begin(self, store: Store) -> None:
+    def _begin(self, store: TrackingStore) -> None:
         if self.run_id:
             return
         marks = {runs.STAGE: self.stage, runs.LIVE: "open", runs.LIVE_KEY: self.key}

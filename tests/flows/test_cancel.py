@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from flows.guard import only_run
+from flows.run_lock import only_run
 
 from .conftest import Pages, living_in, pages, run, tiny_project, wait_for
 

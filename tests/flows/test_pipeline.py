@@ -13,8 +13,8 @@ from uuid import UUID
 import pytest
 
 from flows.form import Machines, Start, changes
-from flows.guard import only_run
 from flows.pipeline import FLOWS
+from flows.run_lock import only_run
 from flows.server import embedded_server
 
 from .conftest import PATIENCE_S, commit, flow_command, flow_environment, living_in, wait_for

@@ -16,8 +16,8 @@ from flows import experiment
 from flows.artifacts import Judged, Tracked, kept_findings, plots, result_rows, validation_text
 from flows.commands import ask, stream
 from flows.form import Changes
-from flows.guard import Busy, not_beside_make, only_run
 from flows.inputs import link_inputs
+from flows.run_lock import Busy, not_beside_make, only_run
 from flows.stages import Graph, StageFailed, graph, reproduce
 from flows.stray_files import edited_outputs, put_aside
 
@@ -113,14 +113,14 @@ def test_a_run_that_waits_says_for_whom_and_goes_on_when_it_may(tmp_path: Path) 
 
     with only_run(tmp_path, "second", wait=free):
         pass
-    assert len(said) == 1 and said[0].startswith("waiting: the run 'tidy-otter' is at work")
+    assert len(said) == 1 and said[0].startswith("waiting: the run 'tidy-otter' is running")
 
 
 def test_a_second_run_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:
-    at_work = rf"'tidy-otter' is at work.*process {os.getpid()}"
+    at_work = rf"'tidy-otter' is running.*process {os.getpid()}"
     with only_run(tmp_path, "tidy-otter"), pytest.raises(Busy, match=at_work), only_run(tmp_path, "second"):
         pass
-    with not_beside_make(tmp_path), pytest.raises(Busy, match="`make repro` is at work"), not_beside_make(tmp_path):
+    with not_beside_make(tmp_path), pytest.raises(Busy, match="`make repro` is running"), not_beside_make(tmp_path):
         pass
     with only_run(tmp_path, "third"), not_beside_make(tmp_path):
         pass
@@ -333,7 +333,7 @@ def test_the_version_that_the_gate_judged_is_read_from_what_it_printed(against: 
 
 def test_a_run_without_its_worker_is_told_to_end(tmp_path: Path) -> None:
     """The middle process dies; the last one, which it started, must get a SIGTERM within seconds."""
-    inner = "import os, signal, time; from flows.guard import end_with_worker\n"
+    inner = "import os, signal, time; from flows.worker import end_with_worker\n"
     inner += f"signal.signal(signal.SIGTERM, lambda *_: (open({str(tmp_path / 'told')!r}, 'w').close(), os._exit(0)))\n"
     inner += f"end_with_worker(); open({str(tmp_path / 'ready')!r}, 'w').close(); time.sleep(600)"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"

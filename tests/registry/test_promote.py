@@ -161,7 +161,7 @@ def test_a_clearly_better_model_becomes_the_champion_and_can_be_taken_back(proje
     assert registry.rollback(project, TASK) == ("2", "1")
     assert aliased(project) == {"candidate": 2, "champion": 1, "previous": 1}
     with opened(project) as store:
-        assert aliases.by_hand(store.client, MODEL) is None
+        assert aliases.alias_mismatch(store.client, MODEL) is None
     with pytest.raises(TrackingError, match="no champion before version 1"):
         registry.rollback(project, TASK)
 
@@ -204,7 +204,7 @@ def test_an_alias_moved_by_hand_is_named_and_rollback_puts_it_right(project, par
     candidate(project, params, "worse")
     contents(project).client.set_registered_model_alias(MODEL, "champion", "2")
     with opened(project) as store:
-        said = aliases.by_hand(store.client, MODEL)
+        said = aliases.alias_mismatch(store.client, MODEL)
     assert "version 2 without the gate's record (the last that passed is version 1)" in said
     done = promote(project, params)
     assert done.warning == said and not done.passed and done.champion == f"{MODEL}/1"

@@ -223,7 +223,7 @@ def champion(request: pytest.FixtureRequest, checkpoints: Path, tmp_path: Path) 
 
     task = request.param
     package.save(checkpoints / task, tmp_path / "packed", frames="uniform", max_text_tokens=20, registered=f"alpro-{task}")
-    store._make(tmp_path / "mlflow.db")
+    store.create_sqlite(tmp_path / "mlflow.db")
     client = mlflow.MlflowClient(uri := f"sqlite:///{tmp_path / 'mlflow.db'}")
     client.create_registered_model(f"alpro-{task}")
     version = client.create_model_version(f"alpro-{task}", str(tmp_path / "packed"), await_creation_for=60)

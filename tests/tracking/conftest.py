@@ -21,7 +21,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with MLflow's tables and nothing in them (making one takes seconds)."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store._make(path)
+    store.create_sqlite(path)
     return path
 
 

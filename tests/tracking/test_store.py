@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alpro.tracking.store import opened, shown, store_uri
+from alpro.tracking.store import opened, redacted, store_uri
 from tests.tracking.tracked_project import with_store
 
 
@@ -54,8 +54,8 @@ def test_the_environment_names_another_store(repository, monkeypatch):
 
 
 def test_a_password_is_not_shown():
-    assert shown("https://me:secret@host:5000/x") == "https://host:5000/x"
-    assert shown("sqlite:////some/where/mlflow.db") == "sqlite:////some/where/mlflow.db"
+    assert redacted("https://me:secret@host:5000/x") == "https://host:5000/x"
+    assert redacted("sqlite:////some/where/mlflow.db") == "sqlite:////some/where/mlflow.db"
 
 
 def test_artifacts_lie_beside_the_tables(repository, empty_store):

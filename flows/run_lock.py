@@ -1,34 +1,31 @@
-"""One run at a time: a second one is refused, or waits, with the name of the one that is at work."""
+"""Project-wide run lock: a second run waits or is refused, and is told which run holds the lock."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-AGAIN_S = 1.0
-WORKER_CHECK_S = 1.0
+RETRY_S = 1.0
 
 
 class Busy(Exception):
-    """Another run is at work."""
+    """Another run holds the lock."""
 
 
 @contextmanager
 def only_run(home: Path, name: str, wait: Callable[[str], object] | None = None) -> Iterator[None]:
-    """Hold the project's run lock; the system frees it with its holder, however that ends.
+    """Hold the project's run lock. The system releases it when this process ends, also after SIGKILL.
 
-    Where another run has it: raises Busy, or, with `wait`, tells that function whom it waits for until it is free.
+    If another run holds it, raise Busy; with `wait`, call that function with a message and wait instead.
     """
     path = home / ".prefect" / "run.lock"
     path.parent.mkdir(exist_ok=True)
-    told = ""
+    message = ""
     with path.open("a+") as file:
         while True:
             try:
@@ -37,10 +34,10 @@ def only_run(home: Path, name: str, wait: Callable[[str], object] | None = None)
             except Busy as busy:
                 if wait is None:
                     raise
-                if str(busy) != told:
-                    told = str(busy)
-                    wait(f"waiting: {told}")
-                time.sleep(AGAIN_S)
+                if str(busy) != message:
+                    message = str(busy)
+                    wait(f"waiting: {message}")
+                time.sleep(RETRY_S)
         file.seek(0)
         file.truncate()
         json.dump({"run": name, "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
@@ -50,7 +47,7 @@ def only_run(home: Path, name: str, wait: Callable[[str], object] | None = None)
 
 @contextmanager
 def not_beside_make(root: Path) -> Iterator[None]:
-    """Keep `make repro` out of this checkout, and stay out of its way (the lock of tools/under_lock.py). Raises Busy."""
+    """Hold the lock of `make repro` on this checkout (tools/under_lock.py). Raises Busy if it is running."""
     path = root / ".make" / "repro.lock"
     path.parent.mkdir(exist_ok=True)
     with path.open("a+") as file:
@@ -59,7 +56,7 @@ def not_beside_make(root: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             pid, _, since = file.read().partition(" ")
-            raise Busy(f"`make repro` is at work in {root} (process {pid}, since {since}); wait for it, or stop it") from None
+            raise Busy(f"`make repro` is running in {root} (process {pid}, since {since}); wait for it, or stop it") from None
         file.seek(0)
         file.truncate()
         file.write(f"{os.getpid()} {time.strftime('%Y-%m-%d %H:%M:%S')}")
@@ -76,18 +73,6 @@ def _take(handle: int, path: Path) -> None:
         except ValueError:
             holder = {"run": "another run", "pid": "unknown", "since": "just now"}
         raise Busy(
-            f"the run {holder['run']!r} is at work on this project (process {holder['pid']}, since {holder['since']}); "
+            f"the run {holder['run']!r} is running on this project (process {holder['pid']}, since {holder['since']}); "
             "wait for it, or cancel it"
         ) from None
-
-
-def end_with_worker() -> None:
-    """Watch the parent, where a worker started this process; a SIGTERM then ends the run, which Prefect shows as Crashed."""
-    if "PREFECT__FLOW_RUN_ID" in os.environ:
-        threading.Thread(target=_watch_worker, args=(os.getppid(),), daemon=True).start()
-
-
-def _watch_worker(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(WORKER_CHECK_S)
-    os.kill(os.getpid(), signal.SIGTERM)
