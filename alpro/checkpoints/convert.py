@@ -52,11 +52,10 @@ def import_checkpoint(
     model, info, report = load_model(path, _task(task) if task else None, resize=resize, **wanted)
     extras: dict[str, str | Path] = {}
     if tokenizer is not None:
-        from alpro.data.text.tokenizer import FILES, load_tokenizer
+        from alpro.data.text.tokenizer import TOKENIZER_FILES, load_tokenizer
 
         load_tokenizer(tokenizer, vocab_size=model.config.vocab_size)
-        names = (*FILES, "tokenizer_config.json", "special_tokens_map.json")
-        extras |= {f"tokenizer/{name}": tokenizer / name for name in names if (tokenizer / name).is_file()}
+        extras |= {f"tokenizer/{name}": tokenizer / name for name in TOKENIZER_FILES if (tokenizer / name).is_file()}
     if answers is not None:
         _check_answers(answers, info.get("num_answers"))
         extras["answers.json"] = answers

@@ -15,6 +15,7 @@ from torch import nn
 from alpro import distributed
 from alpro.errors import AlproError, DataError
 from alpro.evaluation.resume import Phase
+from alpro.objectives.precision import autocast
 
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]  # units done, units in all, on this process
@@ -85,11 +86,10 @@ def evaluating(model: nn.Module, precision: str = "fp32") -> Iterator[torch.devi
     """
     device = next(model.parameters()).device
     modes = [(module, module.training) for module in model.modules()]
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     model.eval()
     try:
         # no_grad, not inference_mode: Horovod cannot resize tensors that are made in the latter.
-        with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with torch.no_grad(), autocast(device, precision):
             yield device
     finally:
         for module, training in modes:

@@ -21,8 +21,8 @@ from alpro.config import Training
 from alpro.distributed import agreed
 from alpro.errors import ConfigError, TrainingError, nearest
 from alpro.launch import heartbeat
-from alpro.objectives.precision import widened
-from alpro.system.allocator import _keep_freed_memory
+from alpro.objectives.precision import autocast, widened
+from alpro.system.allocator import keep_freed_memory
 from alpro.training import randomness, resume
 from alpro.training.finite import _spoil
 from alpro.training.flops import peak_flops
@@ -30,11 +30,9 @@ from alpro.training.log import Clock, Log
 from alpro.training.optim import AdamW
 from alpro.training.samples import SampleLog
 from alpro.training.schedule import Course, learning_rate, validation_steps
-from alpro.training.signals import _stop_on_signal
+from alpro.training.signals import stop_on_signal
 from alpro.training.snapshots import Memory, Store
 from alpro.training.task import Best, Loader, Losses, Task
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Engine:
@@ -97,7 +95,7 @@ class Engine:
         Raises TrainingError, on all ranks, for numbers that are not finite, a full disk, or a stop that was asked for.
         """
         if self.device.type == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
             randomness.sum_in_one_order()
         self.rank, self.world = distributed.rank(), distributed.size()
         # before anything is drawn, so that a first run and a resumed one start alike
@@ -109,7 +107,7 @@ class Engine:
         self.model.train()
         if self.memory is not None:
             self._commit(loader)  # on all alike: who has just joined holds nothing yet, and the next loss may come at once
-        with _stop_on_signal(), self.log.running(self.step, self.total):
+        with stop_on_signal(), self.log.running(self.step, self.total):
             batches = iter(loader)
             while self.step < self.total:
                 wanted = self._step(batches)
@@ -177,8 +175,7 @@ class Engine:
 
     def _backward(self, batch: Any, wanted: _Wanted) -> Tensor:
         """Gradients of one micro-step; returns this rank's share of the world's mean loss and its parts, (1 + parts,)."""
-        half = _AUTOCAST.get(self.settings.precision)
-        with torch.autocast(self.device.type, half, enabled=half is not None):
+        with autocast(self.device, self.settings.precision):
             output: Losses = self.model(batch)
         names = self.task.losses
         means = torch.stack([widened(output.losses[name]) for name in names])

@@ -11,7 +11,7 @@ from alpro.launch import heartbeat
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[None]:
+def stop_on_signal() -> Iterator[None]:
     """SIGTERM and Ctrl-C end the training after the step, with a snapshot; a second Ctrl-C at once, without one.
 
     Whoever can't wait so long kills, and the last snapshot is whole.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FILES = ("vocab.txt", "tokenizer.json")
+TOKENIZER_FILES = (*FILES, "tokenizer_config.json", "special_tokens_map.json")  # those that a checkpoint copies, if present
 
 
 def load_tokenizer(directory: str | Path, vocab_size: int | None = None) -> BertTokenizerFast:
@@ -78,7 +79,7 @@ def copy_tokenizer(source: str | Path, directory: str | Path) -> None:
     source, directory = Path(source), Path(directory)
     load_tokenizer(source)
     with new_dir(directory) as aside:
-        for name in (*FILES, "tokenizer_config.json", "special_tokens_map.json"):
+        for name in TOKENIZER_FILES:
             if (source / name).is_file():
                 (aside / name).write_bytes((source / name).read_bytes())
 

@@ -18,11 +18,9 @@ from alpro.config import CorpusTraining, Params, Training
 from alpro.data.batches.datasets import ClipDataset, Collator
 from alpro.data.batches.loader import TrainLoader
 from alpro.data.batches.sampler import BatchPlan
-from alpro.data.text.tokenizer import FILES, load_tokenizer
+from alpro.data.text.tokenizer import TOKENIZER_FILES, load_tokenizer
 from alpro.models import Alpro
 from alpro.training.flops import training_flops
-
-TOKENIZER_FILES = (*FILES, "tokenizer_config.json", "special_tokens_map.json")
 
 
 class ClipTask(ABC):

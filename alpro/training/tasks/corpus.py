@@ -18,6 +18,7 @@ from alpro.data.text.entities import read_entities
 from alpro.errors import ConfigError
 from alpro.launch import heartbeat
 from alpro.models import Alpro, Pretrain, Prompter, build_model
+from alpro.objectives.precision import autocast
 from alpro.training.tasks.base import ClipTask, _start, _tokenizer
 
 # --- on caption corpora -----------------------------------------------------------------------------------
@@ -48,14 +49,13 @@ class CorpusTask(ClipTask):
         """Mean losses over the validation splits, VTC's recall@1 in a batch, VTM's and MLM's accuracy in percent."""
         device = self.model.temp.device
         sums = torch.zeros(2, len(self.losses) + len(self.right), dtype=torch.float64, device=device)  # of values, of counts
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision)
         world, rank = distributed.size(), distributed.rank()
         weights: Mapping[str, float] = {}
         for dataset in self.val.values():
             options = {"rank": rank, "world_size": world, "workers": self.params.loader.workers}
             for batch in validation_batches(dataset, self.collator, self.settings.batch_size, **options):
                 heartbeat.beat("validation")
-                with torch.autocast(device.type, half, enabled=half is not None):
+                with autocast(device, self.settings.precision):
                     output = self.model(batch.to(device))
                 weights = output.weights
                 for place, name in enumerate(self.losses):
