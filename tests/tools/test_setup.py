@@ -546,7 +546,7 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_file_in_a_stages_output_stops_the_run_and_is_named(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = output.parents[3]
+    root = output.parents[2]
     assert stray_files.decide(root, "") == 1
     said = capsys.readouterr().err
     assert "models/text/mine.txt" in said and "EDITED=keep" in said and "EDITED=discard" in said
@@ -556,7 +556,7 @@ def test_a_file_in_a_stages_output_stops_the_run_and_is_named(output: Path, caps
 
 @pytest.mark.parametrize("choice", ["keep", ""])
 def test_it_is_kept_aside_when_asked_for_or_after_a_run_that_did_not_end_well(output: Path, choice: str) -> None:
-    root = output.parents[3]
+    root = output.parents[2]
     if not choice:
         (root / ".make").mkdir()
         (root / stray_files.UNFINISHED).touch()
@@ -567,11 +567,11 @@ def test_it_is_kept_aside_when_asked_for_or_after_a_run_that_did_not_end_well(ou
 
 
 def test_discarding_leaves_it_to_dvc(output: Path) -> None:
-    assert stray_files.decide(output.parents[3], "discard") == 0
+    assert stray_files.decide(output.parents[2], "discard") == 0
 
 
 def test_a_misspelt_choice_is_refused(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert stray_files.decide(output.parents[3], "kep") == 1
+    assert stray_files.decide(output.parents[2], "kep") == 1
     assert "neither keep nor discard" in capsys.readouterr().err
 
 
