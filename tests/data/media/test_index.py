@@ -88,7 +88,7 @@ def test_processes_and_order_change_no_byte(folder):
 def test_a_file_that_crashes_its_decoder_is_found_out(folder, monkeypatch):
     monkeypatch.setattr(index, "_CHUNK", 1)
     (folder / "sitecustomize.py").write_text(
-        "import os, alpro.data.media.decoders as v\n"
+        "import os, alpro.data.media.probe as v\n"
         "real = v.probe\n"
         "v.probe = lambda name, *a, **k: os.abort() if 'decord_video' in str(name) else real(name, *a, **k)\n"
     )

@@ -93,7 +93,7 @@ def test_each_fault_of_a_bad_set_is_told_by_line_and_video_with_what_to_do(own):
 
 def test_a_video_that_crashes_the_decoder_is_named_and_does_not_end_the_check(own, monkeypatch):
     (own / "sitecustomize.py").write_text(  # of the processes that look, not of this one
-        "import os, alpro.data.media.decoders as v\n"
+        "import os, alpro.data.media.probe as v\n"
         "real = v.probe\n"
         "v.probe = lambda name, *a, **k: os.abort() if str(name).endswith('d.avi') else real(name, *a, **k)\n"
     )
