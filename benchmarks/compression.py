@@ -22,7 +22,7 @@ from alpro.config import Convert
 from alpro.data.media.convert import convert
 from alpro.data.media.probe import probe
 from alpro.data.media.read import read_frames
-from alpro.files.atomic import write_json
+from alpro.files.json_files import write_json
 from benchmarks.loader import FRAMES, SIZE, make_videos
 
 SHORTEST = 60  # frames

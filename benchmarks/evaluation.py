@@ -30,7 +30,7 @@ from alpro.data.annotations.records import Question, Record
 from alpro.evaluation.clips import Viewer
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
-from alpro.files.atomic import write_json
+from alpro.files.json_files import write_json
 from alpro.models import Alpro, build_model
 from benchmarks.loader import make_videos
 from tests.evaluation import naive

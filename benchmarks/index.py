@@ -18,7 +18,7 @@ from pathlib import Path
 
 from alpro.data.media import index
 from alpro.data.media.probe import probe
-from alpro.files.atomic import write_json
+from alpro.files.json_files import write_json
 from benchmarks.loader import make_videos
 
 LOOKS, LIMIT_MS = 100, 2

@@ -28,7 +28,7 @@ from alpro.data.batches.datasets import ClipDataset, Collator, View
 from alpro.data.batches.loader import TrainLoader
 from alpro.data.batches.sampler import BatchPlan
 from alpro.data.media.frames import frame_indices
-from alpro.files.atomic import write_json
+from alpro.files.json_files import write_json
 
 FRAMES, SIZE, BATCH = 8, 224, 8
 

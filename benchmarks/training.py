@@ -30,7 +30,7 @@ import torch
 from alpro import distributed
 from alpro.config import Launch, Model, Training
 from alpro.data.batches.batch import Batch
-from alpro.files.atomic import write_json
+from alpro.files.json_files import write_json
 from alpro.launch.run import run_world
 from alpro.models import build_model
 from alpro.training.engine import Engine

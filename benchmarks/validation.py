@@ -30,7 +30,7 @@ from alpro.data.validation.facts import PUBLISHED
 from alpro.data.validation.limits import Limits
 from alpro.data.validation.problems import problems_of
 from alpro.data.validation.tables import read_tables
-from alpro.files.atomic import write_json
+from alpro.files.json_files import write_json
 
 VIDEOS, WORDS, ANSWERS = 10_000, 6_000, 1_500
 SHARES = {"train": 0.65, "val": 0.05, "test": 0.3}  # of the videos, as MSRVTT-QA's

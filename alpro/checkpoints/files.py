@@ -5,7 +5,6 @@ Nothing in a file is ever executed: pickles are opened with `weights_only`, and 
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
@@ -23,7 +22,8 @@ from torch import Tensor
 
 from alpro.checkpoints import names
 from alpro.errors import CheckpointError
-from alpro.files.atomic import new_dir, save_tensors, write_json
+from alpro.files.atomic import new_dir, save_tensors
+from alpro.files.json_files import read_json_object, write_json
 from alpro.models.encoders import PIXEL_MEAN, PIXEL_STD
 from alpro.models.heads import Alpro, Pretrain, QuestionAnswering, Retrieval
 from alpro.models.prompter import Prompter
@@ -187,15 +187,8 @@ def _read_safetensors(path: Path) -> State:
 
 
 def _read_config(path: Path) -> Info:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: not found; a checkpoint directory holds {WEIGHTS} and {CONFIG}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: no JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: holds no keys")
-    return config
+    layout = f"a checkpoint directory holds {WEIGHTS} and {CONFIG}"
+    return read_json_object(path, CheckpointError, "copy the checkpoint again", missing_hint=layout)
 
 
 def task_of_model(model: Alpro) -> str:

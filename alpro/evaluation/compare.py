@@ -17,6 +17,7 @@ from pathlib import Path
 from alpro.errors import DataError
 from alpro.evaluation import bootstrap
 from alpro.evaluation.metrics import RECALLS
+from alpro.files.json_files import read_json_lines
 
 Row = Mapping[str, Any]
 HEADLINE = {"retrieval": "text2video.r1", "qa": "overall_acc"}
@@ -82,12 +83,8 @@ def _values(rows: Sequence[Row]) -> dict[str, tuple[list[float], list[str]]]:
 
 def _read(folder: Path) -> list[Row]:
     path = folder / "predictions.jsonl"
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; name the record of an evaluation, as reports/evaluate/msrvtt_ret") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: damaged ({error}); evaluate again") from None
+    record = "give the folder of an evaluation's record, for example reports/evaluate/msrvtt_ret"
+    rows = read_json_lines(path, DataError, "evaluate again", missing_hint=record)
     needed = {"id", "video", "rank"} if rows and "direction" in rows[0] else {"id", "video", "type", "correct"}
     for number, row in enumerate(rows, 1):
         if missing := needed - set(row):

@@ -27,7 +27,8 @@ from alpro.evaluation.resume import Workplace
 from alpro.evaluation.retrieval import Rerank, RetrievalResult
 from alpro.evaluation.run import Viewing, answer_list, checkpoint_digest, evaluate, load_subject
 from alpro.evaluation.summary import qa_rows, retrieval_rows
-from alpro.files.atomic import atomic_write, new_dir, write_json
+from alpro.files.atomic import atomic_write, new_dir
+from alpro.files.json_files import read_json, write_json
 
 STEP = re.compile(r"model_step_(\w+)\.pt$")
 OWN = "model.safetensors"
@@ -177,10 +178,7 @@ def _training_arguments(folder: Path | None) -> Mapping[str, Any]:
     path = folder / "log" / "args.json" if folder else None
     if path is None or not path.is_file():
         return {}
-    try:
-        arguments = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: no JSON ({error})") from None
+    arguments = read_json(path, CheckpointError, "copy the output folder again")
     return arguments if isinstance(arguments, dict) else {}
 
 

@@ -21,7 +21,8 @@ from alpro.data.annotations.read import annotation_file
 from alpro.errors import CheckpointError, DataError
 from alpro.evaluation.official import find_checkpoint, official_viewing
 from alpro.evaluation.run import checkpoint_digest, run_evaluation
-from alpro.files.atomic import atomic_write, sha256, write_json
+from alpro.files.atomic import atomic_write, sha256
+from alpro.files.json_files import write_json
 
 BEGIN, END = "<!-- replication: written by `make replicate` -->", "<!-- end of replication -->"
 TOLERANCE = 1.5  # points: what an independent re-run by ALPRO's authors differs by, and R@1's standard error on 1,000 queries

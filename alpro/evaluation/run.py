@@ -30,7 +30,8 @@ from alpro.evaluation.qa import QAResult, evaluate_qa
 from alpro.evaluation.resume import Workplace
 from alpro.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 from alpro.evaluation.summary import MotionTest, qa_rows, retrieval_rows, summarise_qa, summarise_retrieval
-from alpro.files.atomic import atomic_write, new_dir, sha256, write_json
+from alpro.files.atomic import atomic_write, new_dir, sha256
+from alpro.files.json_files import write_json
 from alpro.models import Alpro, build_model
 
 LOOKS: tuple[Look, ...] = ("full", "one_frame", "blind")

@@ -8,7 +8,6 @@ on it would count as a change.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -37,11 +36,6 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON with sorted keys, the same bytes for the same value. NaN is refused: it is no JSON."""
-    atomic_write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager

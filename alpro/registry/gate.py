@@ -8,7 +8,6 @@ are in percent, or points of it, but for ranks.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from alpro.config import Gate
 from alpro.errors import DataError
 from alpro.evaluation.compare import HEADLINE, RunComparison, compare_runs, figure
+from alpro.files.json_files import read_json_object
 
 RECALLS = ("text2video.r5", "text2video.r10", "video2text.r1")
 MEDIAN = "text2video.medianR"
@@ -131,8 +131,4 @@ def _margin(name: str, a: float, b: float, margin: float) -> Check:
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
-    path = folder / "metrics.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: can't be read ({error}); evaluate again") from None
+    return read_json_object(folder / "metrics.json", DataError, "evaluate again")

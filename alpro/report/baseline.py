@@ -13,7 +13,7 @@ from statistics import mean
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from alpro.errors import DataError
-from alpro.report.collect import read_json
+from alpro.files.json_files import read_json_object
 
 PATH = Path("benchmarks/baseline.json")
 
@@ -68,7 +68,7 @@ def read_baseline(path: Path = PATH) -> Baseline | None:
     """The committed baseline, or None where there is none yet. Raises DataError for a file that is not one."""
     if not path.is_file():
         return None
-    content = read_json(path)
+    content = read_json_object(path, DataError, "`make baseline` writes it")
     if not content.get("tasks"):
         return None
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Any
 
 from alpro.config import Params
 from alpro.errors import DataError
+from alpro.files.json_files import read_json_lines, read_json_object
 
 SUFFIX = "_zeroshot"
 ABLATIONS = ("blind", "one_frame")
+RERUN = "run the stage that writes it again"
 Entry = dict[str, Any]
 
 
@@ -34,7 +35,7 @@ class EvaluationRecord:
 
     def rows(self) -> list[dict[str, Any]]:
         """The predictions, one row a query."""
-        return read_lines(self.folder / "predictions.jsonl")
+        return read_json_lines(self.folder / "predictions.jsonl", DataError, RERUN)
 
 
 def read_evaluations(params: Params, root: Path) -> list[EvaluationRecord]:
@@ -43,10 +44,10 @@ def read_evaluations(params: Params, root: Path) -> list[EvaluationRecord]:
     for name, task in [*((task, task) for task in params.datasets), *((task + SUFFIX, task) for task in params.zeroshot)]:
         folder = root / "evaluate" / name
         if (folder / "metrics.json").is_file():
-            given = read_json(folder / "params.json")
+            given = read_json_object(folder / "params.json", DataError, RERUN)
             if given.get("recipe") == params.recipe:
-                kind = params.datasets[task].task
-                found.append(EvaluationRecord(name, task, kind, folder, given, read_json(folder / "metrics.json")))
+                metrics = read_json_object(folder / "metrics.json", DataError, RERUN)
+                found.append(EvaluationRecord(name, task, params.datasets[task].task, folder, given, metrics))
     return found
 
 
@@ -100,38 +101,10 @@ def read_curves(params: Params, root: Path) -> list[Curves]:
         path = root / stage / "history.jsonl"
         if path.is_file():
             splits: dict[str, dict[str, list[tuple[float, float]]]] = {}
-            for row in read_lines(path):
+            for row in read_json_lines(path, DataError, RERUN):
                 series = splits.setdefault(row.get("split", "train"), {})
                 for name, value in row.items():
                     if name not in ("step", "epoch", "split") and isinstance(value, (int, float)):
                         series.setdefault(name, []).append((row["step"], value))
             found.append(Curves(stage, splits))
     return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises DataError, naming the file, when it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; run the stage that writes it again") from None
-    except ValueError as error:
-        raise DataError(f"{path}: no JSON ({error}); run the stage that writes it again") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds no keys; run the stage that writes it again")
-    return content
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """One JSON object a line. Raises DataError, naming file and line, when it is missing or damaged."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; run the stage that writes it again") from None
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: no JSON ({error}); run the stage that writes it again") from None
-    return rows

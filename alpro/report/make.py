@@ -7,9 +7,10 @@ from pathlib import Path
 
 from alpro.config import Params
 from alpro.errors import DataError
-from alpro.files.atomic import atomic_write, write_json
+from alpro.files.atomic import atomic_write
+from alpro.files.json_files import read_json_object, write_json
 from alpro.report.baseline import read_baseline
-from alpro.report.collect import Entry, read_curves, read_evaluations, read_json, summarise
+from alpro.report.collect import RERUN, Entry, read_curves, read_evaluations, summarise
 from alpro.report.table import results_table
 
 ROOT = Path("reports")
@@ -40,7 +41,7 @@ def show_report(params: Params, root: str | Path = ROOT) -> None:
     from alpro.tracking import store_uri
 
     root = Path(root)
-    summary = read_json(root / "summary.json")
+    summary = read_json_object(root / "summary.json", DataError, RERUN)
     wanted = [*params.datasets, *(f"{task}_zeroshot" for task in params.zeroshot)]
     rich.print()
     for table in results_table({name: summary[name] for name in wanted if name in summary}):

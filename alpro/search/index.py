@@ -10,7 +10,6 @@ Nothing in it is ever executed. The gallery is replaced as a whole; a killed ind
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,8 @@ from alpro.evaluation.clips import Viewer
 from alpro.evaluation.features import FeatureStore, features_key, read_tokens, write_tokens
 from alpro.evaluation.sharing import evaluating
 from alpro.files import fingerprint
-from alpro.files.atomic import new_dir, sha256, write_json
+from alpro.files.atomic import new_dir, sha256
+from alpro.files.json_files import read_json_object, write_json
 from alpro.serving.service import Service
 
 FORMAT = 1
@@ -61,7 +61,7 @@ class Gallery:
 
         place = Path(folder) / "gallery"
         try:
-            facts = json.loads((place / "index.json").read_text(encoding="utf-8"))
+            facts = read_json_object(place / "index.json", DataError, "index again", missing_hint="`alpro index` makes it")
             rows = pyarrow.parquet.read_table(place / "videos.parquet").to_pydict()
             videos = [Video(*row) for row in zip(*(rows[name] for name in Video.__slots__), strict=True)]
             features = np.load(place / "features.npy", mmap_mode="r", allow_pickle=False)

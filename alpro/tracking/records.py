@@ -18,6 +18,7 @@ from alpro.config import Params
 from alpro.config.pipeline import made_by_pipeline
 from alpro.errors import TrackingError
 from alpro.files.atomic import sha256
+from alpro.files.json_files import read_json, read_json_lines
 
 Point = tuple[str, int, float]
 """Curve, step, value."""
@@ -151,22 +152,20 @@ def _digest(folder: Path, files: Sequence[Path], stage: str) -> str:
 def _json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TrackingError(f"{path}: no JSON ({error}); `dvc checkout {path.parent}` brings the stage's record back") from None
+    content = read_json(path, TrackingError, _restore_hint(path))
     return content if isinstance(content, dict) else {"value": content}
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, row in enumerate(read_json_lines(path, TrackingError, _restore_hint(path)), 1):
         try:
-            row = json.loads(line)
             row["step"] = int(row["step"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrackingError(
-                f"{path}:{number}: no line of a history ({error}); `dvc checkout {path.parent}` brings the stage's record back"
-            ) from None
+        except (ValueError, KeyError, TypeError):
+            raise TrackingError(f"{path}: line {number}: `step` is missing or not a number; {_restore_hint(path)}") from None
         yield row
+
+
+def _restore_hint(path: Path) -> str:
+    return f"`dvc checkout {path.parent}` restores the stage's record"

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from alpro import lineage
 from alpro.errors import TrackingError
 from alpro.files.atomic import sha256
+from alpro.files.json_files import read_json_object
 from alpro.tracking import runs
 from alpro.tracking.records import Record, flat_numbers, flat_params
 from alpro.tracking.runs import FILES, LIVE, PARENT, PIPELINE, RECORD, STAGE
@@ -122,10 +123,7 @@ def _finish_parent(store: TrackingStore, state: State, parent: Run, children: Ma
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TrackingError(f"{path}: no JSON ({error}); `dvc repro report` writes it") from None
+    return read_json_object(path, TrackingError, "`dvc repro report` writes it")
 
 
 def _note(store: TrackingStore, state: State, children: Mapping[str, Run]) -> str:

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from alpro.files.atomic import atomic_write, new_dir, write_json
+from alpro.files.atomic import atomic_write, new_dir
+from alpro.files.json_files import write_json
 from alpro.training.log import Row
 from alpro.training.task import Best
 

@@ -22,7 +22,8 @@ from alpro.checkpoints.load import save_checkpoint
 from alpro.config import Params, Training
 from alpro.errors import AlproError, ConfigError, TrainingError, nearest
 from alpro.files import fingerprint
-from alpro.files.atomic import new_dir, write_json
+from alpro.files.atomic import new_dir
+from alpro.files.json_files import write_json
 from alpro.files.locks import Lock
 from alpro.launch import heartbeat
 from alpro.terminal import console

@@ -20,7 +20,8 @@ import safetensors.torch
 from torch import Tensor
 
 from alpro.errors import TrainingError
-from alpro.files.atomic import new_dir, save_tensors, sha256, write_json
+from alpro.files.atomic import new_dir, save_tensors, sha256
+from alpro.files.json_files import write_json
 from alpro.files.locks import Lock
 from alpro.terminal import console
 

@@ -20,7 +20,8 @@ import yaml
 
 from alpro.config import Params, load
 from alpro.errors import AlproError
-from alpro.files.atomic import sha256, write_json
+from alpro.files.atomic import sha256
+from alpro.files.json_files import write_json
 
 OUTPUT = Path("benchmarks/baseline.json")
 WORK = Path(".state/baseline")

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from alpro.files.atomic import write_json
+from alpro.files.json_files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {

@@ -260,8 +260,8 @@ def test_missing_files_and_broken_configs_are_named(small, tmp_path):
         load_checkpoint(tmp_path / "empty")
     save_checkpoint(tmp_path / "own", small("qa"), {})
     for broken, message in (
-        ("{", "no JSON"),
-        ("[]", "no keys"),
+        ("{", "not valid JSON"),
+        ("[]", "not a JSON object"),
         ('{"task": "x"}', "none of"),
         ('{"model": {"width": "x"}}', "describes no model"),
     ):

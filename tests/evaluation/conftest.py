@@ -15,7 +15,7 @@ import yaml
 from alpro.config import Model, Params, parse
 from alpro.data.annotations.records import Question, Record
 from alpro.data.text.tokenizer import SPECIAL, load_tokenizer
-from alpro.files.atomic import write_json
+from alpro.files.json_files import write_json
 from alpro.models import QuestionAnswering, Retrieval, build_model
 
 WORDS = ["a", "red", "blue", "green", "circle", "square", "star", "moves", "left", "right", "and", "then", "stops"]

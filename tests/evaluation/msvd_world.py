@@ -17,7 +17,7 @@ from alpro import distributed
 from alpro.data.annotations.records import Question, Record
 from alpro.data.text.tokenizer import SPECIAL, load_tokenizer
 from alpro.evaluation.qa import QAResult, evaluate_qa
-from alpro.files.atomic import write_json
+from alpro.files.json_files import write_json
 from alpro.models import build_model
 from tests.evaluation.conftest import ANSWERS, SIZES, WORDS, spread, write_video
 

@@ -75,7 +75,9 @@ def test_other_data_is_refused(other: list[dict[str, Any]], message: str, tmp_pa
         compare_runs(a, b)
 
 
-@pytest.mark.parametrize(("content", "message"), [("{", "damaged"), ("", "no queries"), ('{"id": 1}\n', "lacks correct")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "not valid JSON"), ("", "no queries"), ('{"id": 1}\n', "lacks correct")]
+)
 def test_damaged_records_are_named(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "predictions.jsonl").write_text(content)
     with pytest.raises(DataError, match=message):

@@ -17,7 +17,7 @@ from alpro.errors import DataError, TrackingError
 from alpro.evaluation.qa import Prediction, QAResult
 from alpro.evaluation.run import rounded, write_rows
 from alpro.evaluation.summary import qa_rows, summarise_qa
-from alpro.files.atomic import write_json
+from alpro.files.json_files import write_json
 from alpro.registry import aliases, gate
 from alpro.registry import lineage as chain
 from alpro.registry.alias_warning import alias_warning

@@ -90,7 +90,7 @@ def test_records_of_another_recipe_are_passed_over(made: Path, params: Params) -
 
 def test_damaged_records_are_named(made: Path, params: Params) -> None:
     (made / "evaluate/msvd_qa/metrics.json").write_text("{")
-    with pytest.raises(DataError, match=r"msvd_qa/metrics.json: no JSON"):
+    with pytest.raises(DataError, match=r"msvd_qa/metrics.json: line 1, column 2: not valid JSON"):
         make_report(params, "reports")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alpro import distributed
 from alpro.errors import TrainingError
-from alpro.files.atomic import write_json
+from alpro.files.json_files import write_json
 from alpro.launch import heartbeat
 from alpro.training.engine import Engine
 from alpro.training.log import Log

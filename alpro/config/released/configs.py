@@ -25,6 +25,7 @@ from alpro.config.released.datasets import corpora, dataset, training_of
 from alpro.config.released.keys import RULES, TEXT_RULES, VIDEO_RULES, Kind, Nothing, Only, rule_of
 from alpro.errors import ConfigError, nearest
 from alpro.files.atomic import atomic_write
+from alpro.files.json_files import read_json_object
 
 BASE = "official"
 NAMED_FILES = {"model_config": TEXT_RULES, "visual_model_cfg": VIDEO_RULES}
@@ -213,12 +214,4 @@ def _renamed(value: Any, old: str, new: str) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: not found; give a file of config_release/") from None
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{path}: no JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds no keys")
-    return content
+    return read_json_object(path, ConfigError, "give a file of config_release/")

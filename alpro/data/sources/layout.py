@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import filecmp
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alpro.errors import DataError
-from alpro.files.atomic import write_json
+from alpro.files.json_files import read_json_object, write_json
 
 SHOWN = 5
 
@@ -77,11 +76,10 @@ def read_receipt(root: Path, name: str) -> dict[str, Any]:
     path = receipt_path(root, name)
     if not path.exists():
         return {}
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return {str(key): dict(value) for key, value in entries.items()}
-    except (ValueError, AttributeError, TypeError):
-        raise DataError(f"{path}: no record of a fetch; restore or remove it") from None
+    entries = read_json_object(path, DataError, "restore or remove it")
+    if not all(isinstance(entry, dict) for entry in entries.values()):
+        raise DataError(f"{path}: not a record of `alpro data fetch`; restore or remove it")
+    return entries
 
 
 def write_receipt(root: Path, name: str, entries: dict[str, Any]) -> None:

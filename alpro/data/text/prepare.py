@@ -12,7 +12,8 @@ from alpro.data.text.entities import count_nouns, read_counts, write_entities, w
 from alpro.data.text.tagger import Tagger
 from alpro.data.text.tokenizer import train_vocabulary
 from alpro.errors import DataError
-from alpro.files.atomic import new_dir, write_json
+from alpro.files.atomic import new_dir
+from alpro.files.json_files import write_json
 
 ENTITY_FILE = "unigrams.txt"
 

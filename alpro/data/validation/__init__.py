@@ -16,7 +16,8 @@ from alpro.config import Params
 from alpro.data.validation.limits import limits_of
 from alpro.data.validation.problems import Problem
 from alpro.errors import ConfigError, DataError
-from alpro.files.atomic import new_dir, write_json
+from alpro.files.atomic import new_dir
+from alpro.files.json_files import write_json
 
 __all__ = ["Problem", "Summary", "validate", "validate_set"]
 

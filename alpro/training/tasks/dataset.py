@@ -14,7 +14,7 @@ from alpro.data.batches.unreadable import refuse_unreadable
 from alpro.data.media.index import cache_of
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
-from alpro.files.atomic import write_json
+from alpro.files.json_files import write_json
 from alpro.launch import heartbeat
 from alpro.models import build_model
 from alpro.training.tasks.base import ClipTask, _start, _tokenizer

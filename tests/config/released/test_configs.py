@@ -177,7 +177,7 @@ def test_files_that_are_none_are_refused(folder: Path) -> None:
     Path("x.json").write_text("{")
     Path("y.json").write_text('{"a": 1}')
     for file, message in (
-        ("x.json", "no JSON"),
+        ("x.json", "not valid JSON"),
         ("none.json", "not found"),
         ("y.json", "no configuration of the released code"),
     ):
