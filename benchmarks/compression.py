@@ -71,7 +71,7 @@ def main() -> None:
             folders[kind] = Path(folder) / str(number)
             start = time.process_time()
             made = convert(Convert(source=str(source), output=str(folders[kind]), **options), 1, Path(folder) / "state")
-            seconds[kind] = (time.process_time() - start) / made.made
+            seconds[kind] = (time.process_time() - start) / made.converted
         files = {kind: sorted(path for path in where.rglob("*") if path.is_file()) for kind, where in folders.items()}
         speed = dict.fromkeys(files, 0.0)
         for _ in range(args.repeats):  # in turns, so that a busy machine hurts all alike

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alpro.data.media.shards import INDEX, clip_of, listing
+from alpro.data.media.shards import INDEX, list_clips, locate_clip
 
 STAGE = """stages:
   count:
@@ -83,13 +83,13 @@ def main() -> None:
         result["first_repro_s"] = seconds(root, *dvc, "repro", "-q")
         result["noop_repro_s"] = min(seconds(root, *dvc, "repro", "-q") for _ in range(2))
         start = time.perf_counter()
-        clips = list(listing(shards))
+        clips = list(list_clips(shards))
         result["listing_s"] = time.perf_counter() - start
         chosen = random.Random(0).sample(clips, min(500, len(clips)))
-        clip_of(shards / chosen[0][0] / chosen[0][1])
+        locate_clip(shards / chosen[0][0] / chosen[0][1])
         start = time.perf_counter()
         for shard, name in chosen:
-            clip_of(shards / shard / name)
+            locate_clip(shards / shard / name)
         result["lookup_ms"] = (time.perf_counter() - start) / len(chosen) * 1e3
     print(f"{args.clips:,} clips in {args.shards:,} shards")
     for name, value in result.items():

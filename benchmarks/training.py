@@ -78,7 +78,7 @@ class Made:
 
     counts = 0, 0
 
-    def judge(self, left_out: int, read: int) -> None:
+    def check_unreadable(self, left_out: int, read: int) -> None:
         """Nothing is read, so nothing is left out."""
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:

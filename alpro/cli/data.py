@@ -89,10 +89,10 @@ def data_convert(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Make copies of videos that decode fast: .mp4, fewer frames, smaller."""
-    from alpro.data.media.convert import convert, settings_of
+    from alpro.data.media.convert import conversion_settings, convert
 
     made = convert(
-        settings_of(params, name, source=source, output=output, every=every, fps=fps, short_side=short_side), workers
+        conversion_settings(params, name, source=source, output=output, every=every, fps=fps, short_side=short_side), workers
     )
     typer.echo(made.line())
 

@@ -1,1 +1,1 @@
-"""Sources, annotations, validation, decoding, augmentation and data sets."""
+"""Data: sources, media files, annotations, validation, texts and batches."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alpro.data.annotations.records import Record
-from alpro.data.batches.loader import iter_clips, try_clips
+from alpro.data.batches.clips import iter_clips, try_clips
 from alpro.data.media.frames import Strategy
 from alpro.errors import ConfigError, DataError
 

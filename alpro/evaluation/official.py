@@ -20,7 +20,7 @@ from alpro import distributed
 from alpro.config import Dataset, Params
 from alpro.data.annotations.read import SPLITS, read_dataset
 from alpro.data.batches.unreadable import refuse_unreadable
-from alpro.data.media.index import cache_of
+from alpro.data.media.index import probe_cache_path
 from alpro.errors import CheckpointError, ConfigError, nearest
 from alpro.evaluation.qa import QAResult
 from alpro.evaluation.resume import Workplace
@@ -83,7 +83,7 @@ def evaluate_checkpoint(
     folder = Path(tokenizer) if tokenizer else _tokenizer(found.path, params)
     listed = None if dataset.task == "retrieval" else answer_list(found.path, dataset, answers)
     records = read_dataset(dataset, split)
-    refuse_unreadable(records, training.num_frames, training.eval_frames, cache_of(dataset.videos, state))
+    refuse_unreadable(records, training.num_frames, training.eval_frames, probe_cache_path(dataset.videos, state))
     subject = load_subject(params, dataset.task, found.path, training.num_frames, folder, listed)
     viewing = Viewing.of(training, subject.model.config.image_size)
     place = Workplace(Path(state) / "evaluate" / f"{task}-by-hand", settings.features)

@@ -21,7 +21,7 @@ from alpro.data.annotations.read import annotation_file, read_answer_list, read_
 from alpro.data.annotations.records import Record
 from alpro.data.batches.unreadable import refuse_unreadable
 from alpro.data.media.frames import Strategy
-from alpro.data.media.index import cache_of
+from alpro.data.media.index import probe_cache_path
 from alpro.data.text.tokenizer import load_tokenizer
 from alpro.errors import ConfigError, nearest
 from alpro.evaluation.clips import Look
@@ -90,7 +90,7 @@ def run_evaluation(
     settings = _settings(params, task, zero_shot)
     dataset, training = params.datasets[task], params.finetune[task]
     records = read_dataset(dataset, settings.split)
-    refuse_unreadable(records, training.num_frames, training.eval_frames, cache_of(dataset.videos, state))
+    refuse_unreadable(records, training.num_frames, training.eval_frames, probe_cache_path(dataset.videos, state))
     tokenizer_folder = _tokenizer_folder(checkpoint, params.text.tokenizer)
     answers = None if dataset.task == "retrieval" else answer_list(checkpoint, dataset)
     subject = load_subject(params, dataset.task, checkpoint, training.num_frames, tokenizer_folder, answers)

@@ -335,7 +335,7 @@ class Engine:
         if left_out:  # so far, by all ranks
             row["left_out"] = left_out
         self.log.write({**row, "lr": rate, "grad_norm": norm}, self.clock.lap(self.world, self.device, self.clip_share))
-        self.loader.judge(left_out, read)
+        self.loader.check_unreadable(left_out, read)
 
     def _epoch(self) -> int:
         """The epoch, from 0, that the last step belonged to."""

@@ -24,7 +24,7 @@ class Loader(Protocol):
     def counts(self) -> tuple[int, int]:
         """Samples that this rank left out so far because they can't be read, and all that it asked for."""
 
-    def judge(self, left_out: int, read: int) -> None:
+    def check_unreadable(self, left_out: int, read: int) -> None:
         """Raise TrainingError where all ranks together left out more than is allowed."""
 
     def __iter__(self) -> Iterator[tuple[int, Any]]: ...

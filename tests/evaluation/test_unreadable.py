@@ -10,9 +10,9 @@ import pytest
 
 from alpro.config import Params, parse
 from alpro.data.annotations.records import Record
-from alpro.data.batches import loader
+from alpro.data.batches import clips
 from alpro.data.batches.unreadable import refuse_unreadable
-from alpro.data.media.index import build_index, cache_of
+from alpro.data.media.index import build_index, probe_cache_path
 from alpro.errors import DataError
 from alpro.evaluation import run
 from alpro.evaluation.official import evaluate_checkpoint
@@ -53,11 +53,11 @@ def test_faults_that_an_earlier_look_found_are_told_before_anything_is_read(
 ) -> None:
     videos = tmp_path / "videos"
     seen = [videos / f"video{number}.mp4" for number in range(8)]  # nobody looked at the others
-    build_index(seen, tmp_path / "index.parquet", cache=cache_of(videos, tmp_path / "state"))
+    build_index(seen, tmp_path / "index.parquet", cache=probe_cache_path(videos, tmp_path / "state"))
     (videos / "video9.mp4").write_text("")
     read = []
-    real = loader.look_at_video
-    monkeypatch.setattr(loader, "look_at_video", lambda record, *rest: read.append(record.id) or real(record, *rest))
+    real = clips.load_video_frames
+    monkeypatch.setattr(clips, "load_video_frames", lambda record, *rest: read.append(record.id) or real(record, *rest))
     monkeypatch.setattr(run, "load_subject", lambda *_: pytest.fail("the evaluation has started"))
     checkpoint = faulty.evaluate["msrvtt_ret"].checkpoint
     with pytest.raises(DataError, match=r"(?s)4 videos can't be read.*video1\.mp4.*video2\.mp4.*video4\.mp4.*video9\.mp4"):
@@ -68,8 +68,8 @@ def test_faults_that_an_earlier_look_found_are_told_before_anything_is_read(
 def test_a_set_without_faults_is_not_read_before_it_is_evaluated(
     records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "look_at_video", lambda *_: pytest.fail("it was read"))
-    cache = cache_of(records[0].path.parent, tmp_path)
+    monkeypatch.setattr(clips, "load_video_frames", lambda *_: pytest.fail("it was read"))
+    cache = probe_cache_path(records[0].path.parent, tmp_path)
     refuse_unreadable(records, 4, "uniform", cache)
     build_index([record.path for record in records], tmp_path / "index.parquet", cache=cache)
     refuse_unreadable(records, 4, "uniform", cache)

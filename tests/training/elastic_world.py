@@ -39,7 +39,7 @@ class PlannedTask:
     def plan_for(self, worlds: Any) -> int:
         self.plan = planned(self.samples, worlds[0][1])
         for step, processes in worlds[1:]:
-            self.plan = self.plan.changed(step, processes)
+            self.plan = self.plan.resized(step, processes)
         return self.plan.total_steps
 
     def epoch_of(self, step: int) -> int:
@@ -51,7 +51,7 @@ class PlannedTask:
 
     counts = 0, 0
 
-    def judge(self, left_out: int, read: int) -> None:
+    def check_unreadable(self, left_out: int, read: int) -> None:
         pass
 
     def __iter__(self) -> Iterator[tuple[int, ToyBatch]]:

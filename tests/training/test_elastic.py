@@ -138,7 +138,7 @@ def test_of_three_processes_one_is_killed_and_another_joins_and_every_sample_cou
     plan = planned(samples, 3)
     for number, row in enumerate(rows):
         for step, size in worlds[1:]:
-            plan = plan.changed(step, size) if step == number else plan
+            plan = plan.resized(step, size) if step == number else plan
         assert row["ids"] == [f"toy/{sample}" for sample in plan.at(number).indices]
     assert plan.total_steps == len(rows)
     counts = Counter(name for row in rows for name in row["ids"])

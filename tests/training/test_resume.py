@@ -33,7 +33,7 @@ def test_with_other_numbers_of_processes_samples_and_schedule_go_on_and_what_is_
     length = plan.total_steps  # of the schedule, which is pressed or stretched to a new end
     places = [float(step) for step in range(FIRST + 1)]
     for step, before, after, output in ((FIRST, 1, 2, said), (SECOND, 2, 1, capfd.readouterr().out)):
-        plan = plan.changed(step, after)
+        plan = plan.resized(step, after)
         total, place = plan.total_steps, places[step]
         assert f"resume: going on after step {step} of " in output
         assert f"resume: {after} processes instead of {before}, so no longer the numbers of an undisturbed run" in output

@@ -91,7 +91,7 @@ class ToyLoader:
     def counts(self) -> tuple[int, int]:
         return self.task.faults.get("unreadable", 0) * (distributed.rank() + 1), self.read
 
-    def judge(self, left_out: int, read: int) -> None:
+    def check_unreadable(self, left_out: int, read: int) -> None:
         if left_out > self.task.faults.get("allowed", 0) * read:
             raise TrainingError(f"{left_out} of {read} could not be read")
 

@@ -1,4 +1,4 @@
-"""Finds a video's or image's file by its name in the annotations, whatever its extension; each folder is listed once."""
+"""Finds the file of a video or image by its name in the annotations, with any extension; each folder is listed once."""
 
 from __future__ import annotations
 
@@ -8,79 +8,79 @@ from pathlib import Path
 from typing import Literal
 
 from alpro.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, bare_name
-from alpro.data.media.shards import is_sharded, listing, shard_of
+from alpro.data.media.shards import is_sharded, list_clips, shard_of
 from alpro.errors import DataError
 
 
 class MediaFolder:
-    """The files below a folder, found by the names that annotations use.
+    """The files in a folder and its sub-folders, found by the names that annotations use.
 
-    A name may hold an extension (then that very file comes first), none, or a sub-folder. Where a name leads nowhere
-    because the files were moved, it is looked for below the folder by less and less of its path: `/old/disk/part/1.jpg`
-    as `part/1.jpg`, then as `1.jpg`. A folder that does not exist has no files; one of shards has those that its index
-    names. Raises DataError when the folder is a link that leads nowhere.
+    A name may have an extension (then exactly that file is preferred), none, or a sub-folder. If a name does not exist
+    because the files were moved, it is searched in the folder with less and less of its path: `/old/disk/part/1.jpg` as
+    `part/1.jpg`, then as `1.jpg`. A missing folder has no files. A folder of shards has the files of its index. Raises
+    DataError if the folder is a broken link.
     """
 
     def __init__(self, root: str | Path, media: Literal["video", "image"]) -> None:
         self.root = Path(root)
         if self.root.is_symlink() and not self.root.exists():
-            raise DataError(f"{self.root}: the link leads nowhere (to {self.root.readlink()}); mend it")
+            raise DataError(f"{self.root}: is a broken link (to {self.root.readlink()}); fix it")
         self._extensions = VIDEO_EXTENSIONS if media == "video" else IMAGE_EXTENSIONS
         self._folders: dict[Path, tuple[set[str], dict[str, str]]] = {}
         self._shards: dict[str, dict[str, str]] | None = None  # folder in the shards -> file name -> shard
         if is_sharded(self.root):
             self._shards = {}
-            for shard, clip in listing(self.root):
+            for shard, clip in list_clips(self.root):
                 folder, _, last = clip.rpartition("/")
                 self._shards.setdefault(folder, {})[last] = shard
 
     def path(self, name: str) -> Path:
-        """Where the file lies, or, when it is missing, where it is expected (with the folder's usual extension)."""
-        whole = self._found(name) or self._expected(name)
-        return whole if self._shards is None else self._in_shard(whole)
+        """Return the path of a file. A missing file gets its expected path, with the usual extension of the folder."""
+        path = self._find(name) or self._expected(name)
+        return path if self._shards is None else self._in_shard(path)
 
     def has(self, name: str) -> bool:
-        """Whether there is a file for a name."""
-        return self._found(name) is not None
+        """Return True if there is a file for a name."""
+        return self._find(name) is not None
 
-    def _found(self, name: str) -> Path | None:
-        parts = Path(name).parts
-        for start in range(len(parts)):
-            whole = self.root.joinpath(*parts[start:])  # an absolute name stands for itself at first
-            exact, by_name = self._listing(whole.parent)
-            if whole.name in exact:
-                return whole
-            if (bare := bare_name(whole.name)) in by_name:
-                return whole.parent / by_name[bare]
+    def _find(self, name: str) -> Path | None:
+        components = Path(name).parts
+        for start in range(len(components)):
+            path = self.root.joinpath(*components[start:])  # an absolute name is first tried as it is
+            names, by_bare_name = self._list(path.parent)
+            if path.name in names:
+                return path
+            if (bare := bare_name(path.name)) in by_bare_name:
+                return path.parent / by_bare_name[bare]
         return None
 
     def _expected(self, name: str) -> Path:
-        whole = self.root / (Path(name).name if Path(name).is_absolute() else name)
-        folder, last = whole.parent, whole.name
+        path = self.root / (Path(name).name if Path(name).is_absolute() else name)
+        folder, last = path.parent, path.name
         bare = bare_name(last)
         has_extension = bare != last and not last.endswith(".")
-        return whole if has_extension else folder / (bare + self._usual(self._listing(folder)[0]))
+        return path if has_extension else folder / (bare + self._usual_extension(self._list(folder)[0]))
 
-    def _in_shard(self, whole: Path) -> Path:
-        """The path that leads into the shard of a clip."""
-        name = whole.relative_to(self.root) if whole.is_relative_to(self.root) else whole
-        shard = (self._shards or {}).get(_key(name.parent), {}).get(name.name)
-        return self.root / shard / name if shard else whole
+    def _in_shard(self, path: Path) -> Path:
+        """Return the path that points into the shard of a clip."""
+        name = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        shard = (self._shards or {}).get(_shard_folder(name.parent), {}).get(name.name)
+        return self.root / shard / name if shard else path
 
-    def _listing(self, folder: Path) -> tuple[set[str], dict[str, str]]:
-        """All file names of a folder, and the preferred file of each bare name."""
+    def _list(self, folder: Path) -> tuple[set[str], dict[str, str]]:
+        """Return all file names of a folder, and the preferred file of each bare name."""
         if folder not in self._folders:
-            exact = self._names(folder)
-            by_name: dict[str, str] = {}
-            for file in sorted(exact, key=self._rank, reverse=True):  # the best comes last and stays
+            names = self._file_names(folder)
+            by_bare_name: dict[str, str] = {}
+            for file in sorted(names, key=self._rank, reverse=True):  # the most preferred comes last and overwrites
                 if self._rank(file)[0] < len(self._extensions) + 1:
-                    by_name[bare_name(file)] = file
-            self._folders[folder] = exact, by_name
+                    by_bare_name[bare_name(file)] = file
+            self._folders[folder] = names, by_bare_name
         return self._folders[folder]
 
-    def _names(self, folder: Path) -> set[str]:
+    def _file_names(self, folder: Path) -> set[str]:
         if self._shards is not None and folder.is_relative_to(self.root):
-            return set(self._shards.get(_key(folder.relative_to(self.root)), {}))
+            return set(self._shards.get(_shard_folder(folder.relative_to(self.root)), {}))
         try:
             return set(os.listdir(folder))
         except (FileNotFoundError, NotADirectoryError):
@@ -92,21 +92,21 @@ class MediaFolder:
         extension = os.path.splitext(file)[1].lower()
         return self._extensions.index(extension) if extension in self._extensions else len(self._extensions) + 1, file
 
-    def _usual(self, files: set[str]) -> str:
-        found = Counter(extension for file in files if (extension := os.path.splitext(file)[1].lower()) in self._extensions)
-        return max(self._extensions, key=lambda extension: (found[extension], -self._extensions.index(extension)))
+    def _usual_extension(self, files: set[str]) -> str:
+        counts = Counter(extension for file in files if (extension := os.path.splitext(file)[1].lower()) in self._extensions)
+        return max(self._extensions, key=lambda extension: (counts[extension], -self._extensions.index(extension)))
 
 
-def _key(folder: Path) -> str:
+def _shard_folder(folder: Path) -> str:
     return "" if folder == Path() else folder.as_posix()
 
 
-def missing(paths: list[Path]) -> set[Path]:
-    """Which of the paths are no files or links to files; each folder is listed once instead of asking for each file."""
+def missing_paths(paths: list[Path]) -> set[Path]:
+    """Return the paths that are not files or links to files. Each folder is listed once instead of asking per file."""
     listings: dict[Path, set[str]] = {}
     absent = set()
     for path in paths:
-        file = shard_of(path) or path  # a clip is there when its shard is: the index named it
+        file = shard_of(path) or path  # a clip in a shard exists if its shard does: the index named it
         if file.parent not in listings:
             try:
                 with os.scandir(file.parent) as entries:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from alpro.config import Corpus, Dataset
 from alpro.data.annotations.layouts import SPLITS, Row, annotation_file, answers_of, corpus_rows, split_rows
-from alpro.data.annotations.media_files import MediaFolder, missing
+from alpro.data.annotations.media_files import MediaFolder, missing_paths
 from alpro.data.annotations.records import Question, Record
 from alpro.data.annotations.rows import Faults, cell, read_json, texts
 from alpro.data.media.extensions import bare_name
@@ -104,7 +104,7 @@ def read_answer_list(path: Path) -> dict[str, int]:
 
 def missing_files(records: list[Record]) -> list[Record]:
     """The records whose file does not exist."""
-    absent = missing([record.path for record in records])
+    absent = missing_paths([record.path for record in records])
     return [record for record in records if record.path in absent]
 
 

@@ -1,1 +1,1 @@
-"""alpro/data/batches."""
+"""Training and evaluation batches: datasets, batch plan, augmentation, masking and loading."""

@@ -1,8 +1,8 @@
-"""What training does to frames before the model sees them: RandAugment, the same for all frames, and crops.
+"""Augmentation of training frames: RandAugment, identical for all frames of a clip, and crops.
 
-Operations, strengths and draws are those of the released code (paper, section 4.2: RandAugment(N=2, M=5) with ten
-operations); warps follow OpenCV's fixed-point arithmetic, so the pixels are equal, without OpenCV. (torchvision's
-versions of contrast, sharpness and warps give other pixels.)
+Operations, magnitudes and random draws are those of the released code (paper, section 4.2: RandAugment(N=2, M=5) with
+ten operations). Warps use OpenCV's fixed-point arithmetic and give the same pixels without OpenCV. torchvision's
+contrast, sharpness and warps give different pixels.
 Letters: T frames, H and W pixels.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FILL = 128  # grey, where a warp uncovers what lies outside the frame
-_LARGEST = 10  # the scale of magnitudes
-_CONTRAST_WEIGHTS = (0.114, 0.587, 0.299)  # blue, green, red, though frames are RGB: the released code's
+FILL = 128  # grey level of pixels that a warp takes from outside the frame
+_MAX_MAGNITUDE = 10
+_CONTRAST_WEIGHTS = (0.114, 0.587, 0.299)  # in the order blue, green, red as in the released code, although frames are RGB
 _VIDEO = (
     "Identity", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate",
     "HorizontalFlip",
@@ -30,8 +30,8 @@ _IMAGE = ("Identity", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX
 
 
 def apply(name: str, frames: Tensor, magnitude: float) -> Tensor:
-    """One operation at a magnitude from 0 to 10, the same on all frames: (T, 3, H, W) uint8 -> the same shape."""
-    return _OPERATIONS[name](frames, magnitude / _LARGEST)
+    """Apply one operation at a magnitude from 0 to 10 to all frames: (T, 3, H, W) uint8 -> the same shape."""
+    return _OPERATIONS[name](frames, magnitude / _MAX_MAGNITUDE)
 
 
 def _enhance(strength: float) -> float:
@@ -39,7 +39,7 @@ def _enhance(strength: float) -> float:
 
 
 def _contrast(frames: Tensor, strength: float) -> Tensor:
-    """Away from, or towards, each frame's mean brightness."""
+    """Move pixels away from, or towards, the mean brightness of each frame."""
     factor = _enhance(strength)
     if factor == 1:
         return frames
@@ -56,7 +56,7 @@ def _brightness(frames: Tensor, strength: float) -> Tensor:
 
 
 def _sharpness(frames: Tensor, strength: float) -> Tensor:
-    """Away from, or towards, a blurred frame. Clamped to 0..255, where the released code wraps around."""
+    """Move pixels away from, or towards, a blurred frame. Clamps to 0..255; the released code wraps around."""
     factor = _enhance(strength)
     if factor == 1:
         return frames
@@ -65,7 +65,7 @@ def _sharpness(frames: Tensor, strength: float) -> Tensor:
     inner = pixels[..., 1:-1, 1:-1]
     weighted = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * inner
     blurred = ((2 * weighted + 13) // 26).float()  # weighted / 13, rounded
-    sharp = frames.clone()  # the outermost pixels stay
+    sharp = frames.clone()  # the outermost pixels are unchanged
     sharp[..., 1:-1, 1:-1] = (blurred + factor * (inner - blurred)).clamp(0, 255).to(torch.uint8)
     return sharp
 
@@ -83,15 +83,15 @@ def _shear_y(frames: Tensor, strength: float) -> Tensor:
 
 
 def _translate_x(frames: Tensor, strength: float) -> Tensor:
-    return warp(frames, (1, 0, -_LARGEST * strength, 0, 1, 0))
+    return warp(frames, (1, 0, -_MAX_MAGNITUDE * strength, 0, 1, 0))
 
 
 def _translate_y(frames: Tensor, strength: float) -> Tensor:
-    return warp(frames, (1, 0, 0, 0, 1, -_LARGEST * strength))
+    return warp(frames, (1, 0, 0, 0, 1, -_MAX_MAGNITUDE * strength))
 
 
 def _rotate(frames: Tensor, strength: float) -> Tensor:
-    """Anticlockwise, by up to 30 degrees, around the point (W/2, H/2)."""
+    """Rotate anticlockwise by up to 30 degrees around (W/2, H/2)."""
     height, width = frames.shape[-2:]
     x, y, angle = width / 2, height / 2, math.radians(30 * strength)
     cos, sin = math.cos(angle), math.sin(angle)
@@ -99,10 +99,10 @@ def _rotate(frames: Tensor, strength: float) -> Tensor:
 
 
 def warp(frames: Tensor, matrix: tuple[float, ...], single: bool = True) -> Tensor:
-    """Move pixels by an affine map, linear interpolation, grey outside: (T, 3, H, W) uint8 -> the same shape.
+    """Warp by an affine map with linear interpolation, grey outside: (T, 3, H, W) uint8 -> the same shape.
 
-    `matrix` (a, b, c, d, e, f) sends (x, y) to (ax + by + c, dx + ey + f); `single`: it was kept in single precision.
-    Fixed point as in OpenCV's warpAffine: positions to 1/32 of a pixel, rounded after 1/1024.
+    `matrix` (a, b, c, d, e, f) maps (x, y) to (ax + by + c, dx + ey + f); `single` rounds it to single precision.
+    Fixed point as in OpenCV's warpAffine: positions in 1/32 of a pixel, computed in 1/1024.
     """
     height, width = frames.shape[-2:]
     a, b, c, d, e, f = (float(np.float32(value)) if single else value for value in matrix)
@@ -114,12 +114,12 @@ def warp(frames: Tensor, matrix: tuple[float, ...], single: bool = True) -> Tens
     def position(along_x: float, along_y: float, offset: float) -> tuple[Tensor, Tensor]:
         by_row = np.rint((along_y * down + offset) * 1024).astype(np.int64) + 16
         fixed = (by_row + np.rint(along_x * across * 1024).astype(np.int64)) >> 5
-        return torch.from_numpy(fixed >> 5), torch.from_numpy(fixed & 31)  # whole pixels, and 32nds
+        return torch.from_numpy(fixed >> 5), torch.from_numpy(fixed & 31)  # whole pixels and 1/32 pixels
 
     column, right = position(a, b, c)  # (H, W) each
     row, below = position(d, e, f)
     bordered = torch.nn.functional.pad(frames, (1, 1, 1, 1), value=FILL)
-    pixels = bordered.flatten(2).flatten(0, 1).T.contiguous()  # ((H+2)(W+2), 3T): one look-up moves a pixel of all frames
+    pixels = bordered.flatten(2).flatten(0, 1).T.contiguous()  # ((H+2)(W+2), 3T): one look-up reads a pixel of all frames
     moved = torch.zeros((height * width, pixels.shape[1]), dtype=torch.int32)
     column, row = column + 1, row + 1
     for dy, weight_y in ((0, 32 - below), (1, below)):
@@ -146,18 +146,18 @@ _OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
-# --- what is drawn ----------------------------------------------------------------------------------------
+# --- random augmentation ----------------------------------------------------------------------------------
 
 
 def randaugment_video(frames: Tensor, operations: int, magnitude: float, rng: np.random.RandomState) -> Tensor:
-    """`operations` different ones out of ten, the same on all frames: (T, 3, H, W) uint8 -> the same shape."""
+    """Apply `operations` different operations out of ten to all frames: (T, 3, H, W) uint8 -> the same shape."""
     for name in rng.choice(_VIDEO, operations, replace=False):
         frames = apply(str(name), frames, magnitude)
     return frames
 
 
 def randaugment_image(frames: Tensor, operations: int, magnitude: float, rng: np.random.RandomState) -> Tensor:
-    """The pre-training images' kind: drawn with replacement, without contrast and flip, each applied every second time."""
+    """RandAugment of pre-training images: drawn with replacement, without contrast and flip, each applied with odds of 1/2."""
     for name in rng.choice(_IMAGE, operations):
         if rng.uniform() < 0.5:
             frames = apply(str(name), frames, magnitude)
@@ -165,28 +165,29 @@ def randaugment_image(frames: Tensor, operations: int, magnitude: float, rng: np
 
 
 def random_crop(frames: Tensor, size: int, rng: np.random.RandomState) -> Tensor:
-    """One square of `size` pixels out of all frames: (T, 3, H, W) -> (T, 3, size, size)."""
+    """Crop the same random square out of all frames: (T, 3, H, W) -> (T, 3, size, size)."""
     height, width = frames.shape[-2:]
     top, left = rng.randint(0, height - size + 1), rng.randint(0, width - size + 1)
     return frames[..., top : top + size, left : left + size]
 
 
 def centre_crop(frames: Tensor, size: int) -> Tensor:
-    """The square in the middle: (T, 3, H, W) -> (T, 3, size, size)."""
+    """Crop the central square: (T, 3, H, W) -> (T, 3, size, size)."""
     top, left = (frames.shape[-2] - size) // 2, (frames.shape[-1] - size) // 2
     return frames[..., top : top + size, left : left + size]
 
 
 def random_resized_crop(image: Any, size: int, rng: np.random.RandomState, scale: tuple[float, float] = (0.2, 1.0)) -> Tensor:
-    """A part of `scale` of a PIL image's area, aspect 3/4 to 4/3, bicubic to a square: (1, 3, size, size) uint8.
+    """Resize a random crop of a PIL image to a square, bicubic: (1, 3, size, size) uint8.
 
-    Ten tries, then the largest part in the middle whose aspect is allowed: torchvision's RandomResizedCrop.
+    The crop has a share of the image's area in `scale` and an aspect of 3/4 to 4/3. After ten failed tries it is the
+    largest central crop of an allowed aspect, as in torchvision's RandomResizedCrop.
     """
-    left, top, width, height = _part(image.width, image.height, rng, scale)
-    return _squared(image, size, (left, top, left + width, top + height))
+    left, top, width, height = _draw_crop(image.width, image.height, rng, scale)
+    return _resize_box(image, size, (left, top, left + width, top + height))
 
 
-def _part(width: int, height: int, rng: np.random.RandomState, scale: tuple[float, float]) -> tuple[int, int, int, int]:
+def _draw_crop(width: int, height: int, rng: np.random.RandomState, scale: tuple[float, float]) -> tuple[int, int, int, int]:
     for _ in range(10):
         area = width * height * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -199,12 +200,12 @@ def _part(width: int, height: int, rng: np.random.RandomState, scale: tuple[floa
 
 
 def resize_image(image: Any, size: int) -> Tensor:
-    """A whole PIL image squeezed to a square, bicubic: (1, 3, size, size) uint8."""
-    return _squared(image, size, (0, 0, *image.size))
+    """Squeeze a whole PIL image to a square, bicubic: (1, 3, size, size) uint8."""
+    return _resize_box(image, size, (0, 0, *image.size))
 
 
-def _squared(image: Any, size: int, box: tuple[int, int, int, int]) -> Tensor:
+def _resize_box(image: Any, size: int, box: tuple[int, int, int, int]) -> Tensor:
     from PIL import Image
 
-    part = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(part)).permute(2, 0, 1)[None].contiguous()
+    square = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].contiguous()

@@ -1,4 +1,4 @@
-"""What the loader hands to a task: one batch of clips with their text. B batch, T frames, L text tokens."""
+"""One batch of clips with their texts, as the loader passes it to a task. B batch, T frames, L text tokens."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch import Tensor
 class Batch:
     """A batch on one process.
 
-    `ids` name the samples (`corpus/video#text`): they go into error messages and the sample log, never into the
-    mathematics. Text is padded to the longest of the batch.
+    `ids` name the samples (`corpus/video#text`) in error messages and in the sample log; they are not used in
+    computations. Text is padded to the longest of the batch.
     """
 
     corpus: str
     ids: list[str]
     pixels: Tensor  # (B, T, 3, H, W) uint8, RGB
     input_ids: Tensor  # (B, L) int64
-    attention_mask: Tensor  # (B, L) int64, 1 = a token
-    media: str = "video"  # or "image": a still repeated as frames
-    mlm_input_ids: Tensor | None = None  # (B, L) with the masked tokens
-    mlm_labels: Tensor | None = None  # (B, L), -100 where nothing is to be predicted
+    attention_mask: Tensor  # (B, L) int64, 1 for tokens, 0 for padding
+    media: str = "video"  # or "image": one image repeated as frames
+    mlm_input_ids: Tensor | None = None  # (B, L) with words replaced by masking
+    mlm_labels: Tensor | None = None  # (B, L), -100 for tokens that are not predicted
     crop_boxes: Tensor | None = None  # (B, 4) left, top, width, height in pixels, on the patch grid
     labels: Tensor | None = None  # (B,) answer classes; -100 for an answer outside the list
 
     def to(self, device: torch.device, non_blocking: bool = True) -> Batch:
-        """The same batch on a device."""
+        """Return the batch on a device."""
         moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=non_blocking)
             for field in fields(self)

@@ -1,12 +1,13 @@
-"""Records become samples, and samples a batch: what is read of each video, with which text, seen how.
+"""Datasets of clips with a text, and the collation of their samples to batches.
 
-Everything drawn comes from (seed, epoch, sample), so a sample is the same whichever process or worker reads it.
+All randomness is seeded by (seed, epoch, sample), so a sample is the same in every process and worker.
 Letters: B batch, T frames, L text tokens, H and W pixels.
 """
 
 from __future__ import annotations
 
 import pickle
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -28,26 +29,26 @@ from alpro.data.media.read import read_frames, read_image
 from alpro.errors import DataError
 
 Kind = Literal["corpus", "retrieval", "qa"]
-Key = tuple[int, int]  # (epoch, row): what a dataset is indexed by
-_IMAGE_RANDAUGMENT = RandAugment(operations=2, magnitude=7)  # the images' of pre-training (released code)
-OUTSIDE = -100  # the label of an answer that is not in the list
+Key = tuple[int, int]  # (epoch, row): the index into a dataset
+_IMAGE_RANDAUGMENT = RandAugment(operations=2, magnitude=7)  # for the images of pre-training (released code)
+OUTSIDE = -100  # label of an answer that is not in the list
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How the frames of a sample are read and changed."""
+    """Frame selection, sizes and augmentation of a sample."""
 
     num_frames: int
-    size: int  # side of the frames that the model sees
+    size: int  # side in pixels of the frames that the model sees
     frames: Strategy
-    decode_size: int | None = None  # side at which they are decoded, before the crop; None: `size`
+    decode_size: int | None = None  # side at which frames are decoded, before the crop; None: `size`
     randaugment: RandAugment | None = None
-    train: bool = True  # crops are drawn, else taken from the middle
-    augment_images: bool = True  # in training; else images are squeezed to the size, as in evaluation
+    train: bool = True  # True: random crops; False: centre crops
+    augment_images: bool = True  # in training; if False, images are squeezed to the size, as in evaluation
 
     @classmethod
     def training(cls, training: Training, model: Model) -> View:
-        """As params.yaml says for a training."""
+        """Return the view of a training in params.yaml."""
         return cls(
             training.num_frames,
             model.image_size,
@@ -59,12 +60,12 @@ class View:
 
     @classmethod
     def evaluation(cls, training: Training, model: Model) -> View:
-        """The same training's view of its validation split."""
+        """Return the same training's view of its validation split."""
         return cls(training.num_frames, model.image_size, training.eval_frames, training.decode_size, train=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class VideoTextSample:
     """One clip with one text."""
 
     id: str  # corpus/video#text
@@ -73,23 +74,27 @@ class Sample:
     epoch: int
     frames: Tensor  # (T, 3, H, W) uint8
     text: str
-    label: int | None = None  # the answer's class
+    label: int | None = None  # class of the answer
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A sample that could not be read, and why."""
+    """A sample that could not be read, with the reason."""
 
     id: str
     reason: str
 
 
 class ClipDataset(torch.utils.data.Dataset[Any]):
-    """The samples of one corpus or data set, map-style, indexed by (epoch, row).
+    """Map-style dataset of one corpus or data set, indexed by (epoch, row).
 
-    A sample is, by `kind`: a record with one of its captions, drawn anew in each epoch (corpus); a record with each of
-    its captions (retrieval); a record with each of its questions (qa), whose label is the answer's class in `answers`,
-    or -100 outside of it. Records without text give no sample.
+    The samples depend on `kind`:
+
+    - corpus: each record with one of its captions, drawn anew in each epoch;
+    - retrieval: each record with each of its captions;
+    - qa: each record with each of its questions. The label is the answer's class in `answers`, or -100 if it has none.
+
+    Records without text give no sample. Raises DataError if there is no sample at all.
     """
 
     def __init__(
@@ -119,28 +124,28 @@ class ClipDataset(torch.utils.data.Dataset[Any]):
 
     @cached_property
     def groups(self) -> np.ndarray:
-        """(len,) which samples show the same video: equal numbers."""
+        """(len,) number of each sample's video; samples of the same video have equal numbers."""
         ids: dict[str, int] = {}
         keys = np.array([ids.setdefault(record.id, len(ids)) for record in self.records], dtype=np.int64)
         return keys[self._record]
 
     def path(self, row: int) -> Path:
-        """The file of a row."""
+        """Return the file of a row."""
         return self.records[int(self._record[row])].path
 
-    def __getitem__(self, key: Key) -> Sample | Unreadable:
+    def __getitem__(self, key: Key) -> VideoTextSample | Unreadable:
         epoch, row = key
         record: Record = self.records[int(self._record[row])]
-        number, text, label = self._choose(record, int(self._text[row]), epoch)
+        number, text, label = self._choose_text(record, int(self._text[row]), epoch)
         name = f"{self.name}/{record.id}#{number}"
         try:
-            frames = self._look(record, name, epoch)
+            frames = self._load_frames(record, name, epoch)
         except DataError as error:
             return Unreadable(name, str(error))
-        return Sample(name, self.name, record.media, epoch, frames, text, label)
+        return VideoTextSample(name, self.name, record.media, epoch, frames, text, label)
 
-    def _choose(self, record: Record, position: int, epoch: int) -> tuple[int, str, int | None]:
-        """Number, text and label of a row."""
+    def _choose_text(self, record: Record, position: int, epoch: int) -> tuple[int, str, int | None]:
+        """Return the number, the text and the label of a row."""
         if self.kind == "qa":
             question = record.questions[position]
             return question.id, question.text, self.answers.get(question.answer, OUTSIDE)
@@ -148,29 +153,32 @@ class ClipDataset(torch.utils.data.Dataset[Any]):
             position = python_rng(self.seed, epoch, self.name, record.id, "caption").randrange(len(record.captions))
         return position, record.captions[position], None
 
-    def _look(self, record: Record, name: str, epoch: int) -> Tensor:
+    def _load_frames(self, record: Record, name: str, epoch: int) -> Tensor:
         view = self.view
         rng = numpy_rng(self.seed, epoch, name, "augment")
         if record.media == "image":
-            return look_at_image(record, view, rng).expand(view.num_frames, -1, -1, -1)
-        drawn = python_rng(self.seed, epoch, name, "frames")
-        frames = look_at_video(record, view, drawn, rng)
+            return load_image_frame(record, view, rng).expand(view.num_frames, -1, -1, -1)
+        frames_rng = python_rng(self.seed, epoch, name, "frames")
+        frames = load_video_frames(record, view, frames_rng, rng)
         if view.train and view.randaugment:
             frames = augment.randaugment_video(frames, view.randaugment.operations, view.randaugment.magnitude, rng)
         return frames
 
 
-def look_at_video(record: Record, view: View, drawn: Any, rng: np.random.RandomState | None) -> Tensor:
-    """The frames of a video, cropped where they were decoded larger: (T, 3, size, size) uint8. Raises DataError."""
-    pixels = read_frames(record.path, view.num_frames, view.decode_size or view.size, view.frames, drawn)
+def load_video_frames(record: Record, view: View, frames_rng: random.Random, crop_rng: np.random.RandomState | None) -> Tensor:
+    """Load the frames of a video: (T, 3, size, size) uint8. Frames that were decoded larger are cropped. Raises DataError."""
+    pixels = read_frames(record.path, view.num_frames, view.decode_size or view.size, view.frames, frames_rng)
     frames = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     if frames.shape[-1] > view.size:
-        frames = augment.random_crop(frames, view.size, rng) if view.train and rng else augment.centre_crop(frames, view.size)
+        if view.train and crop_rng:
+            frames = augment.random_crop(frames, view.size, crop_rng)
+        else:
+            frames = augment.centre_crop(frames, view.size)
     return frames.contiguous()
 
 
-def look_at_image(record: Record, view: View, rng: np.random.RandomState | None) -> Tensor:
-    """An image as one frame: (1, 3, size, size) uint8. Raises DataError."""
+def load_image_frame(record: Record, view: View, rng: np.random.RandomState | None) -> Tensor:
+    """Load an image as one frame: (1, 3, size, size) uint8. Without `rng` nothing is augmented. Raises DataError."""
     image = read_image(record.path)
     if not (view.train and view.augment_images and rng):
         return augment.resize_image(image, view.size)
@@ -183,10 +191,10 @@ def look_at_image(record: Record, view: View, rng: np.random.RandomState | None)
 
 
 class PackedRecords(Sequence[Record]):
-    """Records in one block of bytes.
+    """Records pickled into one block of bytes.
 
-    Millions of Python objects would be copied page by page into each reading process, because looking at an object
-    writes its reference count; a block of bytes stays shared, and memory flat.
+    Millions of Python objects would be copied into each worker page by page, because every access writes a reference
+    count. A block of bytes stays shared.
     """
 
     def __init__(self, records: Sequence[Record]) -> None:
@@ -210,13 +218,13 @@ class PackedRecords(Sequence[Record]):
 
 @dataclass(frozen=True, slots=True)
 class Collated:
-    """A batch, and the samples that are missing from it because they could not be read."""
+    """A batch and the unreadable samples that are missing from it."""
 
-    batch: Batch | None  # None when none could be read
+    batch: Batch | None  # None if no sample could be read
     unreadable: list[Unreadable]
 
     def pin_memory(self) -> Collated:
-        """The same in page-locked memory, from where copies to a GPU overlap with its work."""
+        """Return a copy in page-locked memory, from which transfers to a GPU run asynchronously."""
         if self.batch is None:
             return self
         values = {field.name: getattr(self.batch, field.name) for field in fields(Batch)}
@@ -225,9 +233,9 @@ class Collated:
 
 
 class Collator:
-    """Samples of one corpus -> a Batch: text to tokens, padded to the batch's longest; masked words; crop boxes.
+    """Collates samples of one corpus to a Batch: token ids padded to the longest text, masked words and crop boxes.
 
-    What is drawn comes from (seed, epoch, sample id) one by one, so it does not depend on which samples share the batch.
+    Random draws are seeded per sample by (seed, epoch, sample id), so they do not depend on the rest of the batch.
     """
 
     def __init__(
@@ -243,13 +251,13 @@ class Collator:
         self.mlm_probability, self.crop, self.patch_size = mlm_probability, crop, patch_size
         self._special = torch.tensor(sorted(tokenizer.all_special_ids))
 
-    def __call__(self, items: Sequence[Sample | Unreadable]) -> Collated:
+    def __call__(self, items: Sequence[VideoTextSample | Unreadable]) -> Collated:
         unreadable = [item for item in items if isinstance(item, Unreadable)]
-        samples = [item for item in items if isinstance(item, Sample)]
+        samples = [item for item in items if isinstance(item, VideoTextSample)]
         return Collated(self.batch(samples) if samples else None, unreadable)
 
-    def batch(self, samples: Sequence[Sample]) -> Batch:
-        """One Batch of at least one sample, all of one corpus."""
+    def batch(self, samples: Sequence[VideoTextSample]) -> Batch:
+        """Collate at least one sample; all are of the same corpus."""
         ids, mask = self.tokenize([sample.text for sample in samples])
         pixels = torch.stack([sample.frames for sample in samples])
         return Batch(
@@ -259,13 +267,13 @@ class Collator:
             input_ids=ids,
             attention_mask=mask,
             media=samples[0].media,
-            **self._masked(samples, ids, mask),
-            crop_boxes=self._boxes(samples, pixels.shape[-1]) if self.crop else None,
+            **self._mask_words(samples, ids, mask),
+            crop_boxes=self._crop_boxes(samples, pixels.shape[-1]) if self.crop else None,
             labels=None if samples[0].label is None else torch.tensor([sample.label for sample in samples]),
         )
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask, (B, L) int64 each, L the longest of these texts."""
+        """Return token ids and attention mask, (B, L) int64 each; L is the length of the longest text."""
         rows = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_tokens)["input_ids"]
         ids = torch.full((len(rows), max(map(len, rows))), self.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -274,12 +282,12 @@ class Collator:
             mask[i, : len(row)] = 1
         return ids, mask
 
-    def _masked(self, samples: Sequence[Sample], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def _mask_words(self, samples: Sequence[VideoTextSample], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         if not self.mlm_probability:
             return {}
         masked, labels = ids.clone(), torch.full_like(ids, -100)
         for i, sample in enumerate(samples):
-            length = int(mask[i].sum())  # padding draws nothing: it depends on the others of the batch
+            length = int(mask[i].sum())  # padding gets no random draws: its length depends on the rest of the batch
             row = ids[i : i + 1, :length]
             masked[i, :length], labels[i, :length] = mask_tokens(
                 row,
@@ -291,8 +299,8 @@ class Collator:
             )
         return {"mlm_input_ids": masked, "mlm_labels": labels}
 
-    def _boxes(self, samples: Sequence[Sample], size: int) -> Tensor:
+    def _crop_boxes(self, samples: Sequence[VideoTextSample], size: int) -> Tensor:
         assert self.crop
-        sources = (numpy_rng(self.seed, sample.epoch, sample.id, "crop") for sample in samples)
+        rngs = (numpy_rng(self.seed, sample.epoch, sample.id, "crop") for sample in samples)
         area, aspect = self.crop.crop_area, self.crop.crop_aspect
-        return torch.tensor([crop_box(rng, size, self.patch_size, area, aspect) for rng in sources])
+        return torch.tensor([crop_box(rng, size, self.patch_size, area, aspect) for rng in rngs])

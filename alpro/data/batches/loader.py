@@ -1,61 +1,40 @@
-"""Batches, read ahead: for training from any step on, for evaluation clip by clip in order.
+"""Data loading: prefetched batches of training, from any step, and of validation.
 
-A sample that can't be read is never replaced: training leaves it out, counts it and stops above a bound; evaluation
-lists all such videos (before it starts: see unreadable.py).
+An unreadable sample is never replaced. Training leaves it out, counts it, and stops above a limit; validation raises
+an error.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import signal
 import threading
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from alpro.data.annotations.records import Record
 from alpro.data.batches.batch import Batch
-from alpro.data.batches.datasets import (
-    ClipDataset,
-    Collated,
-    Collator,
-    PackedRecords,
-    Sample,
-    Unreadable,
-    View,
-    look_at_image,
-    look_at_video,
-)
+from alpro.data.batches.clips import unreadable_message
+from alpro.data.batches.datasets import ClipDataset, Collated, Collator, Unreadable, VideoTextSample
 from alpro.data.batches.sampler import BatchPlan
-from alpro.data.batches.seeds import python_rng
-from alpro.data.media.frames import Strategy
 from alpro.errors import DataError, TrainingError
+from alpro.system.parent import die_with_parent
 
 log = logging.getLogger(__name__)
 _LISTED = 20  # unreadable files named in one message
-_JUDGED_FROM = 1000  # samples: below, a single unreadable one would be a large share
+_MIN_COUNTED = 1000  # samples: of fewer, a single unreadable one would be a large share
 _Key = tuple[str, int, int]  # (corpus, epoch, row)
 
 
-# --- training ---------------------------------------------------------------------------------------------
-
-
 class TrainLoader:
-    """This process's batches of a plan: iterates (micro-step, Batch) from `start_step` up to, without, `stop_step`.
+    """This process's batches of a plan: iterates over (micro-step, Batch) for `start_step` <= step < `stop_step`.
 
-    A batch is smaller by the samples that could not be read; they are logged, counted in `skipped` and, once they are
-    more than `max_unreadable` of those that all processes read (of 1,000 at the least), end the training with a
-    TrainingError: here once this process's own are that many, and in `judge` where the processes tell each other their
-    `counts`. So does a batch of which nothing is left, and a reading process that dies. `workers` 0 reads in the calling
-    process.
+    Unreadable samples are left out of their batch, logged, and added to `skipped`. A TrainingError is raised if their
+    share exceeds `max_unreadable` of the samples read by all processes, counted as at least 1,000. This process checks
+    its own samples; `check_unreadable` checks the sum of all processes' `counts`. A TrainingError is also raised for a
+    batch without readable samples and if a worker process dies. `workers` 0 reads in the calling process.
     """
 
     def __init__(
@@ -74,8 +53,8 @@ class TrainLoader:
         self.datasets, self.plan, self.collator, self.rank = dict(datasets), plan, collator, rank
         self.start_step, self.stop_step = start_step, plan.total_steps if stop_step is None else stop_step
         self.workers, self.prefetch, self.max_unreadable = workers, prefetch, max_unreadable
-        self.read = 0  # samples asked for so far
-        self.skipped: list[str] = []  # ids of those that could not be read
+        self.read = 0  # samples requested so far
+        self.skipped: list[str] = []  # ids of unreadable samples
 
     def __len__(self) -> int:
         return max(0, self.stop_step - self.start_step)
@@ -88,32 +67,32 @@ class TrainLoader:
                 try:
                     collated = next(batches)
                 except _WorkerDied as error:
-                    where = f"while reading one of {self._names(step)}, or of a later step"
-                    raise TrainingError(f"step {step}: {error}; {where}") from None
-                yield step, self._judge(step, collated)
+                    files = f"it was reading one of {self._paths(step)}, or a file of a later step"
+                    raise TrainingError(f"step {step}: {error}; {files}") from None
+                yield step, self._checked(step, collated)
         finally:
             batches.close()
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many samples of this process could not be read so far, and how many it asked for."""
+        """Return the numbers of unreadable and of requested samples of this process so far."""
         return len(self.skipped), self.read
 
-    def judge(self, left_out: int, read: int) -> None:
-        """Raise TrainingError where so many of the samples that all processes asked for are too many."""
-        if left_out > self.max_unreadable * max(read, _JUDGED_FROM):
-            own = f"; of this process: {_listed(sorted(set(self.skipped)))}" if self.skipped else ""
+    def check_unreadable(self, skipped: int, read: int) -> None:
+        """Raise TrainingError if the share of unreadable samples over all processes exceeds `max_unreadable`."""
+        if skipped > self.max_unreadable * max(read, _MIN_COUNTED):
+            examples = f"; of this process: {_listed(sorted(set(self.skipped)))}" if self.skipped else ""
             raise TrainingError(
-                f"{left_out} of {read} samples could not be read, more than loader.max_unreadable {self.max_unreadable:g} "
-                f"allows{own}; the log of each process names its own with the reason"
+                f"{skipped} of {read} samples could not be read, more than loader.max_unreadable {self.max_unreadable:g} "
+                f"allows{examples}; see the log of each process for its unreadable samples and the reasons"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed training must know besides its step."""
+        """Return the counts that a resumed training needs in addition to its step."""
         return {"read": self.read, "skipped": list(self.skipped)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting from there; the states of several processes add up."""
+        """Add saved counts to those of this loader. Call it once per state to add up several processes."""
         self.read += int(state["read"])
         self.skipped += state["skipped"]
 
@@ -121,19 +100,20 @@ class TrainLoader:
         draw = self.plan.local(step, self.rank)
         return [(draw.corpus, draw.epoch, int(row)) for row in draw.indices]
 
-    def _names(self, step: int) -> str:
+    def _paths(self, step: int) -> str:
         return _listed([str(self.datasets[corpus].path(row)) for corpus, _, row in self._keys(step)])
 
-    def _judge(self, step: int, collated: Collated) -> Batch:
+    def _checked(self, step: int, collated: Collated) -> Batch:
+        """Count and log the unreadable samples of a step; return its batch or raise TrainingError."""
         self.read += len(collated.unreadable) + (len(collated.batch) if collated.batch else 0)
         for item in collated.unreadable:
             log.warning("step %d: left out %s: %s", step, item.id, item.reason)
             self.skipped.append(item.id)
-        if len(self.skipped) > self.max_unreadable * max(self.read * self.plan.world_size, _JUDGED_FROM):
+        if len(self.skipped) > self.max_unreadable * max(self.read * self.plan.world_size, _MIN_COUNTED):
             raise TrainingError(
                 f"step {step}: {len(self.skipped)} of {self.read} samples could not be read, more than loader.max_unreadable "
-                f"{self.max_unreadable:g} allows: {_listed(sorted(set(self.skipped)))}; the last: "
-                f"{collated.unreadable[-1].reason if collated.unreadable else 'read before'}"
+                f"{self.max_unreadable:g} allows: {_listed(sorted(set(self.skipped)))}; last reason: "
+                f"{collated.unreadable[-1].reason if collated.unreadable else 'see the log'}"
             )
         if collated.batch is None:
             reasons = _listed([item.reason for item in collated.unreadable])
@@ -152,10 +132,11 @@ def validation_batches(
     prefetch: int = 2,
     samples: int | None = None,
 ) -> Iterator[Batch]:
-    """Each sample once, in order, in batches of about `batch_size`, the same number of them on every process, none empty.
+    """Yield each sample once, in order, in batches of about `batch_size`.
 
-    `samples` takes only so many, evenly spread. Epoch 0's draws, so every validation sees the same.
-    Raises DataError at the first unreadable sample, and when there are fewer samples than processes.
+    Every process gets the same number of batches, and none is empty. `samples` limits their number; they are evenly
+    spread over the dataset. Random draws are those of epoch 0, so every validation sees the same data. Raises DataError
+    at the first batch with an unreadable sample, and if there are fewer samples than processes.
     """
     total = len(dataset)
     rows = np.arange(total) if samples is None or samples >= total else np.arange(samples) * total // samples
@@ -169,7 +150,7 @@ def validation_batches(
     try:
         for collated in batches:
             if collated.unreadable or collated.batch is None:
-                raise DataError(refusal([item.reason for item in collated.unreadable]))
+                raise DataError(unreadable_message([item.reason for item in collated.unreadable]))
             yield collated.batch
     except _WorkerDied as error:
         raise DataError(f"{dataset.name}: {error}") from None
@@ -181,13 +162,13 @@ class _WorkerDied(Exception):
     pass
 
 
-class _Mixed(torch.utils.data.Dataset[Any]):
-    """Several datasets behind one pool of workers."""
+class _CombinedDataset(torch.utils.data.Dataset[Any]):
+    """Several datasets that share one pool of workers."""
 
     def __init__(self, datasets: Mapping[str, ClipDataset]) -> None:
         self.datasets = dict(datasets)
 
-    def __getitem__(self, key: _Key) -> Sample | Unreadable:
+    def __getitem__(self, key: _Key) -> VideoTextSample | Unreadable:
         corpus, epoch, row = key
         return self.datasets[corpus][epoch, row]
 
@@ -195,19 +176,19 @@ class _Mixed(torch.utils.data.Dataset[Any]):
 def _read_ahead(
     datasets: Mapping[str, ClipDataset], keys: Iterator[list[_Key]], collator: Collator, workers: int, prefetch: int
 ) -> Any:
-    """A generator of Collated, one for each list of keys, in order."""
+    """Yield a Collated for each list of keys, in order."""
     if workers:
-        # a tokenizer that has used its threads warns at every fork
+        # a tokenizer that has used threads warns at every fork
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     loader = torch.utils.data.DataLoader(
-        _Mixed(datasets),
+        _CombinedDataset(datasets),
         batch_sampler=keys,
         collate_fn=collator,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_die_with_parent if threading.current_thread() is threading.main_thread() else None,
-        generator=torch.Generator(),  # its own: the global one belongs to the model, and to the bits of a resumed run
+        worker_init_fn=_end_with_training if threading.current_thread() is threading.main_thread() else None,
+        generator=torch.Generator(),  # not the global one: its state is the model's and must be the same after a resume
         multiprocessing_context="fork" if workers else None,
     )
     try:
@@ -216,97 +197,15 @@ def _read_ahead(
         if "DataLoader worker" not in str(error):
             raise
         text = str(error).splitlines()[0].split(" exited")[0]
-        cause = "a crash in the decoder, or too little memory (also in /dev/shm): try fewer loader.workers, or 0"
-        raise _WorkerDied(f"a reading process died ({text}): {cause}") from error
+        cause = "the decoder crashed or memory ran out (also in /dev/shm): try fewer loader.workers, or 0"
+        raise _WorkerDied(f"a worker process died ({text}): {cause}") from error
 
 
-def _die_with_parent(worker: int) -> None:
-    """A reading process ends when the training is killed, instead of waiting for work that nobody hands out."""
-    try:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, on Linux
-    except (OSError, AttributeError):
-        log.debug("no prctl here: worker %d notices its parent's death by itself, within seconds", worker)
-
-
-# --- evaluation -------------------------------------------------------------------------------------------
-
-
-def iter_clips(
-    records: Sequence[Record],
-    num_frames: int,
-    strategy: Strategy,
-    size: int,
-    workers: int = 0,
-    *,
-    seed: int = 0,
-    decode_size: int | None = None,
-) -> Iterator[tuple[int, Tensor]]:
-    """Each record's clip once, in order: (position in `records`, frames (T, 3, size, size) uint8).
-
-    `workers` threads read ahead (decord works outside Python's lock). Each file is read once. After the first that can't be
-    read the rest is only tried, and a DataError lists *all* such files.
-    """
-    faults = []
-    for position, found in try_clips(records, num_frames, strategy, size, workers, seed=seed, decode_size=decode_size):
-        if isinstance(found, DataError):
-            faults.append(str(found))
-        elif not faults:
-            yield position, found
-    if faults:
-        raise DataError(refusal(faults))
-
-
-def try_clips(
-    records: Sequence[Record],
-    num_frames: int,
-    strategy: Strategy,
-    size: int,
-    workers: int = 0,
-    *,
-    seed: int = 0,
-    decode_size: int | None = None,
-) -> Iterator[tuple[int, Tensor | DataError]]:
-    """As `iter_clips`, with the fault in the clip's place where a file can't be read."""
-    view = View(num_frames, size, strategy, decode_size, train=False)
-    packed = PackedRecords(records)
-
-    def read(position: int) -> Tensor | DataError:
-        record = packed[position]
-        try:
-            if record.media == "image":
-                return look_at_image(record, view, None).expand(num_frames, -1, -1, -1)
-            return look_at_video(record, view, python_rng(seed, 0, record.id, "frames"), None)
-        except DataError as error:
-            return error
-
-    return _threaded(read, range(len(packed)), workers)
-
-
-def _threaded(read: Any, positions: Sequence[int], workers: int) -> Iterator[tuple[int, Any]]:
-    """(position, what was read) in order, a few ahead of the one handed out."""
-    if workers < 1:
-        yield from ((position, read(position)) for position in positions)
-        return
-    waiting = iter(positions)
-    with ThreadPoolExecutor(workers, thread_name_prefix="clips") as pool:
-        ahead: deque[tuple[int, Future[Any]]] = deque((p, pool.submit(read, p)) for p in islice(waiting, 2 * workers))
-        try:
-            while ahead:
-                position, future = ahead.popleft()
-                found = future.result()
-                ahead.extend((p, pool.submit(read, p)) for p in islice(waiting, 1))
-                yield position, found
-        finally:
-            for _, future in ahead:
-                future.cancel()
+def _end_with_training(worker: int) -> None:
+    """End a worker when the training is killed; otherwise it would wait forever for work."""
+    die_with_parent()
 
 
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - _LISTED
     return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
-def refusal(faults: Sequence[str]) -> str:
-    """All of them: who mends a data set wants the whole list."""
-    many = f"{len(faults)} videos" if len(faults) > 1 else "1 video"
-    return "\n  ".join([f"{many} can't be read; fetch again, or take out of the split:", *faults])

@@ -1,4 +1,4 @@
-"""What pre-training hides: words for MLM, and the crop that PEM's prompter sees (paper, sections 3.2 and 3.3)."""
+"""Masked words of MLM and crop boxes of PEM (paper, sections 3.2 and 3.3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alpro.errors import ConfigError
 
-IGNORED = -100  # the label of what is not to be predicted; cross-entropy's default
+IGNORED = -100  # label of a token that is not predicted; cross-entropy's default
 _TRIES = 1000
 
 
@@ -22,20 +22,20 @@ def mask_tokens(
     probability: float,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """BERT's masking: each word with `probability`; of those 80 % become [MASK], 10 % any word, 10 % stay.
+    """Choose each token with `probability`; 80 % of those become [MASK], 10 % a random token, 10 % stay.
 
-    Returns the masked ids and the labels, both (B, L); labels are -100 where nothing was chosen.
-    Source: Devlin et al., BERT, section 3.1; the draws come in the released code's order.
+    Returns the masked ids and the labels, both (B, L); labels are -100 for tokens that were not chosen.
+    Source: Devlin et al., BERT, section 3.1. Random draws are in the order of the released code.
     """
-    chosen = _coin(input_ids.shape, probability, generator) & ~special
-    hidden = _coin(input_ids.shape, 0.8, generator) & chosen
-    swapped = _coin(input_ids.shape, 0.5, generator) & chosen & ~hidden
+    chosen = _bernoulli(input_ids.shape, probability, generator) & ~special
+    hidden = _bernoulli(input_ids.shape, 0.8, generator) & chosen
+    swapped = _bernoulli(input_ids.shape, 0.5, generator) & chosen & ~hidden
     words = torch.randint(vocab_size, input_ids.shape, dtype=torch.long, generator=generator)
     masked = torch.where(swapped, words, input_ids.masked_fill(hidden, mask_id))
     return masked, input_ids.masked_fill(~chosen, IGNORED)
 
 
-def _coin(shape: torch.Size, probability: float, generator: torch.Generator | None) -> Tensor:
+def _bernoulli(shape: torch.Size, probability: float, generator: torch.Generator | None) -> Tensor:
     return torch.bernoulli(torch.full(shape, probability), generator=generator).bool()
 
 
@@ -46,21 +46,23 @@ def crop_box(
     area: tuple[float, float] = (0.3, 0.5),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> tuple[int, int, int, int]:
-    """A box (left, top, width, height), in pixels, of `area` of a square frame, on the grid of patches.
+    """Draw a box (left, top, width, height) in pixels, on the patch grid of a square frame of side `size`.
 
-    Area and aspect are drawn before the sides are cut down to whole patches; a box that does not fit is drawn anew.
-    Raises ConfigError when no box of that kind fits.
+    `area` is the range of its share of the frame. Area and aspect are drawn first, then the sides are rounded down to
+    whole patches. A box that does not fit is drawn again. Raises ConfigError if no box fits.
     """
     for _ in range(_TRIES):
         pixels = rng.uniform(*area) * size * size
         ratio = rng.uniform(*aspect)
-        height = max(patch, _down(math.sqrt(pixels * ratio), patch))
-        width = max(patch, _down(math.sqrt(pixels / ratio), patch))
-        left, top = (_down(rng.randint(0, size), patch) for _ in range(2))
+        height = max(patch, _round_down(math.sqrt(pixels * ratio), patch))
+        width = max(patch, _round_down(math.sqrt(pixels / ratio), patch))
+        left, top = (_round_down(rng.randint(0, size), patch) for _ in range(2))
         if left + width <= size and top + height <= size:
             return left, top, width, height
-    raise ConfigError(f"pem.crop_area {area} with crop_aspect {aspect}: no such box fits into {size} pixels; make it smaller")
+    raise ConfigError(
+        f"pem.crop_area {area} with crop_aspect {aspect}: no such box fits into a frame of {size} pixels; lower crop_area"
+    )
 
 
-def _down(value: float, step: int) -> int:
+def _round_down(value: float, step: int) -> int:
     return int(value) // step * step

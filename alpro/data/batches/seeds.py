@@ -1,7 +1,7 @@
-"""Random sources that depend on nothing but (seed, epoch, sample, purpose).
+"""Random generators seeded by keys such as (seed, epoch, sample, purpose).
 
-So a sample looks the same whichever worker or process reads it, and after a resume. The generators are those whose
-streams their libraries promise to keep: Python's and NumPy's Mersenne twisters.
+A sample is therefore the same in every worker and process, and after a resume. Python and NumPy guarantee that the
+streams of their Mersenne Twister generators do not change between versions.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import numpy as np
 import torch
 
 
-def derive(*parts: object) -> int:
-    """63 bits out of any printable parts; equal parts give equal bits on every machine."""
-    text = "\x1f".join(map(str, parts)).encode()
+def derive_seed(*keys: object) -> int:
+    """Return a 63-bit seed from printable keys; equal keys give equal seeds on every machine."""
+    text = "\x1f".join(map(str, keys)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
-def python_rng(*parts: object) -> random.Random:
-    """Python's generator for these parts: it draws frames and captions."""
-    return random.Random(derive(*parts))
+def python_rng(*keys: object) -> random.Random:
+    """Return Python's generator for these keys; it draws frames and captions."""
+    return random.Random(derive_seed(*keys))
 
 
-def numpy_rng(*parts: object) -> np.random.RandomState:
-    """NumPy's generator for these parts: it draws augmentations, crops and orders."""
-    return np.random.RandomState(np.random.MT19937(derive(*parts)))
+def numpy_rng(*keys: object) -> np.random.RandomState:
+    """Return NumPy's generator for these keys; it draws augmentations, crops and orders."""
+    return np.random.RandomState(np.random.MT19937(derive_seed(*keys)))
 
 
-def torch_rng(*parts: object) -> torch.Generator:
-    """Torch's CPU generator for these parts: it draws masked tokens."""
-    return torch.Generator().manual_seed(derive(*parts))
+def torch_rng(*keys: object) -> torch.Generator:
+    """Return PyTorch's CPU generator for these keys; it draws masked tokens."""
+    return torch.Generator().manual_seed(derive_seed(*keys))

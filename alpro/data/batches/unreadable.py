@@ -1,40 +1,40 @@
-"""Before an evaluation starts: which of its files can't be read, all of them, without reading each file twice."""
+"""The check before an evaluation: all its unreadable files, without reading every file twice."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from alpro.data.annotations.media_files import missing
+from alpro.data.annotations.media_files import missing_paths
 from alpro.data.annotations.records import Record
-from alpro.data.batches.loader import refusal, try_clips
+from alpro.data.batches.clips import try_clips, unreadable_message
 from alpro.data.media.frames import Strategy
-from alpro.data.media.index import looked_at
+from alpro.data.media.index import cached_probes
 from alpro.errors import DataError
 
-_SIDE = 32  # of frames that nobody looks at
+_SIDE = 32  # pixels: the frames are decoded but not used
 
 
 def refuse_unreadable(records: Sequence[Record], num_frames: int, strategy: Strategy, cache: str | Path) -> None:
-    """Raise DataError that lists the files whose frames an evaluation can't read.
+    """Raise DataError listing the files whose frames an evaluation cannot read.
 
-    Tried are those that are missing, and those that an earlier look (`cache`, as validation leaves it: `index.cache_of`)
-    found unreadable; where one of these fails, also all that was never looked at, so that the list is whole. Of files that
-    nobody looked at a fault shows when reading reaches it, with all others (`loader.iter_clips`).
+    Missing files, and those that an earlier probe found unreadable, are tried. `cache` is the probe cache that
+    validation writes (`index.probe_cache_path`). If one of these fails, files that were never probed are tried too, so
+    that the list is complete. Otherwise a defect of such a file is reported when it is read (`clips.iter_clips`).
     """
-    looked = looked_at((record.path for record in records), cache)
-    absent = missing([record.path for record in records])
-    bad, unknown = [], []
+    infos = cached_probes((record.path for record in records), cache)
+    absent = missing_paths([record.path for record in records])
+    suspects, unprobed = [], []
     for record in records:
-        info = looked.get(str(record.path))
+        info = infos.get(str(record.path))
         if record.path in absent or (info and not info.readable):
-            bad.append(record)
+            suspects.append(record)
         elif info is None:
-            unknown.append(record)
-    if faults := _faults(bad, num_frames, strategy):
-        raise DataError(refusal(faults + _faults(unknown, num_frames, strategy)))
+            unprobed.append(record)
+    if faults := _faults(suspects, num_frames, strategy):
+        raise DataError(unreadable_message(faults + _faults(unprobed, num_frames, strategy)))
 
 
 def _faults(records: Sequence[Record], num_frames: int, strategy: Strategy) -> list[str]:
     tried = try_clips(records, num_frames, strategy, _SIDE)
-    return [str(found) for _, found in tried if isinstance(found, DataError)]
+    return [str(clip) for _, clip in tried if isinstance(clip, DataError)]

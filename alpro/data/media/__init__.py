@@ -1,1 +1,1 @@
-"""alpro/data/media."""
+"""Media files: frame selection, decoding, probing, conversion and shards."""

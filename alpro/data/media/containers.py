@@ -1,9 +1,9 @@
-"""What a container says about its file, without decoding: was it cut short, does it hide frames?
+"""Container checks without decoding: is the file cut short, does it hide frames?
 
-decord and FFmpeg open a cut .avi or .mkv in silence and report fewer frames. Each of these containers says in
-its first bytes how long it is; a file that ends earlier was not copied to its end.
+decord and FFmpeg open a truncated .avi or .mkv silently and report fewer frames. These containers declare their length
+in their first bytes, so a shorter file was not copied completely.
 
-An .mp4 or .mov that was trimmed without encoding anew still holds what was cut away, hidden by an edit list. decord
+An .mp4 or .mov that was trimmed without re-encoding still contains the removed frames, hidden by an edit list. decord
 counts the hidden frames and repeats others in their place; FFmpeg leaves them out, as players do.
 """
 
@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-_SEGMENT = 0x18538067  # Matroska's element that holds everything
+_SEGMENT = 0x18538067  # Matroska's element that contains all others
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip", b"pnot", b"moof", b"styp", b"sidx"}
 
 
 def missing_bytes(path: str | Path) -> int:
-    """How many bytes the container declares that the file does not have; 0 where it is whole or says nothing.
+    """Return how many bytes the container declares beyond the end of the file; 0 if it is complete or declares nothing.
 
-    Knows RIFF (.avi), Matroska and WebM, ISO base media (.mp4, .mov, .3gp) and ASF (.wmv). Raises OSError.
+    Supports RIFF (.avi), Matroska and WebM, ISO base media (.mp4, .mov, .3gp) and ASF (.wmv). Raises OSError.
     """
     with Path(path).open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -40,7 +40,7 @@ def missing_bytes(path: str | Path) -> int:
 
 
 def hides_frames(path: str | Path) -> bool:
-    """Whether an .mp4 or .mov has an edit list that leaves out frames of a video track. Raises OSError."""
+    """Return True if an .mp4 or .mov has an edit list that leaves out frames of a video track. Raises OSError."""
     with Path(path).open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         end = 0
@@ -57,12 +57,15 @@ def hides_frames(path: str | Path) -> bool:
     return False
 
 
-def _box(head: bytes, left: int) -> tuple[int, bytes, int]:
-    """Length, type and start of the content of the box that begins here."""
+# --- ISO base media ---------------------------------------------------------------------------------------
+
+
+def _box(head: bytes, remaining: int) -> tuple[int, bytes, int]:
+    """Return the length, the type and the start of the content of the box that begins with `head`."""
     length, kind = int.from_bytes(head[:4], "big"), head[4:8]
     if length == 1:  # the size follows as 64 bits
         return int.from_bytes(head[8:16], "big"), kind, 16
-    return length or left, kind, 8  # 0: to the end
+    return length or remaining, kind, 8  # 0: up to the end of the file
 
 
 def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -76,9 +79,9 @@ def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _movie_hides(movie: bytes) -> bool:
-    parts = list(_boxes(movie))
-    ticks = next((_times(content)[0] for kind, content in parts if kind == b"mvhd"), 0)  # a second, of the whole
-    return any(kind == b"trak" and _track_hides(dict(_boxes(content)), ticks) for kind, content in parts)
+    boxes = list(_boxes(movie))
+    ticks = next((_times(content)[0] for kind, content in boxes if kind == b"mvhd"), 0)  # per second, of the movie
+    return any(kind == b"trak" and _track_hides(dict(_boxes(content)), ticks) for kind, content in boxes)
 
 
 def _track_hides(track: dict[bytes, bytes], movie_ticks: int) -> bool:
@@ -89,37 +92,25 @@ def _track_hides(track: dict[bytes, bytes], movie_ticks: int) -> bool:
     table = dict(_boxes(dict(_boxes(media.get(b"minf", b""))).get(b"stbl", b"")))
     ticks, duration = _times(media[b"mdhd"])
     frame = int.from_bytes(table.get(b"stts", b"")[12:16], "big")  # ticks of the first frame
-    delay = int.from_bytes(table.get(b"ctts", b"")[12:16], "big", signed=True)  # of the first frame's showing
+    delay = int.from_bytes(table.get(b"ctts", b"")[12:16], "big", signed=True)  # from decoding to showing the first frame
     width = 8 if edits[0] else 4  # version 1 has 64-bit numbers
-    shown = []
+    ranges = []  # (start, length) of the shown parts, in ticks
     for at in range(8, 8 + int.from_bytes(edits[4:8], "big") * (2 * width + 4), 2 * width + 4):
         length = int.from_bytes(edits[at : at + width], "big")
         start = int.from_bytes(edits[at + width : at + 2 * width], "big", signed=True)
         if start >= 0:  # -1: a pause before the first frame
-            shown.append((start, length * ticks / movie_ticks))
-    if len(shown) != 1:
-        return len(shown) > 1
-    first, lasts = shown[0]
-    return first - delay >= frame or (lasts > 0 and duration + delay - first - lasts >= 1.5 * frame)
+            ranges.append((start, length * ticks / movie_ticks))
+    if len(ranges) != 1:
+        return len(ranges) > 1
+    first, length_shown = ranges[0]
+    return first - delay >= frame or (length_shown > 0 and duration + delay - first - length_shown >= 1.5 * frame)
 
 
 def _times(header: bytes) -> tuple[int, int]:
-    """Ticks a second, and duration in ticks, of an mvhd or mdhd."""
+    """Return the ticks per second and the duration in ticks of an mvhd or mdhd box."""
     if header[:1] == b"\1":
         return int.from_bytes(header[20:24], "big"), int.from_bytes(header[24:32], "big")
     return int.from_bytes(header[12:16], "big"), int.from_bytes(header[16:20], "big")
-
-
-def _riff_end(file: BinaryIO, size: int) -> int:
-    """Chunks of the top level one after the other: an .avi above 1 GB has several."""
-    end = 0
-    while end < size:
-        file.seek(end)
-        head = file.read(8)
-        if len(head) < 8 or head[:4] not in (b"RIFF", b"JUNK"):
-            break
-        end += 8 + int.from_bytes(head[4:8], "little") + int.from_bytes(head[4:8], "little") % 2
-    return end
 
 
 def _iso_end(file: BinaryIO, size: int) -> int:
@@ -127,9 +118,24 @@ def _iso_end(file: BinaryIO, size: int) -> int:
     while end + 8 <= size:
         file.seek(end)
         length, _, start = _box(file.read(16), size - end)
-        if length < start:  # no box: trailing bytes that players ignore
+        if length < start:  # not a box: trailing bytes that players ignore
             return size
         end += length
+    return end
+
+
+# --- RIFF, ASF, Matroska ----------------------------------------------------------------------------------
+
+
+def _riff_end(file: BinaryIO, size: int) -> int:
+    """Return the declared end. An .avi above 1 GB has several top-level chunks."""
+    end = 0
+    while end < size:
+        file.seek(end)
+        head = file.read(8)
+        if len(head) < 8 or head[:4] not in (b"RIFF", b"JUNK"):
+            break
+        end += 8 + int.from_bytes(head[4:8], "little") + int.from_bytes(head[4:8], "little") % 2
     return end
 
 
@@ -143,8 +149,8 @@ def _asf_end(file: BinaryIO) -> int:
 def _matroska_end(file: BinaryIO) -> int:
     file.seek(0)
     while True:
-        name, _ = _vint(file, keep_marker=True)
-        length, unknown = _vint(file, keep_marker=False)
+        name, _ = _read_vint(file, keep_marker=True)
+        length, unknown = _read_vint(file, keep_marker=False)
         if name is None or length is None or unknown:  # a live recording declares no length
             return 0
         if name == _SEGMENT:
@@ -152,8 +158,8 @@ def _matroska_end(file: BinaryIO) -> int:
         file.seek(length, os.SEEK_CUR)
 
 
-def _vint(file: BinaryIO, keep_marker: bool) -> tuple[int | None, bool]:
-    """EBML's number of variable width, and whether it is the one that means `unknown`."""
+def _read_vint(file: BinaryIO, keep_marker: bool) -> tuple[int | None, bool]:
+    """Return EBML's integer of variable width, and True if it is the value that means `unknown`."""
     first = file.read(1)
     if not first or not first[0]:
         return None, False

@@ -1,7 +1,7 @@
-"""From a video file to frames: which ones (paper, section 4.1), and how they are decoded.
+"""Decoding with decord, or with PyAV for files that decord cannot read (AV1, VP8 with one frame).
 
-decord reads; PyAV reads what decord can't (AV1, one-frame VP8), through the filters that decord uses, so that both
-give the same pixels of the same stream, turned as the file says. What neither reads is a DataError, never a substitute.
+PyAV uses decord's stream choice and filters, so both give the same upright pixels. A file that neither reads is a
+DataError; no frame is ever substituted.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import numpy as np
 from alpro.data.media.containers import hides_frames
 from alpro.errors import DataError
 
-_IMPAIRED = 0x80 | 0x100  # streams for those who hear or see little
+_IMPAIRED = 0x80 | 0x100  # FFmpeg dispositions HEARING_IMPAIRED | VISUAL_IMPAIRED
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise DataError if the path is not a readable file of at least one byte."""
     try:
         empty = path.stat().st_size == 0
     except OSError as error:
@@ -27,72 +28,92 @@ def _check_file(path: Path) -> None:
     if empty:
         raise DataError(f"{path}: is empty (0 bytes)")
     if not path.is_file():
-        raise DataError(f"{path}: is no file")
+        raise DataError(f"{path}: is not a file")
 
 
-def _decord() -> Any:
+def error_summary(error: BaseException) -> str:
+    """Return the gist of an exception in one line, without the clock, source lines and stack trace of decord's errors."""
+    text = getattr(error, "strerror", None) or str(error)
+    text = re.sub(r"\[[\d:]+\] \S+:\d+: ?", "", text.split("Stack trace")[0])
+    return " ".join(text.split())[:160]
+
+
+# --- decord -----------------------------------------------------------------------------------------------
+
+
+def import_decord() -> Any:
+    """Return the `decord` module with its log silenced."""
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
     return decord
 
 
-def _read_decord(path: Path, choose: Callable[[int], list[int]], size: int | None) -> np.ndarray:
-    """decord's frames. Where a key frame is followed by frames shown before it (open GOPs, as HEVC's) its seek may land
-    a frame or two beside the one asked for; the released figures were made so."""
-    decord = _decord()
+def read_with_decord(path: Path, choose: Callable[[int], list[int]], size: int | None) -> np.ndarray:
+    """Read the frames `choose(total)` with decord: (T, H, W, 3) uint8.
+
+    In files with open GOPs (common in HEVC) decord's seek may return a frame one or two positions off. The released
+    results were computed this way.
+    """
+    decord = import_decord()
     side = size or -1
     try:
-        _refuse_hidden(path)
+        refuse_hidden_frames(path)
         reader = decord.VideoReader(str(path), width=side, height=side, num_threads=1)
         indices = choose(len(reader))
-        unique, back = np.unique(indices, return_inverse=True)
+        unique, inverse = np.unique(indices, return_inverse=True)
         pixels = reader.get_batch(unique.tolist()).asnumpy()
     except (RuntimeError, IndexError, decord.DECORDError) as error:
-        raise DataError(_one_line(error)) from None
-    return pixels if len(unique) == len(indices) else pixels[back]
+        raise DataError(error_summary(error)) from None
+    return pixels if len(unique) == len(indices) else pixels[inverse]
 
 
-def _refuse_hidden(path: Path) -> None:
+def refuse_hidden_frames(path: Path) -> None:
+    """Raise DataError if an edit list hides frames: decord would count them."""
     if hides_frames(path):
         raise DataError("its edit list hides frames, which decord would count")
 
 
-def _read_pyav(path: Path, choose: Callable[[int], list[int]], size: int | None) -> np.ndarray:
+# --- PyAV -------------------------------------------------------------------------------------------------
+
+
+def read_with_pyav(path: Path, choose: Callable[[int], list[int]], size: int | None) -> np.ndarray:
+    """Read the frames `choose(total)` with PyAV: (T, H, W, 3) uint8."""
     import av
 
     try:
         with av.open(str(path)) as container:
             total = sum(1 for packet in container.demux(video_stream(container)) if packet.size and not packet.is_discard)
         indices = choose(total)
-        unique, back = np.unique(indices, return_inverse=True)
-        wanted = set(unique.tolist())
-        found: list[np.ndarray] = []
-        last, seen = None, 0
+        unique, inverse = np.unique(indices, return_inverse=True)
+        requested = set(unique.tolist())
+        pixels: list[np.ndarray] = []
+        last, decoded = None, 0
         with av.open(str(path)) as container:
             stream = video_stream(container)
-            for index, frame, shown in _shown(container, stream, size):
-                last, seen = frame, index + 1
-                if index in wanted:
-                    found.append(shown(frame))
-                    if len(found) == len(wanted):
+            for index, frame, to_pixels in _decode(container, stream, size):
+                last, decoded = frame, index + 1
+                if index in requested:
+                    pixels.append(to_pixels(frame))
+                    if len(pixels) == len(requested):
                         break
-            if len(found) == len(wanted) - 1 and seen == total - 1 and last is not None:
-                found.append(shown(last))  # a container may count one frame more than it holds
+            if len(pixels) == len(requested) - 1 and decoded == total - 1 and last is not None:
+                pixels.append(to_pixels(last))  # a container may count one frame more than it holds
     except (av.FFmpegError, ValueError) as error:
-        raise DataError(_one_line(error)) from None
-    if len(found) < len(wanted):
-        raise DataError(f"{seen} frames decode, {total} are there")
-    return np.stack(found)[back]
+        raise DataError(error_summary(error)) from None
+    if len(pixels) < len(requested):
+        raise DataError(f"only {decoded} of {total} frames can be decoded")
+    return np.stack(pixels)[inverse]
 
 
 def video_stream(container: Any) -> Any:
-    """The video stream that decord takes too: more than a still, of the highest bit rate, the longest.
+    """Return the video stream that decord would choose: not a still image, then highest bit rate, then longest.
 
-    So chooses the FFmpeg inside decord; PyAV's newer one also asks which stream is marked as default.
+    This is the rule of the FFmpeg version inside decord; newer versions also prefer the stream marked as default.
+    Raises DataError if there is no video stream.
     """
     if not container.streams.video:
-        raise DataError("holds no video stream")
+        raise DataError("contains no video stream")
     stream = max(
         container.streams.video,
         key=lambda s: (not int(s.disposition) & _IMPAIRED, min(5, s.frames), s.bit_rate or 0, s.frames, -s.index),
@@ -101,17 +122,22 @@ def video_stream(container: Any) -> Any:
     return stream
 
 
-def _shown(container: Any, stream: Any, size: int | None) -> Iterator[tuple[int, Any, Callable[[Any], np.ndarray]]]:
-    """Frame by frame: its index, the frame, and what turns, scales and converts it exactly as decord does."""
+def quarter_turns(frame: Any) -> list[str]:
+    """Return the quarter turns that bring a frame upright, as arguments of FFmpeg's `transpose` filter."""
+    return {0: [], 1: ["cclock"], 2: ["clock", "clock"], 3: ["clock"]}[round(frame.rotation / 90) % 4]
+
+
+def _decode(container: Any, stream: Any, size: int | None) -> Iterator[tuple[int, Any, Callable[[Any], np.ndarray]]]:
+    """Yield (index, frame, to_pixels); `to_pixels` turns, scales and converts a frame exactly as decord does."""
     import av
 
     graph = None
 
-    def shown(frame: Any) -> np.ndarray:
+    def to_pixels(frame: Any) -> np.ndarray:
         nonlocal graph
         if graph is None:
             graph = av.filter.Graph()
-            filters = [graph.add_buffer(template=stream), *(graph.add("transpose", way) for way in turns(frame))]
+            filters = [graph.add_buffer(template=stream), *(graph.add("transpose", turn) for turn in quarter_turns(frame))]
             side = f"{size}:{size}" if size else "iw:ih"
             filters += [graph.add("scale", f"{side}:flags=bilinear"), graph.add("format", "rgb24"), graph.add("buffersink")]
             graph.link_nodes(*filters).configure()
@@ -119,16 +145,4 @@ def _shown(container: Any, stream: Any, size: int | None) -> Iterator[tuple[int,
         return graph.pull().to_ndarray()
 
     for index, frame in enumerate(container.decode(stream)):
-        yield index, frame, shown
-
-
-def turns(frame: Any) -> list[str]:
-    """The quarter turns, as FFmpeg's `transpose` calls them, that bring a frame upright."""
-    return {0: [], 1: ["cclock"], 2: ["clock", "clock"], 3: ["clock"]}[round(frame.rotation / 90) % 4]
-
-
-def _one_line(error: BaseException) -> str:
-    """The gist of an exception, the same each time: decord's hold a clock, source lines and a C++ stack trace."""
-    text = getattr(error, "strerror", None) or str(error)
-    text = re.sub(r"\[[\d:]+\] \S+:\d+: ?", "", text.split("Stack trace")[0])
-    return " ".join(text.split())[:160]
+        yield index, frame, to_pixels

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-# In order of preference where one name has several files (say, a converted video beside its original).
+# In order of preference if one name has several files (for example a converted video beside its original).
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".mpg", ".m4v", ".wmv", ".3gp", ".3g2", ".mts", ".m2ts")
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 _ALL = frozenset(VIDEO_EXTENSIONS + IMAGE_EXTENSIONS)
 
 
 def bare_name(name: str) -> str:
-    """A name without its media extension, in any case, or a bare dot at its end (which DiDeMo has)."""
+    """Return a name without its media extension (in any case) or its trailing dot, which some names of DiDeMo have."""
     stem, dot, extension = name.rpartition(".")
     if dot and stem and (not extension or f".{extension.lower()}" in _ALL):
         return stem

@@ -1,4 +1,4 @@
-"""alpro/data/media/frames.py: NEW MODULE."""
+"""Frame selection: which frames of a video are read (paper, section 4.1)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ from alpro.errors import DataError
 Strategy = Literal["uniform", "uniform_floor", "random", "headtail"]
 
 
-# --- which frames -----------------------------------------------------------------------------------------
-
-
 def frame_indices(total: int, count: int, strategy: Strategy, rng: random.Random | None = None) -> list[int]:
-    """Which `count` of `total` frames are read, in order of time.
+    """Select `count` of `total` frames and return their indices in ascending order.
 
     - `uniform`: the centre of each of `count` equal segments of the clip.
-    - `uniform_floor`: i * floor(total / count), as the released code: it misses the clip's end.
-    - `random`: without replacement, sorted.
-    - `headtail`: one half drawn from each half of the clip (the first half gives the odd one).
+    - `uniform_floor`: i * floor(total / count), as in the released code. It misses the end of the clip.
+    - `random`: drawn without replacement, sorted.
+    - `headtail`: one half drawn from each half of the clip; the first half gives the extra frame of an odd `count`.
 
-    Where frames are fewer than wanted (in a half, for `headtail`), each is repeated as evenly as possible: the
-    rule of `uniform`, applied to what is there. `rng` is needed by the two that draw.
-    Raises DataError when there is no frame at all.
+    If there are fewer frames than needed (for `headtail`: in one half), they are repeated evenly by the rule of
+    `uniform`. `random` and `headtail` need `rng`. Raises DataError if there is no frame at all.
     """
     if total < 1:
         raise DataError("the video has no frames")
@@ -32,7 +28,7 @@ def frame_indices(total: int, count: int, strategy: Strategy, rng: random.Random
     if strategy == "uniform_floor":
         return [i * (total // count) for i in range(count)]
     if rng is None:
-        raise ValueError(f"{strategy!r} draws frames and needs a random source")
+        raise ValueError(f"strategy {strategy!r} draws frames and needs `rng`")
     if strategy == "random":
         return _draw(0, total, count, rng)
     if strategy == "headtail":
@@ -40,7 +36,7 @@ def frame_indices(total: int, count: int, strategy: Strategy, rng: random.Random
         tail = count // 2
         head = _draw(0, half, count - tail, rng) if half else [0] * (count - tail)
         return head + _draw(half, total, tail, rng)
-    raise ValueError(f"no such strategy: {strategy!r}")
+    raise ValueError(f"unknown frame strategy {strategy!r}")
 
 
 def _spread(start: int, stop: int, count: int) -> list[int]:

@@ -1,8 +1,8 @@
-"""The index of a collection of videos: each file looked at once, kept as Parquet.
+"""The index of a collection of videos: every file is probed once, and the results are kept as Parquet.
 
-The Parquet holds what the files are, and no times, so equal files give equal bytes. When a file was last looked at
-stands in a cache beside the pipeline: what did not change in size and time is not looked at again, and a run that was
-interrupted goes on where it stopped.
+The index stores file properties but no timestamps, so the same files give byte-identical Parquet. A cache outside the
+pipeline's outputs records when each file was probed: files with unchanged size and time are not probed again, and an
+interrupted run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alpro.data.media.probe import VideoInfo, probe
+from alpro.data.media.probe import VideoInfo, probe, unreadable_info
 from alpro.data.media.shards import shard_of
 from alpro.files.atomic import atomic_write
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "str": pa.string()}
 SCHEMA = pa.schema([("path", pa.string()), *((field.name, _TYPES[str(field.type)]) for field in fields(VideoInfo))])
 _CHUNK = 16  # files handed to a worker at a time
-_VERSION = 1  # of what a probe finds: an older cache is not believed
+_VERSION = 1  # of the probe: entries of an older version are ignored
 Report = Callable[[int, int], None]
 
 
@@ -42,44 +42,44 @@ def build_index(
     every_frame: bool = True,
     report: Report | None = None,
 ) -> dict[str, VideoInfo]:
-    """Probe each file once and write the index, sorted by path as given.
+    """Probe each file once, write the index sorted by path, and return {path: VideoInfo}.
 
-    `workers` processes look in parallel, and a file that crashes its decoder is found out and recorded as unreadable; with 0
-    this one looks, and ends with such a file. `cache` is a file that lives from run to run. `report(done, total)` is called
-    as it goes on. Returns {path: VideoInfo}.
+    `workers` processes probe in parallel; a file that crashes its decoder is identified and recorded as unreadable.
+    With 0 workers this process probes, and such a file ends it. `cache` is a file that persists between runs.
+    `report(done, total)` is called after each file.
     """
     names = sorted({str(path) for path in paths})
-    known = _Cache(Path(cache) if cache else None, every_frame)
-    found: dict[str, VideoInfo] = {}
-    todo: list[str] = []
+    probed = _ProbeCache(Path(cache) if cache else None, every_frame)
+    infos: dict[str, VideoInfo] = {}
+    changed: list[str] = []
     for name in names:
-        info = known.get(name)
+        info = probed.get(name)
         if info is None:
-            todo.append(name)
+            changed.append(name)
         else:
-            found[name] = info
-    log.info("index: %d files, %d of them unchanged", len(names), len(found))
-    with known:
-        for name, info in probe_all(todo, workers, every_frame):
-            found[name] = info
-            known.add(name, info)
+            infos[name] = info
+    log.info("index: %d files, %d of them unchanged", len(names), len(infos))
+    with probed:
+        for name, info in probe_all(changed, workers, every_frame):
+            infos[name] = info
+            probed.add(name, info)
             if report:
-                report(len(found), len(names))
-    _write(Path(out_parquet), [(name, found[name]) for name in names])
-    return {name: found[name] for name in names}
+                report(len(infos), len(names))
+    _write(Path(out_parquet), [(name, infos[name]) for name in names])
+    return {name: infos[name] for name in names}
 
 
-def cache_of(folder: str | Path, state: str | Path = ".state") -> Path:
-    """Where looks at the videos of a folder are remembered: one file, so that two sets on the same videos look once."""
+def probe_cache_path(folder: str | Path, state: str | Path = ".state") -> Path:
+    """Return the probe cache of a folder of videos. Sets that share the folder share the cache."""
     name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in str(folder))
     return Path(state) / "index" / f"{name}.jsonl"
 
 
-def looked_at(paths: Iterable[str | Path], cache: str | Path) -> dict[str, VideoInfo]:
-    """What earlier looks found of these files, every frame decoded; without those never looked at, or changed since."""
-    known = _Cache(Path(cache), every_frame=True)
-    found = {str(path): known.get(str(path)) for path in paths}
-    return {path: info for path, info in found.items() if info is not None}
+def cached_probes(paths: Iterable[str | Path], cache: str | Path) -> dict[str, VideoInfo]:
+    """Return the full probes (every frame) in the cache, without files that were never probed or have changed."""
+    probed = _ProbeCache(Path(cache), every_frame=True)
+    infos = {str(path): probed.get(str(path)) for path in paths}
+    return {path: info for path, info in infos.items() if info is not None}
 
 
 def _write(path: Path, rows: Sequence[tuple[str, VideoInfo]]) -> None:
@@ -93,27 +93,27 @@ def _write(path: Path, rows: Sequence[tuple[str, VideoInfo]]) -> None:
     atomic_write(path, sink.getvalue().to_pybytes())
 
 
-# --- looking, in parallel ---------------------------------------------------------------------------------
+# --- probing in parallel ----------------------------------------------------------------------------------
 
 
 def probe_all(names: Sequence[str], workers: int, every_frame: bool) -> Iterator[tuple[str, VideoInfo]]:
-    """(name, what a look found) as they come, in any order.
+    """Yield (name, info) as the probes finish, in any order.
 
-    A file that crashes its decoder is one that can't be read, unless this process itself looks (`workers` 0).
+    A file that crashes its decoder is reported as unreadable, unless this process itself probes (`workers` 0).
     """
     if workers < 1:
         yield from ((name, probe(name, every_frame)) for name in names)
         return
     waiting = [list(names[i : i + _CHUNK]) for i in range(0, len(names), _CHUNK)][::-1]
     while waiting:
-        lost = yield from _probe_until_a_crash(waiting, workers, every_frame)
-        for name in lost:  # one of them crashed the decoder: each in a process of its own
-            yield name, _probe_alone(name, every_frame)
+        suspects = yield from _probe_until_crash(waiting, workers, every_frame)
+        for name in suspects:  # one of them crashed the decoder: probe each in a process of its own
+            yield name, _probe_isolated(name, every_frame)
 
 
-def _probe_until_a_crash(
+def _probe_until_crash(
     waiting: list[list[str]], workers: int, every_frame: bool
-) -> Any:  # generator of (name, info), returning the names that were under way when a process died
+) -> Any:  # generator of (name, info), returning the names that were being probed when a process died
     running: dict[Future[list[VideoInfo]], list[str]] = {}
     with _pool(workers) as pool:
         while waiting or running:
@@ -134,24 +134,24 @@ def _probe_chunk(names: list[str], every_frame: bool) -> list[VideoInfo]:
     return [probe(name, every_frame) for name in names]
 
 
-def _probe_alone(name: str, every_frame: bool) -> VideoInfo:
+def _probe_isolated(name: str, every_frame: bool) -> VideoInfo:
     try:
         with _pool(1) as pool:
             return pool.submit(probe, name, every_frame).result()
     except BrokenProcessPool:
-        return VideoInfo(False, 0, 0.0, 0.0, 0, 0, 0, "none", "", _stamp(name)["size"], "it crashes the decoder")
+        return unreadable_info(_stamp(name)["size"], "it crashes the decoder")
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # fresh processes: a fork of one that already has threads (torch's, MLflow's) may hang
+    # spawn: a fork of a process that already has threads (torch's, MLflow's) may hang
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
 
-# --- what was seen before ---------------------------------------------------------------------------------
+# --- the cache --------------------------------------------------------------------------------------------
 
 
-class _Cache:
-    """JSON lines, one a look, appended as they come, so that a kill loses at most one."""
+class _ProbeCache:
+    """Earlier probes as JSON lines, appended one by one, so that a kill loses at most one."""
 
     def __init__(self, path: Path | None, every_frame: bool) -> None:
         self._path, self._mark = path, {"version": _VERSION, "every_frame": every_frame}
@@ -161,7 +161,7 @@ class _Cache:
             self._lines = {line["path"]: line for line in _json_lines(path)}
 
     def get(self, name: str) -> VideoInfo | None:
-        """What is known of a file that has not changed since."""
+        """Return the probe of a file that has not changed since, or None."""
         line = self._lines.get(name)
         if not line or any(line.get(key) != value for key, value in {**self._mark, **_stamp(name)}.items()):
             return None
@@ -177,10 +177,10 @@ class _Cache:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
 
-    def __enter__(self) -> _Cache:
+    def __enter__(self) -> _ProbeCache:
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # first without what is outdated or half written
+            # rewrite the file first, without replaced or half-written lines
             atomic_write(self._path, "".join(json.dumps(line) + "\n" for line in self._lines.values()))
             self._file = self._path.open("a", encoding="utf-8")
         return self
@@ -202,7 +202,7 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:  # the line that a kill cut
+        except json.JSONDecodeError:  # a kill cut this line
             continue
         if isinstance(line, dict) and "path" in line:
             yield line

@@ -1,4 +1,4 @@
-"""alpro/data/media/probe.py: NEW MODULE."""
+"""Probing: the properties of one video file, and whether its frames can be decoded."""
 
 from __future__ import annotations
 
@@ -7,127 +7,132 @@ from pathlib import Path
 from typing import Any
 
 from alpro.data.media.containers import missing_bytes
-from alpro.data.media.decoders import _check_file, _decord, _one_line, _read_pyav, _refuse_hidden, video_stream
+from alpro.data.media.decoders import (
+    check_file,
+    error_summary,
+    import_decord,
+    read_with_pyav,
+    refuse_hidden_frames,
+    video_stream,
+)
 from alpro.data.media.frames import frame_indices
-from alpro.data.media.shards import as_file, shard_of
+from alpro.data.media.shards import as_memory_file, shard_of
 from alpro.errors import DataError
 from alpro.files.atomic import sha256
 
-_PROBE_SIDE = 32  # a probe looks whether frames decode, not at them
-
-
-_PROBE_CHUNK = 128
-
-
-# --- looking at a file once -------------------------------------------------------------------------------
+_SIDE = 32  # pixels: a probe decodes frames but does not use them
+_CHUNK = 128  # frames decoded at a time
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What one look at a video file found. Sizes are as shown, after rotation; 0 where nothing could be learned."""
+    """Properties of a video file. Sizes are as shown, after rotation; numbers are 0 if they are unknown."""
 
     readable: bool  # frames decode, and as many exist as the container declares, within one
-    frames: int  # that exist
+    frames: int  # number of existing frames
     fps: float
     seconds: float
     width: int  # pixels
     height: int
-    rotation: int  # degrees clockwise that a player turns it: 0, 90, 180, 270
-    decoder: str  # which one reads it: decord, pyav, or none
+    rotation: int  # degrees clockwise by which a player turns it: 0, 90, 180, 270
+    decoder: str  # the decoder that reads it: decord, pyav, or none
     sha256: str
     bytes: int
     reason: str  # why it is not readable, or empty
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, one per field."""
+        """Return plain values, one per field."""
         return asdict(self)
 
 
-def probe(path: str | Path, every_frame: bool = True, digest: bool = True) -> VideoInfo:
-    """Look at a video file once; never raises for what is wrong with it.
+def unreadable_info(size: int, reason: str) -> VideoInfo:
+    """Return the info of a file of `size` bytes that cannot be probed."""
+    return VideoInfo(False, 0, 0.0, 0.0, 0, 0, 0, "none", "", size, reason)
 
-    `every_frame` decodes the whole file, because training draws its frames from the whole file; else 16 frames, evenly
-    spread. `digest` False leaves the sha256 empty.
+
+def probe(path: str | Path, every_frame: bool = True, digest: bool = True) -> VideoInfo:
+    """Probe a video file; a defect of the file is returned as `reason`, not raised.
+
+    `every_frame` decodes the whole file, because training draws frames from all of it; otherwise 16 evenly spread
+    frames are decoded. `digest` False leaves the sha256 empty.
     """
     if shard_of(path):
         try:
-            with as_file(str(path)) as file:
+            with as_memory_file(str(path)) as file:
                 return probe(file, every_frame, digest)
         except DataError as error:
-            return VideoInfo(False, 0, 0.0, 0.0, 0, 0, 0, "none", "", 0, str(error).removeprefix(f"{path}: "))
+            return unreadable_info(0, str(error).removeprefix(f"{path}: "))
     path = Path(path)
-    known: dict[str, Any] = {
-        "readable": False, "frames": 0, "fps": 0.0, "seconds": 0.0, "width": 0, "height": 0, "rotation": 0,
-        "decoder": "none", "sha256": "", "bytes": 0, "reason": "",
-    }  # fmt: skip
+    values = unreadable_info(0, "").as_dict()
     missing = 0
     try:
-        _check_file(path)
-        known["bytes"], missing = path.stat().st_size, missing_bytes(path)
-        known["sha256"] = sha256(path) if digest else ""
-        declared = _read_header(path, known)
-        _try_decoders(path, known, every_frame)
-        if declared and known["frames"] < declared - 1:
-            raise DataError(f"{known['frames']} frames exist, the container declares {declared}")
-        if missing and not declared and not _reaches_its_end(path, known["fps"]):
+        check_file(path)
+        values["bytes"], missing = path.stat().st_size, missing_bytes(path)
+        values["sha256"] = sha256(path) if digest else ""
+        declared = _read_header(path, values)
+        _try_decoders(path, values, every_frame)
+        if declared and values["frames"] < declared - 1:
+            raise DataError(f"{values['frames']} frames exist, but the container declares {declared}")
+        if missing and not declared and not _reaches_declared_end(path, values["fps"]):
             raise DataError("the packets end before the declared duration")
     except (DataError, OSError) as error:
         cut = f"; the file was cut: {missing} bytes are missing at its end" if missing else ""
-        return VideoInfo(**{**known, "reason": str(error).removeprefix(f"{path}: ") + cut})
-    return VideoInfo(**{**known, "readable": True})
+        return VideoInfo(**{**values, "reason": str(error).removeprefix(f"{path}: ") + cut})
+    return VideoInfo(**{**values, "readable": True})
 
 
-def _read_header(path: Path, known: dict[str, Any]) -> int:
-    """Fill in what the container says; the number of frames that it declares, 0 where it declares none."""
+def _read_header(path: Path, values: dict[str, Any]) -> int:
+    """Fill in the container's properties and return the number of frames it declares; 0 if it declares none."""
     import av
 
     try:
         with av.open(str(path)) as container:
             stream = video_stream(container)
             rate = stream.average_rate or stream.guessed_rate
-            known["fps"] = round(float(rate), 6) if rate else 0.0
-            known["width"], known["height"] = stream.width, stream.height
+            values["fps"] = round(float(rate), 6) if rate else 0.0
+            values["width"], values["height"] = stream.width, stream.height
             declared = stream.frames
-            outside = 0  # samples that an edit list hides; they are declared, and never shown
+            hidden = 0  # samples that an edit list hides: declared, but never shown
             first = None
             for packet in container.demux(stream):
-                outside += bool(packet.is_discard)
+                hidden += bool(packet.is_discard)
                 if first is None:
                     first = next(iter(packet.decode()), None)
             if first is not None:
-                known["rotation"] = -90 * round(first.rotation / 90) % 360
-                if known["rotation"] in (90, 270):
-                    known["width"], known["height"] = stream.height, stream.width
+                values["rotation"] = -90 * round(first.rotation / 90) % 360
+                if values["rotation"] in (90, 270):
+                    values["width"], values["height"] = stream.height, stream.width
     except av.FFmpegError as error:
-        raise DataError(f"can't be opened ({_one_line(error)})") from None
-    return max(0, declared - outside)
+        raise DataError(f"can't be opened ({error_summary(error)})") from None
+    return max(0, declared - hidden)
 
 
-def _try_decoders(path: Path, known: dict[str, Any], every_frame: bool) -> None:
+def _try_decoders(path: Path, values: dict[str, Any], every_frame: bool) -> None:
+    """Fill in the number of frames, the duration and the first decoder that reads the file."""
     reasons = []
     for name, count in (("decord", _count_decord), ("pyav", _count_pyav)):
         try:
-            known["frames"] = count(path, every_frame)
+            values["frames"] = count(path, every_frame)
         except DataError as error:
             reasons.append(f"{name}: {error}")
             continue
-        known["decoder"] = name
-        known["seconds"] = round(known["frames"] / known["fps"], 6) if known["fps"] else 0.0
+        values["decoder"] = name
+        values["seconds"] = round(values["frames"] / values["fps"], 6) if values["fps"] else 0.0
         return
     raise DataError(f"frames don't decode ({'; '.join(reasons)})")
 
 
 def _count_decord(path: Path, every_frame: bool) -> int:
-    decord = _decord()
+    decord = import_decord()
     try:
-        _refuse_hidden(path)
-        reader = decord.VideoReader(str(path), width=_PROBE_SIDE, height=_PROBE_SIDE, num_threads=1)
+        refuse_hidden_frames(path)
+        reader = decord.VideoReader(str(path), width=_SIDE, height=_SIDE, num_threads=1)
         total = len(reader)
-        wanted = list(range(total)) if every_frame else sorted({*frame_indices(total, 16, "uniform"), total - 1})
-        for start in range(0, len(wanted), _PROBE_CHUNK):
-            reader.get_batch(wanted[start : start + _PROBE_CHUNK])
+        indices = list(range(total)) if every_frame else sorted({*frame_indices(total, 16, "uniform"), total - 1})
+        for start in range(0, len(indices), _CHUNK):
+            reader.get_batch(indices[start : start + _CHUNK])
     except (RuntimeError, IndexError, decord.DECORDError) as error:
-        raise DataError(_one_line(error)) from None
+        raise DataError(error_summary(error)) from None
     return total
 
 
@@ -135,7 +140,7 @@ def _count_pyav(path: Path, every_frame: bool) -> int:
     import av
 
     if not every_frame:
-        _read_pyav(path, lambda total: frame_indices(total, 16, "uniform"), _PROBE_SIDE)
+        read_with_pyav(path, lambda total: frame_indices(total, 16, "uniform"), _SIDE)
     try:
         with av.open(str(path)) as container:
             stream = video_stream(container)
@@ -144,14 +149,14 @@ def _count_pyav(path: Path, every_frame: bool) -> int:
             else:
                 count = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
     except av.FFmpegError as error:
-        raise DataError(_one_line(error)) from None
+        raise DataError(error_summary(error)) from None
     if not count:
         raise DataError("no frame decodes")
     return count
 
 
-def _reaches_its_end(path: Path, fps: float) -> bool:
-    """Whether the packets go on until the declared duration, within one and a half frames: only other data are missing."""
+def _reaches_declared_end(path: Path, fps: float) -> bool:
+    """Return True if packets reach the declared duration (within 1.5 frames): the missing bytes are not video."""
     import av
 
     with av.open(str(path)) as container:

@@ -1,4 +1,4 @@
-"""`alpro data probe`: what each video below a folder is, and why those that can't be read can't."""
+"""The table of `alpro data probe`: properties of each video in a folder, and why unreadable ones cannot be read."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ COLUMNS = ("file", "readable", "frames", "fps", "size", "rotation", "decoder", "
 
 
 def probe_folder(folder: str | Path, workers: int | None = None) -> dict[str, VideoInfo]:
-    """{path below the folder: what one look at the file found}; every frame is decoded. Raises DataError without videos."""
+    """Probe every frame of each video in a folder; return {path relative to the folder: info}.
+
+    Raises DataError if there are no videos.
+    """
     from alpro.data.media.index import probe_all
     from alpro.terminal.progress import reporting
 
     folder = Path(folder)
-    endings = (*VIDEO_EXTENSIONS, ".")  # DiDeMo has names that end in a bare dot
+    endings = (*VIDEO_EXTENSIONS, ".")  # some names of DiDeMo end in a dot
     files = sorted(file for file in folder.rglob("*") if file.name.lower().endswith(endings) and file.is_file())
     if not files:
         raise DataError(
-            f"{folder}: holds no videos ({', '.join(VIDEO_EXTENSIONS)})" if folder.is_dir() else f"{folder}: no folder"
+            f"{folder}: contains no videos ({', '.join(VIDEO_EXTENSIONS)})" if folder.is_dir() else f"{folder}: no such folder"
         )
     workers = workers or len(os.sched_getaffinity(0))
-    found: dict[str, VideoInfo] = {}
+    infos: dict[str, VideoInfo] = {}
     with reporting("probe") as report:
         for name, info in probe_all([str(file) for file in files], workers, every_frame=True):
-            found[Path(name).relative_to(folder).as_posix()] = info
-            report(len(found), len(files))
-    return dict(sorted(found.items()))
+            infos[Path(name).relative_to(folder).as_posix()] = info
+            report(len(infos), len(files))
+    return dict(sorted(infos.items()))
 
 
 def table(infos: Mapping[str, VideoInfo]) -> str:
-    """One line a video under a line of names, columns as wide as they must be."""
+    """Format a header and one line per video, with columns as wide as needed."""
     rows = [COLUMNS, *(_row(name, info) for name, info in infos.items())]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS) - 1)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS) - 1)]
     return "\n".join("  ".join([*map(str.ljust, row, widths), row[-1]]).rstrip() for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""alpro/data/media/read.py: NEW MODULE."""
+"""Reading of frames from a video and of images, from loose files or from shards."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from typing import Any, Literal
 import numpy as np
 
 from alpro.data.media.containers import missing_bytes
-from alpro.data.media.decoders import _check_file, _one_line, _read_decord, _read_pyav
+from alpro.data.media.decoders import check_file, error_summary, read_with_decord, read_with_pyav
 from alpro.data.media.frames import Strategy, frame_indices
 from alpro.data.media.probe import probe
-from alpro.data.media.shards import from_shards
+from alpro.data.media.shards import accept_shard_paths
 from alpro.errors import DataError
 
 Decoder = Literal["decord", "pyav"]
 
 
-# --- reading ----------------------------------------------------------------------------------------------
-
-
-@from_shards
+@accept_shard_paths
 def read_frames(
     path: str | Path,
     frames: int | Sequence[int],
@@ -31,14 +28,14 @@ def read_frames(
     rng: random.Random | None = None,
     decoder: Decoder | None = None,
 ) -> np.ndarray:
-    """Frames of a video, turned upright: (T, size, size, 3) uint8 RGB.
+    """Read frames of a video, turned upright: (T, size, size, 3) uint8 RGB.
 
-    `frames` is how many to take by `strategy`, or the indices themselves. `size` squeezes each frame to a square while
-    decoding, as the released code does; None keeps the file's own size. `decoder` None: decord, then PyAV.
-    Raises DataError with file and reason when a wanted frame can't be read, or the file was cut short.
+    `frames` is the number of frames to select by `strategy`, or the indices themselves. `size` squeezes each frame to
+    a square while decoding, as the released code does; None keeps the file's own size. `decoder` None tries decord,
+    then PyAV. Raises DataError with file and reason if a requested frame cannot be read or the file was cut short.
     """
     path = Path(path)
-    _check_file(path)
+    check_file(path)
     if missing_bytes(path):
         info = probe(path, digest=False)
         if not info.readable:
@@ -48,15 +45,15 @@ def read_frames(
         if isinstance(frames, int):
             return frame_indices(total, frames, strategy, rng)
         if len(frames) == 0 or not 0 <= min(frames) <= max(frames) < total:
-            raise DataError(f"frames {list(frames)} asked for, {total} there")
+            raise DataError(f"frames {list(frames)} were requested, but the video has {total}")
         return list(frames)
 
     state = rng.getstate() if rng else None
     reasons = []
-    for name, read in (("decord", _read_decord), ("pyav", _read_pyav)):
+    for name, read in (("decord", read_with_decord), ("pyav", read_with_pyav)):
         if decoder not in (None, name):
             continue
-        if rng and state:  # the second decoder draws what the first one drew
+        if rng and state:  # the second decoder draws the same frames as the first
             rng.setstate(state)
         try:
             return read(path, choose, size)
@@ -65,15 +62,15 @@ def read_frames(
     raise DataError(f"{path}: can't be read ({'; '.join(reasons)})")
 
 
-@from_shards
+@accept_shard_paths
 def read_image(path: str | Path) -> Any:
-    """An image file as PIL.Image in RGB, turned as its EXIF says. Raises DataError with file and reason."""
+    """Read an image file as PIL.Image in RGB, turned as its EXIF says. Raises DataError with file and reason."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     path = Path(path)
-    _check_file(path)
+    check_file(path)
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: no readable image ({_one_line(error)})") from None
+        raise DataError(f"{path}: not a readable image ({error_summary(error)})") from None

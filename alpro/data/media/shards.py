@@ -1,10 +1,10 @@
-"""Millions of clips as a few thousand files: tars of about 1,000 clips, and an index that says where each clip lies.
+"""Shards: tars of about 1,000 clips each, with an index of the position of every clip.
 
-DVC, file systems and object stores handle 2,500 large files well, and 2.5 million small ones badly. The tars are plain
-ones (`tar xf` gives the clips back) with the same bytes for the same clips. Nothing is unpacked to be read: a clip is a
-range of its tar, which the decoders see as a file in memory.
+DVC, file systems and object stores handle 2,500 large files well, and 2.5 million small ones badly. The shards are
+plain tars (`tar xf` extracts the clips) and the same clips give the same bytes. Reading unpacks nothing: a clip is a
+byte range of its tar, and the decoders see it as a file in memory.
 
-A clip in a shard has a path too: `FOLDER/shard-00012.tar/page/clip.mp4`.
+A clip in a shard has a path of this form: `FOLDER/shard-00012.tar/page/clip.mp4`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    """Where the bytes of one clip lie."""
+class ClipLocation:
+    """Position of one clip's bytes in its shard."""
 
     shard: Path
     offset: int
@@ -43,27 +43,27 @@ class Clip:
     sha256: str
 
 
-# --- writing ------------------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------
 
 
 def write_shards(source: str | Path, output: str | Path, clips: int = CLIPS) -> int:
-    """Pack all files below a folder, in order of their names, into shards of so many; returns how many shards.
+    """Pack all files below a folder, in order of their names, into shards of `clips` files; return the number of shards.
 
-    A shard that holds the same files, none of them newer than it, is kept, so a run that was stopped goes on. Raises
-    DataError for a source that is no folder or is empty, and for an output inside of it.
+    A shard that contains the same files, none of them newer, is kept, so an interrupted run resumes. Raises DataError
+    if the source is not a folder or is empty, or if the output is inside it.
     """
     source, output = Path(source), Path(output)
-    names = _names(source, output)
+    names = _file_names(source, output)
     groups = [names[i : i + clips] for i in range(0, len(names), clips)]
     output.mkdir(parents=True, exist_ok=True)
-    known = _known(output)
+    previous = _previous_rows(output)
     tables = []
     with reporting(f"{source} -> {output}", "shards") as report:
         for number, group in enumerate(groups):
             shard = output / f"shard-{number:05d}.tar"
-            rows = known.get(shard.name)
-            if rows is None or not _current(shard, rows, source, group):
-                rows = _write(shard, source, group)
+            rows = previous.get(shard.name)
+            if rows is None or not _is_current(shard, rows, source, group):
+                rows = _write_shard(shard, source, group)
             tables.append(rows)
             report(number + 1, len(groups))
     _write_index(output, tables)
@@ -75,26 +75,26 @@ def write_shards(source: str | Path, output: str | Path, clips: int = CLIPS) -> 
     return len(groups)
 
 
-def _names(source: Path, output: Path) -> list[str]:
+def _file_names(source: Path, output: Path) -> list[str]:
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; put the clips there")
-    real, beside = source.resolve(), output.resolve()
-    if real == beside or real in beside.parents:
-        raise DataError(f"{output}: the shards need a folder outside of {source}")
+    real_source, real_output = source.resolve(), output.resolve()
+    if real_source == real_output or real_source in real_output.parents:
+        raise DataError(f"{output}: is inside {source}; write the shards to a folder outside it")
     names = []
-    for here, folders, files in os.walk(source):
+    for parent, folders, files in os.walk(source):
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        names += [os.path.relpath(os.path.join(here, file), source) for file in files if not file.startswith(".")]
+        names += [os.path.relpath(os.path.join(parent, file), source) for file in files if not file.startswith(".")]
     if not names:
-        raise DataError(f"{source}: is empty; there is nothing to put into shards")
+        raise DataError(f"{source}: is empty; put the clips there")
     return sorted(names)
 
 
-def _write(shard: Path, source: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """One tar with neither times nor owners, so that the same clips give the same bytes; and its rows of the index."""
-    aside = shard.with_name(f".{shard.name}")
+def _write_shard(shard: Path, source: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Write one tar and return its index rows. It has no times or owners, so the same clips give the same bytes."""
+    temporary = shard.with_name(f".{shard.name}")
     rows = []
-    with aside.open("wb") as file:
+    with temporary.open("wb") as file:
         for name in names:
             content = (source / name).read_bytes()
             info = tarfile.TarInfo(name)
@@ -106,13 +106,13 @@ def _write(shard: Path, source: Path, names: Sequence[str]) -> list[dict[str, An
         file.write(bytes(-file.tell() % tarfile.RECORDSIZE or tarfile.RECORDSIZE))
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, shard)
-    atomic_write(_rows_file(shard), _parquet([rows]))  # until the index holds them
+    os.replace(temporary, shard)
+    atomic_write(_rows_file(shard), _parquet([rows]))  # until the index contains them
     return rows
 
 
-def _current(shard: Path, rows: list[dict[str, Any]], source: Path, names: Sequence[str]) -> bool:
-    """Whether a shard holds these files as they are now."""
+def _is_current(shard: Path, rows: list[dict[str, Any]], source: Path, names: Sequence[str]) -> bool:
+    """Return True if a shard contains exactly these files in their present state."""
     if not shard.exists() or [row["name"] for row in rows] != list(names):
         return False
     if shard.stat().st_size < rows[-1]["offset"] + rows[-1]["bytes"]:
@@ -122,17 +122,17 @@ def _current(shard: Path, rows: list[dict[str, Any]], source: Path, names: Seque
     return all(stat.st_size == row["bytes"] and stat.st_mtime_ns <= written for stat, row in zip(stats, rows, strict=True))
 
 
-def _known(output: Path) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each shard that an earlier run wrote."""
+def _previous_rows(output: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return {shard: index rows} of the shards that an earlier run wrote."""
     import pyarrow.parquet as pq
 
-    known: dict[str, list[dict[str, Any]]] = {}
+    previous: dict[str, list[dict[str, Any]]] = {}
     for path in [*output.glob(INDEX), *output.glob(".shard-*.parquet")]:
         shards: dict[str, list[dict[str, Any]]] = {}
         for row in pq.read_table(path).to_pylist():
             shards.setdefault(row["shard"], []).append(row)
-        known |= shards
-    return known
+        previous |= shards
+    return previous
 
 
 def _rows_file(shard: Path) -> Path:
@@ -144,7 +144,7 @@ def _write_index(output: Path, tables: list[list[dict[str, Any]]]) -> None:
 
 
 def _parquet(tables: list[list[dict[str, Any]]]) -> bytes:
-    """One row group a shard: whoever reads a clip reads its shard's rows only."""
+    """Return the index as Parquet with one row group per shard, so that finding a clip reads one group."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -157,16 +157,16 @@ def _parquet(tables: list[list[dict[str, Any]]]) -> bytes:
     return sink.getvalue()
 
 
-# --- finding ------------------------------------------------------------------------------------------------
+# --- locating clips ---------------------------------------------------------------------------------------
 
 
 def is_sharded(folder: str | Path) -> bool:
-    """Whether a folder holds shards."""
+    """Return True if a folder contains shards."""
     return (Path(folder) / INDEX).is_file() and any(Path(folder).glob("shard-*.tar"))
 
 
-def listing(folder: str | Path) -> Iterator[tuple[str, str]]:
-    """(shard's file name, clip's name) of every clip. Raises DataError when the index is none."""
+def list_clips(folder: str | Path) -> Iterator[tuple[str, str]]:
+    """Yield (file name of the shard, name of the clip) for every clip. Raises DataError if there is no valid index."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -174,84 +174,84 @@ def listing(folder: str | Path) -> Iterator[tuple[str, str]]:
     try:
         table = pq.read_table(path, columns=["shard", "name"])
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise DataError(f"{path}: no index of shards ({str(error).splitlines()[0]}); `alpro data shard` writes it") from None
+        raise DataError(f"{path}: not an index of shards ({str(error).splitlines()[0]}); run `alpro data shard`") from None
     yield from zip(table.column("shard").to_pylist(), table.column("name").to_pylist(), strict=True)
 
 
 def shard_of(path: str | Path) -> Path | None:
-    """The tar that a clip's path leads into; None for an ordinary path."""
+    """Return the shard that a clip's path points into, or None for the path of a loose file."""
     text = str(path)
     at = text.find(_IN_SHARD)
     return Path(text[: at + len(_IN_SHARD) - 1]) if at >= 0 else None
 
 
-def clip_of(path: str | Path) -> Clip:
-    """Where a clip's bytes lie. Raises DataError when its shard or the clip does not exist."""
+def locate_clip(path: str | Path) -> ClipLocation:
+    """Return the position of a clip in its shard. Raises DataError if the shard or the clip does not exist."""
     shard = shard_of(path)
     if shard is None:
-        raise ValueError(f"{path}: is no clip of a shard")
+        raise ValueError(f"{path}: is not a path into a shard")
     name = str(path)[len(str(shard)) + 1 :]
     names, rows = _rows_of(str(shard), os.getpid())
     at = bisect.bisect_left(names, name)
     if at == len(names) or names[at] != name:
-        raise DataError(f"{path}: not found: the index says nothing of it")
-    return Clip(shard, *rows[at])
+        raise DataError(f"{path}: not found in the index of the shards")
+    return ClipLocation(shard, *rows[at])
 
 
 @lru_cache(maxsize=256)
 def _rows_of(shard: str, pid: int) -> tuple[list[str], list[tuple[int, int, str]]]:
-    """Names, and (offset, bytes, sha256), of a shard's clips, by name."""
+    """Return the sorted names of a shard's clips and their (offset, bytes, sha256)."""
     index = _open_index(str(Path(shard).parent / INDEX), pid)
     try:
         group = int(Path(shard).stem.rpartition("-")[2])
         rows = index.read_row_group(group).to_pylist()
     except (ValueError, OSError) as error:
-        raise DataError(f"{shard}: the index has no such shard ({' '.join(str(error).split())})") from None
+        raise DataError(f"{shard}: not in the index ({' '.join(str(error).split())})") from None
     if not rows or rows[0]["shard"] != Path(shard).name:
-        raise DataError(f"{shard}: the index is of other shards; `alpro data shard` writes it anew")
+        raise DataError(f"{shard}: the index belongs to other shards; run `alpro data shard`")
     rows.sort(key=lambda row: row["name"])
     return [row["name"] for row in rows], [(row["offset"], row["bytes"], row["sha256"]) for row in rows]
 
 
 @lru_cache(maxsize=8)
 def _open_index(path: str, pid: int) -> Any:
-    """Opened once in each process (`pid`): a forked one must not share the file's state."""
+    """Open the index once per process (`pid`): a forked process must not share the file position."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: no index of shards ({str(error).splitlines()[0]}); `alpro data shard` writes it") from None
+        raise DataError(f"{path}: not an index of shards ({str(error).splitlines()[0]}); run `alpro data shard`") from None
 
 
-# --- reading ------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------
 
 
-def from_shards(read: Callable[P, R]) -> Callable[P, R]:
-    """Let a function whose first argument is the path of a file read clips of shards too.
+def accept_shard_paths(read: Callable[P, R]) -> Callable[P, R]:
+    """Let a function whose first argument is a file path also read clips in shards.
 
-    It is handed a file in memory, so the decoders need to know nothing of tars; its errors name the clip.
+    It receives a file in memory, so decoders need no support for tars. Its errors name the clip.
     """
 
     @wraps(read)
-    def reading(*args: P.args, **kwargs: P.kwargs) -> R:
+    def read_clip(*args: P.args, **kwargs: P.kwargs) -> R:
         path = args[0]
         if shard_of(str(path)) is None:
             return read(*args, **kwargs)
-        with as_file(str(path)) as file:
+        with as_memory_file(str(path)) as file:
             try:
                 return read(*(file, *args[1:]), **kwargs)  # type: ignore[arg-type]
             except DataError as error:
                 raise DataError(str(error).replace(str(file), str(path))) from None
 
-    return reading
+    return read_clip
 
 
 @contextmanager
-def as_file(path: str) -> Iterator[Path]:
-    """A clip as a file in memory, for as long as the block runs. Raises DataError when it, or its shard, is not whole."""
-    clip = clip_of(path)
+def as_memory_file(path: str) -> Iterator[Path]:
+    """Provide a clip as a file in memory while the block runs. Raises DataError if the clip or its shard is incomplete."""
+    clip = locate_clip(path)
     try:
         with clip.shard.open("rb") as file:
             content = os.pread(file.fileno(), clip.bytes, clip.offset)

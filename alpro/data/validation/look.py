@@ -11,10 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alpro.data.media.index import SCHEMA, build_index, cache_of
+from alpro.data.media.index import SCHEMA, build_index, probe_cache_path
 from alpro.data.media.probe import VideoInfo
 from alpro.data.media.read import read_image
-from alpro.data.media.shards import clip_of, shard_of
+from alpro.data.media.shards import locate_clip, shard_of
 from alpro.errors import DataError
 from alpro.files.atomic import sha256
 
@@ -28,7 +28,7 @@ def look(videos: pd.DataFrame, media: str, root: str, index: Path) -> None:
     if media == "image":
         infos = _look_at_images(paths, workers, index)
     else:
-        infos = build_index(paths, index, workers, cache=cache_of(root))
+        infos = build_index(paths, index, workers, cache=probe_cache_path(root))
     videos["frames"] = videos["path"].map({path: infos[path].frames for path in paths if infos[path].readable})
     videos["content"] = videos["path"].map({path: infos[path].sha256 for path in paths if infos[path].sha256})
     videos["error"] = videos["path"].map({path: infos[path].reason for path in paths})
@@ -54,7 +54,7 @@ def _look_at_image(path: str) -> VideoInfo:
     except DataError as error:
         reason = str(error).removeprefix(f"{path}: ")
     if readable and shard_of(path):
-        clip = clip_of(path)
+        clip = locate_clip(path)
         digest, length = clip.sha256, clip.bytes
     elif os.path.isfile(path):
         digest, length = sha256(path), os.path.getsize(path)

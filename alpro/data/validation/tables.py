@@ -15,7 +15,7 @@ import pandas as pd
 from alpro.config import Corpus, Dataset
 from alpro.data.annotations import read as reading
 from alpro.data.annotations.layouts import answers_of, corpus_rows, split_rows
-from alpro.data.annotations.media_files import MediaFolder, missing
+from alpro.data.annotations.media_files import MediaFolder, missing_paths
 from alpro.data.media.extensions import bare_name
 from alpro.data.sources.known_missing import known_missing
 from alpro.errors import DataError
@@ -85,7 +85,7 @@ def _known_absent(files: dict[str, Path], rows: pd.DataFrame) -> set[str]:
     """The paths of those known to be missing that are indeed absent, as the readers leave them out."""
     allowed = frozenset().union(*map(known_missing, files.values()))
     paths = rows.loc[rows["video"].isin(allowed), "path"].dropna().unique()
-    return set(map(str, missing([Path(path) for path in paths])))
+    return set(map(str, missing_paths([Path(path) for path in paths])))
 
 
 def _files(source: Corpus | Dataset, needed: Sequence[str], faults: list[str]) -> dict[str, Path]:

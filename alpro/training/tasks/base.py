@@ -52,7 +52,7 @@ class ClipTask(ABC):
         )
         for micro_step, processes in worlds[1:]:
             if micro_step < self.plan.total_steps:
-                self.plan = self.plan.changed(micro_step, processes)
+                self.plan = self.plan.resized(micro_step, processes)
         return self.plan.total_steps
 
     def epoch_of(self, micro_step: int) -> int:

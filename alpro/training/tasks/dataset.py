@@ -11,7 +11,7 @@ from alpro.data.annotations.read import QUESTION_TYPES, answer_file, read_answer
 from alpro.data.annotations.records import Record
 from alpro.data.batches.datasets import ClipDataset, Collator, View
 from alpro.data.batches.unreadable import refuse_unreadable
-from alpro.data.media.index import cache_of
+from alpro.data.media.index import probe_cache_path
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
 from alpro.files.json_files import write_json
@@ -36,7 +36,7 @@ class DatasetTask(ClipTask):
         self.answers = read_answers(dataset) if dataset.task == "qa" else None
         self.name, self.tokenizer = name, _tokenizer(params)
         self.val: list[Record] = read_dataset(dataset, "val")
-        refuse_unreadable(self.val, settings.num_frames, settings.eval_frames, cache_of(dataset.videos))
+        refuse_unreadable(self.val, settings.num_frames, settings.eval_frames, probe_cache_path(dataset.videos))
         view = View.training(settings, params.model)
         train = ClipDataset(name, read_dataset(dataset, "train"), dataset.task, view, params.seed, self.answers)
         super().__init__(params, settings, {name: train}, Collator(self.tokenizer, settings.max_text_tokens, params.seed))

@@ -163,12 +163,12 @@ def test_a_folder_is_listed_once(tmp_path, monkeypatch):
     assert listed == [tmp_path]
 
 
-def test_a_link_to_another_sets_videos_is_followed_and_a_dangling_one_named(tmp_path):
+def test_a_link_to_another_sets_videos_is_followed_and_a_broken_one_named(tmp_path):
     files(tmp_path / "msrvtt_ret", "video1.mp4")
     (tmp_path / "good").symlink_to(tmp_path / "msrvtt_ret")
     (tmp_path / "bad").symlink_to(tmp_path / "nowhere")
     assert MediaFolder(tmp_path / "good", "video").path("video1").is_file()
-    with pytest.raises(DataError, match=r"bad: the link leads nowhere \(to .*nowhere\)"):
+    with pytest.raises(DataError, match=r"bad: is a broken link \(to .*nowhere\); fix it"):
         MediaFolder(tmp_path / "bad", "video")
 
 

@@ -1,4 +1,4 @@
-"""RandAugment and crops: the released operations pixel by pixel, the same on all frames, drawn from what is handed in."""
+"""RandAugment and crops: pixels equal to the released operations, the same for all frames, seeded by the given generator."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ CASES = [name for name in PIXELS.files if name != "image"]
 
 
 def clip():
-    """(2, 3, 32, 32): the golden's image, and itself upside down."""
+    """(2, 3, 32, 32): the golden image, and the same upside down."""
     image = torch.from_numpy(PIXELS["image"]).permute(2, 0, 1)
     return torch.stack([image, image.flip(1)])
 
@@ -25,7 +25,7 @@ def clip():
 def test_each_operation_equals_the_released_pixels(case):
     name, magnitude = case.split("_M")
     moved = augment.apply(name, clip()[:1], float(magnitude))[0].permute(1, 2, 0).numpy()
-    if case == "Sharpness_M7":  # there, what leaves 0..255 comes round on the other side; here it stays at the end
+    if case == "Sharpness_M7":  # the released code wraps around at 0 and 255; this one clamps
         wrapped = moved != PIXELS[case]
         assert set(np.unique(moved[wrapped])) == {0, 255}
         moved = np.where(wrapped, PIXELS[case], moved)
@@ -63,13 +63,13 @@ def test_equal_seeds_draw_equal_things_and_others_do_not():
 def test_resized_crops_stay_within_area_and_aspect():
     rng = np.random.RandomState(0)
     for _ in range(200):
-        left, top, width, height = augment._part(120, 80, rng, (0.2, 1.0))
+        left, top, width, height = augment._draw_crop(120, 80, rng, (0.2, 1.0))
         assert min(left, top) >= 0 and left + width <= 120 and top + height <= 80
         assert 0.19 < width * height / 9600 <= 1 and 0.72 < width / height < 1.39
 
 
 def test_a_part_of_an_image_too_long_for_any_aspect_is_its_middle():
-    assert augment._part(1000, 10, np.random.RandomState(0), (0.9, 1.0)) == (493, 0, 13, 10)
+    assert augment._draw_crop(1000, 10, np.random.RandomState(0), (0.9, 1.0)) == (493, 0, 13, 10)
 
 
 def test_crops_take_the_same_square_from_every_frame():

@@ -1,4 +1,4 @@
-"""Samples and batches: what is one, that chance comes from (seed, epoch, sample) alone, what is masked and cropped."""
+"""Samples and batches: their content, seeding by (seed, epoch, sample) alone, masking and cropping."""
 
 from pathlib import Path
 
@@ -75,8 +75,8 @@ def test_frames_are_decoded_larger_and_cropped_where_decode_size_says_so(records
         return ClipDataset("ret", records, "retrieval", View(4, size, "uniform", **options), seed=0)[0, 2].frames
 
     whole, cropped = frames(40, train=False), frames(32, decode_size=40)
-    places = [(y, x) for y in range(9) for x in range(9) if torch.equal(whole[..., y : y + 32, x : x + 32], cropped)]
-    assert places and not torch.equal(frames(32), cropped)
+    offsets = [(y, x) for y in range(9) for x in range(9) if torch.equal(whole[..., y : y + 32, x : x + 32], cropped)]
+    assert offsets and not torch.equal(frames(32), cropped)
 
 
 def test_an_image_is_one_frame_repeated(tmp_path):
@@ -88,10 +88,10 @@ def test_an_image_is_one_frame_repeated(tmp_path):
     assert torch.equal(plain[0, 0].frames, plain[1, 0].frames)
 
 
-def test_what_can_not_be_read_is_named_not_replaced(records, tmp_path):
+def test_an_unreadable_sample_is_named_and_not_replaced(records, tmp_path):
     broken = [*records[:1], Record("gone", tmp_path / "gone.mp4", captions=("a",))]
-    found = ClipDataset("web", broken, "corpus", VIEW, seed=0)[0, 1]
-    assert isinstance(found, Unreadable) and found.id == "web/gone#0" and "gone.mp4: not found" in found.reason
+    sample = ClipDataset("web", broken, "corpus", VIEW, seed=0)[0, 1]
+    assert isinstance(sample, Unreadable) and sample.id == "web/gone#0" and "gone.mp4: not found" in sample.reason
 
 
 def test_records_without_text_give_no_sample(records):
@@ -115,7 +115,7 @@ def test_text_is_padded_to_the_longest_of_the_batch_and_cut(records, tokenizer):
     assert ids[0, 5] == tokenizer.pad_token_id and ids[1, 5] == tokenizer.sep_token_id
 
 
-def test_a_batch_carries_what_pretraining_asks_for(records, tokenizer):
+def test_a_batch_has_masked_words_and_crop_boxes_for_pretraining(records, tokenizer):
     data = ClipDataset("web", records, "corpus", VIEW, seed=0)
     batch = Collator(tokenizer, 30, seed=0, mlm_probability=0.5, crop=PEM(), patch_size=8)([data[0, i] for i in range(6)]).batch
     assert batch.pixels.shape == (6, 4, 3, 32, 32) and batch.corpus == "web" and batch.media == "video"
@@ -129,7 +129,7 @@ def test_a_batch_carries_what_pretraining_asks_for(records, tokenizer):
     assert plain.mlm_labels is None and plain.crop_boxes is None and plain.labels is None
 
 
-def test_chance_in_a_batch_does_not_depend_on_who_else_is_in_it(records, tokenizer):
+def test_random_draws_do_not_depend_on_the_rest_of_the_batch(records, tokenizer):
     data = ClipDataset("web", records, "corpus", VIEW, seed=0)
     samples = [data[0, i] for i in range(6)]
     collate = Collator(tokenizer, 30, seed=0, mlm_probability=0.5, crop=PEM(), patch_size=8)

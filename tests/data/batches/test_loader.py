@@ -1,4 +1,4 @@
-"""Batches in order: the same with any number of workers and from any step; what can't be read is counted, or refused."""
+"""Loading: the same batches with any number of workers and from any step; unreadable samples are counted or refused."""
 
 import os
 import select
@@ -12,8 +12,9 @@ import torch
 
 from alpro.config import PEM
 from alpro.data.annotations.records import Record
+from alpro.data.batches.clips import iter_clips
 from alpro.data.batches.datasets import ClipDataset, Collator, View
-from alpro.data.batches.loader import TrainLoader, iter_clips, validation_batches
+from alpro.data.batches.loader import TrainLoader, validation_batches
 from alpro.data.batches.sampler import BatchPlan
 from alpro.data.media.read import read_frames
 from alpro.errors import DataError, TrainingError
@@ -39,10 +40,10 @@ def setup(records, batch=2, world=1, epochs=2):
     return datasets, BatchPlan(lengths, batch, world, epochs=epochs, seed=5, mix="size")
 
 
-def same(one, other):
-    assert one.ids == other.ids and one.corpus == other.corpus
+def same(first, second):
+    assert first.ids == second.ids and first.corpus == second.corpus
     for name in TENSORS:
-        assert torch.equal(getattr(one, name), getattr(other, name)), name
+        assert torch.equal(getattr(first, name), getattr(second, name)), name
 
 
 def test_workers_and_resuming_change_nothing(records, collator):
@@ -83,7 +84,7 @@ def with_a_broken_one(records, tmp_path):
     return [*records[1:], Record("broken", tmp_path / "broken.avi", captions=("a red square",))]
 
 
-def test_training_leaves_out_counts_and_names_what_it_can_not_read(records, collator, tmp_path, caplog):
+def test_training_leaves_out_counts_and_names_unreadable_samples(records, collator, tmp_path, caplog):
     datasets, plan = setup(with_a_broken_one(records, tmp_path))
     loader = TrainLoader(datasets, plan, collator, max_unreadable=0.01)
     sizes = [len(batch) for _, batch in loader]
@@ -93,26 +94,26 @@ def test_training_leaves_out_counts_and_names_what_it_can_not_read(records, coll
     resumed = TrainLoader(datasets, plan, collator)
     resumed.load_state_dict(loader.state_dict())
     assert (resumed.read, resumed.skipped) == (loader.read, loader.skipped)
-    resumed.load_state_dict({"read": 7, "skipped": ["a/other#0"]})  # of a process that is no more
+    resumed.load_state_dict({"read": 7, "skipped": ["a/other#0"]})  # the state of a process that has left
     assert (resumed.read, resumed.skipped) == (loader.read + 7, [*loader.skipped, "a/other#0"])
 
 
-def test_training_stops_above_the_bound(records, collator, tmp_path):
+def test_training_stops_above_the_limit(records, collator, tmp_path):
     datasets, plan = setup(with_a_broken_one(records, tmp_path))
     with pytest.raises(TrainingError, match=r"1 of \d+ samples could not be read, more than loader.max_unreadable 0 .*broken"):
         list(TrainLoader(datasets, plan, collator, max_unreadable=0))
 
 
-def test_the_bound_is_of_what_all_processes_read(records, collator):
+def test_the_limit_applies_to_the_samples_of_all_processes(records, collator):
     datasets, plan = setup(records, batch=1, world=2)
     loader = TrainLoader(datasets, plan, collator, max_unreadable=0.01)
     loader.load_state_dict({"read": 1500, "skipped": ["a/broken#0"] * 29})  # more than 1 % of 1,500, less than of 3,000
     assert len(list(loader)) == len(loader) and loader.counts == (29, 1500 + len(loader))
-    loader.judge(30, 3000)
+    loader.check_unreadable(30, 3000)
     with pytest.raises(
         TrainingError, match=r"31 of 3000 samples could not be read, .*max_unreadable 0\.01 allows; .*a/broken#0"
     ):
-        loader.judge(31, 3000)
+        loader.check_unreadable(31, 3000)
     loader = TrainLoader(datasets, plan, collator, max_unreadable=0.01)
     loader.load_state_dict({"read": 1500, "skipped": ["a/broken#0"] * 40})
     with pytest.raises(TrainingError, match="40 of 1501 samples"):  # too many of all, whatever the other process read
@@ -126,14 +127,14 @@ def test_an_empty_batch_stops_the_training(records, collator, tmp_path):
 
 
 class _Dies(ClipDataset):
-    def _look(self, record, name, epoch):
+    def _load_frames(self, record, name, epoch):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_reading_process_that_dies_is_a_clear_error(records, collator):
+def test_a_worker_process_that_dies_is_a_clear_error(records, collator):
     data = _Dies("a", records, "corpus", VIEW, seed=0)
     plan = BatchPlan({"a": len(data)}, 2, epochs=1, seed=0)
-    with pytest.raises(TrainingError, match=r"step 0: a reading process died .*loader.workers.*/video\d"):
+    with pytest.raises(TrainingError, match=r"step 0: a worker process died .*loader.workers.*/video\d"):
         next(iter(TrainLoader({"a": data}, plan, collator, workers=1)))
 
 
@@ -152,13 +153,13 @@ signal.pause()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's signal at a parent's death")
-def test_a_killed_training_leaves_no_reading_process_behind():
+def test_a_killed_training_leaves_no_worker_process_behind():
     training = subprocess.Popen([sys.executable, "-c", _ENDLESS], stdout=subprocess.PIPE, text=True)
     assert training.stdout
     reader = os.pidfd_open(int(training.stdout.readline()))
     training.kill()
     training.wait()
-    assert select.select([reader], [], [], 5)[0], "the reading process lives on"  # readable: it has ended
+    assert select.select([reader], [], [], 5)[0], "the worker process is still running"  # a readable pidfd: it has ended
     os.close(reader)
 
 
@@ -173,7 +174,7 @@ def test_validation_sees_each_sample_once_and_no_process_idles(records, collator
     assert few == [data[0, row].id for row in (0, 4, 8, 12, 16)]
 
 
-def test_validation_refuses_what_it_can_not_read(records, collator, tmp_path):
+def test_validation_refuses_unreadable_samples(records, collator, tmp_path):
     data = ClipDataset("a", with_a_broken_one(records, tmp_path), "corpus", VIEW, seed=0)
     with pytest.raises(DataError, match=r"broken\.avi"):
         list(validation_batches(data, collator, 4))
@@ -181,11 +182,11 @@ def test_validation_refuses_what_it_can_not_read(records, collator, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 3])
 def test_evaluation_reads_every_clip_once_in_order(records, workers, monkeypatch):
-    import alpro.data.batches.loader as loader
+    import alpro.data.batches.clips as clips_module
 
     read = []
-    real = loader.look_at_video
-    monkeypatch.setattr(loader, "look_at_video", lambda record, *rest: read.append(record.id) or real(record, *rest))
+    real = clips_module.load_video_frames
+    monkeypatch.setattr(clips_module, "load_video_frames", lambda record, *rest: read.append(record.id) or real(record, *rest))
     clips = list(iter_clips(records, 4, "uniform", 32, workers))
     assert [position for position, _ in clips] == list(range(10))
     assert sorted(read) == sorted(record.id for record in records)

@@ -1,4 +1,4 @@
-"""Masked words and crop boxes: the released code's draws, and the rules that they obey."""
+"""Masked words and crop boxes: the draws of the released code and their rules."""
 
 import json
 from pathlib import Path

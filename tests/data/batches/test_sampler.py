@@ -1,4 +1,4 @@
-"""The plan of batches: a function of the step alone, the same samples for any number of processes, no video twice in one."""
+"""The batch plan: a function of the step alone, the same samples for any number of processes, no video twice in a batch."""
 
 import time
 
@@ -45,7 +45,7 @@ def test_an_epoch_holds_no_sample_twice_and_leaves_out_less_than_a_batch():
 def test_the_released_order_is_the_same_in_every_epoch():
     p = plan(reshuffle=False)
     np.testing.assert_array_equal(p.at(2).indices, p.at(7).indices)
-    assert (p.at(2).epoch, p.at(7).epoch) == (0, 1)  # what is drawn for the samples still changes
+    assert (p.at(2).epoch, p.at(7).epoch) == (0, 1)  # the draws for the samples still change
 
 
 def test_mixing_by_size_sees_every_corpus_once_an_epoch():
@@ -93,7 +93,7 @@ def test_without_the_switch_videos_do_meet():
     assert any(len(np.unique(groups[p.at(step).indices])) < 8 for step in range(p.total_steps))
 
 
-def test_what_can_not_be_is_said_at_the_start():
+def test_an_impossible_plan_is_refused_at_the_start():
     with pytest.raises(ConfigError, match="a: 22 samples do not fill one batch of 4 processes x batch_size 8"):
         plan(batch=8, world=4)
     with pytest.raises(ConfigError, match=r"a: 3 videos can't fill 5 batches .*distinct_videos"):
@@ -104,7 +104,7 @@ def test_what_can_not_be_is_said_at_the_start():
 
 @pytest.mark.parametrize("mix", ["size", "equal"])
 @pytest.mark.parametrize("changes", [[(7, 3)], [(3, 1), (4, 4), (9, 2)], [(12, 3), (12, 2)], [(10, 3)]])
-def test_another_number_of_processes_goes_on_with_what_is_left_of_the_epoch(mix, changes):
+def test_another_number_of_processes_continues_with_the_rest_of_the_epoch(mix, changes):
     lengths, groups = {"a": 50, "b": 33}, {"a": np.arange(50) // 2}
     whole = p = plan(lengths, 4, 2, mix=mix, groups=groups, distinct_videos=True)
     draws, start = [], 0
@@ -118,7 +118,7 @@ def test_another_number_of_processes_goes_on_with_what_is_left_of_the_epoch(mix,
             draws.append((p.epoch_of(step), draw))
             np.testing.assert_array_equal(np.concatenate([p.local(step, r).indices for r in range(p.world_size)]), draw.indices)
         start = end
-        p = p.changed(at, world) if at is not None else p
+        p = p.resized(at, world) if at is not None else p
     epochs = [epoch for epoch, _ in draws]
     assert epochs == sorted(epochs) and set(epochs) == {0, 1, 2}
     seen: dict = {}
@@ -134,7 +134,7 @@ def test_another_number_of_processes_goes_on_with_what_is_left_of_the_epoch(mix,
 
 def test_a_change_between_epochs_is_a_new_start_of_the_next_epoch():
     p = plan({"a": 40, "b": 24}, 4, 2, mix="size")
-    other, fresh = p.changed(p.steps_per_epoch, 1), plan({"a": 40, "b": 24}, 4, 1, mix="size")
+    other, fresh = p.resized(p.steps_per_epoch, 1), plan({"a": 40, "b": 24}, 4, 1, mix="size")
     for step in range(fresh.steps_per_epoch):
         ours, theirs = other.at(p.steps_per_epoch + step), fresh.at(fresh.steps_per_epoch + step)
         assert (ours.corpus, ours.epoch) == (theirs.corpus, theirs.epoch)

@@ -1,4 +1,4 @@
-"""Copies hold the frames they promise, upright and of the same colours; originals stay, and what is unreadable is listed."""
+"""Copies contain the promised frames, upright and in the same colours; originals stay, and unreadable ones are listed."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from alpro.config import Convert, parse
 from alpro.data.media import convert as module
-from alpro.data.media.convert import convert, convert_file, kept_frames, settings_of
+from alpro.data.media.convert import conversion_settings, convert, convert_file, select_frames
 from alpro.data.media.probe import probe
 from alpro.data.media.read import read_frames
 from alpro.errors import ConfigError, DataError
@@ -45,9 +45,9 @@ def test_two_frames_a_second_of_a_long_clip_and_enough_of_a_short_one(tmp_path):
 
 
 def test_kept_frames_are_spread_over_the_whole_clip():
-    keep, rate = kept_frames(300, 30.0, settings("a", "b", fps=2))
+    keep, rate = select_frames(300, 30.0, settings("a", "b", fps=2))
     assert [i for i in range(300) if keep(i)] == list(range(0, 300, 15)) and rate == 2
-    keep, _ = kept_frames(50, 25.0, settings("a", "b", every=10, min_frames=8))  # a tenth would be five
+    keep, _ = select_frames(50, 25.0, settings("a", "b", every=10, min_frames=8))  # a tenth would be five
     assert sum(map(keep, range(50))) == 8 and keep(0) and keep(43)
 
 
@@ -78,7 +78,7 @@ def test_the_same_video_gives_the_same_bytes(tmp_path):
     assert copy_of(video, tmp_path).read_bytes() == copy_of(video, tmp_path).read_bytes()
 
 
-def test_a_folder_is_converted_and_goes_on_where_it_stopped(tmp_path):
+def test_a_folder_is_converted_and_resumes_where_it_stopped(tmp_path):
     source, output, state = tmp_path / "in", tmp_path / "out", tmp_path / "state"
     (source / "page").mkdir(parents=True)
     make_video(source / "a.avi")
@@ -88,8 +88,8 @@ def test_a_folder_is_converted_and_goes_on_where_it_stopped(tmp_path):
     cut = make_video(tmp_path / "whole.avi", frames=60).read_bytes()
     (source / "cut.avi").write_bytes(cut[: len(cut) // 2])
     before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in source.rglob("*") if path.is_file()}
-    made = convert(settings(source, output), workers=1, state=state)
-    assert (made.made, made.kept, made.unreadable) == (4, 0, 2)
+    summary = convert(settings(source, output), workers=1, state=state)
+    assert (summary.converted, summary.up_to_date, summary.unreadable) == (4, 0, 2)
     assert sorted(p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()) == [
         "a.mp4",
         "page/b.mp4",
@@ -102,15 +102,15 @@ def test_a_folder_is_converted_and_goes_on_where_it_stopped(tmp_path):
     first = (output / "a.mp4").stat().st_mtime_ns
     (output / "page/b.mp4").unlink()  # as if it had been stopped before
     (output / ".c.mp4.part").write_bytes(b"half")
-    made = convert(settings(source, output), workers=1, state=state)
-    assert (made.made, made.kept) == (1, 3) and (output / "page/b.mp4").exists()
+    summary = convert(settings(source, output), workers=1, state=state)
+    assert (summary.converted, summary.up_to_date) == (1, 3) and (output / "page/b.mp4").exists()
     assert (output / "a.mp4").stat().st_mtime_ns == first and not (output / ".c.mp4.part").exists()
 
     (source / "a.avi").unlink()
     (source / "bad.mp4").unlink()
     (source / "cut.avi").unlink()
-    made = convert(settings(source, output), workers=1, state=state)
-    assert (made.made, made.kept, made.unreadable) == (0, 1, 0)
+    summary = convert(settings(source, output), workers=1, state=state)
+    assert (summary.converted, summary.up_to_date, summary.unreadable) == (0, 1, 0)
     assert not (output / "a.mp4").exists() and not (output / "unreadable.tsv").exists()
 
 
@@ -118,8 +118,8 @@ def test_other_settings_make_new_copies(tmp_path):
     source, output = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     make_video(source / "a.avi", frames=40)
-    assert convert(settings(source, output), 1, tmp_path / "s").made == 1
-    assert convert(settings(source, output, every=2), 1, tmp_path / "s").made == 1
+    assert convert(settings(source, output), 1, tmp_path / "s").converted == 1
+    assert convert(settings(source, output, every=2), 1, tmp_path / "s").converted == 1
     assert probe(output / "a.mp4").frames == 20
 
 
@@ -139,7 +139,7 @@ def crash(source, target, settings):
 
 def test_copies_never_lie_among_the_originals(tmp_path):
     make_video(tmp_path / "a.avi")
-    with pytest.raises(DataError, match="need a folder apart"):
+    with pytest.raises(DataError, match=r"overlaps with .*; give the copies a separate folder"):
         convert(settings(tmp_path, tmp_path / "out"))
 
 
@@ -147,15 +147,15 @@ def test_two_originals_of_one_name_are_refused(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.avi", "a.mov"):
         make_video(tmp_path / "in" / name, frames=2)
-    with pytest.raises(DataError, match=r"a.avi and .*a.mov: would get one name"):
+    with pytest.raises(DataError, match=r"a.avi and .*a.mov: would get the same name"):
         convert(settings(tmp_path / "in", tmp_path / "out"))
 
 
 def test_options_and_parameters_are_checked(tmp_path):
     with pytest.raises(ConfigError, match="give `every` or `fps`, not both"):
-        settings_of(tmp_path, None, source="a", output="b", every=2, fps=2)
+        conversion_settings(tmp_path, None, source="a", output="b", every=2, fps=2)
     with pytest.raises(ConfigError, match="name an entry"):
-        settings_of(tmp_path, None, source="a")
+        conversion_settings(tmp_path, None, source="a")
 
 
 def test_a_converted_folder_counts_as_made_by_the_pipeline_and_its_originals_as_needed(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The index: each file looked at once, again only when it changed, the same bytes for the same files."""
+"""The index: each file is probed once, again only if it changed, and the same files give the same bytes."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import alpro.data.media.index as index
-from alpro.data.media.index import build_index, looked_at
+from alpro.data.media.index import build_index, cached_probes
 from alpro.data.media.probe import probe
 
 VIDEOS = Path(__file__).parents[2] / "videos"
@@ -22,10 +22,10 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def looks(monkeypatch):
-    seen = []
-    monkeypatch.setattr(index, "probe", lambda name, every: seen.append(Path(name).name) or probe(name, every))
-    return seen
+def probed(monkeypatch):
+    names = []
+    monkeypatch.setattr(index, "probe", lambda name, every: names.append(Path(name).name) or probe(name, every))
+    return names
 
 
 def files(folder):
@@ -48,22 +48,22 @@ def test_the_index_says_what_each_file_is(folder):
     assert found["small_webm.webm"].decoder == "pyav" and found["gone.mp4"].reason == "not found"
 
 
-def test_only_what_changed_is_looked_at_again(folder, looks):
+def test_only_changed_files_are_probed_again(folder, probed):
     out, cache = folder / "index.parquet", folder / "cache.jsonl"
     build_index(files(folder), out, cache=cache)
     first = out.read_bytes()
-    looks.clear()
+    probed.clear()
     build_index(files(folder), out, cache=cache)
-    assert looks == [] and out.read_bytes() == first
+    assert probed == [] and out.read_bytes() == first
     os.utime(folder / "small_webm.webm", ns=(1, 1))
     shutil.copy(VIDEOS / "decord_video_0.mov", folder / "decord_video_90.mov")
     build_index(files(folder), out, cache=cache)
-    assert looks == ["decord_video_90.mov", "small_webm.webm"]
-    build_index(files(folder), out, cache=cache, every_frame=False)  # another kind of look
-    assert len(looks) == 6
+    assert probed == ["decord_video_90.mov", "small_webm.webm"]
+    build_index(files(folder), out, cache=cache, every_frame=False)  # another kind of probe
+    assert len(probed) == 6
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(folder, looks, monkeypatch):
+def test_an_interrupted_run_resumes_where_it_stopped(folder, probed, monkeypatch):
     out, cache = folder / "index.parquet", folder / "cache.jsonl"
 
     def interrupted(done, total):
@@ -74,9 +74,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(folder, looks, monkeypatch)
         build_index(files(folder), out, cache=cache, report=interrupted)
     assert not out.exists()
     cache.write_text(cache.read_text() + '{"path": "half a li')  # as a kill leaves it
-    looks.clear()
+    probed.clear()
     build_index(files(folder), out, cache=cache)
-    assert len(looks) == 2
+    assert len(probed) == 2
 
 
 def test_processes_and_order_change_no_byte(folder):
@@ -85,7 +85,7 @@ def test_processes_and_order_change_no_byte(folder):
     assert (folder / "one.parquet").read_bytes() == (folder / "two.parquet").read_bytes()
 
 
-def test_a_file_that_crashes_its_decoder_is_found_out(folder, monkeypatch):
+def test_a_file_that_crashes_its_decoder_is_reported(folder, monkeypatch):
     monkeypatch.setattr(index, "_CHUNK", 1)
     (folder / "sitecustomize.py").write_text(
         "import os, alpro.data.media.probe as v\n"
@@ -98,9 +98,9 @@ def test_a_file_that_crashes_its_decoder_is_found_out(folder, monkeypatch):
     assert found["small_webm.webm"].readable and found["made_5frames_480x270_from_nasa.mp4"].readable
 
 
-def test_earlier_looks_are_known_of_files_that_did_not_change(folder):
+def test_the_cache_gives_the_probes_of_files_that_did_not_change(folder):
     built = build_index(files(folder), folder / "index.parquet", cache=folder / "cache.jsonl")
     shutil.copy(VIDEOS / "decord_video_0.mov", folder / "decord_video_90.mov")
-    known = looked_at([*files(folder), folder / "never.mp4"], folder / "cache.jsonl")
-    assert known == {path: info for path, info in built.items() if not path.endswith("decord_video_90.mov")}
-    assert looked_at(files(folder), folder / "no_cache.jsonl") == {}
+    cached = cached_probes([*files(folder), folder / "never.mp4"], folder / "cache.jsonl")
+    assert cached == {path: info for path, info in built.items() if not path.endswith("decord_video_90.mov")}
+    assert cached_probes(files(folder), folder / "no_cache.jsonl") == {}

@@ -1,4 +1,4 @@
-"""Clips in shards are read as loose ones are, and the shards of the same clips are the same bytes."""
+"""Clips in shards are read like loose files, and the same clips give byte-identical shards."""
 
 import hashlib
 import multiprocessing
@@ -16,14 +16,14 @@ from alpro.data.batches.datasets import ClipDataset, View
 from alpro.data.media.index import build_index
 from alpro.data.media.probe import probe
 from alpro.data.media.read import read_frames, read_image
-from alpro.data.media.shards import clip_of, listing, write_shards
+from alpro.data.media.shards import list_clips, locate_clip, write_shards
 from alpro.errors import DataError
 from tests.data.clips import make_video
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Seven clips of three kinds in two pages, and the same in shards of three."""
+    """Seven clips of three kinds in two pages, loose and in shards of three."""
     root = tmp_path_factory.mktemp("shards")
     loose = root / "loose"
     for page in ("page1", "page2"):
@@ -60,11 +60,11 @@ def test_the_same_clips_give_the_same_bytes(folders, tmp_path):
     assert sorted(digests(shards)) == ["index.parquet", "shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
 
 
-def test_the_index_says_where_each_clip_lies_and_its_hash(folders):
+def test_the_index_has_the_position_and_hash_of_each_clip(folders):
     loose, shards = folders
-    assert sorted(name for _, name in listing(shards)) == names(loose)
-    for shard, name in listing(shards):
-        clip = clip_of(shards / shard / name)
+    assert sorted(name for _, name in list_clips(shards)) == names(loose)
+    for shard, name in list_clips(shards):
+        clip = locate_clip(shards / shard / name)
         assert clip.sha256 == hashlib.sha256((loose / name).read_bytes()).hexdigest()
         assert clip.shard.read_bytes()[clip.offset : clip.offset + clip.bytes] == (loose / name).read_bytes()
 
@@ -102,21 +102,21 @@ def test_an_image_in_a_shard_is_read(tmp_path):
     assert read_image(MediaFolder(tmp_path / "out", "image").path("a")).getpixel((3, 3)) == (200, 30, 90)
 
 
-def test_the_video_index_knows_clips_of_shards_and_looks_again_when_a_shard_changed(folders, tmp_path):
+def test_the_video_index_probes_clips_again_when_their_shard_changed(folders, tmp_path):
     _, shards = folders
-    paths = [shards / shard / name for shard, name in listing(shards)]
+    paths = [shards / shard / name for shard, name in list_clips(shards)]
     cache = tmp_path / "cache.jsonl"
     infos = build_index(paths, tmp_path / "i.parquet", cache=cache)
     assert all(info.readable for info in infos.values())
-    looked = []
-    build_index(paths, tmp_path / "i.parquet", cache=cache, report=lambda done, total: looked.append(done))
-    assert looked == []
+    probed = []
+    build_index(paths, tmp_path / "i.parquet", cache=cache, report=lambda done, total: probed.append(done))
+    assert probed == []
     os.utime(shards / "shard-00000.tar")
-    build_index(paths, tmp_path / "i.parquet", cache=cache, report=lambda done, total: looked.append(done))
-    assert len(looked) == 3
+    build_index(paths, tmp_path / "i.parquet", cache=cache, report=lambda done, total: probed.append(done))
+    assert len(probed) == 3
 
 
-def test_a_run_that_was_stopped_goes_on_and_what_changed_is_written_again(folders, tmp_path):
+def test_an_interrupted_run_resumes_and_rewrites_changed_shards(folders, tmp_path):
     loose, _ = folders
     output = tmp_path / "out"
     write_shards(loose, output, clips=3)
@@ -143,9 +143,9 @@ def test_a_cut_shard_and_an_unknown_clip_are_named(folders, tmp_path):
     write_shards(loose, tmp_path / "out", clips=3)
     with pytest.raises(DataError, match=r"shard-00000.tar/page1/other.mp4: not found"):
         read_frames(tmp_path / "out/shard-00000.tar/page1/other.mp4", 2, 32)
-    last = [tmp_path / "out" / shard / name for shard, name in listing(tmp_path / "out")][-1]
+    last = [tmp_path / "out" / shard / name for shard, name in list_clips(tmp_path / "out")][-1]
     shard = last.parents[1]
-    shard.write_bytes(shard.read_bytes()[: clip_of(last).offset + 10])
+    shard.write_bytes(shard.read_bytes()[: locate_clip(last).offset + 10])
     with pytest.raises(DataError, match=r"page2/clip5.mov: its shard was cut"):
         read_frames(last, 2, 32)
     assert probe(last).reason.endswith("its shard was cut")
@@ -162,7 +162,7 @@ def test_errors_name_the_clip_and_not_the_file_in_memory(tmp_path):
 
 def test_files_are_closed_again(folders):
     _, shards = folders
-    path = shards / "shard-00000.tar" / next(name for _, name in listing(shards))
+    path = shards / "shard-00000.tar" / next(name for _, name in list_clips(shards))
     read_frames(path, 2, 32)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
@@ -172,7 +172,7 @@ def test_files_are_closed_again(folders):
 
 def test_a_forked_worker_reads_too(folders):
     _, shards = folders
-    shard, name = next(iter(listing(shards)))
+    shard, name = next(iter(list_clips(shards)))
     expected = read_frames(shards / shard / name, 2, 32)
     with multiprocessing.get_context("fork").Pool(2) as pool:
         for found in pool.starmap(read_frames, [(shards / shard / name, 2, 32)] * 4):

@@ -134,7 +134,7 @@ def test_the_table_of_a_folder_has_each_videos_frames_and_size_or_the_reason_aga
 
 
 def test_a_folder_without_videos_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no videos"):
+    with pytest.raises(DataError, match="contains no videos"):
         probe_folder(tmp_path)
-    with pytest.raises(DataError, match="nowhere: no folder"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         probe_folder(tmp_path / "nowhere")
