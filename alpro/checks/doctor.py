@@ -306,7 +306,7 @@ def _champions(root: Path) -> Check:
 
     with store.opened(root) as opened:
         models = [model.name for model in opened.client.search_registered_models()]
-        crowned = [name for name in models if aliases.at(opened.client, name, "champion")]
+        crowned = [name for name in models if aliases.version_at(opened.client, name, "champion")]
         wrong = [said for name in models if (said := aliases.alias_mismatch(opened.client, name))]
     if wrong:
         return Check("champions", "warn", "; ".join(wrong), "`alpro lineage models:/NAME@champion` tells where it comes from")

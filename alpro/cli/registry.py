@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alpro.cli.app import add_group, app
-from alpro.cli.options import PARAMS, Candidates, Experiment, Flow, ParamsFile, Task, listed
+from alpro.cli.options import PARAMS, AsJson, Candidates, Experiment, Flow, ParamsFile, Task, listed
 
-group = add_group("track", "MLflow: fill in what is missing, show what is there.")
+if TYPE_CHECKING:
+    from alpro.registry import Promotion
+    from alpro.registry.lineage import Lineage
+    from alpro.tracking.sync import SyncResult
+
+ModelUri = Annotated[str, typer.Argument(help="models:/alpro-TASK@champion or models:/alpro-TASK/NUMBER.")]
+
+group = add_group("track", "MLflow: compare its store with the results on disk, and add what is missing.")
 
 
 @group.command("sync")
 def track_sync(
-    params: ParamsFile = PARAMS, flow: Flow = None, experiment: Experiment = None, candidates: Candidates = None
+    params: ParamsFile = PARAMS,
+    flow: Flow = None,
+    experiment: Experiment = None,
+    candidates: Candidates = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Fill the MLflow store with the runs and checkpoints that it lacks."""
+    """Add missing runs and checkpoints to the MLflow store."""
     from alpro import registry
     from alpro.config import load
-    from alpro.registry.sync import sync
 
-    given = registry.made_by(flow, experiment)
-    typer.echo(str(sync(Path.cwd(), load(params), tags=given, candidates=listed(candidates))))
+    with only_json_on_stdout(as_json):
+        tags = registry.origin_tags(flow, experiment)
+        result = registry.sync(Path.cwd(), load(params), tags=tags, candidates=listed(candidates))
+    _show(result, as_json)
 
 
 @group.command("status")
 def track_status(params: ParamsFile = PARAMS) -> None:
-    """Show what the MLflow store has of this checkout's results."""
+    """Show which results of this checkout are in the MLflow store."""
+    from alpro import registry
     from alpro.config import load
-    from alpro.registry.status import status
 
-    typer.echo(str(status(Path.cwd(), load(params))))
+    typer.echo(str(registry.status(Path.cwd(), load(params))))
 
 
 @app.command()
@@ -41,56 +58,87 @@ def register(
     flow: Flow = None,
     experiment: Experiment = None,
     candidates: Candidates = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Register the pipeline's checkpoints in MLflow, with where they come from."""
+    """Register the pipeline's checkpoints in MLflow, with their origin."""
     from alpro import registry
     from alpro.config import load
 
-    given = registry.made_by(flow, experiment)
-    typer.echo(str(registry.register(Path.cwd(), load(params), tags=given, candidates=listed(candidates))))
+    with only_json_on_stdout(as_json):
+        tags = registry.origin_tags(flow, experiment)
+        result = registry.register(Path.cwd(), load(params), tags=tags, candidates=listed(candidates))
+    _show(result, as_json)
 
 
 @app.command()
 def promote(
     task: Task,
-    version: Annotated[str | None, typer.Option(help="This version, and not the one that `candidate` names.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the gate says.")] = False,
+    version: Annotated[
+        str | None, typer.Option(help="Number of the version to promote (default: the one with alias `candidate`).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report the gate's decision; move no alias.")] = False,
     params: ParamsFile = PARAMS,
+    as_json: AsJson = False,
 ) -> None:
-    """Make the candidate the champion, if it is better on the same data. Exit code 1: refused, nothing moved."""
+    """Make the candidate the champion if it is better on the same data. Exit code 1: refused, no alias was moved."""
     from alpro import registry
     from alpro.config import load
 
-    done = registry.promote(Path.cwd(), load(params), task, version=version, dry_run=dry_run)
-    typer.echo(str(done))
-    raise typer.Exit(0 if done.passed else 1)
+    with only_json_on_stdout(as_json):
+        result = registry.promote(Path.cwd(), load(params), task, version=version, dry_run=dry_run)
+    _show(result, as_json)
+    raise typer.Exit(0 if result.passed else 1)
 
 
 @app.command()
 def rollback(task: Task) -> None:
-    """Make the champion before the champion again."""
+    """Make the previous champion the champion again."""
     from alpro import registry
 
-    was, now = registry.rollback(Path.cwd(), task)
-    typer.echo(f"alpro-{task}@champion: version {was} -> {now}")
+    before, now = registry.rollback(Path.cwd(), task)
+    typer.echo(f"alpro-{task}@champion: version {before} -> {now}")
 
 
 @app.command()
-def lineage(model: Annotated[str, typer.Argument(help="models:/alpro-TASK@champion, or models:/alpro-TASK/NUMBER.")]) -> None:
-    """Tell where a registered model comes from, and how to bring that state back."""
-    from alpro.registry import lineage as chain
+def lineage(model: ModelUri, as_json: AsJson = False) -> None:
+    """Show the origin of a registered model, and the commands that restore its state."""
+    from alpro.registry.lineage import trace
 
-    typer.echo(chain.trace(Path.cwd(), model))
+    with only_json_on_stdout(as_json):
+        result = trace(Path.cwd(), model)
+    _show(result, as_json)
 
 
 @app.command()
 def reproduce(
-    model: Annotated[str, typer.Argument(help="models:/alpro-TASK@champion, or models:/alpro-TASK/NUMBER.")],
-    train: Annotated[bool, typer.Option("--train", help="Train it anew too, and all that it was trained from.")] = False,
+    model: ModelUri,
+    train: Annotated[bool, typer.Option("--train", help="Also train it again, and every model it was trained from.")] = False,
 ) -> None:
-    """Evaluate a registered model anew in a clean worktree of its commit. Exit code 1: a figure differs."""
+    """Evaluate a registered model again in a clean worktree of its commit. Exit code 1: a metric differs."""
     from alpro.registry.reproduce import reproduce as run
 
-    done = run(Path.cwd(), model, train=train, say=typer.echo)
-    typer.echo(str(done))
-    raise typer.Exit(0 if done.same else 1)
+    result = run(Path.cwd(), model, train=train, say=typer.echo)
+    typer.echo(str(result))
+    raise typer.Exit(0 if result.same else 1)
+
+
+def _show(result: SyncResult | Promotion | Lineage, as_json: bool) -> None:
+    """Print a result as text, or as one JSON document."""
+    typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else str(result))
+
+
+@contextmanager
+def only_json_on_stdout(as_json: bool) -> Iterator[None]:
+    """With `as_json`, send everything that the block and its child processes print to stderr."""
+    if not as_json:
+        yield
+        return
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)

@@ -1,26 +1,37 @@
-"""What git and DVC know: of the state on disk, and of the one that a commit holds. Only here are git and DVC called.
+"""The only code that calls git and DVC: commits, lock files and content hashes of the project.
 
-Everything here answers without them too: outside a repository there is no commit, without a lock there are no hashes.
+Everything here also works without them: outside a repository there is no commit, without a lock file there are no hashes.
 """
 
-from alpro.lineage.dvc import dvc_add
-from alpro.lineage.dvc_lock import LOCKS, Locked, LockedStage, agrees, dvc_hash, locked_stages, locks_digest, stage_of, touch
-from alpro.lineage.git import CODE, GitState, git, git_state, home
+from alpro.lineage.dvc import dvc_add, dvc_cache
+from alpro.lineage.dvc_lock import (
+    LOCKS,
+    LockedPath,
+    LockedStage,
+    dvc_hash,
+    locked_stages,
+    locks_digest,
+    matches_lock,
+    overlap,
+    stage_of,
+)
+from alpro.lineage.git import CODE, GitState, git, git_state, main_checkout
 
 __all__ = [
     "CODE",
     "LOCKS",
     "GitState",
-    "Locked",
+    "LockedPath",
     "LockedStage",
-    "agrees",
     "dvc_add",
+    "dvc_cache",
     "dvc_hash",
     "git",
     "git_state",
-    "home",
     "locked_stages",
     "locks_digest",
+    "main_checkout",
+    "matches_lock",
+    "overlap",
     "stage_of",
-    "touch",
 ]

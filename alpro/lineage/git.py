@@ -1,4 +1,4 @@
-"""git: which commit holds the state on disk, what a commit holds, and where the project's home is."""
+"""Reads git: the commit that contains the state on disk, files of a commit, and the project's main checkout."""
 
 from __future__ import annotations
 
@@ -10,24 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CODE = ("alpro", "flows", "stages", "recipes", "dvc.yaml", "dvc.lock", "params.yaml", "pyproject.toml")
-
-
-"""What a result depends on: a state is clean when a commit holds exactly these."""
+"""Paths that a result depends on. A state is clean if a commit contains exactly these."""
 
 PIPELINE = ("dvc.yaml", "params.yaml", "dvc.lock", "stages/dvc.lock")
-
-
-TEMPORARY = (".dvc", "tmp", "exps")  # where `dvc exp run --temp` and `--queue` put their own small repositories
-
-
-EXPERIMENT_DEPTH = 4  # refs/exps/AB/CDEF.../NAME
+TEMPORARY = (".dvc", "tmp", "exps")  # folder in which `dvc exp run --temp` and `--queue` create small repositories
+EXPERIMENT_DEPTH = 4  # slashes in refs/exps/AB/CDEF.../NAME
 
 
 @dataclass(frozen=True)
 class GitState:
-    """A checkout as git sees it. `changed` names the paths under `CODE` that no commit holds as they are.
+    """State of a checkout. `changed` lists the paths under `CODE` that differ from the commit.
 
-    `commit` is the one that holds the state, else HEAD; `branch` the branch, or the experiment, of that commit.
+    `commit` is the one that contains the state, otherwise HEAD; `branch` is the branch or experiment of that commit.
     """
 
     commit: str | None
@@ -36,24 +30,24 @@ class GitState:
 
     @property
     def clean(self) -> bool:
-        """Whether a commit holds code, pipeline, parameters and lock as they lie here."""
+        """True if a commit contains code, pipeline, parameters and lock file as they are on disk."""
         return self.commit is not None and not self.changed
 
 
 def git(root: Path, *args: str, variables: Mapping[str, str] | None = None) -> str | None:
-    """Standard output of a git command run in `root`; None where git is missing, or says no."""
+    """Return the standard output of a git command run in `root`, or None if it fails or git is missing."""
     environment = {**os.environ, **(variables or {})}
     try:
-        done = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, timeout=60, env=environment)
+        process = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, timeout=60, env=environment)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    return process.stdout if process.returncode == 0 else None
 
 
 def git_state(root: Path) -> GitState:
-    """Commit, branch and what differs from the commit. Ignored files that the pipeline needs count as changed.
+    """Return commit, branch and changed paths. Ignored files that the pipeline needs count as changed.
 
-    A state that HEAD does not hold may be one that a branch or an experiment of DVC's holds, as after `dvc exp save`.
+    If HEAD does not contain the state, the branches and DVC's experiments are searched, as after `dvc exp save`.
     """
     commit = git(root, "rev-parse", "HEAD")
     if commit is None:
@@ -62,22 +56,22 @@ def git_state(root: Path) -> GitState:
     present = [path for path in CODE if (root / path).exists()]
     status = git(root, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *present) or ""
     changed = {entry[3:] for entry in status.split("\0") if len(entry) > 3}
-    held = set((git(root, "ls-files", "-z", "--", *PIPELINE) or "").split("\0"))
-    changed |= {path for path in PIPELINE if (root / path).exists() and path not in held}
-    if changed and (holder := _holder(root, present)):
-        return GitState(*holder, ())
+    tracked = set((git(root, "ls-files", "-z", "--", *PIPELINE) or "").split("\0"))
+    changed |= {path for path in PIPELINE if (root / path).exists() and path not in tracked}
+    if changed and (match := _find_commit(root, present)):
+        return GitState(*match, ())
     return GitState(commit.strip(), branch.strip() if branch else None, tuple(sorted(changed)))
 
 
-def show(root: Path, commit: str, path: str) -> str | None:
-    """A file as a commit holds it; None where it does not, or where there is no such commit."""
+def show_file(root: Path, commit: str, path: str) -> str | None:
+    """Return the content of a file in a commit, or None if the commit or the file does not exist."""
     return git(root, "show", f"{commit}:{path}")
 
 
-def _holder(root: Path, present: Sequence[str]) -> tuple[str, str] | None:
-    """The commit of a branch or experiment, and its name, that holds exactly what lies here under `CODE`."""
-    with tempfile.TemporaryDirectory(prefix="alpro-index.") as aside:  # an index of its own: the user's stays as it is
-        index = {"GIT_INDEX_FILE": str(Path(aside) / "index")}
+def _find_commit(root: Path, present: Sequence[str]) -> tuple[str, str] | None:
+    """Return commit and name of the branch or experiment whose paths under `CODE` are exactly those on disk."""
+    with tempfile.TemporaryDirectory(prefix="alpro-index.") as temporary:  # a separate index: the user's is not changed
+        index = {"GIT_INDEX_FILE": str(Path(temporary) / "index")}
         forced = [path for path in PIPELINE if (root / path).exists()]
         staged = [("read-tree", "HEAD"), ("add", "--all", "--", *present), ("add", "--force", "--", *forced)]
         if any(git(root, *words, variables=index) is None for words in staged):
@@ -87,29 +81,32 @@ def _holder(root: Path, present: Sequence[str]) -> tuple[str, str] | None:
     if tree is None or refs is None:
         return None
     for line in refs.splitlines():
-        commit, _, name = line.partition(" ")
-        own = name.startswith("refs/heads/") or name.count("/") == EXPERIMENT_DEPTH  # DVC keeps other refs there too
-        if own and git(root, "diff-tree", "--quiet", commit, tree.strip(), "--", *CODE) is not None:
-            return commit, name.removeprefix("refs/heads/") if name.startswith("refs/heads/") else name.rsplit("/", 1)[-1]
+        commit, _, ref = line.partition(" ")
+        is_branch = ref.startswith("refs/heads/")
+        is_experiment = ref.count("/") == EXPERIMENT_DEPTH  # DVC has other refs below refs/exps, too
+        if not is_branch and not is_experiment:
+            continue
+        if git(root, "diff-tree", "--quiet", commit, tree.strip(), "--", *CODE) is not None:
+            return commit, ref.removeprefix("refs/heads/") if is_branch else ref.rsplit("/", 1)[-1]
     return None
 
 
-def home(root: Path) -> Path:
-    """The folder that all worktrees and DVC's temporary experiment folders of one project share.
+def main_checkout(root: Path) -> Path:
+    """Return the main checkout, which all worktrees and DVC's temporary experiment folders of one project share.
 
-    It is the main checkout: the parent of git's common directory. A submodule, whose common directory lies
-    inside another repository, is its own home; outside git `root` is.
+    It is the parent of git's common directory. A submodule, whose common directory is inside another repository, is its
+    own main checkout. Outside git it is `root`.
     """
     root = Path(root).resolve()
-    parts = root.parts
-    for at in range(len(parts) - 2):
-        if parts[at : at + 3] == TEMPORARY and at:
-            return home(Path(*parts[:at]))
+    names = root.parts
+    for start in range(len(names) - 2):
+        if names[start : start + 3] == TEMPORARY and start:
+            return main_checkout(Path(*names[:start]))
     answer = git(root, "rev-parse", "--git-dir", "--git-common-dir")
     if answer is None:
         return root
-    own, common = ((root / line).resolve() for line in answer.splitlines()[:2])
-    if own == common:
+    git_dir, common = ((root / line).resolve() for line in answer.splitlines()[:2])
+    if git_dir == common:
         top = git(root, "rev-parse", "--show-toplevel")
         return Path(top.strip()).resolve() if top else common.parent
     return common.parent

@@ -1,21 +1,22 @@
-"""The checkpoints of a pipeline state as registered models: alpro-prompter, alpro-pretrain, alpro-<task>.
+"""MLflow's model registry: alpro-prompter, alpro-pretrain and alpro-<task>, with one version per distinct checkpoint.
 
-One version stands for one content. The aliases `candidate`, `champion` and `previous` of a fine-tuned model say which is
-the newest, which is in use, and which was before; only the gate and a rollback move the last two.
+A fine-tuned model has the aliases `candidate` (the newest version), `champion` (the version in use) and `previous` (the
+champion before). Only the promotion gate and a rollback move the last two.
 """
 
-from alpro.registry.promote import promote, rollback
-from alpro.registry.register import made_by, register_checkpoints
-from alpro.registry.status import Status, status
-from alpro.registry.sync import register, sync
+from alpro.registry.promotion import Promotion, promote, rollback
+from alpro.registry.registration import origin_tags, register_checkpoints
+from alpro.registry.store_status import StoreStatus, status
+from alpro.registry.sync_store import register, sync
 from alpro.registry.versions import CHECKPOINT, checkpoints, find_version
 
 __all__ = [
     "CHECKPOINT",
-    "Status",
+    "Promotion",
+    "StoreStatus",
     "checkpoints",
     "find_version",
-    "made_by",
+    "origin_tags",
     "promote",
     "register",
     "register_checkpoints",

@@ -1,4 +1,4 @@
-"""Whether the model that is being loaded is a champion that the gate did not make one."""
+"""Warning for a served champion that the promotion gate did not set."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import yaml
 
-SECONDS = "5"  # a registry that is down delays no service
+TIMEOUT_S = "5"  # an unreachable registry must not delay a service
 
 
-def alias_warning(packed: Path, name: str | None) -> str | None:
-    """One line about a champion's alias that was moved by hand, or a registry that can't say; None where all is well.
+def alias_warning(model_folder: Path, name: str | None) -> str | None:
+    """Return one line if this model is a champion that the gate did not set, or if the registry cannot tell; else None.
 
-    packed: the folder of the MLflow model; name: the registered model. Without MLFLOW_TRACKING_URI there is no registry to ask.
+    model_folder: folder of the MLflow model; name: the registered model. Without MLFLOW_TRACKING_URI there is no registry
+    to ask, and the answer is None.
     """
     if not name or not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
@@ -22,12 +23,13 @@ def alias_warning(packed: Path, name: str | None) -> str | None:
 
     from alpro.registry import aliases
 
-    own = yaml.safe_load((packed / "MLmodel").read_text(encoding="utf-8")).get("model_id")
-    for variable, value in (("MLFLOW_HTTP_REQUEST_TIMEOUT", SECONDS), ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")):
+    model_id = yaml.safe_load((model_folder / "MLmodel").read_text(encoding="utf-8")).get("model_id")
+    for variable, value in (("MLFLOW_HTTP_REQUEST_TIMEOUT", TIMEOUT_S), ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")):
         os.environ.setdefault(variable, value)
     client = MlflowClient()
     try:
-        champion = aliases.at(client, name, "champion")
-        return aliases.alias_mismatch(client, name) if champion is not None and champion.source == f"models:/{own}" else None
+        champion = aliases.version_at(client, name, "champion")
+        is_champion = champion is not None and champion.source == f"models:/{model_id}"
+        return aliases.alias_mismatch(client, name) if is_champion else None
     except MlflowException as error:
-        return f"{name}: the registry could not say whether the gate passed this champion ({str(error)[:200]})"
+        return f"{name}: the registry could not tell whether this champion passed the gate ({str(error)[:200]})"

@@ -1,8 +1,8 @@
-"""`champion` and `previous`: how they move, and how a move that was not the gate's is recognised.
+"""The aliases `champion` and `previous`: how they move, and how a move outside the gate is detected.
 
-The gate writes its record at the version that it lets through, and the version's number at the model. An alias that was
-moved or deleted in MLflow's pages has changed neither, and so is no way around the gate: a candidate meets the champion of
-the record.
+The gate writes its record as a tag of the version that passes, and the version's number as a tag of the model. Moving or
+deleting an alias in MLflow's pages changes neither, so it does not bypass the gate: a candidate is still compared with
+the recorded champion.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-GATE = "alpro.gate"  # on a version: the record of the gate that let it through, as JSON
-RECORDED = "alpro.champion"  # on the model: the version that the gate, or a rollback, made champion last
+GATE = "alpro.gate"  # tag of a version: the record of the gate that it passed, as JSON
+RECORDED = "alpro.champion"  # tag of the model: the version that the gate or a rollback last made champion
 
 
-def at(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
-    """The version that carries an alias; None where none does, or there is no such model."""
+def version_at(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
+    """Return the version that an alias points to, or None if the alias or the model does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -33,11 +33,10 @@ def at(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
         raise
 
 
-def crown(client: MlflowClient, version: ModelVersion, before: ModelVersion | None, record: dict[str, Any]) -> None:
-    """Make a version the champion, with the gate's record; the one that it beat becomes `previous`.
+def set_champion(client: MlflowClient, version: ModelVersion, before: ModelVersion | None, record: dict[str, Any]) -> None:
+    """Make a version the champion and store the gate's record; the version that it beat becomes `previous`.
 
-    The alias moves last: whoever is killed before has a champion as it was, and a record that says more than is true, which
-    `by_hand` names.
+    The alias moves last. If the process dies before that, the old champion stays and `alias_mismatch` reports the mismatch.
     """
     client.set_model_version_tag(version.name, version.version, GATE, json.dumps(record, sort_keys=True))
     if before is not None:
@@ -46,58 +45,61 @@ def crown(client: MlflowClient, version: ModelVersion, before: ModelVersion | No
     client.set_registered_model_alias(version.name, CHAMPION, version.version)
 
 
-def recorded(client: MlflowClient, model: str) -> ModelVersion | None:
-    """The version that the gate or a rollback made champion last, wherever the alias points; None where none has passed."""
-    passed = {str(one.version): one for one in client.search_model_versions(f"name = '{model}'") if GATE in one.tags}
+def recorded_champion(client: MlflowClient, model: str) -> ModelVersion | None:
+    """Return the version that the gate or a rollback last made champion, whatever the alias says; None if none passed yet."""
+    versions = client.search_model_versions(f"name = '{model}'")
+    passed = {str(version.version): version for version in versions if GATE in version.tags}
     if not passed:
         return None
     last = client.get_registered_model(model).tags.get(RECORDED, "")
-    return passed.get(last) or max(passed.values(), key=lambda one: (json.loads(one.tags[GATE])["at"], int(one.version)))
+    return passed.get(last) or max(passed.values(), key=lambda v: (json.loads(v.tags[GATE])["at"], int(v.version)))
 
 
-def rival(client: MlflowClient, candidate: ModelVersion) -> ModelVersion | None:
-    """Whom a candidate must beat: the champion of the record, whatever the alias says; of the alias where there is no record.
+def incumbent(client: MlflowClient, candidate: ModelVersion) -> ModelVersion | None:
+    """Return the version a candidate must beat: the recorded champion, or without a record the one of the alias.
 
-    A candidate that is this champion itself meets the one before.
+    A candidate that is this champion itself is compared with the previous one.
     """
-    champion = recorded(client, candidate.name) or at(client, candidate.name, CHAMPION)
-    listed = (champion, at(client, candidate.name, PREVIOUS))
-    return next((one for one in listed if one and not same(one, candidate)), None)
+    champion = recorded_champion(client, candidate.name) or version_at(client, candidate.name, CHAMPION)
+    versions = (champion, version_at(client, candidate.name, PREVIOUS))
+    return next((version for version in versions if version and not same_version(version, candidate)), None)
 
 
-def same(one: ModelVersion | None, other: ModelVersion | None) -> bool:
-    """Whether both are the same version of a model, or neither is there."""
-    return (one and str(one.version)) == (other and str(other.version))
+def same_version(a: ModelVersion | None, b: ModelVersion | None) -> bool:
+    """Return True if both are the same version of a model, or both are None."""
+    return (a and str(a.version)) == (b and str(b.version))
 
 
 def rollback(client: MlflowClient, model: str) -> tuple[str, str]:
-    """Give `champion` back to the one before; after a move by hand, to the last that the gate let through.
+    """Move `champion` back to the previous version or, if the alias was moved by hand, to the recorded champion.
 
-    Returns the versions' numbers, from (`none` where the alias is gone) and to. Raises TrackingError where there is nothing to
-    go back to.
+    Returns the version numbers before (`none` if the alias was deleted) and after. Raises TrackingError if there is no
+    version to go back to.
     """
-    champion, last = at(client, model, CHAMPION), recorded(client, model)
+    champion, last = version_at(client, model, CHAMPION), recorded_champion(client, model)
     if champion is None and last is None:
         raise TrackingError(f"{model} has no champion; `alpro promote` makes one")
-    if last is not None and not same(champion, last):
+    if last is not None and not same_version(champion, last):
         target: str | None = str(last.version)
     else:
-        previous = at(client, model, PREVIOUS)
+        previous = version_at(client, model, PREVIOUS)
         target = str(previous.version) if previous else None
-    was = str(champion.version) if champion else "none"
-    if target is None or target == was:
-        raise TrackingError(f"{model}: there is no champion before version {was} to go back to")
+    before = str(champion.version) if champion else "none"
+    if target is None or target == before:
+        raise TrackingError(f"{model}: there is no champion before version {before} to go back to")
     client.set_registered_model_tag(model, RECORDED, target)
     client.set_registered_model_alias(model, CHAMPION, target)
-    return was, target
+    return before, target
 
 
 def alias_mismatch(client: MlflowClient, model: str) -> str | None:
-    """What is wrong with the champion's alias, in one line; None where the gate or a rollback left it as it is."""
-    champion, last = at(client, model, CHAMPION), recorded(client, model)
-    if same(champion, last):
+    """Return one line if the champion alias differs from the gate's record, else None."""
+    champion, last = version_at(client, model, CHAMPION), recorded_champion(client, model)
+    if same_version(champion, last):
         return None
-    told = f"the last that passed is version {last.version}" if last else "none has passed yet"
-    found = f"is version {champion.version} without the gate's record" if champion else "is gone"
-    done = "moved" if champion else "deleted"
-    return f"{model}@{CHAMPION} {found} ({told}): {done} by hand; `alpro promote` or `alpro rollback` puts it right"
+    expected = f"the last version that passed is {last.version}" if last else "no version has passed yet"
+    if champion:
+        problem = f"is version {champion.version}, which has no record of the gate ({expected}): moved by hand"
+    else:
+        problem = f"is missing ({expected}): deleted by hand"
+    return f"{model}@{CHAMPION} {problem}; run `alpro promote` or `alpro rollback` to correct it"

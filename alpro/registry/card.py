@@ -1,4 +1,4 @@
-"""The card of a model version: what it is, what it was trained on, its figures, its limits, its licence."""
+"""Model card of a registered version: purpose, training data, metrics, limits, licence."""
 
 from __future__ import annotations
 
@@ -6,72 +6,59 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from alpro.evaluation.compare import figure
 from alpro.registry import versions as tag
 from alpro.registry.versions import Checkpoint, training_of
 
 if TYPE_CHECKING:
-    from alpro.tracking.state import State
-
-from alpro.evaluation.compare import figure
+    from alpro.tracking.state import PipelineState
 
 PAPER = "ALPRO, [arXiv 2112.09583](https://arxiv.org/abs/2112.09583)."
-
-
-KINDS = {
-    "prompter": "The prompter: gives video crops their entity labels in pre-training.",
+PURPOSE = {
+    "prompter": "The prompter, which labels video crops with entities during pre-training.",
     "pretrain": "The pre-trained video-language model.",
-    "retrieval": "Says how well a caption fits a video; fine-tuned for {task}.",
-    "qa": "Answers questions about a video, out of the answers that it was trained on; fine-tuned for {task}.",
+    "retrieval": "Scores how well a caption matches a video; fine-tuned on {task}.",
+    "qa": "Answers questions about a video with one of the answers seen in training; fine-tuned on {task}.",
 }
-
-
-SHOWN = ("text2video.r1", "text2video.r5", "text2video.r10", "text2video.medianR", "video2text.r1", "overall_acc")
-
-
-MADE = "Trained on made videos of moving shapes: it knows nothing of the world. "
-
-
-LICENCE = "**Licence**: BSD-3-Clause for the code; the weights are as free as the data that they were trained on."
-
-
+METRICS = ("text2video.r1", "text2video.r5", "text2video.r10", "text2video.medianR", "video2text.r1", "overall_acc")
+SYNTHETIC = "It was trained only on generated videos of moving shapes, so it knows nothing about real videos. "
 LIMITS = (
-    "It was trained on English texts, and saw {frames} frames of a clip: what happens between them it can't know. "
-    "What biases the data have, it has. Figures on other data than the test split above are not known."
+    "It was trained on English texts and sees {frames} frames of a clip, so it misses what happens between them. "
+    "It inherits the biases of its training data. It was not evaluated on any data other than the test split above."
 )
+LICENCE = "**Licence**: BSD-3-Clause for the code. The weights may be used as far as the licences of the training data allow."
 
 
-def of_model(checkpoint: Checkpoint) -> str:
-    """One line about all versions."""
-    kind = KINDS.get(checkpoint.stage, "Fine-tuned for {task}.").format(task=checkpoint.task)
-    return f"{kind} {PAPER}"
+def describe_model(checkpoint: Checkpoint) -> str:
+    """Return the description of a registered model, one line for all its versions."""
+    purpose = PURPOSE.get(checkpoint.stage, "Fine-tuned on {task}.").format(task=checkpoint.task)
+    return f"{purpose} {PAPER}"
 
 
-def of_version(state: State, checkpoint: Checkpoint, tags: Mapping[str, str]) -> str:
-    """The card, as Markdown; the figures are those of the evaluation that lies on disk."""
+def describe_version(state: PipelineState, checkpoint: Checkpoint, tags: Mapping[str, str]) -> str:
+    """Return the model card as Markdown. Its metrics are those of the evaluation on disk."""
     params, training = state.params, training_of(checkpoint, state.params)
     dataset = params.datasets.get(checkpoint.task)
-    kind = KINDS[dataset.task if dataset else checkpoint.stage].format(task=checkpoint.task)
-    start = tags.get(tag.PARENT) or tags.get(tag.START) or "what dvc.lock does not say"
+    purpose = PURPOSE[dataset.task if dataset else checkpoint.stage].format(task=checkpoint.task)
+    start = tags.get(tag.PARENT) or tags.get(tag.START) or "an unknown checkpoint (not in dvc.lock)"
     data = json.loads(tags.get(tag.DATA, "{}"))
-    lines = [f"**What**: {kind} {PAPER}", "", f"**Trained** with recipe `{params.recipe}`, from {start}, on:", ""]
-    lines += [f"- `{path}` ({digest})" for path, digest in data.items()] or ["- data that dvc.lock does not name"]
-    lines += ["", "**Figures**, with 95 % intervals:", "", *_figures(state, checkpoint, tags.get(tag.SHA256)), ""]
     limits = LIMITS.format(frames=training.num_frames)
-    lines += [f"**Limits**: {MADE if params.sample else ''}{limits}", ""]
-    return "\n".join(
-        [*lines, "**Licence**: BSD-3-Clause for the code; the weights are as free as the data they were trained on."]
-    )
+    lines = [f"**Purpose**: {purpose} {PAPER}", "", f"**Training**: recipe `{params.recipe}`, starting from {start}, on:", ""]
+    lines += [f"- `{path}` ({digest})" for path, digest in data.items()] or ["- unknown data (not in dvc.lock)"]
+    lines += ["", "**Metrics**, with 95 % confidence intervals:", "", *_metrics(state, checkpoint, tags.get(tag.SHA256)), ""]
+    lines += [f"**Limits**: {SYNTHETIC if params.sample else ''}{limits}", "", LICENCE]
+    return "\n".join(lines)
 
 
-def _figures(state: State, checkpoint: Checkpoint, sha256: str | None) -> list[str]:
-    """Rows of a table, where the evaluation on disk is of these weights."""
+def _metrics(state: PipelineState, checkpoint: Checkpoint, sha256: str | None) -> list[str]:
+    """Return the lines of the metrics table, or `not evaluated` if the evaluation on disk is of other weights."""
     folder = state.root / "reports" / "evaluate" / checkpoint.task
     files = (folder / "params.json", folder / "metrics.json")
-    given, metrics = (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files)
-    if not metrics or given.get("checkpoint_sha256") != sha256:
+    params, metrics = (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files)
+    if not metrics or params.get("checkpoint_sha256") != sha256:
         return ["not evaluated"]
-    rows = ["| figure | value | interval |", "|---|---|---|"]
-    for name in SHOWN:
+    rows = ["| metric | value | interval |", "|---|---|---|"]
+    for name in METRICS:
         value, ci95 = figure(metrics, name)
         if value is not None:
             rows.append(f"| {name} | {value:.1f} | {f'{ci95[0]:.1f} to {ci95[1]:.1f}' if ci95 else ''} |")

@@ -1,67 +1,105 @@
-"""From an alias in MLflow back to commit, lock, data and parameters: `alpro lineage models:/alpro-msvd_qa@champion`."""
+"""Traces a registered model back to commit, lock file, data and parameters: `alpro lineage models:/alpro-msvd_qa@champion`."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alpro.lineage.dvc import dvc_cache
 from alpro.lineage.git import git
+from alpro.registry import aliases
+from alpro.registry import versions as tag
+from alpro.registry.versions import find, label
+from alpro.tracking.store import opened
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
-from alpro.registry.versions import find
+@dataclass(frozen=True, slots=True)
+class VersionOrigin:
+    """Origin of one version. `facts`: what its tags say, by title; `data`: DVC's hash by path; `gate`: the gate's record."""
+
+    name: str
+    aliases: tuple[str, ...]
+    facts: Mapping[str, str]
+    data: Mapping[str, str]
+    gate: Mapping[str, Any] | None
+
+    def __str__(self) -> str:
+        lines = [f"{self.name} ({', '.join(self.aliases)})" if self.aliases else self.name]
+        lines += [f"  {title:11} {value}" for title, value in self.facts.items()]
+        lines += [f"  {'data':11} {path} {digest}" for path, digest in self.data.items()]
+        if self.gate:
+            against = self.gate["against"] or "chance"
+            lines.append(f"  {'gate':11} passed {self.gate['at']}, against {against}, with the code of {self.gate['code']}")
+        return "\n".join(lines)
 
 
-def trace(root: Path, uri: str) -> str:
-    """The chain of a version, as text for people. Raises TrackingError where there is no such version."""
-    from alpro.registry import aliases
-    from alpro.tracking.store import opened
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """A version with all versions it was trained from, and how to restore its state.
 
+    `restore`: the shell commands, empty if the state cannot be restored; `problem` then says why.
+    """
+
+    uri: str
+    warning: str | None
+    versions: tuple[VersionOrigin, ...]
+    restore: tuple[str, ...]
+    problem: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the lineage as plain JSON types (`alpro lineage --json`)."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [self.uri, *([f"  WARNING: {self.warning}"] if self.warning else [])]
+        for version in self.versions:
+            lines += ["", str(version)]
+        lines.append("")
+        if self.problem:
+            return "\n".join([*lines, self.problem])
+        lines += ["To restore this state in a separate folder:", *(f"  {command}" for command in self.restore)]
+        lines += ["Or, to evaluate it again from here and compare the metrics (--train: also train it again):"]
+        return "\n".join([*lines, f"  alpro reproduce {self.uri}"])
+
+
+def trace(root: Path, uri: str) -> Lineage:
+    """Return the lineage of a version. Raises TrackingError if there is no such version."""
     with opened(root) as store:
         version = find(store, uri)
-        lines = [uri]
-        if uri.endswith("@champion") and (wrong := aliases.alias_mismatch(store.client, version.name)):
-            lines.append(f"  WARNING: {wrong}")
-        seen: set[str] = set()
+        warning = aliases.alias_mismatch(store.client, version.name) if uri.endswith("@champion") else None
+        origins: dict[str, VersionOrigin] = {}
         queue = [version]
         while queue:
-            one = queue.pop(0)
-            if (name := f"{one.name}/{one.version}") not in seen:
-                seen.add(name)
-                lines += ["", f"{name}{_aliases(one)}", *_facts(root, one)]
-                queue += [find(store, f"models:/{parent}") for parent in _parents(one)]
-        return "\n".join([*lines, "", *_way_back(root, version, uri)])
+            current = queue.pop(0)
+            if label(current) not in origins:
+                origins[label(current)] = _origin(root, current)
+                queue += [find(store, f"models:/{parent}") for parent in _parents(current)]
+        problem = _problem(root, version)
+        restore = () if problem else tuple(_restore(root, version))
+        return Lineage(uri, warning, tuple(origins.values()), restore, problem)
 
 
-def _parents(version: ModelVersion) -> list[str]:
-    from alpro.registry import versions as tag
-
+def _parents(version: ModelVersion) -> Sequence[str]:
     return [name for name in version.tags.get(tag.PARENT, "").split(", ") if name]
 
 
-def _aliases(version: ModelVersion) -> str:
-    return f" ({', '.join(sorted(version.aliases))})" if version.aliases else ""
-
-
-def _facts(root: Path, version: ModelVersion) -> Iterator[str]:
-    from alpro.registry import aliases
-    from alpro.registry import versions as tag
-
+def _origin(root: Path, version: ModelVersion) -> VersionOrigin:
     tags = version.tags
     clean = tags.get(tag.CLEAN) == "yes"
     commit = tags.get(tag.COMMIT)
     subject = (git(root, "log", "-1", "--format=%s", commit) or "").strip() if commit else ""
-    said = f"{commit} ({tags.get(tag.BRANCH, 'no branch')}) {subject}" if commit else "none"
-    told = {
+    described = f"{commit} ({tags.get(tag.BRANCH, 'no branch')}) {subject}" if commit else "none"
+    facts = {
         "stage": tags.get(tag.STAGE),
         "weights": f"sha256 {tags.get(tag.SHA256)}",
-        "commit": said if clean else f"{said}; CHANGED since: {tags.get(tag.CHANGED)}",
+        "commit": described if clean else f"{described}; CHANGED since: {tags.get(tag.CHANGED)}",
         "lock": f"{tags.get(tag.LOCK)}, output {tags.get(tag.DVC, 'not in it')}",
         "parameters": tags.get(tag.PARAMS),
         "validation": tags.get(tag.VALIDATION),
@@ -71,28 +109,29 @@ def _facts(root: Path, version: ModelVersion) -> Iterator[str]:
         "from": tags.get(tag.PARENT),
         "started": tags.get(tag.START),
     }
-    yield from (f"  {name:11} {value}" for name, value in told.items() if value)
-    yield from (f"  {'data':11} {path} {digest}" for path, digest in json.loads(tags.get(tag.DATA, "{}")).items())
-    if record := tags.get(aliases.GATE):
-        gate = json.loads(record)
-        yield f"  {'gate':11} passed {gate['at']}, against {gate['against'] or 'chance'}, by the code of {gate['code']}"
+    return VersionOrigin(
+        name=label(version),
+        aliases=tuple(sorted(version.aliases)),
+        facts={title: value for title, value in facts.items() if value},
+        data=json.loads(tags.get(tag.DATA, "{}")),
+        gate=json.loads(tags[aliases.GATE]) if tags.get(aliases.GATE) else None,
+    )
 
 
-def _way_back(root: Path, version: ModelVersion, uri: str) -> Iterator[str]:
-    from alpro.registry import versions as tag
-
+def _problem(root: Path, version: ModelVersion) -> str | None:
+    """Return why the state of a version cannot be restored, or None."""
     commit = version.tags.get(tag.COMMIT)
     if not commit or version.tags.get(tag.CLEAN) != "yes":
-        yield "No commit holds this state: it can't be brought back as a whole."
-        return
+        return "This state cannot be restored: no commit contains it exactly."
     if git(root, "cat-file", "-e", f"{commit}^{{commit}}") is None:
-        yield f"The commit {commit} is not in this repository: fetch it (experiments: `dvc exp pull`)."
-        return
-    yield "This state again, in a folder of its own:"
-    yield f"  git worktree add ../alpro-{commit[:10]} {commit}"
-    yield f"  cd ../alpro-{commit[:10]}"
+        return f"The commit {commit} is not in this repository: fetch it (experiments: `dvc exp pull`)."
+    return None
+
+
+def _restore(root: Path, version: ModelVersion) -> Iterator[str]:
+    commit = version.tags[tag.COMMIT]
+    yield f"git worktree add ../alpro-{commit[:10]} {commit}"
+    yield f"cd ../alpro-{commit[:10]}"
     if cache := dvc_cache(root):
-        yield f"  dvc cache dir --local {shlex.quote(str(cache))}"
-    yield "  dvc checkout"
-    yield "Or, from here, evaluated anew and compared (--train: trained anew too):"
-    yield f"  alpro reproduce {uri}"
+        yield f"dvc cache dir --local {shlex.quote(str(cache))}"
+    yield "dvc checkout"

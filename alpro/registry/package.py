@@ -1,4 +1,4 @@
-"""A checkpoint as an MLflow model: loadable with `mlflow.pyfunc.load_model` wherever its requirements are installed."""
+"""Packs a checkpoint as an MLflow model, to be loaded with `mlflow.pyfunc.load_model`."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def save(
     registered: str | None = None,
     model: Model | None = None,
 ) -> None:
-    """Write the MLflow model of a checkpoint directory into a new folder: files, code, signature, example, requirements.
+    """Write the MLflow model of a checkpoint into a new folder: files, code, signature, example, requirements.
 
-    frames, max_text_tokens: how the evaluation looks at clips and texts; registered: the model that it becomes a version of,
-    so that a champion that was made by hand says so when it is loaded. Nothing is loaded but config.json; raises
-    CheckpointError where that names no task.
+    frames, max_text_tokens: frame sampling and text length of the evaluation; registered: name of the registered model, by
+    which a loaded champion can check its alias. Of the checkpoint only config.json is read. Raises CheckpointError if it
+    names no task.
     """
     import mlflow
     import pandas
@@ -61,27 +61,27 @@ def _task(config: Path) -> str:
     try:
         task = json.loads(config.read_text(encoding="utf-8"))["task"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{config}: names no task ({error!r})") from None
+        raise CheckpointError(f"{config}: no valid `task` ({error!r})") from None
     if task not in TEXT_COLUMN:
-        raise CheckpointError(f"{config}: its task {task!r} is none of {', '.join(TEXT_COLUMN)}")
+        raise CheckpointError(f"{config}: task {task!r} is unknown; expected one of {', '.join(TEXT_COLUMN)}")
     return task
 
 
 def signature(task: str) -> ModelSignature:
-    """The columns that a model of this task takes and gives."""
+    """Return the input and output columns of a model of this task."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
-    given = Schema([ColSpec("string", "video"), ColSpec("string", TEXT_COLUMN[task])])
+    inputs = Schema([ColSpec("string", "video"), ColSpec("string", TEXT_COLUMN[task])])
     if task == "qa":
         answers = [ColSpec("string", "answer"), ColSpec("double", "probability")]
         tops = [ColSpec(Array(DataType.string), "top_answers"), ColSpec(Array(DataType.double), "top_probabilities")]
-        return ModelSignature(given, Schema([*answers, *tops]))
+        return ModelSignature(inputs, Schema([*answers, *tops]))
     names = ["similarity"] if task == "prompter" else ["score", "similarity"]
-    return ModelSignature(given, Schema([ColSpec("double", name) for name in names]))
+    return ModelSignature(inputs, Schema([ColSpec("double", name) for name in names]))
 
 
 def requirements() -> list[str]:
-    """What the model needs, at the versions that are installed here; a local part (`+cpu`) names no public release."""
+    """Return the pip requirements with the installed versions, without local suffixes such as `+cpu`."""
     return [f"{name}=={metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]

@@ -1,10 +1,10 @@
-"""The registered model as MLflow loads it: this file is its code (no pickle), the checkpoint and alpro travel with it.
+"""Model code of a registered version (no pickle). MLflow packs the checkpoint and the alpro package with it.
 
     table = pandas.DataFrame({"video": ["videos/video1.mp4"], "question": ["what is shown?"]})
     mlflow.pyfunc.load_model("models:/alpro-msvd_qa@champion").predict(table)
 
-`model_config` (an argument of `load_model`) can set `media_root`, the folder in which videos are looked for; a server is
-told by the environment variable ALPRO_MEDIA_ROOT, and reads no video for anybody where it was told none.
+`model_config`, an argument of `load_model`, can set `media_root`, the folder with the videos. For a server it is set by the
+environment variable ALPRO_MEDIA_ROOT; without it, a server reads no videos.
 """
 
 import logging
@@ -20,28 +20,28 @@ from pandas import DataFrame
 
 
 class VideoTextModel(PythonModel):
-    """Scores of captions, or answers to questions, for a table of videos."""
+    """Scores captions or answers questions for a table of videos."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the checkpoint that was packed with this code."""
+        """Load the checkpoint that is packed with this code."""
         from alpro.registry.alias_warning import alias_warning
         from alpro.serving.service import MEDIA_ROOT, Service
 
         config = context.model_config or {}
         self.confined = bool(config.get("media_root") or os.environ.get(MEDIA_ROOT))
         checkpoint = Path(context.artifacts["checkpoint"])
-        if said := alias_warning(checkpoint.parents[1], config.get("registered")):
-            logging.getLogger("alpro.serving").warning(said)
+        if warning := alias_warning(checkpoint.parents[1], config.get("registered")):
+            logging.getLogger("alpro.serving").warning(warning)
         self.service = Service.load(checkpoint, config["frames"], config["max_text_tokens"], config.get("media_root"))
 
     def predict(self, context: PythonModelContext, model_input: DataFrame, params: dict[str, Any] | None = None) -> DataFrame:
-        """A row of results for each row of the table (see `Service.ask`); what a caller did wrong is a bad request."""
+        """Return one row of results per input row (see `Service.ask`). Invalid input is reported as a bad request."""
         from alpro.errors import DataError
         from alpro.serving.service import MEDIA_ROOT
 
-        if _MLFLOW_IS_IN_SERVING_ENVIRONMENT.get() and not self.confined:  # who asks a server is not who started it
-            said = f"this server was told no folder of videos, and so reads none; start it with {MEDIA_ROOT} set"
-            raise MlflowException.invalid_parameter_value(said)
+        if _MLFLOW_IS_IN_SERVING_ENVIRONMENT.get() and not self.confined:  # a client must not read any file
+            message = f"this server has no folder of videos and reads none; restart it with {MEDIA_ROOT} set"
+            raise MlflowException.invalid_parameter_value(message)
         try:
             return self.service.ask(model_input)
         except DataError as error:

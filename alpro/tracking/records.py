@@ -1,8 +1,8 @@
-"""Stage records (reports/<stage>/) as MLflow takes them: flat parameters, points of curves, final figures, files.
+"""Reads stage records (reports/<stage>/) in the form that MLflow needs: flat parameters, curve points, final metrics, files.
 
-A record is a folder with params.json (what the stage was given), history.jsonl (one object a logged step:
-`{"step": 10, "epoch": 0, "split": "train", "loss": 3.2}`), metrics.json (final figures) and files to look at.
-It is known by its content, never by a run id: whoever restores the folder from DVC's cache restores the run.
+A record is a folder with params.json (inputs of the stage), history.jsonl (one object per logged step:
+`{"step": 10, "epoch": 0, "split": "train", "loss": 3.2}`), metrics.json (final metrics) and other files such as plots.
+A record is identified by its content, not by a run id, so restoring the folder from DVC's cache restores the run.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from alpro.files.atomic import sha256
 from alpro.files.json_files import read_json, read_json_lines
 
 Point = tuple[str, int, float]
-"""Curve, step, value."""
+"""Metric name, step, value."""
 
-FACTS = ("params.json", "history.jsonl", "metrics.json")
-"""The files that say which run a record is; the others only show it."""
+CONTENT_FILES = ("params.json", "history.jsonl", "metrics.json")
+"""The files whose content identifies a record. Other files, such as plots, are derived from them."""
 
-LONGEST = 6000  # characters of a parameter's value that MLflow keeps
+MAX_PARAM_CHARS = 6000  # MLflow's limit for the value of a parameter
 
 
 @dataclass(frozen=True)
-class Record:
-    """One stage's record. `stage` is its folder under reports/, as `finetune/msrvtt_ret`."""
+class StageRecord:
+    """Record of one stage. `stage` is its folder below reports/, for example `finetune/msrvtt_ret`."""
 
     stage: str
     folder: Path
@@ -44,41 +44,41 @@ class Record:
 
     @property
     def kind(self) -> str:
-        """`prompter`, `pretrain`, `finetune`, `evaluate`, `validate`."""
+        """Kind of stage: `prompter`, `pretrain`, `finetune`, `evaluate` or `validate`."""
         return self.stage.split("/")[0]
 
     @property
     def task(self) -> str:
-        """The data set of a stage that has one, else the stage itself."""
+        """Data set of the stage if it has one, otherwise the stage itself."""
         return self.stage.split("/")[-1]
 
 
-def read_records(root: Path, params: Params) -> list[Record]:
-    """The records under reports/ of the stages that `params` asks for, in the pipeline's order.
+def read_records(root: Path, params: Params) -> list[StageRecord]:
+    """Return the records below reports/ of the stages that `params` describes, in the pipeline's order.
 
-    What stages of another recipe, or replaced ones, left behind is passed over. Raises TrackingError, naming file and
-    line, where a record is damaged.
+    Records of other recipes and of replaced stages are ignored. Raises TrackingError with file and line if a record is
+    damaged.
     """
     reports = Path(root) / "reports"
-    folders = sorted({file.parent for name in FACTS[::2] for file in reports.rglob(name)} - {reports})
+    folders = sorted({file.parent for name in ("params.json", "metrics.json") for file in reports.rglob(name)} - {reports})
     order = ["validate", "prompter", "pretrain", "finetune", "evaluate"]
     records = [
         _read(folder, folder.relative_to(reports).as_posix(), [other for other in folders if other != folder])
         for folder in folders
-        if wanted(folder.relative_to(reports).as_posix(), params)
+        if has_stage(folder.relative_to(reports).as_posix(), params)
     ]
     return sorted(records, key=lambda record: (order.index(record.kind) if record.kind in order else len(order), record.stage))
 
 
-def wanted(stage: str, params: Params) -> bool:
-    """Whether the pipeline that `params` describes has this stage."""
+def has_stage(stage: str, params: Params) -> bool:
+    """Return True if the pipeline that `params` describes has this stage."""
     kind, _, name = stage.partition("/")
     prefix = f"models/{params.recipe}/"
-    made = {output.removeprefix(prefix) for output in made_by_pipeline(params)}
+    outputs = {output.removeprefix(prefix) for output in made_by_pipeline(params)}
     if kind in ("prompter", "pretrain"):
-        return kind in made
+        return kind in outputs
     names = {
-        "finetune": {output.removeprefix("finetune/") for output in made},
+        "finetune": {output.removeprefix("finetune/") for output in outputs},
         "evaluate": {*params.evaluate, *(f"{task}_zeroshot" for task in params.zeroshot)},
         "validate": {*params.datasets, *params.corpora},
     }.get(kind)
@@ -86,60 +86,60 @@ def wanted(stage: str, params: Params) -> bool:
 
 
 def row_points(row: Mapping[str, Any]) -> Iterator[Point]:
-    """The points of one line of a history: `val/r1` and the like; what is no number is passed over."""
+    """Yield the points of one history line, named like `val/r1`. Values that are not numbers are skipped."""
     step, split = int(row["step"]), row.get("split", "train")
     for key, value in flat_numbers({name: v for name, v in row.items() if name not in ("step", "split")}).items():
         yield f"{split}/{key}", step, value
 
 
 def flat_params(params: Mapping[str, Any]) -> dict[str, str]:
-    """Nested parameters as `pretrain.objectives.vtc` -> text; lists stay one value."""
-    found: dict[str, str] = {}
+    """Flatten nested parameters to names like `pretrain.objectives.vtc` and text values. A list is one value."""
+    flat: dict[str, str] = {}
     for key, value in params.items():
         if isinstance(value, Mapping) and value:
-            found |= {f"{_name(key)}.{inner}": text for inner, text in flat_params(value).items()}
+            flat |= {f"{_name(key)}.{inner}": text for inner, text in flat_params(value).items()}
         else:
             text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-            found[_name(key)] = text[:LONGEST]
-    return found
+            flat[_name(key)] = text[:MAX_PARAM_CHARS]
+    return flat
 
 
-def flat_numbers(figures: Mapping[str, Any]) -> dict[str, float]:
-    """Nested figures as `ci95/r1/low` -> number; a list of two is an interval, text is passed over."""
-    found: dict[str, float] = {}
-    for key, value in figures.items():
+def flat_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Flatten nested metrics to names like `ci95/r1/low`. A list of two is an interval; text is skipped."""
+    flat: dict[str, float] = {}
+    for key, value in metrics.items():
         if isinstance(value, (list, tuple)):
             names = ("low", "high") if len(value) == 2 else tuple(map(str, range(len(value))))
             value = dict(zip(names, value, strict=True))
         if isinstance(value, Mapping):
-            found |= {f"{_name(key)}/{inner}": number for inner, number in flat_numbers(value).items()}
+            flat |= {f"{_name(key)}/{inner}": number for inner, number in flat_numbers(value).items()}
         elif isinstance(value, (int, float)):
-            found[_name(key)] = float(value)
-    return found
+            flat[_name(key)] = float(value)
+    return flat
 
 
 def _name(key: Any) -> str:
-    """A key in the letters that MLflow takes."""
+    """Return the key with every character that MLflow rejects replaced by `_`."""
     return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in str(key))
 
 
-def _read(folder: Path, stage: str, others: Sequence[Path]) -> Record:
+def _read(folder: Path, stage: str, others: Sequence[Path]) -> StageRecord:
     inner = [other for other in others if folder in other.parents]
     files = [f for f in sorted(folder.rglob("*")) if f.is_file() and not any(other in f.parents for other in inner)]
     params = _json(folder / "params.json")
     points = {(key, step): value for row in _lines(folder / "history.jsonl") for key, step, value in row_points(row)}
     final = flat_numbers(_json(folder / "metrics.json"))
-    if points:  # a training: its final figures must not be taken for another point of a curve
+    if points:  # a training: keep its final metrics apart from the curves' points
         final = {f"final/{key}": value for key, value in final.items()}
-    facts = [f for f in files if f.parent == folder and f.name in FACTS]
-    return Record(
+    content = [f for f in files if f.parent == folder and f.name in CONTENT_FILES]
+    return StageRecord(
         stage=stage,
         folder=folder,
         params=flat_params(params),
         points=[(key, step, value) for (key, step), value in points.items()],
         final=final,
         files=files,
-        digest=_digest(folder, facts, stage),
+        digest=_digest(folder, content, stage),
         files_digest=_digest(folder, files, stage),
     )
 

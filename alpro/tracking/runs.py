@@ -1,4 +1,4 @@
-"""Runs as this project marks them: tags, points of curves, who writes at a live run."""
+"""Reads and writes MLflow runs: this project's tags, metric points, parameters, and the writer of a live run."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ if TYPE_CHECKING:
 
 PARENT = "mlflow.parentRunId"
 STAGE = "alpro.stage"
-RECORD = "alpro.record"  # digest of the record that the run shows; set last, so a run that has it is complete
-FILES = "alpro.files"  # digest of all files of the record, plots included
-PIPELINE = "alpro.pipeline"  # on the parent: digest of all its records
-LIVE = "alpro.live"  # open: written by a training, not yet seen by sync; done; superseded
-LIVE_KEY = "alpro.live.key"  # what a resumed training finds its run by
-WRITER = "alpro.live.writer"  # host:pid
+RECORD = "alpro.record"  # digest of the stage record; set last, so a run with this tag is complete
+FILES = "alpro.files"  # digest of all files of the record, including plots
+PIPELINE = "alpro.pipeline"  # on the parent run: digest of all records
+LIVE = "alpro.live"  # open (written by a training, not yet processed by sync), done or superseded
+LIVE_KEY = "alpro.live.key"  # by this a resumed training finds its run
+WRITER = "alpro.live.writer"  # host:pid of the writer process
 WRITER_MODULE = "alpro.tracking.writer"
 
-MOST = 800  # entities of one request: MLflow takes 1000, and 1 MB
+BATCH_METRICS, BATCH_PARAMS = 800, 100  # per request; MLflow allows 1000 metrics, 100 parameters and 1 MB
 
 
 def log_points(client: MlflowClient, run_id: str, points: Iterable[tuple[Point, int]]) -> None:
-    """Send points with their times in ms, in as few requests as MLflow takes."""
+    """Log points with their times in ms, in batches."""
     from mlflow.entities import Metric
 
     metrics = [Metric(key, value, at_ms, step) for (key, step, value), at_ms in points]
-    for start in range(0, len(metrics), MOST):
-        client.log_batch(run_id, metrics=metrics[start : start + MOST])
+    for start in range(0, len(metrics), BATCH_METRICS):
+        client.log_batch(run_id, metrics=metrics[start : start + BATCH_METRICS])
 
 
 def log_params(client: MlflowClient, run: Run, params: Mapping[str, str]) -> None:
-    """Send the parameters that the run lacks."""
+    """Log the parameters that the run does not have yet."""
     from mlflow.entities import Param
 
     entries = [Param(key, value) for key, value in params.items() if key not in run.data.params]
-    for start in range(0, len(entries), 100):
-        client.log_batch(run.info.run_id, params=entries[start : start + 100])
+    for start in range(0, len(entries), BATCH_PARAMS):
+        client.log_batch(run.info.run_id, params=entries[start : start + BATCH_PARAMS])
 
 
 def set_tags(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
-    """Write the tags that differ from the run's."""
+    """Set the tags that differ from the run's."""
     from mlflow.entities import RunTag
 
     new = [RunTag(key, str(value)) for key, value in tags.items() if run.data.tags.get(key) != str(value)]
@@ -57,7 +57,7 @@ def set_tags(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
 
 
 def logged_points(client: MlflowClient, run: Run) -> dict[Point, int]:
-    """All points that a run has, with their times in ms."""
+    """Return all points of a run with their times in ms."""
     return {
         comparable((metric.key, metric.step, metric.value)): metric.timestamp
         for key in run.data.metrics
@@ -66,7 +66,7 @@ def logged_points(client: MlflowClient, run: Run) -> dict[Point, int]:
 
 
 def comparable(point: Point) -> Point:
-    """NaN, which equals nothing, not even itself, as None; and MLflow's stand-ins for infinity."""
+    """Return the point in a form that can be compared: NaN as None, infinity as the number that MLflow stores for it."""
     key, step, value = point
     if math.isnan(value):
         return key, step, None  # type: ignore[return-value]
@@ -74,17 +74,17 @@ def comparable(point: Point) -> Point:
 
 
 def now_ms() -> int:
-    """The time, as MLflow counts it."""
+    """Return the current time in ms, as MLflow stores it."""
     return int(time.time() * 1000)
 
 
 def writer_tag() -> str:
-    """This process, as a live run names its writer."""
+    """Return `host:pid` of this process, the value of the tag WRITER."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def being_written(run: Run) -> bool:
-    """Whether a living process (on another host: perhaps) still writes at this run."""
+    """Return True if the writer process of the run is alive. A writer on another host is assumed to be alive."""
     if run.info.status != "RUNNING" or WRITER not in run.data.tags:
         return False
     host, _, pid = run.data.tags[WRITER].rpartition(":")
@@ -97,7 +97,7 @@ def being_written(run: Run) -> bool:
 
 
 def search(client: MlflowClient, experiment: str, *conditions: str) -> Iterator[Run]:
-    """All runs that meet the conditions, page by page."""
+    """Yield all runs that meet the conditions, page by page."""
     token = None
     while True:
         page = client.search_runs([experiment], " and ".join(conditions), max_results=1000, page_token=token)
@@ -107,6 +107,6 @@ def search(client: MlflowClient, experiment: str, *conditions: str) -> Iterator[
             return
 
 
-def tag(name: str, value: str) -> str:
-    """A condition of `search`."""
+def has_tag(name: str, value: str) -> str:
+    """Return the condition of `search` that a tag has this value."""
     return f"tags.`{name}` = '{value}'"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from alpro.errors import TrackingError
-from alpro.lineage import home
+from alpro.lineage import main_checkout
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,7 +49,7 @@ class TrackingStore:
 
 def store_folder(root: Path) -> Path:
     """Return the project's .mlflow/, shared by all its worktrees."""
-    return home(root) / ".mlflow"
+    return main_checkout(root) / ".mlflow"
 
 
 def store_uri(root: Path | str = ".") -> str:

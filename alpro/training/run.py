@@ -222,7 +222,7 @@ def _live(name: str, place: _Place, log: Log) -> Any:
     store = place.store
     if store is None:
         return nullcontext()
-    from alpro.tracking.live import live
+    from alpro.tracking.live_run import live
 
     @contextmanager
     def shown() -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What git and DVC know of the state on disk, read without running DVC."""
+"""Commits, lock files and hashes of the state on disk, read without running DVC."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alpro.errors import TrackingError
 
 
 def test_a_folders_hash_is_the_one_that_dvc_gives_it(tmp_path):
-    """Made with `dvc add d` of DVC 3.67.1."""
+    """Compare with the hashes of `dvc add d` in DVC 3.67.1."""
     for name, content in (("a.txt", "one\n"), ("sub/x.bin", "two"), ("b/ü é.txt", ""), ("B", "z")):
         (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "d" / name).write_text(content)
@@ -26,7 +26,7 @@ def test_a_folders_hash_is_the_one_that_dvc_gives_it(tmp_path):
 
 @pytest.fixture
 def locked(tmp_path: Path) -> Path:
-    """A lock in the root, and one in stages/ whose stages work in `..` or in their own folder."""
+    """A lock file in the root, and one in stages/ whose stages have `wdir: ..` or none."""
     _write(tmp_path / "dvc.yaml", {"evaluate": {"foreach": ["a"], "do": {"cmd": "x"}}})
     _write(
         tmp_path / "dvc.lock",
@@ -48,7 +48,7 @@ def locked(tmp_path: Path) -> Path:
 def test_paths_of_all_locks_are_those_from_the_root(locked):
     stages = lineage.locked_stages(locked)
     assert set(stages) == {"evaluate@a", "train", "near"}
-    assert stages["train"].outs == {"models/m": lineage.Locked("1.dir", 10, None)}
+    assert stages["train"].outs == {"models/m": lineage.LockedPath("1.dir", 10, None)}
     assert stages["train"].params == {"params.yaml": {"lr": 1}}
     assert set(stages["near"].deps) == {"data/y"}
 
@@ -62,12 +62,12 @@ def test_a_stage_is_found_by_what_it_writes(locked):
 
 def test_what_was_edited_after_its_stage_does_not_agree(locked):
     stage = lineage.locked_stages(locked)["evaluate@a"]
-    assert not lineage.agrees(locked, "reports/e", stage)
+    assert not lineage.matches_lock(locked, "reports/e", stage)
 
 
 def test_a_damaged_lock_is_named(locked):
     (locked / "dvc.lock").write_text("stages: [")
-    with pytest.raises(TrackingError, match=r"dvc\.lock: can't be read"):
+    with pytest.raises(TrackingError, match=r"dvc\.lock: cannot be read"):
         lineage.locked_stages(locked)
 
 
@@ -75,7 +75,7 @@ def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert lineage.git_state(tmp_path) == lineage.GitState(None, None, ())
     monkeypatch.setenv("PATH", "")
-    assert lineage.home(tmp_path) == tmp_path
+    assert lineage.main_checkout(tmp_path) == tmp_path
 
 
 def test_clean_means_that_a_commit_holds_code_pipeline_parameters_and_lock(tmp_path):
@@ -197,5 +197,5 @@ def test_a_version_is_evaluated_or_trained_anew_in_the_state_of_its_commit(tmp_p
     assert (again.ran, again.same, again.outputs["models/tiny/finetune/a"]) == (("finetune@a", "evaluate@a"), True, True)
     assert not [*(tmp_path / module.FOLDER).iterdir()] and lineage.git(tmp_path, "worktree", "list").count("\n") == 1
     tags["alpro.git.clean"] = "no"
-    with pytest.raises(TrackingError, match="no commit holds its state"):
+    with pytest.raises(TrackingError, match="no commit contains its state"):
         module.reproduce(tmp_path, "models:/alpro-a@champion")

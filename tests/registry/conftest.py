@@ -1,4 +1,4 @@
-"""The projects and stores of the tracking tests."""
+"""Fixtures of the tracking tests: projects and stores."""
 
 from tests.tracking.conftest import (  # noqa: F401
     empty_store,

@@ -1,4 +1,4 @@
-"""The gate lets a candidate through that is better on the same data and can be traced, and no other."""
+"""The gate passes a candidate only if it is better on the same data and its origin is traceable."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from alpro.evaluation.run import rounded, write_rows
 from alpro.evaluation.summary import qa_rows, summarise_qa
 from alpro.files.json_files import write_json
 from alpro.registry import aliases, gate
-from alpro.registry import lineage as chain
 from alpro.registry.alias_warning import alias_warning
-from alpro.registry.evaluate import Packed
+from alpro.registry.evaluate import PackedModel
+from alpro.registry.lineage import trace
 from alpro.tracking.state import read_state
 from alpro.tracking.store import opened
 from tests.tracking.tracked_project import contents, write_checkpoint, write_data, write_locks
 
 TASK, MODEL = "msvd_qa", "alpro-msvd_qa"
 QUESTIONS = 120
-CORRECT = {  # which of the questions each checkpoint answers rightly
+CORRECT = {  # the questions that each checkpoint answers correctly
     "first": range(60),
     "chance": range(36),
     "worse": range(40),
@@ -39,7 +39,7 @@ CORRECT = {  # which of the questions each checkpoint answers rightly
 
 
 def record(folder: Path, correct: Any) -> Path:
-    """The record of a QA evaluation: two questions a video, four answers equally often, two types."""
+    """Write the record of a QA evaluation: two questions per video, four equally frequent answers, two question types."""
     folder.mkdir(parents=True)
     asked = []
     for n in range(QUESTIONS):
@@ -52,8 +52,8 @@ def record(folder: Path, correct: Any) -> Path:
     return folder
 
 
-def evaluate(params: Params, task: str, packed: Packed, folder: Path) -> None:
-    """What the checkpoint's weights say it answers (their bytes are its name)."""
+def evaluate(params: Params, task: str, packed: PackedModel, folder: Path) -> None:
+    """Write the record that belongs to the checkpoint's name, which is the content of its weights."""
     weights = (packed.checkpoint / "model.safetensors").read_text()
     (name,) = {salt for salt in CORRECT if weights.startswith(f"finetune/{task}{salt}")}
     record(folder, CORRECT[name])
@@ -65,7 +65,7 @@ def commit(root: Path) -> None:
 
 
 def candidate(root: Path, params: Params, name: str, *, clean: bool = True) -> None:
-    """A checkpoint of this name, as the pipeline and `alpro register` leave it."""
+    """Make and register a checkpoint of this name, as the pipeline and `alpro register` do."""
     write_checkpoint(root, params, f"finetune/{TASK}", salt=name)
     write_locks(root, params)
     if clean:
@@ -79,13 +79,13 @@ def promote(root: Path, params: Params, **how: Any) -> Any:
 
 
 def aliased(root: Path) -> dict[str, int]:
-    """Where the aliases point."""
+    """Return the version number of every alias."""
     return {alias: int(number) for alias, number in contents(root).client.get_registered_model(MODEL).aliases.items()}
 
 
 @pytest.fixture(scope="module")
 def without_champion(ended: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository whose first candidate is registered, in a state that a commit holds."""
+    """A repository whose first candidate is registered, with a clean commit."""
     root = Path(shutil.copytree(ended, tmp_path_factory.mktemp("gate") / "project"))
     subprocess.run(["git", "init", "-q", "-b", "main"], cwd=root, check=True)
     (root / ".gitignore").write_text("/.mlflow/\n/models/\n/reports/\n/data/\n")
@@ -96,9 +96,9 @@ def without_champion(ended: Path, params: Params, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="module")
-def crowned(without_champion: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with this candidate as the champion."""
-    root = Path(shutil.copytree(without_champion, tmp_path_factory.mktemp("crowned") / "project"))
+def with_champion(without_champion: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same repository after this candidate was promoted."""
+    root = Path(shutil.copytree(without_champion, tmp_path_factory.mktemp("champion") / "project"))
     promote(root, params)
     return root
 
@@ -109,20 +109,20 @@ def fresh(without_champion: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def project(crowned: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(crowned, tmp_path / "project"))
+def project(with_champion: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(with_champion, tmp_path / "project"))
 
 
 def test_a_first_model_above_chance_becomes_the_champion(fresh, params):
     done = promote(fresh, params)
-    assert done.passed and done.moved and "all of it above 25.00" in str(done)
+    assert done.passed and done.moved and "whole interval above 25.00" in str(done)
     assert aliased(fresh) == {"candidate": 1, "champion": 1}
     assert promote(fresh, params).verdict is None, "the champion is not compared with itself"
 
 
 def test_the_version_that_was_meant_is_promoted_whatever_the_candidate_is_by_now(fresh, params):
     candidate(fresh, params, "worse")
-    with pytest.raises(TrackingError, match="models:/alpro-msvd_qa/7: there is no such version"):
+    with pytest.raises(TrackingError, match="models:/alpro-msvd_qa/7: no such version"):
         promote(fresh, params, version="7")
     assert promote(fresh, params, version="1").moved
     assert aliased(fresh) == {"candidate": 2, "champion": 1}
@@ -140,7 +140,7 @@ def test_a_first_model_whose_interval_reaches_chance_is_refused(fresh, params):
     [("worse", "gain of overall_acc"), ("equal", "gain of overall_acc"), ("slightly", "gain beyond chance")],
 )
 def test_a_model_that_is_not_clearly_better_is_refused(project, params, name, why):
-    write_data(project, params, "msrvtt_ret", salt="other")  # the data of other tasks are nobody's business here
+    write_data(project, params, "msrvtt_ret", salt="other")  # changed data of another task do not matter
     candidate(project, params, name)
     done = promote(project, params)
     assert not done.passed and why in done.verdict.reason
@@ -157,7 +157,7 @@ def test_a_clearly_better_model_becomes_the_champion_and_can_be_taken_back(proje
     client = contents(project).client
     record = json.loads(client.get_model_version(MODEL, "2").tags[aliases.GATE])
     assert [name.split()[-1] for name, *_ in record["checks"] if name.startswith("gain of")] == ["overall_acc"]
-    assert record["gate"] == params.gate.model_dump(), "by which rules it passed"
+    assert record["gate"] == params.gate.model_dump(), "the settings of the gate that it passed"
     assert registry.rollback(project, TASK) == ("2", "1")
     assert aliased(project) == {"candidate": 2, "champion": 1, "previous": 1}
     with opened(project) as store:
@@ -205,24 +205,26 @@ def test_an_alias_moved_by_hand_is_named_and_rollback_puts_it_right(project, par
     contents(project).client.set_registered_model_alias(MODEL, "champion", "2")
     with opened(project) as store:
         said = aliases.alias_mismatch(store.client, MODEL)
-    assert "version 2 without the gate's record (the last that passed is version 1)" in said
+    assert "version 2, which has no record of the gate (the last version that passed is 1)" in said
     done = promote(project, params)
     assert done.warning == said and not done.passed and done.champion == f"{MODEL}/1"
     assert registry.rollback(project, TASK) == ("2", "1")
 
 
 @pytest.mark.parametrize("hand", ["deleted", "moved to a worse one"])
-def test_who_takes_the_champions_alias_away_does_not_spare_candidates_the_champion(project, params, hand):
+def test_moving_or_deleting_the_champion_alias_does_not_bypass_the_comparison(project, params, hand):
     candidate(project, params, "clearly")
     assert promote(project, params).moved
     candidate(project, params, "worse")  # version 3
     client = contents(project).client
     if hand == "deleted":
         client.delete_registered_model_alias(MODEL, "champion")
-        wrong = f"{MODEL}@champion is gone (the last that passed is version 2): deleted by hand"
+        wrong = f"{MODEL}@champion is missing (the last version that passed is 2): deleted by hand"
     else:
         client.set_registered_model_alias(MODEL, "champion", "3")
-        wrong = f"{MODEL}@champion is version 3 without the gate's record (the last that passed is version 2): moved by hand"
+        wrong = (
+            f"{MODEL}@champion is version 3, which has no record of the gate (the last version that passed is 2): moved by hand"
+        )
     assert wrong in doctor.CHECKS["champions"](project).detail
     candidate(project, params, "slightly")  # better than chance and than version 3, worse than the champion
     done = promote(project, params)
@@ -230,7 +232,7 @@ def test_who_takes_the_champions_alias_away_does_not_spare_candidates_the_champi
     assert registry.rollback(project, TASK)[1] == "2" and aliased(project)["champion"] == 2
 
 
-def test_a_champion_that_nobody_judged_is_no_lower_bar_than_chance(fresh, params):
+def test_against_an_unchecked_champion_a_candidate_must_also_beat_chance(fresh, params):
     candidate(fresh, params, "worse")
     candidate(fresh, params, "chance")
     client = contents(fresh).client
@@ -240,21 +242,24 @@ def test_a_champion_that_nobody_judged_is_no_lower_bar_than_chance(fresh, params
     assert "gain of overall_acc" in checks and "overall_acc above majority" in checks
 
 
-def test_lineage_tells_the_chain_and_the_way_back(crowned, params):
-    said = chain.trace(crowned, f"models:/{MODEL}@champion")
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=crowned, capture_output=True, text=True).stdout.strip()
+def test_lineage_lists_all_versions_and_the_commands_that_restore_the_state(with_champion, params):
+    lineage = trace(with_champion, f"models:/{MODEL}@champion")
+    text = str(lineage)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=with_champion, capture_output=True, text=True).stdout.strip()
     for name in (f"{MODEL}/1 (candidate, champion)", "alpro-pretrain/1", "alpro-prompter/1"):
-        assert f"\n{name}\n" in said
+        assert f"\n{name}\n" in text
     for fact in (f"commit      {head} (main) x", "validation  passed", "from        alpro-pretrain/1", "against chance"):
-        assert fact in said
+        assert fact in text
     place = f"../alpro-{head[:10]}"
-    back = [f"git worktree add {place} {head}", f"cd {place}", f"dvc cache dir --local {crowned}/.dvc/cache", "dvc checkout"]
-    assert "\n".join(f"  {line}" for line in back) in said, "lines to be pasted in this order"
-    assert "WARNING" not in said
-    with pytest.raises(TrackingError, match="there is no such version"):
-        chain.trace(crowned, f"models:/{MODEL}@previous")
+    cache = f"dvc cache dir --local {with_champion}/.dvc/cache"
+    commands = (f"git worktree add {place} {head}", f"cd {place}", cache, "dvc checkout")
+    assert lineage.restore == commands
+    assert "\n".join(f"  {command}" for command in commands) in text, "commands to be pasted in this order"
+    assert "WARNING" not in text and lineage.problem is None
+    with pytest.raises(TrackingError, match="no such version"):
+        trace(with_champion, f"models:/{MODEL}@previous")
     with pytest.raises(TrackingError, match="write models:/"):
-        chain.trace(crowned, MODEL)
+        trace(with_champion, MODEL)
 
 
 def test_the_doctor_names_a_champion_that_no_gate_made(project, params):
@@ -262,7 +267,7 @@ def test_the_doctor_names_a_champion_that_no_gate_made(project, params):
     candidate(project, params, "worse")
     contents(project).client.set_registered_model_alias(MODEL, "champion", "2")
     assert "moved by hand" in doctor.CHECKS["champions"](project).detail
-    assert "WARNING: " in chain.trace(project, f"models:/{MODEL}@champion")
+    assert "WARNING: " in str(trace(project, f"models:/{MODEL}@champion"))
 
 
 def test_a_served_champion_that_no_gate_made_says_so(project, params, monkeypatch):
@@ -275,7 +280,7 @@ def test_a_served_champion_that_no_gate_made_says_so(project, params, monkeypatc
     assert "moved by hand" in alias_warning(place, MODEL)
 
 
-def test_nothing_is_promoted_where_there_is_no_candidate(project, params):
+def test_without_a_candidate_nothing_is_promoted(project, params):
     contents(project).client.delete_registered_model_alias(MODEL, "candidate")
     with pytest.raises(TrackingError, match="no candidate"):
         promote(project, params)
@@ -283,15 +288,15 @@ def test_nothing_is_promoted_where_there_is_no_candidate(project, params):
 
 def test_register_refuses_what_the_lock_does_not_name(project, params):
     write_checkpoint(project, params, f"finetune/{TASK}", salt="by hand")
-    with pytest.raises(TrackingError, match=f"finetune/{TASK}: not what dvc.lock names"):
+    with pytest.raises(TrackingError, match=f"finetune/{TASK}: differs from dvc.lock"):
         registry.register(project, params)
 
 
-# --- the decision alone ---------------------------------------------------------------------------------------
+# --- checks of the gate ---------------------------------------------------------------------------------------
 
 
 def queries(folder: Path, ranks: list[int], back: list[int] | None = None) -> Path:
-    """A retrieval record: the rank of each of the captions, and of each of the videos."""
+    """Write a retrieval record from the rank of every caption and of every video."""
     folder.mkdir()
     rows = [
         {"direction": direction, "id": f"v{n}", "video": f"v{n}", "text": "a", "rank": rank}
@@ -320,7 +325,7 @@ def test_each_guard_of_retrieval_can_refuse(tmp_path, ranks, back, why):
     assert why in failed if why else not failed, failed
 
 
-def test_the_threshold_and_the_least_gain_are_asked_for(tmp_path):
+def test_threshold_and_minimum_gain_are_checked(tmp_path):
     a, b = record(tmp_path / "a", range(96)), record(tmp_path / "b", range(60))
     settings = Gate(resamples=500, threshold=90, gain=40)
     failed = [check.name for check in gate.compare_with_champion(settings, a, b) if not check.ok]
@@ -335,7 +340,7 @@ def test_a_type_that_lost_is_named_unless_it_has_few_questions(tmp_path):
     assert [check.name for check in gate.compare_with_champion(settings, a, b) if not check.ok] == ["who_acc"]
     few = settings.model_copy(update={"type_queries": 41})
     checks = {check.name: check for check in gate.compare_with_champion(few, a, b)}
-    assert checks["who_acc"].ok and checks["who_acc"].needed == "not judged: 40 questions"
+    assert checks["who_acc"].ok and checks["who_acc"].needed == "not checked: 40 questions"
 
 
 def test_runs_on_other_queries_are_not_compared(tmp_path):

@@ -1,4 +1,4 @@
-"""Every checkpoint of the pipeline is one version of one registered model, and the version says where it comes from."""
+"""Every checkpoint of the pipeline becomes one version of a registered model, with its origin as tags."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from alpro import lineage
 from alpro.config import parse
 from alpro.files.atomic import sha256
-from alpro.registry import made_by, status, sync
+from alpro.registry import origin_tags, status, sync
 from tests.tracking.tracked_project import contents, stages_of, write_checkpoint, write_locks
 
 TASKS = ("msrvtt_ret", "msvd_qa")
@@ -62,22 +62,22 @@ def test_a_new_checkpoint_becomes_the_next_version_and_the_candidate(synced, par
 
 def test_a_run_moves_the_candidates_of_its_own_tasks_alone_and_names_itself_there(synced, params):
     client = contents(synced).client
-    for task in TASKS:  # others' newest, as their own runs left them
+    for task in TASKS:  # newer checkpoints of both tasks, registered by their own runs
         write_checkpoint(synced, params, f"finetune/{task}", salt="better")
     write_locks(synced, params)
     sync(synced, params)
-    for task in TASKS:  # a run of one task; the checkout of the other is the one that its lock has
+    for task in TASKS:  # a run of one task; the other's checkpoint is the one in its dvc.lock
         write_checkpoint(synced, params, f"finetune/{task}")
     write_locks(synced, params)
-    told = made_by("tidy-otter 1", "tidy-otter")
-    sync(synced, params, tags=told, candidates=["msvd_qa"])
+    flow_tags = origin_tags("tidy-otter 1", "tidy-otter")
+    sync(synced, params, tags=flow_tags, candidates=["msvd_qa"])
     candidates = {task: int(client.get_model_version_by_alias(f"alpro-{task}", "candidate").version) for task in TASKS}
     assert candidates == {"msvd_qa": 1, "msrvtt_ret": 2}
-    assert told.items() <= client.get_model_version("alpro-msvd_qa", "1").tags.items()
-    assert not told.keys() & client.get_model_version("alpro-msrvtt_ret", "1").tags.keys()
-    sync(synced, params, tags=made_by("shy-newt 2", "shy-newt"), candidates=[])
+    assert flow_tags.items() <= client.get_model_version("alpro-msvd_qa", "1").tags.items()
+    assert not flow_tags.keys() & client.get_model_version("alpro-msrvtt_ret", "1").tags.keys()
+    sync(synced, params, tags=origin_tags("shy-newt 2", "shy-newt"), candidates=[])
     for tags in (client.get_model_version("alpro-msvd_qa", "1").tags, contents(synced).runs[None][-1].data.tags):
-        assert told.items() <= tags.items(), "the run that made it, not one that found it made"
+        assert flow_tags.items() <= tags.items(), "the run that trained it, not a later one that found it"
 
 
 def test_an_earlier_checkpoint_that_came_back_is_no_new_version(synced, params):
@@ -112,11 +112,13 @@ def test_a_start_from_an_official_checkpoint_is_named_by_its_file(project, param
     official.write_bytes(b"official")
     raw = params.model_dump(mode="json")
     raw["init"]["finetune"] = "data/official.pt"
-    given = parse(raw)
+    official_params = parse(raw)
     for stage in ("prompter", "pretrain"):
         shutil.rmtree(project / "models" / params.recipe / stage)
-    write_locks(project, given, [stage for stage in stages_of(given) if stage not in ("prompter", "pretrain")])
-    sync(project, given)
+    write_locks(
+        project, official_params, [stage for stage in stages_of(official_params) if stage not in ("prompter", "pretrain")]
+    )
+    sync(project, official_params)
     client = contents(project).client
     assert {model.name for model in client.search_registered_models()} == {f"alpro-{task}" for task in TASKS}
     assert (

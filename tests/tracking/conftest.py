@@ -1,4 +1,4 @@
-"""A project in a temporary folder whose pipeline has ended, and a store whose tables are made once."""
+"""A project whose pipeline has finished, and an empty MLflow store that is created once per session."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with MLflow's tables and nothing in them (making one takes seconds)."""
+    """A SQLite file with empty MLflow tables (creating it takes seconds)."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     store.create_sqlite(path)
     return path
@@ -27,7 +27,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_other_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment names no store."""
+    """Remove the environment variables that name a store."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "ALPRO_LIVE"):
         monkeypatch.delenv(name, raising=False)
 
@@ -43,7 +43,7 @@ def params() -> Params:
 
 @pytest.fixture(scope="session")
 def ended(params: Params, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline that has ended: records of all stages, checkpoints, locks that agree with them; no git, an empty store."""
+    """A finished pipeline: records of all stages, checkpoints, matching lock files; no git, an empty store."""
     root = tmp_path_factory.mktemp("ended") / "project"
     shutil.copytree(RECIPE.parent / "init", root / "recipes" / "init")
     (root / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
@@ -54,13 +54,13 @@ def ended(params: Params, empty_store: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def project(ended: Path, tmp_path: Path) -> Path:
-    """A pipeline that has ended, and a store that knows nothing of it."""
+    """A copy of the finished pipeline with its empty store."""
     return Path(shutil.copytree(ended, tmp_path / "project"))
 
 
 @pytest.fixture(scope="session")
 def mirror(ended: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same after a sync. Tests that change something take `synced`."""
+    """The finished pipeline after a sync. Tests that change something use `synced`."""
     root = Path(shutil.copytree(ended, tmp_path_factory.mktemp("mirror") / "project"))
     sync(root, params)
     return root
@@ -68,13 +68,13 @@ def mirror(ended: Path, params: Params, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def synced(mirror: Path, tmp_path: Path) -> Path:
-    """A copy of `mirror`: a checkout that was moved after its sync."""
+    """A copy of `mirror`, that is a checkout that was moved after its sync."""
     return Path(shutil.copytree(mirror, tmp_path / "project"))
 
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port of this machine at which nobody listens."""
+    """A local port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A live run shows a training while it runs, and no store, however dead, stops or slows one."""
+"""A live run is visible in MLflow during the training, and an unreachable store neither stops nor slows the training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from alpro.registry import sync
-from alpro.tracking import live
+from alpro.tracking import live, live_run
 from alpro.tracking.records import flat_params
 from alpro.tracking.runs import LIVE, PARENT
 from alpro.tracking.writer import Writer
@@ -23,7 +23,6 @@ from tests.tracking.tracked_project import STEPS, contents, history, params_of, 
 
 TRAINED = "finetune/msvd_qa"
 ROWS = history(TRAINED, STEPS)
-LIVE_MODULE = sys.modules["alpro.tracking.live"]
 
 
 def writer(root: Path, stage: str = TRAINED, salt: str = "", key: str = "key") -> Writer:
@@ -32,7 +31,7 @@ def writer(root: Path, stage: str = TRAINED, salt: str = "", key: str = "key") -
 
 def send(one: Writer, rows: list[dict], end: str = "") -> Writer:
     for row in rows:
-        one.take(row, at_ms=int(time.time() * 1000))
+        one.add(row, at_ms=int(time.time() * 1000))
     one.send(end=end)
     return one
 
@@ -93,7 +92,7 @@ def test_a_live_run_of_other_parameters_is_left_alone(project, params):
     assert sorted(run.data.tags.get(LIVE, "") for run in contents(project).runs[TRAINED]) == ["", "open"]
 
 
-def test_a_store_that_is_away_is_said_once_and_gets_everything_when_it_is_back(project, monkeypatch, unused_port, capsys):
+def test_an_unreachable_store_is_reported_once_and_gets_all_rows_when_it_is_back(project, monkeypatch, unused_port, capsys):
     one = writer(project)
     with monkeypatch.context() as away:
         away.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused_port}")
@@ -107,7 +106,7 @@ def test_a_store_that_is_away_is_said_once_and_gets_everything_when_it_is_back(p
     assert curve(project) == LOSSES
 
 
-def test_after_a_failure_the_store_is_left_in_peace_for_a_while(project, monkeypatch, unused_port):
+def test_after_a_failure_the_store_is_not_asked_again_at_once(project, monkeypatch, unused_port):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused_port}")
     one = send(writer(project), ROWS[:10])
     send(one, ROWS[10:])
@@ -116,7 +115,7 @@ def test_after_a_failure_the_store_is_left_in_peace_for_a_while(project, monkeyp
 
 def test_switched_off_nothing_is_started(project, monkeypatch):
     monkeypatch.setenv("ALPRO_LIVE", "off")
-    monkeypatch.setattr(LIVE_MODULE, "START_AFTER_S", 0)
+    monkeypatch.setattr(live_run, "START_AFTER_S", 0)
     monkeypatch.setattr(subprocess, "Popen", None)
     with live(TRAINED, params_of(TRAINED), root=project) as run:
         run.log(ROWS[0])
@@ -130,21 +129,21 @@ def test_a_short_training_starts_no_process(project, monkeypatch):
 
 
 @pytest.mark.parametrize("program", ["exit 0", "exec sleep 600", "kill -9 $$"])
-def test_whatever_the_writer_does_the_training_goes_on(project, program, capsys):
-    """It ends at once, never reads what it is sent, or is killed."""
+def test_the_training_continues_whatever_the_writer_does(project, program, capsys):
+    """The writer ends at once, never reads its input, or is killed."""
     started = time.monotonic()
     with live(TRAINED, params_of(TRAINED), root=project) as run:
         run._command, run._start_at = ["/bin/sh", "-c", program], 0
         for row in ROWS * 50:
             run.log(row)
         process = run._process
-    assert time.monotonic() - started < 30  # of the 600 s that one of them sleeps
+    assert time.monotonic() - started < 30  # one of the programs sleeps 600 s
     assert process is None or process.poll() is not None
     assert capsys.readouterr().err.count("alpro: live tracking") <= 1
 
 
 def test_a_training_shows_while_it_runs(project, monkeypatch):
-    monkeypatch.setattr(LIVE_MODULE, "START_AFTER_S", 0)
+    monkeypatch.setattr(live_run, "START_AFTER_S", 0)
     with live(TRAINED, params_of(TRAINED), root=project) as run:
         for row in ROWS[:30]:
             run.log(row)
@@ -158,9 +157,9 @@ def test_a_training_shows_while_it_runs(project, monkeypatch):
 
 
 TRAINING = """
-import sys, signal
-from alpro.tracking import live
-sys.modules["alpro.tracking.live"].START_AFTER_S = 0
+import signal
+from alpro.tracking import live, live_run
+live_run.START_AFTER_S = 0
 with live("finetune/msvd_qa", {"stage": "finetune/msvd_qa"}) as run:
     run.log({"step": 1, "split": "train", "loss": 1.0})
     print("going", flush=True)
@@ -176,8 +175,8 @@ def test_the_writer_ends_soon_after_a_killed_training(project):
     assert training.stdout.readline() == b"going\n"
     training.send_signal(signal.SIGKILL)
     started = time.monotonic()
-    training.stderr.read()  # until nobody holds it any more: the writer inherited it
-    assert time.monotonic() - started < 60  # 4 s where nothing else runs
+    training.stderr.read()  # until the writer, which inherited it, has closed it
+    assert time.monotonic() - started < 60  # takes 4 s on an idle machine
     training.wait()
     training.stdout.close()
     training.stderr.close()
@@ -185,11 +184,11 @@ def test_the_writer_ends_soon_after_a_killed_training(project):
 
 @pytest.mark.slow
 def test_a_server_killed_in_mid_run_costs_nothing(project, params, empty_store, tmp_path, monkeypatch, unused_port, capfd):
-    """A real `mlflow server` dies while a training logs to it; with the server back, a sync fills in the rest."""
+    """A real `mlflow server` is killed during a training; after its restart, a sync adds the missing rows."""
     with_store(tmp_path / "server", empty_store)
     uri = f"http://127.0.0.1:{unused_port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr(LIVE_MODULE, "START_AFTER_S", 0)
+    monkeypatch.setattr(live_run, "START_AFTER_S", 0)
     server = _serve(tmp_path / "server", unused_port)
     try:
         with live(TRAINED, params_of(TRAINED), root=project) as run:

@@ -1,4 +1,4 @@
-"""Every worktree and temporary experiment folder of a project finds the same store, and the tables are made once."""
+"""All worktrees and temporary experiment folders of a project share one store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store is a mirror of the records: complete, without doubles, whatever happened to it."""
+"""A sync makes the store a mirror of the records: complete and without duplicates, whatever happened to it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from alpro.config import parse
 from alpro.errors import TrackingError
 from alpro.registry import status, sync
+from alpro.tracking import sync as tracking_sync
 from alpro.tracking.records import read_records, row_points
 from alpro.tracking.runs import PARENT
 from tests.tracking.tracked_project import STEPS, contents, history, stages_of, write_record
@@ -46,7 +47,7 @@ def test_curves_are_the_history_point_for_point(mirror):
 def test_the_parent_shows_the_figures_and_the_report(mirror, params):
     store = contents(mirror)
     (run,) = store.runs[None]
-    assert run.data.metrics["msrvtt_ret/r1"] == 31.5  # summary.json speaks last
+    assert run.data.metrics["msrvtt_ret/r1"] == 31.5  # summary.json has precedence
     assert run.data.metrics["msrvtt_ret/ci95/r1/low"] == 20.0
     assert run.data.metrics["msvd_qa/r5"] == 60.0
     assert run.data.params["recipe"] == params.recipe
@@ -109,7 +110,7 @@ def test_a_deleted_store_comes_back_as_a_whole(synced, params):
     code = "from alpro.config import load; from alpro.registry import sync; sync('.', load())"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", code], cwd=synced, check=True, env=environment)
-    moved = synced.rename(synced.parent / "moved")  # MLflow in this process still holds the deleted file open
+    moved = synced.rename(synced.parent / "moved")  # MLflow in this process still has the deleted file open
     after = contents(moved)
     assert set(after.runs) == set(before.runs)
     for stage, runs in after.runs.items():
@@ -126,7 +127,7 @@ def test_a_run_deleted_by_hand_comes_back(synced, params):
 
 
 def test_a_sync_that_was_interrupted_goes_on_in_the_same_run(project, params, monkeypatch):
-    complete = sys.modules["alpro.tracking.sync"]._complete
+    complete = tracking_sync._complete
 
     def dies(store, state, parent, record, run):
         if record.stage == TRAINED:
@@ -136,11 +137,11 @@ def test_a_sync_that_was_interrupted_goes_on_in_the_same_run(project, params, mo
         return complete(store, state, parent, record, run)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sys.modules["alpro.tracking.sync"], "_complete", dies)
+        patched.setattr(tracking_sync, "_complete", dies)
         with pytest.raises(KeyboardInterrupt):
             sync(project, params)
     (half,) = contents(project).runs[TRAINED]
-    assert status(project, params).stages[TRAINED] == "half"
+    assert status(project, params).stages[TRAINED] == "partial"
     done = sync(project, params)
     assert TRAINED in done.completed
     store = contents(project)
@@ -198,7 +199,7 @@ def test_a_commit_that_holds_the_state_is_remembered(synced, params):
 
 def test_without_a_record_one_line_says_so(project, params):
     shutil.rmtree(project / "reports")
-    with pytest.raises(TrackingError, match="no stage of recipe tiny has left a record yet"):
+    with pytest.raises(TrackingError, match="no records of recipe tiny yet"):
         sync(project, params)
 
 
@@ -236,7 +237,7 @@ def test_status_without_a_store_makes_none(project, params):
     assert set(found.stages.values()) == {"missing"}
     assert set(found.models.values()) == {"not registered"}
     assert not (project / ".mlflow").exists()
-    assert str(found).endswith("`alpro track sync` fills in what is missing")
+    assert str(found).endswith("incomplete: run `alpro track sync`")
 
 
 def test_records_come_in_the_order_of_the_pipeline(project, params):

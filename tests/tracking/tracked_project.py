@@ -1,4 +1,4 @@
-"""Hand-made records, checkpoints and locks of a whole pipeline, and what a store holds."""
+"""Writes records, checkpoints and lock files of a whole pipeline, and reads a store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = 40
 
 
 def contents(root: Path) -> SimpleNamespace:
-    """All runs of a project's store by stage, the parents under None; their number; the client."""
+    """Return all runs of a project's store by stage (parents under None), their number and the client."""
     client = store.quiet_mlflow().MlflowClient(store.store_uri(root))
     experiment = client.get_experiment_by_name("alpro")
     runs: dict[str | None, list] = {}
@@ -28,20 +28,20 @@ def contents(root: Path) -> SimpleNamespace:
 
 
 def with_store(root: Path, empty_store: Path) -> None:
-    """Lay an empty store where the project looks for its own."""
+    """Copy an empty store to the project's .mlflow/."""
     (root / ".mlflow").mkdir(parents=True, exist_ok=True)
     shutil.copy(empty_store, root / ".mlflow" / "mlflow.db")
 
 
 def stages_of(params: Params) -> dict[str, int]:
-    """Every stage's record, with the steps of its history."""
+    """Return every stage with a record, and the number of steps of its history."""
     trained = ["prompter", "pretrain", *(f"finetune/{task}" for task in params.datasets)]
     tested = [*(f"evaluate/{task}" for task in params.evaluate), *(f"evaluate/{task}_zeroshot" for task in params.zeroshot)]
     return dict.fromkeys(trained, STEPS) | dict.fromkeys(tested, 0)
 
 
 def write_all(root: Path, params: Params) -> None:
-    """Records, checkpoints, report and locks of a whole pipeline."""
+    """Write records, checkpoints, report and lock files of a whole pipeline."""
     for stage, steps in stages_of(params).items():
         write_record(root, stage, steps)
         if steps:
@@ -55,7 +55,7 @@ def write_all(root: Path, params: Params) -> None:
 
 
 def history(stage: str, steps: int, salt: str = "") -> list[dict]:
-    """Rows as the engine writes them; numbers follow from the names."""
+    """Return history rows as the engine writes them; the values are derived from the names."""
     rows = []
     for step in range(10, 10 * steps + 1, 10):
         drawn = hashlib.sha256(f"{stage}{salt}{step}".encode()).digest()
@@ -66,12 +66,12 @@ def history(stage: str, steps: int, salt: str = "") -> list[dict]:
 
 
 def params_of(stage: str, salt: str = "") -> dict:
-    """What the stage's params.json says."""
+    """Return the content of the stage's params.json."""
     return {"stage": stage, "salt": salt, "model": {"width": 64}, "betas": [0.9, 0.98]}
 
 
 def write_record(root: Path, stage: str, steps: int, salt: str = "") -> Path:
-    """A record: parameters, history, final figures, a plot."""
+    """Write a record: parameters, history, final metrics, a plot."""
     folder = root / "reports" / stage
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     (folder / "params.json").write_text(json.dumps(params_of(stage, salt)))
@@ -86,7 +86,7 @@ def write_record(root: Path, stage: str, steps: int, salt: str = "") -> Path:
 
 
 def write_checkpoint(root: Path, params: Params, stage: str, salt: str = "") -> Path:
-    """A folder with the files of a checkpoint; the weights are any bytes."""
+    """Write the files of a checkpoint with arbitrary bytes as weights."""
     folder = root / "models" / params.recipe / stage
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(f"{stage}{salt}".encode() * 100)
@@ -97,7 +97,7 @@ def write_checkpoint(root: Path, params: Params, stage: str, salt: str = "") -> 
 
 
 def write_data(root: Path, params: Params, task: str, salt: str = "") -> None:
-    """Annotations and a video of a data set, and the file that says they passed."""
+    """Write annotations and a video of a data set, and the report of its validation."""
     dataset = params.datasets[task]
     files = {f"{dataset.annotations}/test.jsonl": "{}", f"{dataset.videos}/one.mp4": task}
     for path, content in {**files, f"models/{params.recipe}/validated/{task}.json": task}.items():
@@ -106,7 +106,7 @@ def write_data(root: Path, params: Params, task: str, salt: str = "") -> None:
 
 
 def write_locks(root: Path, params: Params, only: list[str] | None = None) -> None:
-    """dvc.yaml and dvc.lock for what lies there, or `only` some stages: trainings in stages/ (`wdir: ..`), the rest in root."""
+    """Write dvc.yaml and dvc.lock for all stages or `only` some: trainings in stages/ (`wdir: ..`), the others in the root."""
     prefix = f"models/{params.recipe}"
     data = {"path": "data/any/txt", "hash": "md5", "md5": "0" * 32 + ".dir", "size": 10, "nfiles": 3}
 
@@ -138,10 +138,10 @@ def write_locks(root: Path, params: Params, only: list[str] | None = None) -> No
             deps = [entry(params.init.finetune if zero else f"{prefix}/finetune/{task}"), data]
             outer[name] = {"cmd": f"evaluate {stage}", "deps": deps, "outs": outs}
     for task, dataset in params.datasets.items():
-        passed, given = f"{prefix}/validated/{task}.json", dataset.model_dump(mode="json")
+        passed, settings = f"{prefix}/validated/{task}.json", dataset.model_dump(mode="json")
         if (root / passed).exists():
             deps = [entry(dataset.annotations), entry(dataset.videos)]
-            named = {"params.yaml": {f"datasets.{task}": given}}
+            named = {"params.yaml": {f"datasets.{task}": settings}}
             outer[f"validate@{task}"] = {"cmd": "v", "deps": deps, "params": named, "outs": [entry(passed)]}
     for folder, stages in ((root / "stages", inner), (root, outer)):
         folder.mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
-"""What a training says while it runs: rows go through a pipe to a process of low priority that fills MLflow.
+"""Logs a running training to MLflow: rows go through a pipe to a low-priority writer process.
 
-The training itself never imports MLflow, never waits for a store, and never fails because of one: its record on disk
-is the truth, and `alpro track sync` fills in what did not arrive. ALPRO_LIVE=off starts no such process.
+The training itself never imports MLflow, never waits for the store and never fails because of it. Its record on disk is
+authoritative, and `alpro track sync` adds whatever is missing in MLflow. ALPRO_LIVE=off disables the writer.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from alpro.terminal import console
 from alpro.tracking.records import flat_params
 from alpro.tracking.runs import WRITER_MODULE
 
-START_AFTER_S = 15.0  # a training that is shorter is not worth the seconds of CPU that MLflow's import takes
-CLOSE_S = 5.0  # how long a training that ended waits for the writer to send the rest
+START_AFTER_S = 15.0  # shorter trainings are not worth the CPU seconds of importing MLflow
+CLOSE_S = 5.0  # how long a finished training waits for the writer to send the remaining rows
 
 
 class LiveRun:
-    """A run that shows in MLflow while it is written. Without a command for its writer it does nothing."""
+    """A run that is visible in MLflow while it is written. Without a writer command it does nothing."""
 
     def __init__(self, command: list[str] | None = None, root: Path = Path()) -> None:
         self._command, self._root = command, root
@@ -35,7 +35,7 @@ class LiveRun:
         self._unsent = b""
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Show one row of the history: `{"step": 10, "epoch": 0, "split": "train", "loss": 3.2}`. Never raises, never waits."""
+        """Log one history row: `{"step": 10, "epoch": 0, "split": "train", "loss": 3.2}`. Never raises and never waits."""
         self._send({"at_ms": int(time.time() * 1000), "row": dict(row)})
 
     def _send(self, message: Mapping[str, Any]) -> None:
@@ -48,9 +48,9 @@ class LiveRun:
             while self._unsent and self._process and self._process.stdin:
                 self._unsent = self._unsent[os.write(self._process.stdin.fileno(), self._unsent) :]
         except BlockingIOError:
-            pass  # the pipe is full: the rest goes with the next row
+            pass  # the pipe is full: send the rest with the next row
         except (OSError, TypeError, ValueError) as error:
-            self._off(error)
+            self._give_up(error)
 
     def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -62,7 +62,7 @@ class LiveRun:
         return process
 
     def _close(self, status: str) -> None:
-        """Send the rest, for at most CLOSE_S; a writer that has not even opened the store is not waited for."""
+        """Send the remaining rows for at most CLOSE_S, or not at all if the writer has not opened the store yet."""
         self._start_at = float("inf")
         self._send({"end": status})
         process, self._process, self._command = self._process, None, None
@@ -79,16 +79,16 @@ class LiveRun:
             if ready:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.1, deadline - time.monotonic()))
-        _end(process)
+        _kill(process)
 
-    def _off(self, error: Exception) -> None:
+    def _give_up(self, error: Exception) -> None:
         process, self._process, self._command = self._process, None, None
-        console.say(f"alpro: live tracking ended ({error}); `alpro track sync` fills in the rest", sys.stderr)
+        console.say(f"alpro: live tracking stopped ({error}); `alpro track sync` adds the missing rows", sys.stderr)
         if process is not None:
-            _end(process)
+            _kill(process)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):
@@ -98,12 +98,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def live(stage: str, params: Mapping[str, Any], *, key: str = "", root: Path | str = ".") -> Iterator[LiveRun]:
-    """A live run of a stage (`finetune/msrvtt_ret`) with the parameters that its record will hold; for rank 0.
+    """Start a live run of a stage (`finetune/msrvtt_ret`) with the parameters of its record. Call it on rank 0 only.
 
-    `key` names the training, so that a resumed one goes on in the run of the one that was killed; by default it is the
-    digest of the parameters. The run ends FINISHED, or FAILED where the block raises.
+    `key` identifies the training, so that a resumed one continues the run of the killed one; default: the digest of the
+    parameters. The run ends as FINISHED, as FAILED if the block raises, or as KILLED on Ctrl-C.
     """
-    run = _run(stage, params, key, Path(root).resolve()) if os.environ.get("ALPRO_LIVE", "on") != "off" else LiveRun()
+    run = _start_run(stage, params, key, Path(root).resolve()) if os.environ.get("ALPRO_LIVE", "on") != "off" else LiveRun()
     try:
         yield run
     except BaseException as error:
@@ -112,7 +112,7 @@ def live(stage: str, params: Mapping[str, Any], *, key: str = "", root: Path | s
     run._close("FINISHED")
 
 
-def _run(stage: str, params: Mapping[str, Any], key: str, root: Path) -> LiveRun:
+def _start_run(stage: str, params: Mapping[str, Any], key: str, root: Path) -> LiveRun:
     flat = flat_params(params)
     key = key or hashlib.sha256(json.dumps([stage, flat], sort_keys=True).encode()).hexdigest()
     run = LiveRun([sys.executable, "-m", WRITER_MODULE], root)
