@@ -1,19 +1,19 @@
-"""Prefect over DVC: each stage of dvc.yaml is a task; DVC says what is up to date, Prefect shows, orders and repeats.
+"""Prefect flows on top of DVC: every stage of dvc.yaml is a task. DVC decides what is up to date; Prefect orders and shows.
 
-Importing this package sets Prefect's environment, which Prefect reads when it is imported: its own home per project
-(shared by all worktrees), nothing sent anywhere, patience with the first start of a server that Prefect starts itself.
-A run that a worker starts has imported Prefect before: what such a run needs stands in prefect.yaml too.
+Importing this package sets Prefect's environment, because Prefect reads it when it is imported: a home folder per project
+(shared by all worktrees), no telemetry, and a long start-up time for its server. A run that a worker starts has already
+imported Prefect; the settings that it needs are also in prefect.yaml.
 """
 
 import os
 from pathlib import Path
 
-from alpro.lineage import home
+from alpro.lineage import main_checkout
 
 SETTINGS = {
-    "PREFECT_HOME": str(home(Path.cwd()) / ".prefect"),
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",  # it makes its database the first time
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; flows/deploy.py calls a run that is silent for five of them crashed
+    "PREFECT_HOME": str(main_checkout(Path.cwd()) / ".prefect"),
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",  # the first start creates the database
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; after five missed ones a run counts as crashed (flows/deploy.py)
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "DO_NOT_TRACK": "1",

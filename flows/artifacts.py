@@ -1,13 +1,12 @@
-"""What a run shows in Prefect: its stages, its results, and what validation found."""
+"""Prefect artifacts of a run: its stages, results, validation, plots, lineage and the gate's decision."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,12 +15,12 @@ from alpro import lineage
 from flows.stages import Outcome, short
 
 FAILED = Path(".state/failed/validate")
-MLFLOW_PAGE = "ALPRO_MLFLOW_PAGE"  # where a browser finds MLflow; `make ui` sets it
+MLFLOW_PAGE = "ALPRO_MLFLOW_PAGE"  # environment variable: address of MLflow for a browser; set by `make ui`
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """A stage that ended."""
+class StageResult:
+    """Outcome and duration of a stage."""
 
     stage: str
     outcome: Outcome
@@ -29,152 +28,167 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Tracked:
-    """Where a run is in MLflow, read from what `alpro register` printed. `page`: MLflow's address for a browser, if known."""
+class MlflowRuns:
+    """Runs in MLflow that belong to a flow run. `page`: MLflow's address for a browser, if known."""
 
-    experiment: str
-    parent: str
-    runs: Mapping[str, str]  # by stage, as evaluate/msvd_qa
-    lines: Sequence[str]
-    page: str | None
+    experiment: str = ""
+    parent: str = ""
+    runs: Mapping[str, str] = field(default_factory=dict)  # stage, for example evaluate/msvd_qa -> run id
+    changes: Mapping[str, Sequence[str]] = field(default_factory=dict)  # title -> stages or model versions
+    page: str | None = None
 
     @classmethod
-    def read(cls, lines: Sequence[str]) -> Tracked:
-        """Parse the lines; what they don't name is empty."""
-        text = "\n".join(lines)
-        found = re.search(r"experiment (\S+), parent run (\w+)", text)
-        runs = dict(re.findall(r"^ *run (\S+): (\w+)$", text, re.M))
-        return cls(found[1] if found else "", found[2] if found else "", runs, lines, os.environ.get(MLFLOW_PAGE))
+    def from_json(cls, result: Mapping[str, Any]) -> MlflowRuns:
+        """Return the runs that `alpro register --json` or `alpro track sync --json` printed."""
+        changes = {
+            "new runs": result["created"],
+            "completed runs": result["completed"],
+            "unchanged runs": result["unchanged"],
+            "new model versions": result["registered"],
+        }
+        return cls(result["experiment"], result["parent"], result["runs"], changes, os.environ.get(MLFLOW_PAGE))
 
-    def link(self, run: str | None = None, said: str = "MLflow's run") -> str:
-        """Markdown that leads to a run; by default the parent."""
+    def link(self, run: str | None = None, title: str = "MLflow's run") -> str:
+        """Return Markdown with a link to a run; default: the parent run."""
         run = run or self.parent
         if not run:
             return "not in MLflow"
-        return f"[{said}]({self.page}/#/experiments/{self.experiment}/runs/{run})" if self.page else f"{said} `{run}`"
+        return f"[{title}]({self.page}/#/experiments/{self.experiment}/runs/{run})" if self.page else f"{title} `{run}`"
 
     def image(self, stage: str, file: str) -> str | None:
-        """The address of a picture of a stage's run."""
+        """Return the address of an image in a stage's run, or None if it is unknown."""
         run = self.runs.get(stage)
         return f"{self.page}/get-artifact?path={quote(file)}&run_uuid={run}" if run and self.page else None
 
 
-def publish(done: Sequence[Done], root: Path, experiment: str | None, tracked: Tracked, found: str | None = None) -> None:
-    """Make the run's artifacts from what its stages wrote. `found`: where the Data Docs of a failed validation lie."""
+def publish(
+    results: Sequence[StageResult], root: Path, experiment: str | None, mlflow: MlflowRuns, data_docs: str | None = None
+) -> None:
+    """Create the run's artifacts from the files of its stages. `data_docs`: path of a failed validation's Data Docs."""
     from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
-    rows = [{"stage": short(one.stage), "outcome": one.outcome, "seconds": f"{one.seconds:.1f}"} for one in done]
+    rows = [{"stage": short(r.stage), "outcome": r.outcome, "seconds": f"{r.seconds:.1f}"} for r in results]
     create_table_artifact(rows, key="stages", description=f"Saved as experiment `{experiment}`" if experiment else None)
-    names = {short(one.stage) for one in done}
-    if results := result_rows(root, names):
-        said = f"Figures of the evaluated splits, in percent. {tracked.link()}"
-        create_table_artifact(results, key="results", description=said)
-    if text := validation_text(root, names, tracked, found):
+    names = {short(r.stage) for r in results}
+    if metrics := metric_rows(root, names):
+        description = f"Metrics of the evaluated splits, in percent. {mlflow.link()}"
+        create_table_artifact(metrics, key="results", description=description)
+    if text := validation_text(root, names, mlflow, data_docs):
         create_markdown_artifact(text, key="validation", description="Great Expectations")
-    create_markdown_artifact(lineage_text(root, experiment, tracked), key="lineage", description=tracked.link())
+    create_markdown_artifact(lineage_text(root, experiment, mlflow), key="lineage", description=mlflow.link())
     for stage, file in plots(root, names):
-        if address := tracked.image(stage, file):
+        if address := mlflow.image(stage, file):
             key = "-".join((stage.split("/")[-1], Path(file).stem)).replace("_", "-").lower()
             create_image_artifact(image_url=address, key=key, description=f"{stage}: {file}")
 
 
 def plots(root: Path, stages: set[str]) -> list[tuple[str, str]]:
-    """The pictures of the evaluations that these stages made: (record, file)."""
-    found = []
+    """Return the plots of the evaluations among these stages as (record, file)."""
+    files = []
     for stage in sorted(stages):
         if record := _evaluated(stage):
             folder = root / "reports" / "evaluate" / record
-            found += [(f"evaluate/{record}", f.relative_to(folder).as_posix()) for f in sorted(folder.glob("plots/*.png"))]
-    return found
+            files += [(f"evaluate/{record}", f.relative_to(folder).as_posix()) for f in sorted(folder.glob("plots/*.png"))]
+    return files
 
 
-def lineage_text(root: Path, experiment: str | None, tracked: Tracked) -> str:
-    """Which commit and locks stand for this run, how to bring them back, and what MLflow has of it."""
+def lineage_text(root: Path, experiment: str | None, mlflow: MlflowRuns) -> str:
+    """Return commit and lock digest of the run, the command that restores its state, and what changed in MLflow."""
     state = lineage.git_state(root)
     lines = [f"- commit `{state.commit}` ({state.branch or 'no branch'})", f"- locks `{lineage.locks_digest(root)}`"]
-    lines += [f"- changed, and in no commit: {', '.join(state.changed)}"] if state.changed else []
-    lines += [f"- `dvc exp apply {experiment}` brings the state back"] if experiment else []
-    return "\n".join([*lines, f"- {tracked.link()}", "", "```", *tracked.lines, "```"])
+    lines += [f"- changed, but not committed: {', '.join(state.changed)}"] if state.changed else []
+    lines += [f"- to restore this state: `dvc exp apply {experiment}`"] if experiment else []
+    lines += [f"- {mlflow.link()}", *(f"- {title}: {', '.join(names)}" for title, names in mlflow.changes.items() if names)]
+    return "\n".join(lines)
 
 
 def gate_key(task: str) -> str:
-    """The key of a task's artifact; Prefect takes no underscores."""
+    """Return the key of a task's gate artifact; Prefect allows no underscores."""
     return f"gate-{task.replace('_', '-').lower()}"
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What the gate said of a candidate. `champion`: it was that already, so nothing is left to do."""
+class GateDecision:
+    """The gate's decision about a candidate. `already_champion`: nothing is left to do."""
 
     passed: bool
-    version: str | None
-    champion: bool
+    version: str  # number of the candidate
+    already_champion: bool
 
     @classmethod
-    def read(cls, task: str, passed: bool, lines: Sequence[str]) -> Judged:
-        """Parse what `alpro promote` printed."""
-        model = f"alpro-{re.escape(task)}"
-        found = re.search(rf"^{model}/(\d+) against (?:{model}/(\d+))?", "\n".join(lines), re.M)
-        return cls(passed, found[1], found[1] == found[2]) if found else cls(passed, None, False)
+    def from_json(cls, result: Mapping[str, Any]) -> GateDecision:
+        """Return the decision that `alpro promote --json` printed."""
+        return cls(result["passed"], result["candidate"].rsplit("/", 1)[-1], result["already_champion"])
 
 
-def publish_gate(task: str, lines: Sequence[str]) -> None:
-    """What the gate said, as it was printed; the evaluations' own lines before it are in the log."""
+def publish_gate(task: str, result: Mapping[str, Any]) -> None:
+    """Create an artifact with the gate's checks and its decision."""
     from prefect.artifacts import create_markdown_artifact
 
-    at = next((n for n, line in enumerate(lines) if line.startswith(f"alpro-{task}/")), 0)
-    text = "\n".join(["```", *lines[at:], "```"])
-    create_markdown_artifact(text, key=gate_key(task), description=lines[-1] if lines else None)
+    create_markdown_artifact(gate_text(result), key=gate_key(task), description=result["summary"])
 
 
-def result_rows(root: Path, stages: set[str]) -> list[dict[str, Any]]:
-    """One row an evaluation that these stages made: every figure of its metrics.json that is a number, by its official name."""
+def gate_text(result: Mapping[str, Any]) -> str:
+    """Return the output of `alpro promote --json` as Markdown."""
+    lines = [f"**{result['candidate']}** against {result['champion'] or 'chance: there is no champion yet'}", ""]
+    lines += [result["warning"], ""] if result["warning"] else []
+    if result["checks"]:
+        lines += ["| | check | candidate | champion | needed |", "|---|---|---|---|---|"]
+        for check in result["checks"]:
+            mark = "ok" if check["ok"] else "**NO**"
+            lines.append(f"| {mark} | {check['name']} | {check['candidate']} | {check['champion']} | {check['needed']} |")
+        lines.append("")
+    return "\n".join([*lines, result["summary"]])
+
+
+def metric_rows(root: Path, stages: set[str]) -> list[dict[str, Any]]:
+    """Return one row per evaluation among these stages, with every number of its metrics.json by its official name."""
     rows = []
     for stage in sorted(stages):
         folder = _evaluated(stage)
         metrics = _read(root / "reports" / "evaluate" / folder / "metrics.json") if folder else None
         if metrics:
-            figures = {**metrics, **metrics.get("text2video", {})}
-            rows.append({"task": folder, **{name: _shown(value) for name, value in figures.items() if _is_number(value)}})
+            flat = {**metrics, **metrics.get("text2video", {})}
+            rows.append({"task": folder, **{name: _format(value) for name, value in flat.items() if _is_number(value)}})
     columns = {name: None for row in rows for name in row}
     return [{name: row.get(name, "") for name in columns} for row in rows]
 
 
-def validation_text(root: Path, stages: set[str], tracked: Tracked, found: str | None = None) -> str | None:
-    """A table of what validation found in each set, with the way to its Data Docs; None where nothing was validated."""
+def validation_text(root: Path, stages: set[str], mlflow: MlflowRuns, data_docs: str | None = None) -> str | None:
+    """Return a table of the validation results with links to the Data Docs, or None if no stage validated data."""
     lines = []
     for stage in sorted(stages):
         kind, _, name = stage.partition("@")
         folder = root / "reports" / "validate" / name
-        figures = _read(folder / "metrics.json") if kind.startswith("validate") else None
-        if figures:
-            failed = ", ".join(f"{check} {count}" for check, count in figures["checks"].items()) or "nothing"
-            run = tracked.runs.get(f"validate/{name}")
-            docs = tracked.link(run, "index.html of the run") if run else "`index.html` of its record"
-            docs = f"`{found}`" if found and Path(found).parent.name == name else docs
-            lines.append(f"| {name} | {figures['errors']} | {figures['warnings']} | {failed} | {docs} |")
-    head = ["| set | errors | warnings | found | Data Docs |", "|---|---|---|---|---|"]
+        metrics = _read(folder / "metrics.json") if kind.startswith("validate") else None
+        if metrics:
+            failed = ", ".join(f"{check} {count}" for check, count in metrics["checks"].items()) or "none"
+            run = mlflow.runs.get(f"validate/{name}")
+            docs = mlflow.link(run, "index.html of the run") if run else "`index.html` of its record"
+            docs = f"`{data_docs}`" if data_docs and Path(data_docs).parent.name == name else docs
+            lines.append(f"| {name} | {metrics['errors']} | {metrics['warnings']} | {failed} | {docs} |")
+    head = ["| data set | errors | warnings | failed checks | Data Docs |", "|---|---|---|---|---|"]
     return "\n".join([*head, *lines]) if lines else None
 
 
-def kept_findings(stage: str, root: Path, checkout: Path) -> str | None:
-    """Where the Data Docs of a validation that failed can be read, in the checkout; None where it has left none.
+def keep_data_docs(stage: str, root: Path, checkout: Path) -> str | None:
+    """Return the path of a failed validation's Data Docs, relative to the checkout; None if there are none.
 
-    A run's worktree goes with it, so what it found is copied to .state/failed, over what the set's last failure left there.
+    A run's worktree is removed, so the record is copied to .state/failed; it replaces the data set's previous one.
     """
     kind, _, name = short(stage).partition("@")
     record = root / "reports" / "validate" / name
     if not kind.startswith("validate") or not (record / "index.html").is_file():
         return None
     if root != checkout:
-        kept = checkout / FAILED / name
-        shutil.rmtree(kept, ignore_errors=True)
-        record = Path(shutil.copytree(record, kept))
+        copy = checkout / FAILED / name
+        shutil.rmtree(copy, ignore_errors=True)
+        record = Path(shutil.copytree(record, copy))
     return (record / "index.html").relative_to(checkout).as_posix()
 
 
 def _evaluated(stage: str) -> str | None:
-    """The folder of reports/evaluate that a stage fills."""
+    """Return the folder of reports/evaluate that a stage writes, or None."""
     kind, _, task = stage.partition("@")
     return {"evaluate": task, "zeroshot": f"{task}_zeroshot"}.get(kind)
 
@@ -187,5 +201,5 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _shown(value: float) -> str:
+def _format(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""Commands of a flow: their lines go to a log as they come, and none of their processes outlives them."""
+"""Runs the commands of a flow: their output is logged line by line, and none of their processes outlives them."""
 
 from __future__ import annotations
 
@@ -7,88 +7,107 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 BIN = Path(sys.executable).parent
-PATIENCE_S = 15  # tools/under_lock.py needs up to 10 s to end a stage with all its processes
-KEPT = 200  # last lines that say why a command failed
-SHORT_S = 600  # a command that asks git or DVC something
-LONG_S = 24 * 3600  # one that hashes or copies data
+END_S = 15  # tools/under_lock.py needs up to 10 s to end a stage with all its processes
+LAST_LINES = 200  # kept to explain a failure
+SHORT_S = 600  # limit of a command that queries git or DVC
+LONG_S = 24 * 3600  # limit of a command that hashes or copies data
 
 
 def environment() -> dict[str, str]:
-    """The variables of every command: this environment's programs first on PATH, output line by line."""
+    """Return the variables of every command: this environment's programs first on PATH, unbuffered output."""
     path = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def dvc() -> str:
-    """The dvc beside this Python."""
+    """Return the path of the dvc program in this environment."""
     return str(BIN / "dvc")
 
 
-def stream(command: Sequence[str], root: Path, log: Callable[[str], object]) -> tuple[int, list[str]]:
-    """Run a command in `root`, hand each line of its output to `log`. Returns exit code and the last lines.
+def under_lock(name: str) -> list[str]:
+    """Return the command prefix that runs a command under tools/under_lock.py, which leaves no process of it behind."""
+    return [sys.executable, "-E", "-S", str(TOOLS / "under_lock.py"), name]
 
-    It runs under tools/under_lock.py, which leaves no process of it behind: neither when the wait ends early (Ctrl-C, a
-    cancelled run, a time-out) nor when this process is killed.
+
+def stream(command: Sequence[str], root: Path, log: Callable[[str], object]) -> tuple[int, list[str]]:
+    """Run a command in `root` and log each line of its output. Returns the exit code and the last lines.
+
+    All its processes end with it: also after Ctrl-C, a cancelled run or a time-out, and when this process is killed.
     """
+    return _stream(command, root, log, None)
+
+
+def stream_json(command: Sequence[str], root: Path, log: Callable[[str], object]) -> tuple[int, list[str], str]:
+    """Like `stream`, but log only stderr. Returns the exit code, the last lines of stderr, and stdout as one text."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        code, lines = _stream(command, root, log, file)
+        file.seek(0)
+        return code, lines, file.read()
+
+
+def _stream(command: Sequence[str], root: Path, log: Callable[[str], object], stdout: IO[str] | None) -> tuple[int, list[str]]:
+    """Log stdout and stderr of a command, or stderr only if a file for stdout is given."""
     child = subprocess.Popen(
-        [sys.executable, "-E", "-S", str(TOOLS / "under_lock.py"), "stage", *command],
+        [*under_lock("stage"), *command],
         cwd=root,
         env=environment(),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.STDOUT if stdout is None else subprocess.PIPE,
         text=True,
         errors="replace",
-        start_new_session=True,  # a Ctrl-C is for this process to handle
+        start_new_session=True,  # Ctrl-C is handled by this process
     )
-    last: deque[str] = deque(maxlen=KEPT)
-    assert child.stdout is not None
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    output = child.stdout if stdout is None else child.stderr
+    assert output is not None
     try:
-        for line in child.stdout:
+        for line in output:
             if text := line.rstrip():
                 log(text)
                 last.append(text)
         return child.wait(), list(last)
     finally:
         end(child)
-        child.stdout.close()
+        output.close()
 
 
 def ask(command: Sequence[str], root: Path, timeout_s: float = SHORT_S) -> str:
-    """Standard output of a short command. Raises RuntimeError with its last line where it fails, or that it takes too long."""
+    """Return the standard output of a short command. Raises RuntimeError if it fails or takes too long."""
     try:
-        done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, timeout=timeout_s)
+        process = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, timeout=timeout_s)
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"`{' '.join(command)}` was ended: no answer after {timeout_s:g} s") from None
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(f"`{' '.join(command)}` failed: {said[-1]}")
-    return done.stdout
+    if process.returncode:
+        lines = (process.stderr or process.stdout).strip().splitlines() or [f"exit code {process.returncode}"]
+        raise RuntimeError(f"`{' '.join(command)}` failed: {lines[-1]}")
+    return process.stdout
 
 
 def end(child: subprocess.Popen[Any]) -> None:
-    """End what runs under tools/under_lock.py, with all that it started."""
+    """End a command that runs under tools/under_lock.py, with all processes that it started."""
     if child.poll() is not None:
         return
     try:
-        below = psutil.Process(child.pid).children(recursive=True)  # under_lock.py may be too young to see to them itself
+        descendants = psutil.Process(child.pid).children(recursive=True)  # in case under_lock.py has only just started
     except psutil.NoSuchProcess:
-        below = []
+        descendants = []
     child.send_signal(signal.SIGTERM)
     try:
-        child.wait(PATIENCE_S)
+        child.wait(END_S)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-    for process in below:
+    for process in descendants:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

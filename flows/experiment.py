@@ -1,7 +1,7 @@
-"""A run that never touches the checkout: a git worktree with DVC's shared cache, saved as a DVC experiment.
+"""Runs in a git worktree with DVC's shared cache, saved as a DVC experiment, so that the checkout is never changed.
 
-The worktree starts as the checkout is, uncommitted edits included, as with `dvc exp run`, and finds the checkout's inputs that
-nobody tracks; the experiment shows in the checkout (`dvc exp show`) and can be compared, applied and committed there.
+Like `dvc exp run`, the worktree starts from the checkout's state, including uncommitted edits. It also gets links to untracked
+inputs. The experiment appears in the checkout (`dvc exp show`) and can be compared, applied and committed there.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ import yaml
 
 from alpro.lineage import LOCKS
 from flows.commands import LONG_S, ask, dvc, environment
-from flows.form import Changes
+from flows.form import ParamChanges
 from flows.inputs import link_inputs
 
-FOLDER = Path(".dvc/tmp/flows")  # DVC neither tracks nor searches .dvc/tmp, and its cache lies on the same disk
+FOLDER = Path(".dvc/tmp/flows")  # ignored by DVC, and on the same disk as its cache
 
 
 @contextmanager
 def worktree(checkout: Path, name: str, saved: bool = False) -> Iterator[Path]:
-    """A worktree of the project in the state of `checkout`, or of the experiment `name` where that is `saved`.
+    """Make a worktree in the state of `checkout`, or of the saved experiment `name`. It is always removed afterwards.
 
-    It is gone afterwards, whatever happened. Raises RuntimeError.
+    Raises RuntimeError if a git or DVC command fails, or if there is no such experiment.
     """
-    commit = _commit(checkout, name) if saved else "HEAD"
-    place = checkout / FOLDER / name
-    _sweep(checkout)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    ask(["git", "worktree", "add", "--quiet", "--detach", str(place), commit], checkout)
+    commit = _experiment_commit(checkout, name) if saved else "HEAD"
+    folder = checkout / FOLDER / name
+    _remove_leftovers(checkout)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    ask(["git", "worktree", "add", "--quiet", "--detach", str(folder), commit], checkout)
     try:
         if not saved:
-            _carry_edits(checkout, place)
-        _share(checkout, place)
-        yield place
+            _copy_edits(checkout, folder)
+        _share_cache_and_state(checkout, folder)
+        yield folder
     finally:
-        _remove(checkout, place)
+        _remove(checkout, folder)
 
 
 def override(root: Path, overrides: Sequence[str]) -> None:
-    """Change keys of params.yaml exactly as `dvc exp run -S key=value` does. Raises ValueError on what is no override."""
+    """Change params.yaml exactly like `dvc exp run -S key=value`. Raises ValueError if an override is invalid."""
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
 
@@ -55,62 +55,63 @@ def override(root: Path, overrides: Sequence[str]) -> None:
         raise ValueError(f"overrides {list(overrides)}: {' '.join(str(error.__cause__ or error).split())}") from None
 
 
-def apply(root: Path, given: Changes) -> None:
-    """Make a run's changes to params.yaml, all but the gate: no run chooses the judge of its own results.
+def apply(root: Path, changes: ParamChanges) -> None:
+    """Make a run's changes to params.yaml, except to `gate`: no run may change the criteria for its own results.
 
-    Raises ValueError on an override of `gate`, or on what is none.
+    Raises ValueError if an override is invalid or changes `gate`.
     """
     from dvc.utils.serialize import modify_yaml
 
     file = root / "params.yaml"
     gate = _gate(file)
-    if given.recipe:
-        ask([sys.executable, "-m", "alpro", "recipe", "use", given.recipe], root)
+    if changes.recipe:
+        ask([sys.executable, "-m", "alpro", "recipe", "use", changes.recipe], root)
         with modify_yaml(file) as params:
             if gate is None:
                 params.pop("gate", None)
             else:
                 params["gate"] = gate
-    if given.overrides:
-        override(root, given.overrides)
+    if changes.overrides:
+        override(root, changes.overrides)
     if _gate(file) != gate:
         raise ValueError(
-            f"overrides {list(given.overrides)}: `gate` judges what the run makes, so no run changes it; "
-            "edit params.yaml and commit that"
+            f"overrides {list(changes.overrides)}: a run cannot change `gate`, by which its results are checked; "
+            "edit params.yaml and commit it instead"
         )
 
 
 def restore(checkout: Path, root: Path) -> list[str]:
-    """Bring the data, and the outputs that the lock knows, out of the shared cache, so that only what changed runs.
+    """Restore data and locked outputs from the shared cache, so that only changed stages run.
 
-    Returns the inputs of `checkout` that neither git nor DVC holds, and that were linked.
+    Returns the inputs that neither git nor DVC tracks; they are linked to those of `checkout`.
     """
     ask([dvc(), "checkout", "--quiet", "--force", "--allow-missing"], root, LONG_S)
     return link_inputs(checkout, root)
 
 
 def save(root: Path, name: str, stages: Sequence[str], message: str) -> None:
-    """Save the worktree's state as experiment `name`. Stages that did not take part need not have outputs."""
-    included = [word for file in _untracked(root, *LOCKS, "*.dvc") for word in ("--include-untracked", file)]
-    ask([dvc(), "exp", "save", "--quiet", "--force", "--name", name, "--message", message, *included, *stages], root, LONG_S)
+    """Save the worktree's state as experiment `name`. Only the given stages must have their outputs."""
+    untracked = [word for file in _untracked(root, *LOCKS, "*.dvc") for word in ("--include-untracked", file)]
+    ask([dvc(), "exp", "save", "--quiet", "--force", "--name", name, "--message", message, *untracked, *stages], root, LONG_S)
 
 
-def _commit(checkout: Path, name: str) -> str:
-    found = ask(["git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}"], checkout).split()
-    if not found:
-        raise RuntimeError(f"there is no experiment {name} (any more): `dvc exp list` shows those that there are")
-    return found[0]
+def _experiment_commit(checkout: Path, name: str) -> str:
+    commits = ask(["git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}"], checkout).split()
+    if not commits:
+        raise RuntimeError(f"there is no experiment {name}; run `dvc exp list` to see all experiments")
+    return commits[0]
 
 
-def _carry_edits(checkout: Path, place: Path) -> None:
+def _copy_edits(checkout: Path, folder: Path) -> None:
+    """Copy uncommitted edits, lock files and untracked .dvc files of the checkout to a worktree."""
     edits = subprocess.run(["git", "diff", "--binary", "HEAD"], cwd=checkout, capture_output=True, check=True).stdout
     if edits:
         apply = ["git", "apply", "--whitespace=nowarn", "-"]
-        subprocess.run(apply, cwd=place, input=edits, check=True, capture_output=True, env=environment())
+        subprocess.run(apply, cwd=folder, input=edits, check=True, capture_output=True, env=environment())
     for file in {*LOCKS, *_untracked(checkout, "*.dvc")}:
-        if (checkout / file).exists() and not (place / file).exists():
-            (place / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(checkout / file, place / file)
+        if (checkout / file).exists() and not (folder / file).exists():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(checkout / file, folder / file)
 
 
 def _untracked(root: Path, *patterns: str) -> list[str]:
@@ -122,30 +123,30 @@ def _gate(file: Path) -> Any:
     return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("gate")
 
 
-def _share(checkout: Path, place: Path) -> None:
-    """DVC's cache and its local settings, and the state from which an interrupted training goes on."""
+def _share_cache_and_state(checkout: Path, folder: Path) -> None:
+    """Use the checkout's DVC cache, its local DVC settings, and its resume state of interrupted trainings."""
     local = checkout / ".dvc" / "config.local"
     if local.exists():
-        shutil.copy(local, place / ".dvc" / "config.local")
+        shutil.copy(local, folder / ".dvc" / "config.local")
     cache = ask([dvc(), "cache", "dir"], checkout).strip()
-    ask([dvc(), "cache", "dir", "--local", str((checkout / cache).resolve())], place)
+    ask([dvc(), "cache", "dir", "--local", str((checkout / cache).resolve())], folder)
     state = checkout / ".state"
     state.mkdir(exist_ok=True)
-    (place / ".state").symlink_to(state.resolve())
+    (folder / ".state").symlink_to(state.resolve())
 
 
-def _sweep(checkout: Path) -> None:
-    """Worktrees of runs that were killed; only one run is at work at a time, so none is anybody's."""
-    for left in (checkout / FOLDER).glob("*"):
-        _remove(checkout, left)
+def _remove_leftovers(checkout: Path) -> None:
+    """Remove the worktrees of killed runs. The run lock ensures that no other run uses one."""
+    for folder in (checkout / FOLDER).glob("*"):
+        _remove(checkout, folder)
 
 
-def _remove(checkout: Path, place: Path) -> None:
-    subprocess.run(["git", "worktree", "remove", "--force", "--force", str(place)], cwd=checkout, capture_output=True)
-    shutil.rmtree(place, ignore_errors=True)
+def _remove(checkout: Path, folder: Path) -> None:
+    subprocess.run(["git", "worktree", "remove", "--force", "--force", str(folder)], cwd=checkout, capture_output=True)
+    shutil.rmtree(folder, ignore_errors=True)
     subprocess.run(["git", "worktree", "prune"], cwd=checkout, capture_output=True)
 
 
-def describe(flow: str, given: Changes) -> str:
-    """One line for the experiment's commit: the id of Prefect's run, and what it changed."""
-    return " ".join([f"flow {flow}:", *([f"recipe {given.recipe}"] if given.recipe else []), *given.overrides])
+def describe(flow: str, changes: ParamChanges) -> str:
+    """Return one line for the experiment's commit: the id of Prefect's run, and its changes."""
+    return " ".join([f"flow {flow}:", *([f"recipe {changes.recipe}"] if changes.recipe else []), *changes.overrides])

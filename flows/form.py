@@ -1,4 +1,4 @@
-"""The fields of the flows' forms: their types, what is said about each, and what they change in params.yaml."""
+"""Fields of the flows' forms: their types and descriptions, and the changes to params.yaml that they stand for."""
 
 from __future__ import annotations
 
@@ -13,60 +13,77 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Recipe = Annotated[
-    Literal["tiny", "sample", "official", "paper"] | None, Field(description="Empty: params.yaml as it is committed.")
+    Literal["tiny", "sample", "official", "paper"] | None,
+    Field(description="Recipe to use instead of the committed params.yaml. Empty: params.yaml."),
 ]
 Overrides = Annotated[
-    list[str], Field(description="Changes to params.yaml, as `dvc exp run -S`: finetune.msvd_qa.learning_rate=1e-4")
+    list[str],
+    Field(description="Changes to params.yaml, written as for `dvc exp run -S`: finetune.msvd_qa.learning_rate=1e-4"),
 ]
 Task = Annotated[str, Field(description="A data set of params.yaml: msrvtt_ret, didemo_ret, msrvtt_qa, msvd_qa or your own.")]
-Tasks = Annotated[list[str], Field(description="Only these data sets, without the report; empty: all of them.")]
-FromStage = Annotated[str | None, Field(description="Run this stage and all after it again, changed or not: finetune@msvd_qa.")]
-InCheckout = Annotated[
-    bool, Field(description="Work in the checkout, as `make repro` does, and not as an experiment; takes no changes.")
+Tasks = Annotated[list[str], Field(description="Run only these data sets, without the report. Empty: all data sets.")]
+FromStage = Annotated[
+    str | None,
+    Field(description="Run this stage and all stages after it again, even if nothing has changed: finetune@msvd_qa."),
 ]
-Edited = Annotated[
+InCheckout = Annotated[
+    bool,
+    Field(description="Work in the checkout, like `make repro`, instead of in an experiment. Allows no changes of parameters."),
+]
+StrayFiles = Annotated[
     Literal["keep", "discard", "stop"],
     Field(
-        description="In the checkout, files that somebody put into a stage's output: moved to .state/kept, deleted, or a stop."
+        description="With in_checkout: what to do with user files in stage outputs. keep: move them to .state/kept; "
+        "discard: delete them; stop: end the run."
     ),
 ]
 Hours = Annotated[
-    float | None, Field(description="A stage that takes longer is ended; empty: never. The gate has a day.", gt=0)
+    float | None,
+    Field(description="Time limit of each stage, in hours. Empty: no limit. The gate is limited to 24 hours.", gt=0),
 ]
-Ask = Annotated[
+Promote = Annotated[
     Literal["auto", "ask", "never"],
-    Field(description="What the gate lets through becomes the champion: at once, after the run was resumed by hand, or never."),
+    Field(
+        description="When candidates that pass the gate become champions. auto: at once; ask: when you resume the paused run; "
+        "never: not in this run."
+    ),
 ]
 
 
 class Start(BaseModel):
-    """Where trainings start; empty: as params.yaml says."""
+    """Checkpoints from which trainings start. Empty: those of params.yaml."""
 
-    prompter: str | None = Field(None, description="init.prompter: a checkpoint, own or official, or a file of recipes/init.")
-    teacher: str | None = Field(None, description="init.teacher: the prompter that pre-training asks.")
-    pretrain: str | None = Field(None, description="init.pretrain.")
-    finetune: str | None = Field(None, description="init.finetune: replaces prompter and pre-training, for all tasks.")
+    prompter: str | None = Field(
+        None, description="init.prompter: an own or official checkpoint, or a file in recipes/init, for the prompter."
+    )
+    teacher: str | None = Field(None, description="init.teacher: the prompter that labels video crops for pre-training.")
+    pretrain: str | None = Field(None, description="init.pretrain: the checkpoint from which pre-training starts.")
+    finetune: str | None = Field(
+        None, description="init.finetune: the checkpoint from which all fine-tunings start; skips prompter and pre-training."
+    )
 
 
 class Machines(BaseModel):
-    """Where Horovod's processes run; empty: as params.yaml says."""
+    """Machines on which Horovod's processes run. Empty: those of params.yaml."""
 
-    processes: int | None = Field(None, description="launch.processes: over all hosts; needed with hosts.", ge=1)
-    hosts: str | None = Field(None, description="launch.hosts: name:slots,...; only this machine where empty.")
+    processes: int | None = Field(
+        None, description="launch.processes: number of processes on all hosts together. Required with hosts.", ge=1
+    )
+    hosts: str | None = Field(None, description="launch.hosts: name:slots,... Empty: this machine only.")
 
 
 def described(function: Callable[P, R]) -> Callable[P, R]:
-    """Repeat the annotations' descriptions in the docstring, from which Prefect takes those of its form."""
+    """Add the parameters' descriptions to the docstring, where Prefect looks for them."""
     hints = get_type_hints(function, include_extras=True)
     fields = {name: field for name, hint in hints.items() for field in get_args(hint)[1:] if isinstance(field, FieldInfo)}
-    listed = [f"    {name}: {field.description}" for name, field in fields.items()]
-    function.__doc__ = "\n".join([function.__doc__ or "", "", "Args:", *listed])
+    lines = [f"    {name}: {field.description}" for name, field in fields.items()]
+    function.__doc__ = "\n".join([function.__doc__ or "", "", "Args:", *lines])
     return function
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
-    """What a run changes in params.yaml, before anything else."""
+class ParamChanges:
+    """Changes of a run to params.yaml: another recipe first, then overrides in this order."""
 
     recipe: str | None
     overrides: tuple[str, ...]
@@ -75,11 +92,11 @@ class Changes:
         return bool(self.recipe or self.overrides)
 
 
-def changes(
+def to_changes(
     recipe: str | None, overrides: Sequence[str], start: Start | None = None, machines: Machines | None = None
-) -> Changes:
-    """A form's fields as overrides; those that were typed as such come last, and so have the last word."""
-    given = {f"init.{key}": value for key, value in (start.model_dump() if start else {}).items()}
-    given |= {f"launch.{key}": value for key, value in (machines.model_dump() if machines else {}).items()}
-    set_here = [f"{key}='{value}'" if isinstance(value, str) else f"{key}={value}" for key, value in given.items() if value]
-    return Changes(recipe, (*set_here, *overrides))
+) -> ParamChanges:
+    """Convert a form's fields to changes. Typed overrides come last, so they have precedence over the other fields."""
+    fields = {f"init.{key}": value for key, value in (start.model_dump() if start else {}).items()}
+    fields |= {f"launch.{key}": value for key, value in (machines.model_dump() if machines else {}).items()}
+    from_fields = [f"{key}='{value}'" if isinstance(value, str) else f"{key}={value}" for key, value in fields.items() if value]
+    return ParamChanges(recipe, (*from_fields, *overrides))

@@ -1,4 +1,4 @@
-"""Inputs that neither git nor DVC holds, as a start checkpoint or a folder of videos: a run finds those of the checkout."""
+"""Links inputs that neither git nor DVC tracks, such as a start checkpoint or a folder of videos, into a run's worktree."""
 
 from __future__ import annotations
 
@@ -9,50 +9,46 @@ from typing import Any
 
 import yaml
 
+from alpro.lineage import overlap
 from flows.commands import ask, dvc
 
-BESIDE = "ext"  # where a start file's BERT is looked for too
+BERT_FOLDER = "ext"  # second place in which the BERT of a start file is searched
 
 
-def link_inputs(checkout: Path, place: Path) -> list[str]:
-    """Link what params.yaml names, the checkout has and the worktree `place` has not, unless a stage makes it; returns that.
+def link_inputs(checkout: Path, worktree: Path) -> list[str]:
+    """Link the paths named in params.yaml that exist in the checkout but not in the worktree; returns them.
 
-    A start file (recipes/init) is read for the names in it. The links are for reading: nothing in the pipeline writes into its
-    inputs. Raises RuntimeError where DVC can't read the pipeline.
+    Outputs of stages are not linked. Start files (recipes/init) are searched for further paths. No stage writes into its
+    inputs, so the links are only read. Raises RuntimeError if DVC cannot read the pipeline.
     """
-    named = list(_strings(_yaml(place / "params.yaml")))
-    for start in {name for name in named if name.endswith((".yaml", ".yml"))}:
-        file = next((file for file in (place / start, checkout / start) if file.is_file()), None)
-        found = list(_strings(_yaml(file))) if file else []
-        named += [*found, *(f"{BESIDE}/{name}" for name in found)]
-    wanted = [name for name in dict.fromkeys(named) if _lacks(checkout, place, name)]
-    outputs = _outputs(place) if wanted else []
-    linked = [name for name in wanted if not any(_touch(PurePosixPath(name), output) for output in outputs)]
+    names = list(_strings(_yaml(worktree / "params.yaml")))
+    for start in {name for name in names if name.endswith((".yaml", ".yml"))}:
+        file = next((file for file in (worktree / start, checkout / start) if file.is_file()), None)
+        inner = list(_strings(_yaml(file))) if file else []
+        names += [*inner, *(f"{BERT_FOLDER}/{name}" for name in inner)]
+    missing = [name for name in dict.fromkeys(names) if _is_missing(checkout, worktree, name)]
+    outputs = _outputs(worktree) if missing else []
+    linked = [name for name in missing if not any(overlap(name, output) for output in outputs)]
     for name in linked:
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).symlink_to((checkout / name).resolve())
+        (worktree / name).parent.mkdir(parents=True, exist_ok=True)
+        (worktree / name).symlink_to((checkout / name).resolve())
     return linked
 
 
-def _lacks(checkout: Path, place: Path, name: str) -> bool:
+def _is_missing(checkout: Path, worktree: Path, name: str) -> bool:
     path = PurePosixPath(name)
     if not name or "\0" in name or path.is_absolute() or ".." in path.parts:
         return False
     try:
-        return not (place / path).exists() and (checkout / path).exists()
-    except OSError:  # a long text is no path
+        return not (worktree / path).exists() and (checkout / path).exists()
+    except OSError:  # a long text is not a path
         return False
 
 
-def _touch(one: PurePosixPath, other: PurePosixPath) -> bool:
-    """Whether one is the other, or lies in it, in whichever order."""
-    return one.is_relative_to(other) or other.is_relative_to(one)
-
-
-def _outputs(place: Path) -> list[PurePosixPath]:
-    """Whatever stages make and .dvc files track."""
-    said = ask([dvc(), "dag", "--dot", "--outs"], place)
-    return [PurePosixPath(name) for name in dict.fromkeys(re.findall(r'"([^"]+)"', said))]
+def _outputs(worktree: Path) -> list[str]:
+    """Return all outputs of stages and all paths that .dvc files track."""
+    graph = ask([dvc(), "dag", "--dot", "--outs"], worktree)
+    return list(dict.fromkeys(re.findall(r'"([^"]+)"', graph)))
 
 
 def _yaml(file: Path) -> Any:

@@ -1,6 +1,6 @@
-"""Prefect's server for one run: offline, on this machine only, and gone with the run, however that ends.
+"""A Prefect server for one run: local, without telemetry, and always ended with the run.
 
-Prefect would start one itself, but that one dies of a Ctrl-C before the run can report, and outlives a run that is killed.
+Prefect could start one itself, but that server ends at Ctrl-C before the run can report, and survives a killed run.
 """
 
 from __future__ import annotations
@@ -11,20 +11,34 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.commands import TOOLS, end
+from flows.commands import end, under_lock
 
-STARTUP_S = 300  # 5 s where its database exists, 20 s where not, minutes on a machine that is busy
+STARTUP_S = 300  # 5 s with an existing database, 20 s without, minutes on a busy machine
+
+
+def wait_for_answer(url: str, check: Callable[[], object], interval_s: float) -> bool:
+    """Wait until a local server answers; False after STARTUP_S. `check` is called repeatedly and may raise to stop."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach local ports
+    deadline = time.monotonic() + STARTUP_S
+    while time.monotonic() < deadline:
+        check()
+        try:
+            with direct.open(url, timeout=5):
+                return True
+        except OSError:
+            time.sleep(interval_s)
+    return False
 
 
 @contextmanager
 def embedded_server(home: Path) -> Iterator[None]:
-    """Flows called in this block report to a server of their own, or to PREFECT_API_URL where that is set.
+    """Start a Prefect server for the flows called in this block, unless PREFECT_API_URL names one.
 
-    Raises RuntimeError with the way to the server's log when it does not start.
+    Raises RuntimeError with the path of the server's log if it does not start.
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -37,32 +51,25 @@ def embedded_server(home: Path) -> Iterator[None]:
     log = home / ".prefect" / "server.log"
     log.parent.mkdir(exist_ok=True)
     app = ["--factory", "prefect.server.api.server:create_app", "--log-level", "error", "--lifespan", "on"]
-    held = [sys.executable, "-E", "-S", str(TOOLS / "under_lock.py"), "server"]
     with log.open("w") as file:
         child = subprocess.Popen(
-            [*held, sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), *app],
+            [*under_lock("server"), sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), *app],
             cwd=home,
             env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_SERVER_UI_ENABLED": "false"},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C is for the run
+            start_new_session=True,  # Ctrl-C is handled by the run
         )
+
+    def check() -> None:
+        if child.poll() is not None:
+            raise RuntimeError(f"Prefect's server ended with code {child.returncode}; see its log {log}")
+
     try:
-        _wait(f"http://127.0.0.1:{port}/api", child, log)
+        if not wait_for_answer(f"http://127.0.0.1:{port}/api/health", check, 0.1):
+            raise RuntimeError(f"Prefect's server did not start within {STARTUP_S} s; see its log {log}")
         with temporary_settings(updates={PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
             yield
     finally:
         end(child)
-
-
-def _wait(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know this machine's ports
-    deadline = time.monotonic() + STARTUP_S
-    while time.monotonic() < deadline and child.poll() is None:
-        try:
-            with direct.open(f"{url}/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError(f"Prefect's server did not start; its log: {log}")

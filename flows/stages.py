@@ -1,4 +1,4 @@
-"""DVC's stages as a flow sees them: their order from DVC's own graph, and running one of them."""
+"""DVC's stages for a flow: their order in DVC's graph, and running one of them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from alpro.launch.diagnosis import KILLED
 from flows.commands import ask, dvc, stream
 
 Outcome = Literal["ran", "restored", "unchanged", "failed"]
 EVERYTHING = ("dvc.yaml",)
-# DVC's lock is somebody's for a moment; a rank was lost, and its training goes on where it stopped
-TRANSIENT = ("ended without a word", "Unable to acquire lock", "is busy, it is being blocked by", "Failed to acquire rwlock")
-# what DVC repeats after every stage, and nobody follows in the middle of a run
+# a stage is repeated after these messages: DVC's lock is held for a moment, or a rank was killed and training can resume
+TRANSIENT = (KILLED, "Unable to acquire lock", "is busy, it is being blocked by", "Failed to acquire rwlock")
+# hints that DVC repeats after every stage; they are not logged
 ADVICE = ("To track the changes with git", "git add ", "To enable auto staging", "dvc config core.autostage", "Use `dvc push`")
 
 
 class StageFailed(Exception):
-    """A stage ended with an error; `transient` when running it again may well help."""
+    """A stage ended with an error. `transient`: True if running it again is likely to help."""
 
     def __init__(self, message: str, transient: bool = False):
         super().__init__(message)
@@ -31,31 +32,39 @@ class Graph:
     """Stages by their addresses (`report`, `stages/dvc.yaml:pretrain`), in an order in which they can run."""
 
     order: tuple[str, ...]
-    needs: dict[str, frozenset[str]]  # stage -> those it directly depends on
+    needs: dict[str, frozenset[str]]  # stage -> its direct dependencies
 
     def after(self, stage: str) -> set[str]:
-        """The stage and all that depend on it."""
-        found = {stage}
+        """Return the stage and all stages that depend on it."""
+        stages = {stage}
         for name in self.order:
-            if self.needs[name] & found:
-                found.add(name)
-        return found
+            if self.needs[name] & stages:
+                stages.add(name)
+        return stages
 
     def find(self, name: str) -> str:
-        """The address of a stage given by address or by name alone. Raises ValueError with the known names."""
+        """Return the address of a stage, given its address or its name. Raises ValueError with the known names."""
         for address in self.order:
             if name in (address, short(address)):
                 return address
-        raise ValueError(f"no stage {name!r} in this run; there are: {', '.join(map(short, self.order))}")
+        raise ValueError(f"no stage {name!r} in this run; stages: {', '.join(map(short, self.order))}")
+
+    def only(self, prefix: str) -> Graph:
+        """Return the part of the graph with the stages whose names start with `prefix`, and the stages that they need."""
+        stages = {stage for stage in self.order if short(stage).startswith(prefix)}
+        for stage in reversed(self.order):
+            if stage in stages:
+                stages |= self.needs[stage]
+        return Graph(tuple(stage for stage in self.order if stage in stages), self.needs)
 
 
 def short(address: str) -> str:
-    """`finetune@msvd_qa` of `stages/dvc.yaml:finetune@msvd_qa`."""
+    """Return the name in an address: `finetune@msvd_qa` for `stages/dvc.yaml:finetune@msvd_qa`."""
     return address.rsplit(":", 1)[-1]
 
 
 def graph(root: Path, targets: Sequence[str] = EVERYTHING) -> Graph:
-    """The targets and all that they need. What only other stages need is no part of it."""
+    """Return the targets with all stages that they need, from `dvc dag`."""
     names: dict[str, None] = {}
     needs: dict[str, set[str]] = {}
     for target in targets:
@@ -64,13 +73,13 @@ def graph(root: Path, targets: Sequence[str] = EVERYTHING) -> Graph:
             names |= dict.fromkeys(quoted)
             if len(quoted) == 2:
                 needs.setdefault(quoted[1], set()).add(quoted[0])
-    tracked = {name for name in names if name.endswith(".dvc")}  # data, not stages: there is nothing to run
-    wanted = {name: frozenset(needs.get(name, ())) - tracked for name in names if name not in tracked}
-    return Graph(tuple(_sorted(wanted)), wanted)
+    data = {name for name in names if name.endswith(".dvc")}  # tracked data, not stages
+    stages = {name: frozenset(needs.get(name, ())) - data for name in names if name not in data}
+    return Graph(tuple(_sorted(stages)), stages)
 
 
 def _sorted(needs: dict[str, frozenset[str]]) -> list[str]:
-    """Depth first, in DVC's order: a task's stages stand together and what fails early is seen early."""
+    """Sort depth first, in DVC's order: a task's stages run one after the other, so failures appear early."""
     order: dict[str, None] = {}
 
     def add(name: str) -> None:
@@ -85,13 +94,12 @@ def _sorted(needs: dict[str, frozenset[str]]) -> list[str]:
 
 
 def reproduce(stage: str, root: Path, log: Callable[[str], object], force: bool = False) -> Outcome:
-    """One `dvc repro --single-item`. Raises StageFailed, which names the stage and its own last error line."""
+    """Run `dvc repro --single-item`. Raises StageFailed with the stage's name and its last error line."""
     command = [dvc(), "repro", "--single-item", *(["--force"] if force else []), stage]
     code, lines = stream(command, root, lambda line: None if line.strip().startswith(ADVICE) else log(line))
     if code:
-        raise StageFailed(
-            f"stage {short(stage)} failed: {_reason(lines, code)}", any(t in line for line in lines for t in TRANSIENT)
-        )
+        transient = any(text in line for line in lines for text in TRANSIENT)
+        raise StageFailed(f"stage {short(stage)} failed: {_reason(lines, code)}", transient)
     text = "\n".join(lines)
     if "is cached - skipping run" in text:
         return "restored"
@@ -99,6 +107,6 @@ def reproduce(stage: str, root: Path, log: Callable[[str], object], force: bool 
 
 
 def _reason(lines: list[str], code: int) -> str:
-    """The stage's own last words; DVC's, where it said none itself."""
-    own = [line for line in lines if not line.startswith(("ERROR: failed to reproduce", "> ", "Running stage "))]
-    return own[-1] if own else (lines[-1] if lines else f"exit code {code}")
+    """Return the last line that the stage itself printed; if there is none, DVC's last line or the exit code."""
+    stage_lines = [line for line in lines if not line.startswith(("ERROR: failed to reproduce", "> ", "Running stage "))]
+    return stage_lines[-1] if stage_lines else (lines[-1] if lines else f"exit code {code}")

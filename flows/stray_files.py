@@ -1,8 +1,8 @@
-"""Finds user files inside stage outputs, which `dvc repro` would silently delete, and keeps them from it.
+"""Finds user files inside stage outputs, which `dvc repro` would silently delete, and moves them aside.
 
-`python -m flows.stray_files` runs before `dvc repro`. After a run that succeeded, such a file must be the user's: nothing
-starts until EDITED=keep (move them below .state/kept) or EDITED=discard (let DVC delete them) says what to do. After an
-interrupted or failed run it may as well be half-written output, so it is moved there without asking, and the run resumes.
+`python -m flows.stray_files` runs before `dvc repro` in `make repro`. After a successful run such a file must be the user's,
+so `make repro` stops until EDITED=keep (move it to .state/kept) or EDITED=discard (let DVC delete it) is given. After an
+interrupted or failed run it may be half-written output: it is moved without asking, and the run resumes.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from flows.commands import LONG_S, ask, dvc
 
-KEPT = Path(".state/kept")
-UNFINISHED = Path(".make/unfinished")  # stands while the pipeline runs, and afterwards unless it ended well
-SHOWN = 10
+ASIDE = Path(".state/kept")
+UNFINISHED = Path(".make/unfinished")  # exists while `make repro` runs, and afterwards unless it succeeded
+MAX_NAMES = 10
 
 
-def edited_outputs(root: Path) -> list[str]:
-    """Paths in outputs of stages that are not what a stage wrote there. Data that .dvc files track are their owner's."""
+def find_stray_files(root: Path) -> list[str]:
+    """Return files in stage outputs that no stage wrote, or that were edited. Data tracked by .dvc files are ignored."""
     status = json.loads(ask([dvc(), "data", "status", "--json", "--granular"], root, LONG_S))
     changed = status.get("uncommitted", {})
     data = _tracked_data(root)
@@ -31,50 +32,56 @@ def edited_outputs(root: Path) -> list[str]:
         path
         for kind in ("added", "modified")
         for path in changed.get(kind, [])
-        if not path.endswith("/") and not any(path == place or path.startswith(f"{place}/") for place in data)
+        if not path.endswith("/") and not any(path == tracked or path.startswith(f"{tracked}/") for tracked in data)
     )
 
 
-def put_aside(root: Path, paths: list[str]) -> Path:
-    """Move these files to a folder of their own, below .state/kept; returns it."""
-    place = root / KEPT / time.strftime("%Y%m%d-%H%M%S")
+def move_aside(root: Path, paths: Sequence[str]) -> Path:
+    """Move these files to a new folder below .state/kept; returns the folder."""
+    folder = root / ASIDE / time.strftime("%Y%m%d-%H%M%S")
     for path in paths:
-        target = place / path
+        target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         (root / path).rename(target)
-    return place
+    return folder
+
+
+def list_names(paths: Sequence[str]) -> str:
+    """Return the first names as text, and the number of the others."""
+    more = f" and {len(paths) - MAX_NAMES} more" if len(paths) > MAX_NAMES else ""
+    return f"{', '.join(paths[:MAX_NAMES])}{more}"
 
 
 def _tracked_data(root: Path) -> set[str]:
     listed = ask(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*.dvc"], root)
-    found = set()
+    paths = set()
     for name in filter(None, listed.split("\0")):
         file = root / name
         if file.is_file():
             content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-            found |= {(Path(name).parent / out["path"]).as_posix() for out in content.get("outs", [])}
-    return found
+            paths |= {(Path(name).parent / out["path"]).as_posix() for out in content.get("outs", [])}
+    return paths
 
 
-def decide(root: Path, choice: str) -> int:
-    """Look and act; 1 where somebody must say what they want. Leaves the mark of an unfinished run."""
+def prepare_repro(root: Path, choice: str) -> int:
+    """Handle stray files before `make repro` and mark the run as unfinished. Returns 1 if the user must choose first."""
     if choice not in ("", "keep", "discard"):
-        print(f"repro: EDITED={choice} is neither keep nor discard", file=sys.stderr)
+        print(f"repro: EDITED={choice} is not valid; use keep or discard", file=sys.stderr)
         return 1
     try:
-        paths = edited_outputs(root)
+        paths = find_stray_files(root)
     except RuntimeError as error:
         print(f"repro: {error}", file=sys.stderr)
         return 1
     unfinished = root / UNFINISHED
     if paths and (choice == "keep" or (not choice and unfinished.exists())):
-        place = put_aside(root, paths)
-        why = "" if choice else ", left by the last run, which did not end well, or put there since"
-        print(f"repro: moved {_named(paths)}{why}, to {place.relative_to(root)}")
+        folder = move_aside(root, paths)
+        reason = "" if choice else " (left by the last run, which did not succeed, or added since)"
+        print(f"repro: moved {list_names(paths)}{reason} to {folder.relative_to(root)}")
     elif paths and not choice:
         print(
-            f"repro: in outputs of stages, and not the stages' own: {_named(paths)}; DVC would delete them. "
-            "Keep them aside with `make repro EDITED=keep`, or let them go with `make repro EDITED=discard`",
+            f"repro: these files in stage outputs are not from a stage, and DVC would delete them: {list_names(paths)}. "
+            "Run `make repro EDITED=keep` to move them aside, or `make repro EDITED=discard` to delete them",
             file=sys.stderr,
         )
         return 1
@@ -83,10 +90,5 @@ def decide(root: Path, choice: str) -> int:
     return 0
 
 
-def _named(paths: list[str]) -> str:
-    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-    return f"{', '.join(paths[:SHOWN])}{more}"
-
-
 if __name__ == "__main__":
-    sys.exit(decide(Path.cwd(), os.environ.get("EDITED", "")))
+    sys.exit(prepare_repro(Path.cwd(), os.environ.get("EDITED", "")))

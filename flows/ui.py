@@ -1,8 +1,7 @@
-"""`make ui`: Prefect's server, MLflow's server and a worker with the deployments, on this machine only, until Ctrl-C.
+"""`make ui`: runs Prefect's server, MLflow's server and a worker with the deployments on this machine, until Ctrl-C.
 
-PREFECT_PORT and MLFLOW_PORT choose other ports than 4200 and 5000. With PREFECT_SERVER_API_AUTH_STRING (USER:PASSWORD)
-Prefect asks for a password, with MLFLOW_AUTH_CONFIG_PATH (settings of MLflow's basic-auth app) MLflow does. The logs lie in
-.prefect/.
+PREFECT_PORT and MLFLOW_PORT change the ports 4200 and 5000. PREFECT_SERVER_API_AUTH_STRING (USER:PASSWORD) sets Prefect's
+password; MLFLOW_AUTH_CONFIG_PATH (settings of MLflow's basic-auth app) turns on MLflow's. The logs are in .prefect/.
 """
 
 from __future__ import annotations
@@ -13,71 +12,61 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
-from alpro.lineage import home
+from alpro.lineage import main_checkout
 from alpro.tracking import store
 from flows.artifacts import MLFLOW_PAGE
-from flows.commands import TOOLS, end, environment
+from flows.commands import end, environment, under_lock
+from flows.server import STARTUP_S, wait_for_answer
 
 HOST = "127.0.0.1"
-STARTUP_S = 300  # Prefect's server makes its database the first time; a busy machine takes its time
-LOOK_S = 0.5
-RESTART_S = 10  # between two starts of a worker that can't live
+POLL_S = 0.5
+RESTART_S = 10  # pause before a worker that ended is started again
 WORKER = "worker"
-WORK = ("prefect", "worker", "start", "--pool", "alpro", "--name", "ui")
-# a process of its own: MLflow, once imported, keeps its process from ending soon
-STORE = "from alpro.tracking import store\nwith store.opened():\n    pass"
+WORKER_COMMAND = ("prefect", "worker", "start", "--pool", "alpro", "--name", "ui")
+# run in a separate process, because a process that has imported MLflow ends slowly
+CREATE_STORE = "from alpro.tracking import store\nwith store.opened():\n    pass"
 
 
-class Refused(Exception):
-    """Something is in the way; the message says what, and what to do."""
+class UiError(Exception):
+    """The servers cannot start or one has ended; the message says why and what to do."""
 
 
 class Servers:
-    """What runs, each under tools/under_lock.py: none outlives this process, and none of theirs outlives them."""
+    """The running servers and the worker, each under tools/under_lock.py, so that no process outlives this one."""
 
     def __init__(self, logs: Path, variables: dict[str, str]) -> None:
         self.logs, self.variables = logs, variables
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *module: str) -> None:
-        """Start `python -m MODULE...`; its output goes to NAME.log."""
-        held = [sys.executable, "-E", "-S", str(TOOLS / "under_lock.py"), f"ui-{name}"]
+        """Start `python -m MODULE...`; its output is written to NAME.log."""
         with (self.logs / f"{name}.log").open("a") as file:
             self.running[name] = subprocess.Popen(
-                [*held, sys.executable, "-m", *module],
+                [*under_lock(f"ui-{name}"), sys.executable, "-m", *module],
                 env={**environment(), **self.variables},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C is for this process, which ends them in order
+                start_new_session=True,  # Ctrl-C is handled by this process, which ends them in order
             )
 
     def check(self) -> None:
-        """Raises Refused where a server has ended."""
+        """Raise UiError if a server has ended."""
         for name, process in self.running.items():
             if process.poll() is not None and name != WORKER:
-                raise Refused(f"{name} ended with code {process.returncode}; its log: {self.logs / f'{name}.log'}")
+                raise UiError(f"{name} ended with code {process.returncode}; see its log {self.logs / f'{name}.log'}")
 
-    def answering(self, url: str) -> None:
-        """Wait until a server answers."""
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know this machine's ports
-        deadline = time.monotonic() + STARTUP_S
-        while time.monotonic() < deadline:
-            self.check()
-            try:
-                with direct.open(url, timeout=5):
-                    return
-            except OSError:
-                time.sleep(LOOK_S)
-        raise Refused(f"{url} does not answer after {STARTUP_S} s; the logs lie in {self.logs}")
+    def wait_for(self, url: str) -> None:
+        """Wait until a server answers. Raises UiError."""
+        if not wait_for_answer(url, self.check, POLL_S):
+            raise UiError(f"{url} does not answer after {STARTUP_S} s; see the logs in {self.logs}")
 
     def stop(self) -> None:
-        """The worker first: it ends its runs, and still can tell the server. Then the servers, together."""
+        """End the worker first, so that it can report the end of its runs, then all servers together."""
         if WORKER in self.running:
             end(self.running[WORKER])
         with ThreadPoolExecutor() as pool:
@@ -85,58 +74,58 @@ class Servers:
 
 
 def port_of(variable: str, default: int) -> int:
-    """The port that a variable names, and that is free. Raises Refused."""
+    """Return the port in a variable. Raises UiError if it is not valid or not free."""
     text = os.environ.get(variable) or str(default)
     if not text.isdigit() or not 0 < int(text) < 65536:
-        raise Refused(f"{variable}={text} is no port number")
+        raise UiError(f"{variable}={text} is not a port number; use one from 1 to 65535")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, int(text)))
         except OSError as error:
-            another = f"make ui {variable}={int(text) + 1}"
-            raise Refused(f"port {text} can't be used ({error.strerror}); choose another: {another}") from None
+            command = f"make ui {variable}={int(text) + 1}"
+            raise UiError(f"port {text} cannot be used ({error.strerror}); choose another one: {command}") from None
     return int(text)
 
 
 def serve() -> None:
-    """Start all, say where, wait until one ends or somebody ends this. Raises Refused."""
+    """Start the servers and the worker, print their addresses, and run until one ends or on Ctrl-C. Raises UiError."""
     checkout = Path.cwd()
-    logs = home(checkout) / ".prefect"
+    logs = main_checkout(checkout) / ".prefect"
     logs.mkdir(exist_ok=True)
     prefect, mlflow, uri = port_of("PREFECT_PORT", 4200), port_of("MLFLOW_PORT", 5000), store.store_uri()
     api, page = f"http://{HOST}:{prefect}/api", f"http://{HOST}:{mlflow}"
-    elsewhere = uri.startswith(("http://", "https://"))
+    remote = store.is_server(uri)
     variables = {
         "PREFECT_API_URL": api,
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(prefect),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a dozen processes for jobs that nobody here starts
-        MLFLOW_PAGE: store.redacted(uri) if elsewhere else page,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves a dozen processes for a feature that is not used
+        MLFLOW_PAGE: store.redacted(uri) if remote else page,
         **store.QUIET,
     }
     if password := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
-        variables["PREFECT_API_AUTH_STRING"] = password  # the deployments and the worker are asked for it too
+        variables["PREFECT_API_AUTH_STRING"] = password  # needed by the deployments and the worker
     servers = Servers(logs, variables)
     try:
-        print(f"ui: starting; logs in {logs}", flush=True)
+        print(f"ui: starting; the logs are in {logs}", flush=True)
         servers.start("prefect", "prefect", "server", "start", "--host", HOST)
-        if not elsewhere:
-            _once(servers, "store", "-c", STORE)  # made where there is none yet
+        if not remote:
+            _run_once(servers, "store", "-c", CREATE_STORE)  # create it if it does not exist
             servers.start("mlflow", "mlflow", *mlflow_server(mlflow, uri))
-        servers.answering(f"{api}/health")
-        _once(servers, "deploy", "-m", "flows.deploy")
-        servers.start(WORKER, *WORK)
-        if not elsewhere:
-            servers.answering(f"{page}/health")
-        print(f"ui: Prefect http://{HOST}:{prefect}   MLflow {variables[MLFLOW_PAGE]}   Ctrl-C ends both", flush=True)
+        servers.wait_for(f"{api}/health")
+        _run_once(servers, "deploy", "-m", "flows.deploy")
+        servers.start(WORKER, *WORKER_COMMAND)
+        if not remote:
+            servers.wait_for(f"{page}/health")
+        print(f"ui: Prefect http://{HOST}:{prefect}   MLflow {variables[MLFLOW_PAGE]}   Ctrl-C stops both", flush=True)
         while True:
             servers.check()
-            if servers.running[WORKER].poll() is not None:  # its runs have ended with it; the pages shall show that
-                print(f"ui: the worker ended; another one starts (its log: {logs / WORKER}.log)", flush=True)
-                servers.start(WORKER, *WORK)
+            if servers.running[WORKER].poll() is not None:  # its runs have ended with it
+                print(f"ui: the worker ended (see its log {logs / WORKER}.log); starting another one", flush=True)
+                servers.start(WORKER, *WORKER_COMMAND)
                 time.sleep(RESTART_S)
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
@@ -144,20 +133,20 @@ def serve() -> None:
 
 
 def mlflow_server(port: int, uri: str) -> list[str]:
-    """The words after `mlflow` that serve a store's pages, behind MLflow's password where its settings are named."""
-    asked = ["--app-name", "basic-auth"] if os.environ.get("MLFLOW_AUTH_CONFIG_PATH") else []
-    return ["server", "--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri, *asked]
+    """Return the arguments of `mlflow` that serve a store, with its password check if MLFLOW_AUTH_CONFIG_PATH is set."""
+    auth = ["--app-name", "basic-auth"] if os.environ.get("MLFLOW_AUTH_CONFIG_PATH") else []
+    return ["server", "--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri, *auth]
 
 
-def _once(servers: Servers, name: str, *python: str) -> None:
-    """Run Python to its end; its output goes to NAME.log. Raises Refused with its last line."""
-    given = {**environment(), **servers.variables}
-    done = subprocess.run([sys.executable, *python], env=given, capture_output=True, text=True)
+def _run_once(servers: Servers, name: str, *python: str) -> None:
+    """Run Python to its end; its output is written to NAME.log. Raises UiError with its last line if it fails."""
+    variables = {**environment(), **servers.variables}
+    process = subprocess.run([sys.executable, *python], env=variables, capture_output=True, text=True)
     log = servers.logs / f"{name}.log"
-    log.write_text(done.stdout + done.stderr)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise Refused(f"{name}: {last}; its log: {log}")
+    log.write_text(process.stdout + process.stderr)
+    if process.returncode:
+        last = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        raise UiError(f"{name}: {last}; see its log {log}")
 
 
 def _on_signal(number: int, frame: object) -> NoReturn:
@@ -165,13 +154,13 @@ def _on_signal(number: int, frame: object) -> NoReturn:
 
 
 def main() -> int:
-    """1 with one line where something is in the way."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs deaf to the first
+    """Run the servers; returns the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
         signal.signal(number, _on_signal)
     try:
         serve()
-    except Refused as refused:
-        print(f"ui: {refused}", file=sys.stderr)
+    except UiError as error:
+        print(f"ui: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("ui: ended")

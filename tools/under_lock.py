@@ -56,7 +56,7 @@ def acquire(name: str) -> IO[str] | None:
                 return None
             # the holder was killed; what it started still runs and holds the lock for it
             ended = processes.stop([], also=lambda: processes.has_open(path))
-            print(f"{name}: ended {len(ended)} processes that a killed run had left behind")
+            print(f"{name}: ended {len(ended)} processes that a killed run had left behind", file=sys.stderr)
     file.seek(0)
     file.truncate()
     file.write(f"{os.getpid()} {time.strftime('%Y-%m-%d %H:%M:%S')}")

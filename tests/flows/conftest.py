@@ -1,4 +1,4 @@
-"""A small DVC repository with cheap stages, laid out as this one: stages that always run, and stages that run on demand."""
+"""A small DVC repository with cheap stages: dvc.yaml has those that always run, stages/dvc.yaml those that run if needed."""
 
 from __future__ import annotations
 
@@ -64,8 +64,17 @@ stages:
       params: ["finetune.${key}"]
       outs: ["models/ft/${key}"]
 """
-# stands for `python -m alpro` in the stages' shell
-COMMAND_LINE = "import sys\nopen('.make/verbs', 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+# output of `alpro register --json` without any new run or version
+NOTHING_NEW = """{
+  "store": "x", "experiment": "1", "parent": "", "created": [], "completed": [], "unchanged": [], "registered": [], "runs": {}
+}"""
+# replaces `python -m alpro`: notes its arguments in .make/verbs
+COMMAND_LINE = f"""\
+import sys
+open('.make/verbs', 'a').write(' '.join(sys.argv[1:]) + chr(10))
+if '--json' in sys.argv:
+    print({NOTHING_NEW!r})
+"""
 
 
 def run(*words: str, cwd: Path) -> str:
@@ -105,12 +114,12 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prefect's database, which takes long to make, is made once."""
+    """Prefect's home folder for the whole session, because creating its database takes long."""
     return tmp_path_factory.mktemp("prefect")
 
 
 def flow_command(*words: str) -> list[str]:
-    """`python -m flows.pipeline` with this repository's code; -P, so that the scratch's `alpro` is not taken for it."""
+    """Return `python -m flows.pipeline` with this repository's code; -P hides the scratch project's package `alpro`."""
     return [sys.executable, "-P", "-m", "flows.pipeline", *words]
 
 
@@ -120,20 +129,20 @@ def flow_environment(server_home: Path) -> dict[str, str]:
 
 
 def living_in(root: Path) -> list[int]:
-    """Processes whose working directory is below root."""
-    found = []
+    """Return the processes whose working directory is below root."""
+    numbers = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and (entry / "cwd").resolve().is_relative_to(root) and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
+                numbers.append(int(entry.name))
         except OSError:
             continue
-    return found
+    return numbers
 
 
 @dataclass(frozen=True)
 class Pages:
-    """`make ui` at work over a project."""
+    """A running `make ui` of a project."""
 
     root: Path
     process: subprocess.Popen[bytes]
@@ -142,7 +151,7 @@ class Pages:
     mlflow: str
 
     def end(self, number: signal.Signals) -> None:
-        """Tell it to end: it does, as one that was told to, and no process of it is left."""
+        """Send it a signal; it must end with exit code 0 and leave no process."""
         self.process.send_signal(number)
         assert self.process.wait(PATIENCE_S) == 0, self.log.read_text()
         wait_for(lambda: not living_in(self.root), "end of its processes")
@@ -150,7 +159,7 @@ class Pages:
 
 @contextmanager
 def pages(root: Path, **variables: str) -> Iterator[Pages]:
-    """`flows/ui.py` in a clone of this repository, with these variables, from when it says where until the block ends."""
+    """Run `flows/ui.py` in a clone of this repository, with these environment variables, until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         ports = one.getsockname()[1], other.getsockname()[1]
     own = {"PREFECT_PORT": str(ports[0]), "MLFLOW_PORT": str(ports[1]), "PYTHONPATH": str(root)}
@@ -169,13 +178,13 @@ def pages(root: Path, **variables: str) -> Iterator[Pages]:
 
 
 def tiny_project(root: Path) -> None:
-    """A clone of this repository with recipe tiny that fine-tunes from scratch: pre-training and its stages drop out."""
+    """Clone this repository with recipe tiny, fine-tuning from scratch and thus without pre-training."""
     run("git", "clone", "-q", str(REPOSITORY), str(root), cwd=root.parent)
     run(sys.executable, "-m", "alpro", "recipe", "use", "tiny", cwd=root)
     parameters = root / "params.yaml"
-    given = yaml.safe_load(parameters.read_text())
-    given["init"]["finetune"] = "recipes/init/scratch.yaml"
-    parameters.write_text(yaml.safe_dump(given))
+    params = yaml.safe_load(parameters.read_text())
+    params["init"]["finetune"] = "recipes/init/scratch.yaml"
+    parameters.write_text(yaml.safe_dump(params))
     commit(root, "Recipe tiny, from scratch")
 
 

@@ -1,4 +1,4 @@
-"""A run of a deployment that is cancelled while Horovod trains: nothing of it is left, and the next one completes."""
+"""A deployment's run that is cancelled during Horovod training leaves nothing behind, and the next run completes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ask(served: Pages, path: str, question: dict[str, Any] | None = None) -> Any
 
 
 def prefect(served: Pages, *words: str) -> str:
-    """Prefect's own command, as a user types it."""
+    """Run Prefect's own command line."""
     environment = {**os.environ, "PREFECT_API_URL": f"{served.prefect}/api"}
     command = [str(Path(sys.executable).with_name("prefect")), *words]
     done = subprocess.run(command, env=environment, cwd=served.root, capture_output=True, text=True)
@@ -40,7 +40,7 @@ def prefect(served: Pages, *words: str) -> str:
 
 
 def start(served: Pages, override: str) -> str:
-    """Start the pipeline for one task; the id of its run."""
+    """Start the pipeline for one task; returns the id of its run."""
     prefect(served, "deployment", "run", "pipeline/pipeline", "-p", 'tasks=["msvd_qa"]', "-p", f'overrides=["{override}"]')
     return str(ask(served, "flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 1})[0]["id"])
 
@@ -50,7 +50,7 @@ def state(served: Pages, flow: str) -> str:
 
 
 def commands(root: Path) -> list[str]:
-    """What the processes below root were started as."""
+    """Return the command lines of the processes below root."""
     found = []
     for number in living_in(root):
         try:

@@ -1,4 +1,4 @@
-"""What `python -m flows.deploy` makes at a real server, and what it leaves alone the second time."""
+"""`python -m flows.deploy` against a real server: what it creates, and what it keeps the second time."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from .conftest import REPOSITORY, flow_environment
 HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 
 
-def test_whoever_imports_the_flows_sends_a_sign_of_life_five_times_before_a_run_counts_as_crashed() -> None:
-    told = "import flows; from prefect.settings import get_current_settings as now; print(now().flows.heartbeat_frequency)"
+def test_a_run_counts_as_crashed_after_five_missed_heartbeats() -> None:
+    code = "import flows; from prefect.settings import get_current_settings as now; print(now().flows.heartbeat_frequency)"
     variables = {name: value for name, value in os.environ.items() if name != HEARTBEAT}
-    done = subprocess.run([sys.executable, "-c", told], cwd=REPOSITORY, env=variables, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=variables, capture_output=True, text=True)
     assert 5 * int(done.stdout) == SILENT_S < 180, done.stderr
 
 
 @pytest.fixture
 def api(tmp_path: Path, server_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A server's address."""
+    """Address of a running server."""
     from prefect.settings import PREFECT_API_URL
 
     monkeypatch.setenv("PREFECT_HOME", str(server_home))
@@ -49,17 +49,17 @@ def deploy(api: str, home: Path) -> None:
 
 
 async def read() -> tuple[dict[str, Any], list[Any]]:
-    """All deployments by name, and the automations."""
+    """Return all deployments by name, and the automations."""
     from prefect import get_client
     from prefect.client.schemas.sorting import DeploymentSort
 
     async with get_client() as client:
-        found = await client.read_deployments(limit=100, sort=DeploymentSort.NAME_ASC)
-        return {one.name: one for one in found}, await client.read_automations_by_name(AUTOMATION)
+        deployments = await client.read_deployments(limit=100, sort=DeploymentSort.NAME_ASC)
+        return {deployment.name: deployment for deployment in deployments}, await client.read_automations_by_name(AUTOMATION)
 
 
 async def change_in_the_pages(pipeline: Any, other: Any) -> None:
-    """Switch the nightly schedule on, give another deployment one of its own, pause a third."""
+    """Activate the nightly schedule, and give another deployment a schedule and a pause."""
     from prefect import get_client
     from prefect.client.schemas.actions import DeploymentUpdate
     from prefect.client.schemas.schedules import CronSchedule
@@ -83,7 +83,7 @@ def test_deploying_again_keeps_what_was_done_in_the_pages(api: str, server_home:
     assert [(one.schedule.cron, one.active) for one in again["evaluate"].schedules] == [("0 5 * * 1", True)]
     assert again["evaluate"].paused and not again["pipeline"].paused
 
-    # a worker's runs beat often enough for the one automation, which is for the runs of these deployments alone
+    # workers' runs send heartbeats often enough for the automation, which applies only to these deployments
     assert all(one.job_variables["env"] == {HEARTBEAT: "30"} for one in again.values())
     (crash,) = automations
     assert crash.trigger.within == timedelta(seconds=SILENT_S)

@@ -1,4 +1,4 @@
-"""The flow with a real embedded server: order and log, failure by name, no process left, a second run refused."""
+"""Flows with a real embedded server: stage order, logs, failures, cancellation, the run lock and the gate."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from uuid import UUID
 
 import pytest
 
-from flows.form import Machines, Start, changes
+from flows.form import Machines, Start, to_changes
 from flows.pipeline import FLOWS
 from flows.run_lock import only_run
 from flows.server import embedded_server
 
-from .conftest import PATIENCE_S, commit, flow_command, flow_environment, living_in, wait_for
+from .conftest import NOTHING_NEW, PATIENCE_S, commit, flow_command, flow_environment, living_in, wait_for
 
 pytestmark = pytest.mark.slow  # the server alone needs 10 s
 
@@ -32,9 +32,9 @@ def run_flow(root: Path, home: Path, *words: str) -> subprocess.CompletedProcess
 
 
 def latest(home: Path) -> tuple[str, str, str]:
-    """(id, name, state) of the last flow run."""
-    found = rows(home, "select id, name, state_type from flow_run order by created desc limit 1")
-    return found[0][0], found[0][1], found[0][2]
+    """Return (id, name, state) of the last flow run."""
+    ((run_id, name, state),) = rows(home, "select id, name, state_type from flow_run order by created desc limit 1")
+    return run_id, name, state
 
 
 def test_stages_run_in_order_with_their_log_and_leave_artifacts(scratch: Path, server_home: Path) -> None:
@@ -53,15 +53,15 @@ def test_stages_run_in_order_with_their_log_and_leave_artifacts(scratch: Path, s
     )
     assert ("the loss is 0.1",) in log
     verbs = (scratch / ".make" / "verbs").read_text().split("\n")
-    assert verbs[:2] == ["preflight", f"register --candidates a,b --flow {name} {UUID(run_id)}"]
+    assert verbs[:2] == ["preflight", f"register --candidates a,b --flow {name} {UUID(run_id)} --json"]
     keys = {key for (key,) in rows(server_home, f"select key from artifact where flow_run_id = '{run_id}'")}
     assert {"stages", "results", "progress", "lineage"} <= keys
     assert not (scratch / "unneeded.txt").exists() and "0.5" in (scratch / "summary.txt").read_text()
 
     # again, as an experiment: what did not change does not run, and the checkout stays as it is
     commit(scratch)
-    trial = run_flow(scratch, server_home, "--task", "a", "-S", "finetune.a.lr=0.125")
-    assert trial.returncode == 0, trial.stdout + trial.stderr
+    experiment = run_flow(scratch, server_home, "--task", "a", "-S", "finetune.a.lr=0.125")
+    assert experiment.returncode == 0, experiment.stdout + experiment.stderr
     run_id, name, state = latest(server_home)
     status = subprocess.run(["git", "status", "--porcelain"], cwd=scratch, capture_output=True, text=True).stdout
     words = ["git", "for-each-ref", "--format=%(refname) %(subject)", "refs/exps"]
@@ -90,7 +90,7 @@ def test_a_failed_validation_leaves_its_findings_and_the_runs_artifacts(scratch:
     (scratch / "dvc.yaml").write_text(json.dumps(content))
     done = run_flow(scratch, server_home, "validate")
     kept = ".state/failed/validate/a/index.html"
-    assert done.returncode == 1 and f"stage validate@a failed: a: 2 errors; what it found: {kept}" in done.stderr
+    assert done.returncode == 1 and f"stage validate@a failed: a: 2 errors; see {kept}" in done.stderr
     assert (scratch / kept).read_text() == "found\n" and not [*scratch.glob(".dvc/tmp/flows/*")]
     run_id, _, state = latest(server_home)
     artifacts = dict(rows(server_home, f"select key, data from artifact where flow_run_id = '{run_id}'"))
@@ -119,10 +119,15 @@ def test_a_run_that_is_ended_leaves_no_process(scratch: Path, server_home: Path,
 
 
 def test_a_form_becomes_overrides_and_what_was_typed_has_the_last_word() -> None:
-    given = changes("tiny", ["init.finetune=b.pt"], Start(finetune="a.pt"), Machines(processes=3, hosts="one:1,two:2"))
-    assert given.recipe == "tiny"
-    assert given.overrides == ("init.finetune='a.pt'", "launch.processes=3", "launch.hosts='one:1,two:2'", "init.finetune=b.pt")
-    assert not changes(None, []) and not changes(None, [], Start(), Machines())
+    changes = to_changes("tiny", ["init.finetune=b.pt"], Start(finetune="a.pt"), Machines(processes=3, hosts="one:1,two:2"))
+    assert changes.recipe == "tiny"
+    assert changes.overrides == (
+        "init.finetune='a.pt'",
+        "launch.processes=3",
+        "launch.hosts='one:1,two:2'",
+        "init.finetune=b.pt",
+    )
+    assert not to_changes(None, []) and not to_changes(None, [], Start(), Machines())
 
 
 def test_a_stage_that_takes_too_long_is_ended(scratch: Path, server_home: Path) -> None:
@@ -134,13 +139,20 @@ def test_a_stage_that_takes_too_long_is_ended(scratch: Path, server_home: Path) 
 
 
 def test_the_gates_answer_is_the_runs_state(scratch: Path, server_home: Path) -> None:
-    code = "import sys; print('a table'); print('refused: no gain'); sys.exit(1 if sys.argv[1] == 'promote' else 0)"
+    result = {
+        "candidate": "alpro-msvd_qa/2", "champion": "alpro-msvd_qa/1", "passed": False, "moved": False,
+        "already_champion": False, "summary": "refused: no gain", "warning": None,
+        "checks": [{"name": "gain", "ok": False, "candidate": "1", "champion": "2", "needed": "more than 0"}],
+    }  # fmt: skip
+    code = f"import sys; print('chatter', file=sys.stderr); print({json.dumps(result)!r}); sys.exit(sys.argv[1] == 'promote')"
     (scratch / "alpro" / "__main__.py").write_text(code)
     assert run_flow(scratch, server_home, "promote", "--task", "msvd_qa").returncode == 0
     run_id, _, state = latest(server_home)
     assert state == "COMPLETED"
     assert rows(server_home, f"select state_name from flow_run where id = '{run_id}'") == [("Refused",)]
     assert rows(server_home, "select description from artifact where key = 'gate-msvd-qa'") == [("refused: no gain",)]
+    ((text,),) = rows(server_home, "select data from artifact where key = 'gate-msvd-qa'")
+    assert "| **NO** | gain | 1 | 2 | more than 0 |" in text
 
 
 def test_a_run_that_asks_keeps_nobody_waiting_and_promotes_what_passed(
@@ -151,7 +163,10 @@ def test_a_run_that_asks_keeps_nobody_waiting_and_promotes_what_passed(
 
     verbs = scratch.parent / "verbs"
     written = f"open({str(verbs)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
-    code = "\n".join(["import sys", written, "print('alpro-a/7 against alpro-a/3')"])
+    gate = {"candidate": "alpro-a/7", "champion": "alpro-a/3", "passed": True, "moved": False, "already_champion": False}
+    gate |= {"summary": "passed", "warning": None, "checks": []}
+    answers = {"promote": json.dumps(gate), "register": NOTHING_NEW, "preflight": ""}
+    code = "\n".join(["import sys", written, f"print({answers!r}[sys.argv[1]])"])
     (scratch / "alpro" / "__main__.py").write_text(code)
     commit(scratch)
     monkeypatch.setenv("PREFECT_HOME", str(server_home))
@@ -165,12 +180,12 @@ def test_a_run_that_asks_keeps_nobody_waiting_and_promotes_what_passed(
             wait_for(lambda: rows(server_home, paused) or flow.poll() is not None, "pause")
             with only_run(scratch, "another"):
                 assert not [*scratch.glob(".dvc/tmp/flows/*")]
-            resume_flow_run(UUID(rows(server_home, paused)[0][0]))  # asks again where the server's database is busy
+            resume_flow_run(UUID(rows(server_home, paused)[0][0]))  # retries if the server's database is busy
             assert flow.wait(PATIENCE_S) == 0
         finally:
             flow.kill()
     promoted = [line for line in verbs.read_text().splitlines() if line.startswith("promote")]
-    assert promoted == ["promote --task a --dry-run", "promote --task a --version 7"]
+    assert promoted == ["promote --task a --dry-run --json", "promote --task a --version 7 --json"]
     assert not rows(server_home, paused)
     wait_for(lambda: not living_in(scratch), "end of its processes")
 

@@ -1,4 +1,4 @@
-"""From the Run button to the registry, in a real browser: what a person sees who presses Run with another learning rate."""
+"""From the Run button to the registry, in a real browser: a run with another learning rate."""
 
 from __future__ import annotations
 

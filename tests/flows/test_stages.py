@@ -1,4 +1,4 @@
-"""Order from DVC's graph, one stage at a time, experiments beside the checkout: all that needs no Prefect."""
+"""Stages, experiments, run locks and stray files: everything in `flows` that needs no Prefect server."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import yaml
 
 from alpro.lineage import dvc_hash
 from flows import experiment
-from flows.artifacts import Judged, Tracked, kept_findings, plots, result_rows, validation_text
-from flows.commands import ask, stream
-from flows.form import Changes
+from flows.commands import ask, stream, stream_json
+from flows.form import ParamChanges
 from flows.inputs import link_inputs
 from flows.run_lock import Busy, not_beside_make, only_run
 from flows.stages import Graph, StageFailed, graph, reproduce
-from flows.stray_files import edited_outputs, put_aside
+from flows.stray_files import find_stray_files, move_aside
 
 from .conftest import DVC, PARAMS, REPOSITORY, commit, run, wait_for
 
@@ -97,9 +96,22 @@ def test_what_ends_the_wait_ends_the_command_and_its_children(scratch: Path) -> 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stream(["sh", "-c", "setsid sleep 600 & echo $!; wait"], scratch, log)
-    stat = Path(f"/proc/{seen[0]}/stat")
-    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+        stream(["sh", "-c", "setsid sleep 6000 & echo $!; wait"], scratch, log)
+    wait_for(lambda: not alive(seen[0]), "end of the child")
+
+
+def alive(number: int) -> bool:
+    """Return True if the process exists and is not a zombie."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_json_on_stdout_is_returned_and_only_stderr_is_logged(tmp_path: Path) -> None:
+    log: list[str] = []
+    code, lines, stdout = stream_json(["sh", "-c", "echo '{}'; echo progress >&2; exit 1"], tmp_path, log.append)
+    assert (code, lines, stdout, log) == (1, ["progress"], "{}\n", ["progress"])
 
 
 def test_a_run_that_waits_says_for_whom_and_goes_on_when_it_may(tmp_path: Path) -> None:
@@ -166,7 +178,7 @@ def test_a_worktree_goes_when_its_run_fails_and_the_next_sweeps_what_a_kill_left
     with pytest.raises(StageFailed), experiment.worktree(scratch, "one") as place:
         (place / ".state" / "resume").write_text("half way")
         raise StageFailed("no")
-    assert (scratch / ".state" / "resume").read_text() == "half way", "an interrupted training goes on in the next run"
+    assert (scratch / ".state" / "resume").read_text() == "half way", "the next run can resume an interrupted training"
     left = scratch / experiment.FOLDER / "killed"
     run("git", "worktree", "add", "-q", "--detach", str(left), "HEAD", cwd=scratch)
     with experiment.worktree(scratch, "two"):
@@ -182,12 +194,12 @@ def test_a_run_can_not_choose_the_gate_that_judges_it(scratch: Path) -> None:
     params = scratch / "params.yaml"
     params.write_text(PARAMS + "gate: {p_value: 0.05}\n")
     for loose in ("gate.p_value=1", "++gate={p_value: 1}", "~gate"):
-        with pytest.raises(ValueError, match="`gate` judges what the run makes, so no run changes it"):
-            experiment.apply(scratch, Changes(None, ("lr=0.5", loose)))
+        with pytest.raises(ValueError, match="a run cannot change `gate`"):
+            experiment.apply(scratch, ParamChanges(None, ("lr=0.5", loose)))
         params.write_text(PARAMS + "gate: {p_value: 0.05}\n")
     recipe = "open('params.yaml', 'w').write('recipe: paper\\nlr: 1.0\\ngate: {p_value: 1.0}\\n')\n"
     (scratch / "alpro" / "__main__.py").write_text(recipe)
-    experiment.apply(scratch, Changes("paper", ("lr=0.5",)))
+    experiment.apply(scratch, ParamChanges("paper", ("lr=0.5",)))
     assert yaml.safe_load(params.read_text()) == {"recipe": "paper", "lr": 0.5, "gate": {"p_value": 0.05}}
 
 
@@ -206,7 +218,7 @@ stages:
 
 
 def with_inputs(scratch: Path) -> None:
-    """A project whose inputs nobody tracks, but for the videos, whose .dvc file nobody has committed yet."""
+    """Make a project with untracked inputs, except for the videos, whose .dvc file is not committed yet."""
     files = {
         "given/start/weights": "w", "recipes/init/own.yaml": "text: some-bert\n", "ext/some-bert/vocab.txt": "a",
         "data/mine/txt/train": "t", "models/trained": "an older one", "params.yaml": INPUTS, "dvc.yaml": FROM_INPUTS,
@@ -251,53 +263,20 @@ def test_files_put_into_outputs_are_found_and_moved_aside(scratch: Path) -> None
     (scratch / "dvc.yaml").write_text("stages:\n  a:\n    cmd: mkdir out; echo 1 > out/x\n    outs: [out]\n")
     (scratch / "out").mkdir()
     (scratch / "out" / "mine").write_text("precious")
-    assert edited_outputs(scratch) == ["out/mine"], "also where no stage ever ran, and no lock knows its output"
+    assert find_stray_files(scratch) == ["out/mine"], "also if no stage ever ran and no lock file has its output"
     run(DVC, "repro", "-q", cwd=scratch)
     (scratch / "data").mkdir()
     (scratch / "data" / "video").write_text("real")
     run(DVC, "add", "-q", "data", cwd=scratch)
-    assert edited_outputs(scratch) == []
+    assert find_stray_files(scratch) == []
     (scratch / "data" / "another").write_text("data of their owner")
     (scratch / "out" / "x").write_text("edited")
     (scratch / "out" / "deep").mkdir()
     (scratch / "out" / "deep" / "mine").write_text("precious")
-    assert edited_outputs(scratch) == ["out/deep/mine", "out/x"]
-    place = put_aside(scratch, edited_outputs(scratch))
+    assert find_stray_files(scratch) == ["out/deep/mine", "out/x"]
+    place = move_aside(scratch, find_stray_files(scratch))
     assert (place / "out/deep/mine").read_text() == "precious" and (place / "out/x").read_text() == "edited"
-    assert edited_outputs(scratch) == []
-
-
-def test_artifacts_show_what_the_stages_wrote(tmp_path: Path) -> None:
-    evaluated = tmp_path / "reports/evaluate/msrvtt_ret"
-    evaluated.mkdir(parents=True)
-    (evaluated / "metrics.json").write_text(
-        json.dumps({"n": 100, "chance": 1.0, "text2video": {"r1": 30.25, "medianR": 4.0}, "ci95": {}})
-    )
-    validated = tmp_path / "reports/validate/msvd_qa"
-    validated.mkdir(parents=True)
-    (validated / "metrics.json").write_text(json.dumps({"errors": 0, "warnings": 2, "checks": {"row_once": 2}}))
-    assert result_rows(tmp_path, {"evaluate@msrvtt_ret", "evaluate@not_there", "report"}) == [
-        {"task": "msrvtt_ret", "n": "100", "chance": "1.00", "r1": "30.25", "medianR": "4.00"}
-    ]
-    text = validation_text(tmp_path, {"validate@msvd_qa"}, Tracked.read([]))
-    assert text and "| msvd_qa | 0 | 2 | row_once 2 |" in text and "`index.html` of its record" in text
-    assert validation_text(tmp_path, {"report"}, Tracked.read([])) is None
-
-
-def test_what_a_failed_validation_found_outlives_the_runs_worktree(tmp_path: Path) -> None:
-    checkout, place = tmp_path / "checkout", tmp_path / "place"
-    for root, text in ((checkout, "mine"), (place, "of the run")):
-        record = root / "reports/validate/msvd_qa"
-        record.mkdir(parents=True)
-        (record / "index.html").write_text(text)
-        (record / "metrics.json").write_text(json.dumps({"errors": 3, "warnings": 0, "checks": {"readable": 3}}))
-    for _ in range(2):
-        found = kept_findings("validate@msvd_qa", place, checkout)
-        assert found == ".state/failed/validate/msvd_qa/index.html" and (checkout / found).read_text() == "of the run"
-    text = validation_text(place, {"validate@msvd_qa"}, Tracked.read([]), found)
-    assert text and f"| msvd_qa | 3 | 0 | readable 3 | `{found}` |" in text
-    assert kept_findings("validate@msvd_qa", checkout, checkout) == "reports/validate/msvd_qa/index.html"
-    assert kept_findings("validate@other", place, checkout) is kept_findings("report", place, checkout) is None
+    assert find_stray_files(scratch) == []
 
 
 def test_a_command_that_does_not_answer_is_ended(tmp_path: Path) -> None:
@@ -305,34 +284,8 @@ def test_a_command_that_does_not_answer_is_ended(tmp_path: Path) -> None:
         ask(["sleep", "600"], tmp_path, 0.1)
 
 
-def test_a_runs_artifacts_lead_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    printed = ["MLflow sqlite:///x: experiment 7, parent run abc123", "  run evaluate/msvd_qa: def456", "  new versions: a/1"]
-    monkeypatch.delenv("ALPRO_MLFLOW_PAGE", raising=False)
-    assert Tracked.read(printed).link() == "MLflow's run `abc123`"
-    monkeypatch.setenv("ALPRO_MLFLOW_PAGE", "http://127.0.0.1:5000")
-    tracked = Tracked.read(printed)
-    assert tracked.link() == "[MLflow's run](http://127.0.0.1:5000/#/experiments/7/runs/abc123)"
-    assert tracked.image("evaluate/msvd_qa", "plots/a.png") == (
-        "http://127.0.0.1:5000/get-artifact?path=plots/a.png&run_uuid=def456"
-    )
-    assert tracked.image("evaluate/other", "plots/a.png") is None and Tracked.read([]).link() == "not in MLflow"
-    picture = tmp_path / "reports" / "evaluate" / "msvd_qa" / "plots" / "a.png"
-    picture.parent.mkdir(parents=True)
-    picture.touch()
-    assert plots(tmp_path, {"evaluate@msvd_qa", "finetune@msvd_qa"}) == [("evaluate/msvd_qa", "plots/a.png")]
-
-
-@pytest.mark.parametrize(
-    ("against", "champion"), [("alpro-mine/3", False), ("alpro-mine/12", True), ("chance: there is no champion yet", False)]
-)
-def test_the_version_that_the_gate_judged_is_read_from_what_it_printed(against: str, champion: bool) -> None:
-    printed = ["mine full: 40/40", f"alpro-mine/12 against {against}", "passed; nothing moves"]
-    assert Judged.read("mine", True, printed) == Judged(True, "12", champion)
-    assert Judged.read("other", False, printed) == Judged(False, None, False)
-
-
 def test_a_run_without_its_worker_is_told_to_end(tmp_path: Path) -> None:
-    """The middle process dies; the last one, which it started, must get a SIGTERM within seconds."""
+    """The middle process is killed; the last one, which it started, must get SIGTERM within seconds."""
     inner = "import os, signal, time; from flows.worker import end_with_worker\n"
     inner += f"signal.signal(signal.SIGTERM, lambda *_: (open({str(tmp_path / 'told')!r}, 'w').close(), os._exit(0)))\n"
     inner += f"end_with_worker(); open({str(tmp_path / 'ready')!r}, 'w').close(); time.sleep(600)"

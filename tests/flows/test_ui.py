@@ -1,4 +1,4 @@
-"""`make ui` with its real servers: it says where, and a Ctrl-C ends all of it."""
+"""`make ui` with its real servers: it prints their addresses, and Ctrl-C ends all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PASSWORD = "a-word-that-nobody-guesses"
 
 
 def count_deployments(prefect: str, password: str | None) -> int:
-    """How many the server has; raises HTTPError where it refuses to say."""
+    """Return the number of deployments; raises HTTPError if the server denies access."""
     asked = urllib.request.Request(f"{prefect}/api/deployments/count", b"{}", {"Content-Type": "application/json"})
     if password:
         asked.add_header("Authorization", f"Basic {b64encode(f'somebody:{password}'.encode()).decode()}")

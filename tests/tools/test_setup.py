@@ -515,9 +515,9 @@ def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path) -> None:
     first.wait()
     assert processes.alive(left)
     second = hold(tmp_path, "true")
-    said, _ = second.communicate()
+    _, message = second.communicate()
     assert second.returncode == 0
-    assert "that a killed run had left behind" in said
+    assert "that a killed run had left behind" in message
     assert not processes.alive(left)
     first.stdout.close()
 
@@ -541,13 +541,13 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "models" / "text").mkdir(parents=True)
     mine = tmp_path / "models" / "text" / "mine.txt"
     mine.write_text("mine")
-    monkeypatch.setattr(stray_files, "edited_outputs", lambda root: ["models/text/mine.txt"] if mine.exists() else [])
+    monkeypatch.setattr(stray_files, "find_stray_files", lambda root: ["models/text/mine.txt"] if mine.exists() else [])
     return mine
 
 
 def test_a_file_in_a_stages_output_stops_the_run_and_is_named(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = output.parents[2]
-    assert stray_files.decide(root, "") == 1
+    assert stray_files.prepare_repro(root, "") == 1
     said = capsys.readouterr().err
     assert "models/text/mine.txt" in said and "EDITED=keep" in said and "EDITED=discard" in said
     assert output.exists()
@@ -560,19 +560,19 @@ def test_it_is_kept_aside_when_asked_for_or_after_a_run_that_did_not_end_well(ou
     if not choice:
         (root / ".make").mkdir()
         (root / stray_files.UNFINISHED).touch()
-    assert stray_files.decide(root, choice) == 0
+    assert stray_files.prepare_repro(root, choice) == 0
     assert not output.exists()
     assert [path.read_text() for path in (root / ".state/kept").rglob("mine.txt")] == ["mine"]
     assert (root / stray_files.UNFINISHED).exists()
 
 
 def test_discarding_leaves_it_to_dvc(output: Path) -> None:
-    assert stray_files.decide(output.parents[2], "discard") == 0
+    assert stray_files.prepare_repro(output.parents[2], "discard") == 0
 
 
 def test_a_misspelt_choice_is_refused(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert stray_files.decide(output.parents[2], "kep") == 1
-    assert "neither keep nor discard" in capsys.readouterr().err
+    assert stray_files.prepare_repro(output.parents[2], "kep") == 1
+    assert "use keep or discard" in capsys.readouterr().err
 
 
 # --- make ui ------------------------------------------------------------------------------------------------
@@ -600,7 +600,7 @@ def test_a_port_in_use_is_one_line(
         assert make_ui.main() == 1
         port = taken.getsockname()[1]
     said = capsys.readouterr().err
-    assert said.startswith(f"ui: port {port} can't be used") and f"make ui {variable}={port + 1}" in said
+    assert said.startswith(f"ui: port {port} cannot be used") and f"make ui {variable}={port + 1}" in said
 
 
 @pytest.mark.usefixtures("signals")
@@ -610,7 +610,7 @@ def test_a_port_that_is_none_is_one_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREFECT_PORT", "http")
     assert make_ui.main() == 1
-    assert capsys.readouterr().err == "ui: PREFECT_PORT=http is no port number\n"
+    assert capsys.readouterr().err == "ui: PREFECT_PORT=http is not a port number; use one from 1 to 65535\n"
 
 
 def test_mlflow_asks_for_a_password_where_its_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -629,7 +629,7 @@ def test_a_server_that_ends_ends_the_others(tmp_path: Path, monkeypatch: pytest.
     try:
         servers.start("first", "stays")
         servers.start("second", "fails")
-        with pytest.raises(make_ui.Refused, match=r"second ended with code 3; its log: .*second\.log"):
+        with pytest.raises(make_ui.UiError, match=r"second ended with code 3; see its log .*second\.log"):
             servers.answering("http://127.0.0.1:9/health")
     finally:
         servers.stop()
