@@ -73,7 +73,7 @@ def run_stage(name: str, stage: str, root: Path, force: bool) -> Outcome:
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, timeout_seconds=COMMAND_S)
-def run_command(name: str, words: Sequence[str], root: Path, as_json: bool = False) -> Any:
+def run_command(name: str, words: Sequence[str], root: Path, as_json: bool = False) -> dict[str, Any]:
     """Run one `alpro` command before or after the stages. With `as_json`, return the JSON document that it prints."""
     command, log = [sys.executable, "-m", "alpro", *words], get_run_logger().info
     if as_json:
@@ -82,7 +82,7 @@ def run_command(name: str, words: Sequence[str], root: Path, as_json: bool = Fal
         (code, lines), stdout = stream(command, root, log), ""
     if code:
         raise StageFailed(_failure(words, lines, code))
-    return _parse(words, stdout) if as_json else None
+    return _parse(words, stdout) if as_json else {}
 
 
 @task(task_run_name="gate-{name}", cache_policy=NO_CACHE, timeout_seconds=GATE_S)
@@ -103,9 +103,10 @@ def _failure(words: Sequence[str], lines: Sequence[str], code: int) -> str:
     return f"alpro {' '.join(words)} failed: {lines[-1] if lines else f'exit code {code}'}"
 
 
-def _parse(words: Sequence[str], stdout: str) -> Any:
+def _parse(words: Sequence[str], stdout: str) -> dict[str, Any]:
     try:
-        return json.loads(stdout)
+        document: dict[str, Any] = json.loads(stdout)
+        return document
     except ValueError as error:
         raise StageFailed(f"alpro {' '.join(words)} printed invalid JSON ({error}): {stdout[:200]!r}") from None
 

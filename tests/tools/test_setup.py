@@ -630,7 +630,7 @@ def test_a_server_that_ends_ends_the_others(tmp_path: Path, monkeypatch: pytest.
         servers.start("first", "stays")
         servers.start("second", "fails")
         with pytest.raises(make_ui.UiError, match=r"second ended with code 3; see its log .*second\.log"):
-            servers.answering("http://127.0.0.1:9/health")
+            servers.wait_for("http://127.0.0.1:9/health")
     finally:
         servers.stop()
     assert servers.running["first"].poll() is not None
