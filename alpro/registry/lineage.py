@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VersionOrigin:
-    """Origin of one version. `facts`: what its tags say, by title; `data`: DVC's hash by path; `gate`: the gate's record."""
+    """Origin of a version. `provenance`: text of its tags by title; `data`: DVC's hash by path; `gate`: the gate's record."""
 
     name: str
     aliases: tuple[str, ...]
-    facts: Mapping[str, str]
+    provenance: Mapping[str, str]
     data: Mapping[str, str]
     gate: Mapping[str, Any] | None
 
     def __str__(self) -> str:
         lines = [f"{self.name} ({', '.join(self.aliases)})" if self.aliases else self.name]
-        lines += [f"  {title:11} {value}" for title, value in self.facts.items()]
+        lines += [f"  {title:11} {value}" for title, value in self.provenance.items()]
         lines += [f"  {'data':11} {path} {digest}" for path, digest in self.data.items()]
         if self.gate:
             against = self.gate["against"] or "chance"
@@ -96,7 +96,7 @@ def _origin(root: Path, version: ModelVersion) -> VersionOrigin:
     commit = tags.get(tag.COMMIT)
     subject = (git(root, "log", "-1", "--format=%s", commit) or "").strip() if commit else ""
     described = f"{commit} ({tags.get(tag.BRANCH, 'no branch')}) {subject}" if commit else "none"
-    facts = {
+    provenance = {
         "stage": tags.get(tag.STAGE),
         "weights": f"sha256 {tags.get(tag.SHA256)}",
         "commit": described if clean else f"{described}; CHANGED since: {tags.get(tag.CHANGED)}",
@@ -112,7 +112,7 @@ def _origin(root: Path, version: ModelVersion) -> VersionOrigin:
     return VersionOrigin(
         name=label(version),
         aliases=tuple(sorted(version.aliases)),
-        facts={title: value for title, value in facts.items() if value},
+        provenance={title: value for title, value in provenance.items() if value},
         data=json.loads(tags.get(tag.DATA, "{}")),
         gate=json.loads(tags[aliases.GATE]) if tags.get(aliases.GATE) else None,
     )

@@ -1,9 +1,9 @@
 // Press Run in Prefect's pages, with a changed learning rate, and follow the run to MLflow: node run_button.cjs JSON
-// {prefect, mlflow, out, chromium, overrides: [...], tasks: [...], model, patience_s}. Prints one JSON object: what was seen.
+// {prefect, mlflow, out, chromium, overrides: [...], tasks: [...], model, patience_s}. Prints the results as one JSON object.
 const {chromium} = require('playwright-core');
 const fs = require('fs');
 
-const given = JSON.parse(process.argv[2]);
+const options = JSON.parse(process.argv[2]);
 const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
   '--disable-component-update', '--disable-sync'];
 const ENDED = /^\s*(Completed|Failed|Crashed|Cancelled)\s*$/;
@@ -11,19 +11,19 @@ const PAGE_MS = 300000; // a page on a busy machine; the run itself has patience
 const SETTLE_MS = 3000; // charts and tables are drawn after the text that was waited for
 
 async function main() {
-  const browser = await chromium.launch({executablePath: given.chromium, args: FLAGS});
+  const browser = await chromium.launch({executablePath: options.chromium, args: FLAGS});
   const page = await browser.newPage({viewport: {width: 1400, height: 1600}});
-  page.setDefaultTimeout(given.patience_s * 1000);
-  const shot = name => page.screenshot({path: `${given.out}/${name}.png`});
+  page.setDefaultTimeout(options.patience_s * 1000);
+  const shot = name => page.screenshot({path: `${options.out}/${name}.png`});
   const seen = {};
 
   // the form
-  await page.goto(`${given.prefect}/deployments`);
+  await page.goto(`${options.prefect}/deployments`);
   await page.getByRole('link', {name: 'pipeline', exact: true}).first().click();
   await page.getByRole('button', {name: 'Run', exact: true}).first().click();
   await page.getByText('Custom run').first().click();
   await page.getByText('Add item').first().waitFor();
-  for (const [at, items] of [[0, given.overrides], [1, given.tasks]]) {
+  for (const [at, items] of [[0, options.overrides], [1, options.tasks]]) {
     for (const item of items) {
       const list = page.getByText('Add item').nth(at);
       const before = await page.locator('input, textarea').count();
@@ -38,7 +38,7 @@ async function main() {
 
   // the run
   await page.waitForURL(url => !url.pathname.endsWith('/run'));
-  await page.goto(`${given.prefect}/runs`);
+  await page.goto(`${options.prefect}/runs`);
   await page.getByRole('link', {name: seen.name}).first().click();
   await page.waitForURL(/flow-run\//);
   seen.run = page.url().split('/').pop().split('?')[0];
@@ -55,7 +55,7 @@ async function main() {
   page.setDefaultTimeout(PAGE_MS);
   await page.getByText('Artifacts', {exact: true}).first().click();
   await page.getByRole('link', {name: /results/i}).first().click();
-  await page.locator('table').first().getByText(given.tasks[0]).waitFor();  // the rows come after the header
+  await page.locator('table').first().getByText(options.tasks[0]).waitFor();  // the rows come after the header
   seen.results = (await page.locator('table').first().innerText()).split('\n');
   await page.waitForTimeout(SETTLE_MS);
   await shot('4-results');
@@ -63,12 +63,12 @@ async function main() {
 
   // MLflow
   await page.goto(seen.link);
-  await page.getByPlaceholder('Search metrics').first().fill('overall_acc'); // a long list shows what is in sight alone
-  await page.getByText(`${given.tasks[0]}/overall_acc`).first().waitFor();
+  await page.getByPlaceholder('Search metrics').first().fill('overall_acc'); // a long list renders only its visible part
+  await page.getByText(`${options.tasks[0]}/overall_acc`).first().waitFor();
   await page.waitForTimeout(SETTLE_MS);
   seen.mlflow = (await page.innerText('body')).slice(0, 4000);
   await shot('5-mlflow-run');
-  await page.goto(`${given.mlflow}/#/models/${given.model}`);
+  await page.goto(`${options.mlflow}/#/models/${options.model}`);
   await page.getByText('Version 1').first().waitFor();
   await page.waitForTimeout(SETTLE_MS);
   seen.versions = (await page.innerText('body')).match(/Version \d+/g) || [];
@@ -78,7 +78,7 @@ async function main() {
 }
 
 async function fill(page, text) {
-  // the field that was added last within the list has no label: it is the empty one
+  // the last added field of the list has no label, but it is the only empty one
   const empty = page.locator('textarea:visible, input[type=text]:visible, input:not([type]):visible');
   for (let at = await empty.count() - 1; at >= 0; at--) {
     const one = empty.nth(at);
@@ -92,6 +92,6 @@ async function fill(page, text) {
 
 main().catch(error => {
   console.error(error.message.split('\n')[0]);
-  fs.writeFileSync(`${given.out}/error.txt`, error.stack);
+  fs.writeFileSync(`${options.out}/error.txt`, error.stack);
   process.exit(1);
 });

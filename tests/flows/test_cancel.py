@@ -80,7 +80,7 @@ def test_a_run_cancelled_while_two_processes_train_leaves_nothing_and_the_next_c
         print(f"no process after {gone_s:.0f} s, {state(served, cancelled)} after {time.monotonic() - began_s:.0f} s")
         assert state(served, cancelled) == "Cancelled"
         assert not [*root.glob(".dvc/tmp/flows/*")], "its worktree is gone"
-        with only_run(root, "nobody else"):
+        with only_run(root, "another run"):
             pass
         after = start(served, SHORT)
         wait_for(lambda: state(served, after) in ("Completed", "Failed", "Crashed"), "end of the next run")

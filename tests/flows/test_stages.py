@@ -114,18 +114,18 @@ def test_json_on_stdout_is_returned_and_only_stderr_is_logged(tmp_path: Path) ->
     assert (code, lines, stdout, log) == (1, ["progress"], "{}\n", ["progress"])
 
 
-def test_a_run_that_waits_says_for_whom_and_goes_on_when_it_may(tmp_path: Path) -> None:
+def test_a_waiting_run_reports_the_holder_and_continues_when_the_lock_is_free(tmp_path: Path) -> None:
     held = only_run(tmp_path, "tidy-otter")
     held.__enter__()
-    said: list[str] = []
+    messages: list[str] = []
 
     def free(text: str) -> None:
-        said.append(text)
+        messages.append(text)
         held.__exit__(None, None, None)
 
     with only_run(tmp_path, "second", wait=free):
         pass
-    assert len(said) == 1 and said[0].startswith("waiting: the run 'tidy-otter' is running")
+    assert len(messages) == 1 and messages[0].startswith("waiting: the run 'tidy-otter' is running")
 
 
 def test_a_second_run_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:
@@ -284,10 +284,10 @@ def test_a_command_that_does_not_answer_is_ended(tmp_path: Path) -> None:
         ask(["sleep", "600"], tmp_path, 0.1)
 
 
-def test_a_run_without_its_worker_is_told_to_end(tmp_path: Path) -> None:
+def test_a_run_without_its_worker_gets_sigterm(tmp_path: Path) -> None:
     """The middle process is killed; the last one, which it started, must get SIGTERM within seconds."""
     inner = "import os, signal, time; from flows.worker import end_with_worker\n"
-    inner += f"signal.signal(signal.SIGTERM, lambda *_: (open({str(tmp_path / 'told')!r}, 'w').close(), os._exit(0)))\n"
+    inner += f"signal.signal(signal.SIGTERM, lambda *_: (open({str(tmp_path / 'terminated')!r}, 'w').close(), os._exit(0)))\n"
     inner += f"end_with_worker(); open({str(tmp_path / 'ready')!r}, 'w').close(); time.sleep(600)"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PREFECT__FLOW_RUN_ID": "x"}
@@ -295,4 +295,4 @@ def test_a_run_without_its_worker_is_told_to_end(tmp_path: Path) -> None:
     wait_for(lambda: (tmp_path / "ready").exists(), "start")
     worker.kill()
     worker.wait()
-    wait_for(lambda: (tmp_path / "told").exists(), "signal")
+    wait_for(lambda: (tmp_path / "terminated").exists(), "signal")

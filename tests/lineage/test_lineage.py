@@ -131,7 +131,7 @@ def test_a_state_that_another_branch_or_an_experiment_holds_is_clean(tmp_path):
     _git(tmp_path, "branch", "-qD", "other")
     before = lineage.git(tmp_path, "status", "--porcelain")
     assert lineage.git_state(tmp_path) == lineage.GitState(held.strip(), "tidy-otter", ())
-    assert lineage.git(tmp_path, "status", "--porcelain") == before, "the index is as it was"
+    assert lineage.git(tmp_path, "status", "--porcelain") == before, "the index is unchanged"
     (tmp_path / "params.yaml").write_text("lr: 3")
     assert lineage.git_state(tmp_path).changed == ("dvc.lock", "params.yaml")
 
@@ -184,16 +184,16 @@ def test_a_version_is_evaluated_or_trained_anew_in_the_state_of_its_commit(tmp_p
     _git(tmp_path, "add", "-A")
     _git(tmp_path, "commit", "-qm", "state")
     commit = lineage.git(tmp_path, "rev-parse", "HEAD").strip()
-    for number in range(3):  # the project went on
+    for number in range(3):  # later commits of the project
         (tmp_path / "given").write_text(f"2.{number}")
         _git(tmp_path, "commit", "-qam", "later")
     tags = {"alpro.git.commit": commit, "alpro.git.clean": "yes", "alpro.stage": "finetune/a"}
     monkeypatch.setattr(module, "find", lambda store, uri: SimpleNamespace(tags=tags))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    said: list[str] = []
-    done = module.reproduce(tmp_path, "models:/alpro-a@champion", say=said.append)
+    log: list[str] = []
+    done = module.reproduce(tmp_path, "models:/alpro-a@champion", say=log.append)
     assert (done.ran, done.same, set(done.outputs.values())) == (("evaluate@a",), True, {True})
-    again = module.reproduce(tmp_path, "models:/alpro-a@champion", train=True, say=said.append)
+    again = module.reproduce(tmp_path, "models:/alpro-a@champion", train=True, say=log.append)
     assert (again.ran, again.same, again.outputs["models/tiny/finetune/a"]) == (("finetune@a", "evaluate@a"), True, True)
     assert not [*(tmp_path / module.FOLDER).iterdir()] and lineage.git(tmp_path, "worktree", "list").count("\n") == 1
     tags["alpro.git.clean"] = "no"

@@ -51,7 +51,7 @@ def test_lineage_prints_versions_with_their_data(synced: Path, monkeypatch: pyte
     code, document = call(synced, "lineage", uri, "--json", monkeypatch=monkeypatch)
     assert code == 0 and document == json.loads(json.dumps(trace(synced, uri).as_dict()))
     assert [version["name"] for version in document["versions"]] == [f"{MODEL}/1", "alpro-pretrain/1", "alpro-prompter/1"]
-    assert document["versions"][0]["facts"]["from"] == "alpro-pretrain/1" and document["versions"][0]["data"]
+    assert document["versions"][0]["provenance"]["from"] == "alpro-pretrain/1" and document["versions"][0]["data"]
     assert document["restore"] == [] and "no commit contains it" in document["problem"]
 
 

@@ -44,8 +44,8 @@ def record(folder: Path, correct: Any) -> Path:
     asked = []
     for n in range(QUESTIONS):
         right = "abcd"[n % 4]
-        said = right if n in correct else "z"
-        asked.append(Prediction(n, f"v{n // 2}", "what is it", right, "what" if n % 3 else "who", ((said, 0.5),), True))
+        answer = right if n in correct else "z"
+        asked.append(Prediction(n, f"v{n // 2}", "what is it", right, "what" if n % 3 else "who", ((answer, 0.5),), True))
     looks: dict[Any, QAResult] = {"full": QAResult(asked)}
     write_json(folder / "metrics.json", rounded(summarise_qa(looks, 200)))
     write_rows(folder / "predictions.jsonl", qa_rows(looks))
@@ -195,7 +195,7 @@ def test_files_that_the_lock_does_not_name_are_refused(project, params):
     candidate(project, params, "clearly")
     client = contents(project).client
     place = Path(client.get_model_version_download_uri(MODEL, "2").removeprefix("file://"))
-    next(place.rglob("model.safetensors")).write_text(f"finetune/{TASK}clearly, and somebody's edit")
+    next(place.rglob("model.safetensors")).write_text(f"finetune/{TASK}clearly, edited")
     assert "lock (" in promote(project, params).verdict.reason
     assert aliased(project)["champion"] == 1
 
@@ -204,10 +204,10 @@ def test_an_alias_moved_by_hand_is_named_and_rollback_puts_it_right(project, par
     candidate(project, params, "worse")
     contents(project).client.set_registered_model_alias(MODEL, "champion", "2")
     with opened(project) as store:
-        said = aliases.alias_mismatch(store.client, MODEL)
-    assert "version 2, which has no record of the gate (the last version that passed is 1)" in said
+        warning = aliases.alias_mismatch(store.client, MODEL)
+    assert "version 2, which has no record of the gate (the last version that passed is 1)" in warning
     done = promote(project, params)
-    assert done.warning == said and not done.passed and done.champion == f"{MODEL}/1"
+    assert done.warning == warning and not done.passed and done.champion == f"{MODEL}/1"
     assert registry.rollback(project, TASK) == ("2", "1")
 
 

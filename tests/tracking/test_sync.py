@@ -162,14 +162,14 @@ def test_new_pictures_of_the_same_record_make_no_new_run(project, params):
 def test_a_record_that_is_not_the_locks_is_said_to_differ(synced, params):
     write_record(synced, TRAINED, STEPS, salt="edited by hand")
     parent = sync(synced, params).parent
-    said = {
+    lock_tags = {
         stage: run.data.tags["alpro.dvc.lock"]
         for stage, runs in contents(synced).runs.items()
         for run in runs
         if run.data.tags.get(PARENT) == parent
     }
-    assert said.pop(TRAINED) == "differs"
-    assert set(said.values()) == {"agrees"}
+    assert lock_tags.pop(TRAINED) == "differs"
+    assert set(lock_tags.values()) == {"agrees"}
 
 
 def test_stages_that_the_parameters_replace_are_left_out(project, params):
@@ -233,11 +233,11 @@ def test_a_server_that_does_not_answer_is_one_line_without_the_password(project,
 
 def test_status_without_a_store_makes_none(project, params):
     shutil.rmtree(project / ".mlflow")
-    found = status(project, params)
-    assert set(found.stages.values()) == {"missing"}
-    assert set(found.models.values()) == {"not registered"}
+    result = status(project, params)
+    assert set(result.stages.values()) == {"missing"}
+    assert set(result.models.values()) == {"not registered"}
     assert not (project / ".mlflow").exists()
-    assert str(found).endswith("incomplete: run `alpro track sync`")
+    assert str(result).endswith("incomplete: run `alpro track sync`")
 
 
 def test_records_come_in_the_order_of_the_pipeline(project, params):
