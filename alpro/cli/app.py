@@ -3,18 +3,50 @@
 from __future__ import annotations
 
 import typer
+from typer.core import TyperGroup
+
+PIPELINE, DATA, MODELS = "Pipeline", "Data", "Models"
+EVALUATION, REGISTRY, MACHINE = "Evaluation", "Tracking and registry", "This machine"
+PANELS = (PIPELINE, DATA, MODELS, EVALUATION, REGISTRY, MACHINE)  # in the order of `alpro --help`
+
+
+class Application(TyperGroup):
+    """The top-level group: its help lists the commands by panel."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Return the names of the commands in the order of their panels."""
+        return sorted(self.commands, key=lambda name: PANELS.index(self.commands[name].rich_help_panel))  # type: ignore[attr-defined]
+
 
 app = typer.Typer(
     name="alpro",
-    help="ALPRO: video-and-language pre-training with entity prompts.",
+    cls=Application,
+    help="ALPRO: video-and-language pre-training with entity prompts (CVPR 2022).",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
 )
 
 
-def add_group(name: str, help: str) -> typer.Typer:
+@app.callback(invoke_without_command=True)
+def version_option(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+) -> None:
+    """ALPRO: video-and-language pre-training with entity prompts (CVPR 2022)."""
+    if version:
+        import alpro
+
+        typer.echo(f"alpro {alpro.__version__}")
+        raise typer.Exit
+
+
+def add_group(name: str, help: str, panel: str) -> typer.Typer:
     """Add a group of commands to the application and return it."""
     group = typer.Typer(help=help, no_args_is_help=True)
-    app.add_typer(group, name=name)
+    app.add_typer(group, name=name, rich_help_panel=panel)
     return group
+
+
+def example(command: str) -> str:
+    """Return the last line of a command's help: a command that can be typed as it is."""
+    return f"Example: alpro {command}"

@@ -1,4 +1,4 @@
-"""`alpro ask`, `match`, `index` and `search`: use a checkpoint."""
+"""`alpro ask`, `match`, `index` and `search`: use a checkpoint on videos."""
 
 from __future__ import annotations
 
@@ -7,56 +7,67 @@ from typing import Annotated
 
 import typer
 
-from alpro.cli.app import app
-from alpro.cli.options import AsJson, Checkpoint, Frames, Step, Tokenizer
+from alpro.cli.app import MODELS, app, example
+from alpro.cli.options import Answers, AsJson, Checkpoint, Frames, Step, Tokenizer
+
+Video = Annotated[str, typer.Argument(help="Video file.")]
 
 
-@app.command()
+@app.command(
+    rich_help_panel=MODELS,
+    epilog=example("ask video.mp4 'what is moving?' --checkpoint models/sample/finetune/msvd_qa"),
+)
 def ask(
-    video: str,
-    question: str,
+    video: Video,
+    question: Annotated[str, typer.Argument(help="A question in English.")],
     checkpoint: Checkpoint,
-    answers: Annotated[str | None, typer.Option(help="The answer list, if not the checkpoint's.")] = None,
+    answers: Answers = None,
     step: Step = "best",
     tokenizer: Tokenizer = None,
     frames: Frames = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer a question about a video: the likeliest answers with their probabilities."""
+    """Answer a question about a video: the most probable answers."""
     from alpro.serving import single
 
     model = single.load(checkpoint, step=step, tokenizer=tokenizer, answers=answers, frames=frames)
     typer.echo(single.show_answers(single.ask(model, video, question), as_json))
 
 
-@app.command()
+@app.command(
+    rich_help_panel=MODELS,
+    epilog=example("match video.mp4 'a red ball rolls' 'a blue cube' --checkpoint models/sample/finetune/msrvtt_ret"),
+)
 def match(
-    video: str,
-    texts: list[str],
+    video: Video,
+    texts: Annotated[list[str], typer.Argument(help="One or more texts.")],
     checkpoint: Checkpoint,
     step: Step = "best",
     tokenizer: Tokenizer = None,
     frames: Frames = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how well texts fit a video: VTM's probability of a match and VTC's similarity."""
+    """Score how well texts describe a video: VTM's matching probability and VTC's similarity."""
     from alpro.serving import single
 
     model = single.load(checkpoint, step=step, tokenizer=tokenizer, frames=frames)
     typer.echo(single.show_matches(single.match(model, video, texts), as_json))
 
 
-@app.command()
+@app.command(
+    rich_help_panel=MODELS,
+    epilog=example("index data/sample/msrvtt_ret/videos --checkpoint models/sample/finetune/msrvtt_ret --index my_index"),
+)
 def index(
-    videos: Annotated[Path, typer.Argument(help="Folder of videos; those below count too.")],
+    videos: Annotated[Path, typer.Argument(help="Folder with videos; folders below it are included.")],
     checkpoint: Checkpoint,
-    output: Annotated[Path, typer.Option("--index", help="Folder of the index, made or brought up to date.")],
+    output: Annotated[Path, typer.Option("--index", help="Folder of the index; created or updated.")],
     step: Step = "best",
     tokenizer: Tokenizer = None,
     frames: Frames = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read ahead.")] = 2,
 ) -> None:
-    """Make a folder of videos searchable; only new and changed videos are encoded."""
+    """Index a folder of videos for `alpro search`; only new and changed videos are encoded."""
     from alpro.search.index import build
     from alpro.serving import single
 
@@ -67,19 +78,22 @@ def index(
     typer.echo(f"{output}: {done.videos} videos, {done.encoded} encoded now, {done.removed} removed")
 
 
-@app.command()
+@app.command(
+    rich_help_panel=MODELS,
+    epilog=example("search 'a red ball rolls' --checkpoint models/sample/finetune/msrvtt_ret --index my_index"),
+)
 def search(
-    text: str,
+    text: Annotated[str, typer.Argument(help="Description of the clip.")],
     checkpoint: Checkpoint,
     folder: Annotated[Path, typer.Option("--index", help="Folder that `alpro index` made.")],
-    count: Annotated[int, typer.Option("--count", "-k", min=1, help="Clips to show.")] = 5,
-    rerank: Annotated[int, typer.Option(min=0, help="How many of VTC's best VTM re-ranks; 0: none.")] = 128,
-    html: Annotated[Path | None, typer.Option(help="Write the clips with frames into this HTML file.")] = None,
+    count: Annotated[int, typer.Option("--count", "-k", min=1, help="Number of clips to show.")] = 5,
+    rerank: Annotated[int, typer.Option(min=0, help="How many of VTC's best clips VTM re-ranks; 0: none.")] = 128,
+    html: Annotated[Path | None, typer.Option(help="HTML file to write, with frames of the clips.")] = None,
     step: Step = "best",
     tokenizer: Tokenizer = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the clips that fit a text best."""
+    """Find the clips that best match a text."""
     from alpro.search import query
     from alpro.search.index import Gallery
     from alpro.search.page import page

@@ -7,17 +7,20 @@ from typing import Annotated
 
 import typer
 
-from alpro.cli.app import add_group
-from alpro.cli.options import PARAMS, Changes, ParamsFile, Recipe, read_params
+from alpro.cli.app import DATA, add_group, example
+from alpro.cli.options import PARAMS, AsJson, Changes, ParamsFile, Recipe, print_json, read_params
 
-group = add_group("data", "Make, index and check data.")
+group = add_group("data", "Make, fetch, convert and check data.", DATA)
+
+Set = Annotated[str, typer.Argument(help="A corpus or dataset of params.yaml.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Number of processes (default: one per core).")]
 
 
-@group.command("sample")
+@group.command("sample", epilog=example("data sample --recipe tiny"))
 def data_sample(
     params: ParamsFile = PARAMS,
-    root: Path = Path("data/sample"),
-    workers: int | None = None,
+    root: Annotated[Path, typer.Option(help="Folder to write.")] = Path("data/sample"),
+    workers: Workers = None,
     recipe: Recipe = None,
     changes: Changes = None,
 ) -> None:
@@ -28,21 +31,31 @@ def data_sample(
 
     settings = read_params(params, recipe, changes).sample
     if settings is None:
-        raise ConfigError(f"{recipe or params}: `sample` is null: this recipe works on real data")
+        raise ConfigError(f"{recipe or params}: `sample` is null; this recipe uses real data")
     with reporting("made videos and images") as progress:
         make_sample(settings, root, workers=workers, progress=progress)
 
 
-@group.command("vocabulary")
-def data_vocabulary(output: Path, params: ParamsFile = PARAMS, recipe: Recipe = None, changes: Changes = None) -> None:
+@group.command("vocabulary", epilog=example("data vocabulary models/sample/text"))
+def data_vocabulary(
+    output: Annotated[Path, typer.Argument(help="Folder to write.")],
+    params: ParamsFile = PARAMS,
+    recipe: Recipe = None,
+    changes: Changes = None,
+) -> None:
     """Make a WordPiece vocabulary from all training captions and questions."""
     from alpro.data.text.prepare import make_vocabulary
 
     make_vocabulary(read_params(params, recipe, changes), output)
 
 
-@group.command("entities")
-def data_entities(output: Path, params: ParamsFile = PARAMS, recipe: Recipe = None, changes: Changes = None) -> None:
+@group.command("entities", epilog=example("data entities models/sample/entities"))
+def data_entities(
+    output: Annotated[Path, typer.Argument(help="Folder to write.")],
+    params: ParamsFile = PARAMS,
+    recipe: Recipe = None,
+    changes: Changes = None,
+) -> None:
     """Write the entity list: the most frequent nouns of the pre-training captions."""
     from alpro.data.text.prepare import make_entities
 
@@ -50,110 +63,121 @@ def data_entities(output: Path, params: ParamsFile = PARAMS, recipe: Recipe = No
     typer.echo(f"{len(words)} entities: {', '.join(words[:10])}, ...")
 
 
-@group.command("fetch")
+@group.command("fetch", epilog=example("data fetch msvd_qa --from YouTubeClips.tar"))
 def data_fetch(
-    name: Annotated[str | None, typer.Argument(metavar="[SET]", help="Which set; none: list them.")] = None,
-    given: Annotated[list[Path] | None, typer.Option("--from", help="A file or folder that you have; may be repeated.")] = None,
-    media: Annotated[bool, typer.Option(help="For sets that come as tables of addresses: fetch these too.")] = True,
-    workers: Annotated[int, typer.Option(min=1, help="Downloads at a time, of such addresses.")] = 16,
-    retry: Annotated[bool, typer.Option("--retry", help="Ask again for addresses that failed before.")] = False,
+    name: Annotated[str | None, typer.Argument(metavar="[SET]", help="The set to fetch (default: list all sets).")] = None,
+    local: Annotated[
+        list[Path] | None, typer.Option("--from", help="A file or folder that you already have; may be repeated.")
+    ] = None,
+    media: Annotated[
+        bool, typer.Option(help="Also download the media files of sets published as URL lists (WebVid, CC3M).")
+    ] = True,
+    workers: Annotated[int, typer.Option(min=1, help="Number of parallel media downloads.")] = 16,
+    retry: Annotated[bool, typer.Option("--retry", help="Retry URLs that failed before.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep downloaded archives in data/.fetch.")] = False,
-    dvc: Annotated[bool, typer.Option("--dvc", help="Put what was fetched under DVC.")] = False,
-    root: Annotated[Path, typer.Option(help="The project's root.")] = Path("."),
+    dvc: Annotated[bool, typer.Option("--dvc", help="Add the fetched folders to DVC.")] = False,
+    root: Annotated[Path, typer.Option(help="Root folder of the project.")] = Path("."),
 ) -> None:
-    """Fetch a set, or lay out what you have of it, as the official tree."""
+    """Download a dataset, or copy your own files of it, into the official folder layout."""
     from alpro.data import sources
     from alpro.lineage import dvc_add
 
     if name is None:
         typer.echo(sources.show(root))
         return
-    folders = sources.fetch(name, root, given or [], keep, typer.echo)
+    folders = sources.fetch(name, root, local or [], keep, typer.echo)
     if media and sources.has_media(name):
         folders.append(sources.fetch_media(name, root, workers, retry, typer.echo))
     if folders:
         typer.echo(dvc_add(root, folders) if dvc else f"  to version it: dvc add {' '.join(folders)}")
 
 
-@group.command("convert")
+@group.command("convert", epilog=example("data convert --source raw --output small --short-side 256 --fps 3"))
 def data_convert(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="An entry of `convert` in params.yaml; else the options.")
+        str | None, typer.Argument(metavar="[NAME]", help="An entry of `convert` in params.yaml, instead of the options.")
     ] = None,
-    source: Annotated[str | None, typer.Option(help="Folder of the originals.")] = None,
-    output: Annotated[str | None, typer.Option(help="Folder of the copies.")] = None,
-    every: Annotated[int | None, typer.Option(min=1, help="Keep every so manieth frame.")] = None,
-    fps: Annotated[float | None, typer.Option(help="Keep so many frames a second.")] = None,
-    short_side: Annotated[int | None, typer.Option(min=16, help="Pixels of the shorter side.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as there are cores.")] = None,
+    source: Annotated[str | None, typer.Option(help="Folder with the originals.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder for the copies.")] = None,
+    every: Annotated[int | None, typer.Option(min=1, help="Keep every N-th frame.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Keep this many frames per second.")] = None,
+    short_side: Annotated[int | None, typer.Option(min=16, help="Length of the shorter side, in pixels.")] = None,
+    workers: Workers = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Make copies of videos that decode fast: .mp4, fewer frames, smaller."""
+    """Make smaller .mp4 copies of videos that decode quickly."""
     from alpro.data.media.convert import conversion_settings, convert
 
-    made = convert(
-        conversion_settings(params, name, source=source, output=output, every=every, fps=fps, short_side=short_side), workers
-    )
-    typer.echo(made.line())
+    settings = conversion_settings(params, name, source=source, output=output, every=every, fps=fps, short_side=short_side)
+    typer.echo(convert(settings, workers).line())
 
 
-@group.command("shard")
+@group.command("shard", epilog=example("data shard clips clips_sharded"))
 def data_shard(
-    source: Annotated[Path, typer.Argument(help="Folder of the clips or images.")],
-    output: Annotated[Path, typer.Argument(help="Folder of the shards: what `root` or `videos` in params.yaml then names.")],
-    clips: Annotated[int, typer.Option(min=1, help="Clips of each shard.")] = 1000,
+    source: Annotated[Path, typer.Argument(help="Folder with the clips or images.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the shards; set `root` or `videos` in params.yaml to it.")],
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips per shard.")] = 1000,
 ) -> None:
-    """Pack a folder of very many clips into tars with an index, from which trainings read directly."""
+    """Pack many clips into tar files with an index, from which trainings read directly."""
     from alpro.data.media.shards import write_shards
 
     typer.echo(f"{output}: {write_shards(source, output, clips)} shards; to version them: dvc add {output}")
 
 
-@group.command("unpickle")
+@group.command("unpickle", epilog=example("data unpickle train.pkl train.csv"))
 def data_unpickle(
     source: Annotated[Path, typer.Argument(help="A pickled table, such as WebVid's train.pkl.")],
-    output: Annotated[Path, typer.Argument(help="A .csv or .parquet.")],
+    output: Annotated[Path, typer.Argument(help="A .csv or .parquet file to write.")],
 ) -> None:
-    """Convert a pickled table of annotations, running nothing that stands in it."""
+    """Convert a pickled annotation table without executing anything in it."""
     from alpro.data.annotations.pickles import convert
 
     typer.echo(f"{output}: {convert(source, output):,} rows")
 
 
-@group.command("probe")
+@group.command("probe", epilog=example("data probe data/sample/msvd_qa/videos"))
 def data_probe(
-    folder: Annotated[Path, typer.Argument(help="Folder of videos, with all folders below it.")],
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as there are cores.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder with videos; folders below it are included.")],
+    workers: Workers = None,
 ) -> None:
-    """Show what each video is: readable, frames, rate, size, rotation, decoder, and why it can't be read."""
+    """Show frames, rate, size, rotation and decoder of each video, and why it cannot be read."""
     from alpro.data.media.probe_table import probe_folder, table
 
     typer.echo(table(probe_folder(folder, workers)))
 
 
-@group.command("check")
+@group.command("check", epilog=example("data check msvd_qa"))
 def data_check(
-    name: Annotated[str, typer.Argument(help="A corpus or data set of params.yaml.")],
+    name: Set,
+    as_json: AsJson = False,
     params: ParamsFile = PARAMS,
     recipe: Recipe = None,
     changes: Changes = None,
 ) -> None:
-    """Say what is wrong with a set, row by row, and what to do about it. Exit code 2 where there are errors."""
+    """Report the faults of a corpus or dataset row by row, with remedies. Exit code 2 if there are errors."""
     from alpro.data.validation.check import check_set
 
-    check_set(read_params(params, recipe, changes), name, typer.echo)
+    checked = check_set(read_params(params, recipe, changes), name)
+    if as_json:
+        print_json(checked.as_dict())
+    else:
+        for line in checked.lines():
+            typer.echo(line)
+    checked.raise_for_errors()
+    if not as_json:
+        typer.echo(checked.summary())
 
 
-@group.command("validate")
+@group.command("validate", epilog=example("data validate msvd_qa --passed passed.json --output validation"))
 def data_validate(
-    name: str,
-    passed: Annotated[Path, typer.Option(help="Written when the set passed: its hashes.")],
-    output: Annotated[Path, typer.Option(help="Folder of the Data Docs, problems and figures.")],
+    name: Set,
+    passed: Annotated[Path, typer.Option(help="File to write if the set passes; it contains the hashes of the data.")],
+    output: Annotated[Path, typer.Option(help="Folder for Data Docs, problems and metrics.")],
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Validate a corpus or data set with Great Expectations."""
+    """Validate a corpus or dataset with Great Expectations."""
     from alpro.config import load
     from alpro.data.validation import validate_set
 
     summary = validate_set(load(params), name, output=output, passed=passed)
-    typer.echo(f"{name}: passed, {summary.warnings} warnings; {output}/index.html")
+    typer.echo(f"{name}: passed with {summary.warnings} warnings; see {output}/index.html")

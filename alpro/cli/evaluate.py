@@ -7,40 +7,75 @@ from typing import Annotated, Literal
 
 import typer
 
-from alpro.cli.app import app
-from alpro.cli.options import PARAMS, AsJson, Changes, ParamsFile, Recipe, Task, read_params
+from alpro.cli.app import EVALUATION, app, example
+from alpro.cli.options import (
+    PARAMS,
+    Answers,
+    AsJson,
+    Changes,
+    Checkpoint,
+    ParamsFile,
+    Recipe,
+    Step,
+    Task,
+    Tokenizer,
+    read_params,
+)
+
+WITH_RECORD = {"zero_shot": "--zero-shot", "ablations": "--ablations"}
+WITHOUT_RECORD = {
+    "step": "--step",
+    "videos": "--videos",
+    "annotations": "--annotations",
+    "answers": "--answers",
+    "tokenizer": "--tokenizer",
+    "batch_size": "--batch-size",
+    "rerank": "--rerank",
+    "rerank_for": "--rerank-for",
+    "against_full": "--against-full",
+    "features": "--features",
+    "output": "--output",
+}
 
 
-@app.command()
+@app.command(
+    rich_help_panel=EVALUATION,
+    epilog=example("evaluate --task msvd_qa --checkpoint models/sample/finetune/msvd_qa"),
+)
 def evaluate(
+    context: typer.Context,
     task: Task,
-    checkpoint: Annotated[str, typer.Option(help="A checkpoint, own or official, or an official output folder.")],
+    checkpoint: Checkpoint,
     record: Annotated[
-        Path | None, typer.Option(help="Write a stage's record there, with the ablations, as params.yaml says.")
+        Path | None,
+        typer.Option("--record", help="Evaluate as the pipeline does, with the settings of params.yaml, and write its record."),
     ] = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="With --record: use the settings under `zeroshot`.")] = False,
     ablations: Annotated[
-        bool, typer.Option("--ablations/--no-ablations", help="With --record: also with one frame, and with no picture.")
+        bool, typer.Option("--ablations/--no-ablations", help="With --record: also evaluate with one frame and with none.")
     ] = True,
-    step: Annotated[str, typer.Option(help="Of an output folder: best, last or a number.")] = "best",
-    videos: Annotated[str | None, typer.Option(help="Folder of the videos, if not params.yaml's.")] = None,
+    step: Step = "best",
+    videos: Annotated[str | None, typer.Option(help="Folder with the videos (default: as in params.yaml).")] = None,
     annotations: Annotated[str | None, typer.Option(help="train, val or test.jsonl, or their folder.")] = None,
-    answers: Annotated[str | None, typer.Option(help="The answer list, if not the checkpoint's.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Folder of the vocabulary, if not the checkpoint's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Text-video pairs of one multimodal batch.")] = None,
-    rerank: Annotated[int | None, typer.Option(min=1, help="Score by VTM only the K best of VTC per query.")] = None,
-    rerank_for: Annotated[Literal["both", "text2video"] | None, typer.Option(help="Which queries --rerank re-ranks.")] = None,
-    against_full: Annotated[bool, typer.Option("--against-full", help="Also score all pairs: what --rerank changes.")] = False,
-    features: Annotated[Path | None, typer.Option(help="Keep encoded videos there, and use those that are.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of results_<split>/step_<N>/.")] = None,
+    answers: Answers = None,
+    tokenizer: Tokenizer = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Text-video pairs per multimodal batch.")] = None,
+    rerank: Annotated[int | None, typer.Option(min=1, help="Score only the K best clips of VTC by VTM.")] = None,
+    rerank_for: Annotated[Literal["both", "text2video"] | None, typer.Option(help="Queries to re-rank.")] = None,
+    against_full: Annotated[
+        bool, typer.Option("--against-full", help="Also score all pairs, to show the effect of --rerank.")
+    ] = False,
+    features: Annotated[Path | None, typer.Option(help="Folder in which encoded videos are kept and reused.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for results_<split>/step_<N>/.")] = None,
     recipe: Recipe = None,
     params: ParamsFile = PARAMS,
     changes: Changes = None,
 ) -> None:
-    """Evaluate a checkpoint on a data set."""
+    """Evaluate a checkpoint: as the released code does, or with --record as the pipeline does."""
     from alpro.evaluation.official import evaluate_checkpoint
     from alpro.evaluation.run import LOOKS, run_evaluation
 
+    _refuse_unused_options(context, record)
     settings = read_params(params, recipe, changes)
     if record is not None:
         looks = LOOKS if ablations else LOOKS[:1]
@@ -64,27 +99,49 @@ def evaluate(
     )
 
 
-@app.command()
+def _refuse_unused_options(context: typer.Context, record: Path | None) -> None:
+    """Raise a usage error for an option that this kind of evaluation would ignore."""
+    unused = WITH_RECORD if record is None else WITHOUT_RECORD
+    given = [flag for name, flag in unused.items() if _is_typed(context, name)]
+    if given and record is None:
+        raise typer.BadParameter(f"{', '.join(given)}: only with --record, which evaluates as the pipeline does")
+    if given:
+        raise typer.BadParameter(
+            f"{', '.join(given)}: not with --record, which takes its settings from params.yaml; "
+            "change them there or with -S, or leave out --record"
+        )
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    """Return True if the option's value is from the command line, not its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@app.command(
+    rich_help_panel=EVALUATION,
+    epilog=example("compare reports/evaluate/msrvtt_ret reports/evaluate/msrvtt_ret_zeroshot"),
+)
 def compare(
-    a: Annotated[Path, typer.Argument(help="Record of an evaluation, as reports/evaluate/msrvtt_ret.")],
-    b: Annotated[Path, typer.Argument(help="Another of the same queries.")],
-    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 10_000,
+    a: Annotated[Path, typer.Argument(help="Record of an evaluation, such as reports/evaluate/msrvtt_ret.")],
+    b: Annotated[Path, typer.Argument(help="Record of another evaluation of the same queries.")],
+    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two evaluations query by query: differences, intervals and p-values of a paired bootstrap."""
+    """Compare two evaluations query by query, with intervals and p-values of a paired bootstrap."""
     from alpro.evaluation.compare import compare_runs, show
 
     typer.echo(show(compare_runs(a, b, resamples=resamples), as_json))
 
 
-@app.command()
+@app.command(rich_help_panel=EVALUATION, epilog=example("replicate --readme tables.md"))
 def replicate(
-    readme: Annotated[Path, typer.Option(help="The file whose table is written.")] = Path("README.md"),
-    output: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("reports/replication"),
+    readme: Annotated[Path, typer.Option(help="File whose results table is updated.")] = Path("README.md"),
+    output: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("reports/replication"),
     recipe: Recipe = "official",
     changes: Changes = None,
 ) -> None:
-    """Evaluate every checkpoint that is present; write the README's table."""
+    """Evaluate every checkpoint of the paper that is present, and update the README's table."""
     from alpro.evaluation.replication import replicate as run
 
     run(read_params(PARAMS, recipe, changes), readme, output)

@@ -1,25 +1,30 @@
-"""`alpro preflight` and `doctor`: checks of this machine and of params.yaml."""
+"""`alpro preflight` and `doctor`: checks of the inputs and of this machine."""
 
 from __future__ import annotations
 
 import typer
 
-from alpro.cli.app import app
-from alpro.cli.options import PARAMS, ParamsFile
+from alpro.cli.app import MACHINE, PIPELINE, app, example
+from alpro.cli.options import PARAMS, AsJson, ParamsFile, print_json
 
 
-@app.command()
+@app.command(rich_help_panel=PIPELINE, epilog=example("preflight"))
 def preflight(params: ParamsFile = PARAMS) -> None:
     """Check params.yaml and list all missing inputs."""
-    from alpro.checks import preflight as checks
+    from alpro.checks.preflight import check
     from alpro.config import load
 
-    checks.check(load(params))
+    check(load(params))
 
 
-@app.command()
-def doctor() -> None:
-    """Tell what works on this machine."""
-    from alpro.checks import doctor as checks
+@app.command(rich_help_panel=MACHINE, epilog=example("doctor"))
+def doctor(as_json: AsJson = False) -> None:
+    """Report what works on this machine. Exit code 1 if something needed does not work."""
+    from alpro.checks.doctor import as_dict, diagnose, show
 
-    raise typer.Exit(checks.main())
+    findings = diagnose()
+    if as_json:
+        print_json(as_dict(findings))
+    else:
+        typer.echo(show(findings))
+    raise typer.Exit(int(any(finding.status == "fail" for finding in findings)))

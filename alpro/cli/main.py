@@ -6,13 +6,19 @@ import sys
 
 import typer
 
-from alpro.cli import ask, data, evaluate, launch, machine, params, registry, report, train, weights  # noqa: F401
+# Importing a module adds its commands; the order is that of the help page.
+from alpro.cli import params  # noqa: F401  # isort: skip
+from alpro.cli import machine  # noqa: F401  # isort: skip
+from alpro.cli import data  # noqa: F401  # isort: skip
+from alpro.cli import train, launch, ask, weights  # noqa: F401  # isort: skip
+from alpro.cli import evaluate, report  # noqa: F401  # isort: skip
+from alpro.cli import registry  # noqa: F401  # isort: skip
 from alpro.cli.app import app
 from alpro.errors import AlproError
 
 
 def main() -> None:
-    """Run; a fault that the package foresees is one line and exit code 2."""
+    """Run the command line; an error that the package foresees is one line and exit code 2."""
     try:
         app(standalone_mode=True)
     except AlproError as error:

@@ -7,66 +7,66 @@ from typing import Annotated
 
 import typer
 
-from alpro.cli.app import add_group, app
-from alpro.cli.options import PARAMS, Changes, ParamsFile, Recipe, read_params
+from alpro.cli.app import MACHINE, PIPELINE, add_group, app, example
+from alpro.cli.options import PARAMS, AsJson, Changes, ParamsFile, Recipe, read_params
 
-recipe = add_group("recipe", "Complete parameter sets.")
-config = add_group("config", "Configuration files of the released code.")
+recipe = add_group("recipe", "List the recipes and choose one.", PIPELINE)
+config = add_group("config", "Import configuration files of the released code.", PIPELINE)
 
 
-@recipe.command("use")
-def recipe_use(name: str) -> None:
+@recipe.command("use", epilog=example("recipe use tiny"))
+def recipe_use(name: Annotated[str, typer.Argument(help="Name of a file in recipes/.")]) -> None:
     """Write params.yaml from a recipe."""
     from alpro.config import recipes
 
     recipes.use(name)
-    typer.echo(f"params.yaml now is recipe {name}: {recipes.describe(name)}")
+    typer.echo(f"params.yaml is now recipe {name}: {recipes.describe(name)}")
 
 
-@recipe.command("list")
+@recipe.command("list", epilog=example("recipe list"))
 def recipe_list() -> None:
-    """Show the recipes."""
+    """List the recipes."""
     from alpro.config import recipes
 
     for name in recipes.names():
         typer.echo(f"{name:10} {recipes.describe(name)}")
 
 
-@config.command("import")
+@config.command("import", epilog=example("config import config_release/msrvtt_ret.json --output imported.yaml"))
 def config_import(
     files: Annotated[list[Path], typer.Argument(help="Files of config_release/, or a training's log/args.json.")],
-    name: Annotated[str, typer.Option(help="The recipe's name, and the folder under models/.")] = "imported",
-    output: Annotated[Path, typer.Option(help="Where the parameters are written.")] = PARAMS,
+    name: Annotated[str, typer.Option(help="Name of the recipe, and of its folder in models/.")] = "imported",
+    output: Annotated[Path, typer.Option(help="Parameter file to write.")] = PARAMS,
 ) -> None:
-    """Turn released configurations into parameters, and say what became of each key."""
+    """Convert released configurations to parameters, and report what became of each key."""
     from alpro.config.released import import_configs
 
-    found = import_configs(files, name)
-    found.write(output)
-    typer.echo(f"{found}\n{output}: written; what is not named here is as in recipe official")
+    imported = import_configs(files, name)
+    imported.write(output)
+    typer.echo(f"{imported}\n{output}: written; parameters not named above are those of recipe official")
 
 
-@app.command()
+@app.command(rich_help_panel=PIPELINE, epilog=example("ablations"))
 def ablations(params: ParamsFile = PARAMS) -> None:
-    """Print the paper's ablations: each cell's settings as a command, and its figures."""
-    from alpro.config import ablations as grid
+    """List the paper's ablations with the command and the paper's figures for each cell."""
     from alpro.config import load
+    from alpro.config.ablations import table
 
-    typer.echo(grid.table(load(params)))
+    typer.echo(table(load(params).datasets))
 
 
-@app.command()
+@app.command(rich_help_panel=MACHINE, epilog=example("plan --recipe paper --gpus 16 --gpu a100"))
 def plan(
-    gpus: Annotated[int | None, typer.Option(min=1, help="How many; if not the parameters' launch.processes.")] = None,
-    gpu: Annotated[str, typer.Option(help="h200, h100, a100, l40, l4, v100 or 4090.")] = "h100",
-    tflops: Annotated[float | None, typer.Option(help="Another device, by its peak.")] = None,
-    mfu: Annotated[float | None, typer.Option(help="The assumed share of the peak.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Number of GPUs (default: launch.processes).")] = None,
+    gpu: Annotated[str, typer.Option(help="GPU model: h200, h100, a100, l40, l4, v100 or 4090.")] = "h100",
+    tflops: Annotated[float | None, typer.Option(help="Peak TFLOP/s of a device that is not listed.")] = None,
+    mfu: Annotated[float | None, typer.Option(help="Assumed model FLOPs utilisation, from 0 to 1.")] = None,
+    as_json: AsJson = False,
     recipe: Recipe = None,
     params: ParamsFile = PARAMS,
     changes: Changes = None,
 ) -> None:
-    """Say what the trainings will take: steps, FLOPs, memory, hours, disk."""
+    """Estimate steps, FLOPs, memory, hours and disk space of the trainings."""
     from alpro.planning.tables import print_plan
 
     print_plan(read_params(params, recipe, changes), gpus, gpu, tflops, mfu, as_json)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alpro.cli.app import add_group, app
-from alpro.cli.options import PARAMS, AsJson, Candidates, Experiment, Flow, ParamsFile, Task, listed
+from alpro.cli.app import REGISTRY, add_group, app, example
+from alpro.cli.options import PARAMS, AsJson, Candidates, Experiment, Flow, ParamsFile, Task, split_list
 
 if TYPE_CHECKING:
     from alpro.registry import Promotion
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 ModelUri = Annotated[str, typer.Argument(help="models:/alpro-TASK@champion or models:/alpro-TASK/NUMBER.")]
 
-group = add_group("track", "MLflow: compare its store with the results on disk, and add what is missing.")
+group = add_group("track", "Fill the MLflow store and show its state.", REGISTRY)
 
 
-@group.command("sync")
+@group.command("sync", epilog=example("track sync"))
 def track_sync(
     params: ParamsFile = PARAMS,
     flow: Flow = None,
@@ -39,11 +39,11 @@ def track_sync(
 
     with only_json_on_stdout(as_json):
         tags = registry.origin_tags(flow, experiment)
-        result = registry.sync(Path.cwd(), load(params), tags=tags, candidates=listed(candidates))
+        result = registry.sync(Path.cwd(), load(params), tags=tags, candidates=split_list(candidates))
     _show(result, as_json)
 
 
-@group.command("status")
+@group.command("status", epilog=example("track status"))
 def track_status(params: ParamsFile = PARAMS) -> None:
     """Show which results of this checkout are in the MLflow store."""
     from alpro import registry
@@ -52,7 +52,7 @@ def track_status(params: ParamsFile = PARAMS) -> None:
     typer.echo(str(registry.status(Path.cwd(), load(params))))
 
 
-@app.command()
+@app.command(rich_help_panel=REGISTRY, epilog=example("register"))
 def register(
     params: ParamsFile = PARAMS,
     flow: Flow = None,
@@ -66,11 +66,11 @@ def register(
 
     with only_json_on_stdout(as_json):
         tags = registry.origin_tags(flow, experiment)
-        result = registry.register(Path.cwd(), load(params), tags=tags, candidates=listed(candidates))
+        result = registry.register(Path.cwd(), load(params), tags=tags, candidates=split_list(candidates))
     _show(result, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=REGISTRY, epilog=example("promote --task msvd_qa --dry-run"))
 def promote(
     task: Task,
     version: Annotated[
@@ -90,7 +90,7 @@ def promote(
     raise typer.Exit(0 if result.passed else 1)
 
 
-@app.command()
+@app.command(rich_help_panel=REGISTRY, epilog=example("rollback --task msvd_qa"))
 def rollback(task: Task) -> None:
     """Make the previous champion the champion again."""
     from alpro import registry
@@ -99,7 +99,7 @@ def rollback(task: Task) -> None:
     typer.echo(f"alpro-{task}@champion: version {before} -> {now}")
 
 
-@app.command()
+@app.command(rich_help_panel=REGISTRY, epilog=example("lineage models:/alpro-msvd_qa@champion"))
 def lineage(model: ModelUri, as_json: AsJson = False) -> None:
     """Show the origin of a registered model, and the commands that restore its state."""
     from alpro.registry.lineage import trace
@@ -109,7 +109,7 @@ def lineage(model: ModelUri, as_json: AsJson = False) -> None:
     _show(result, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=REGISTRY, epilog=example("reproduce models:/alpro-msvd_qa/1"))
 def reproduce(
     model: ModelUri,
     train: Annotated[bool, typer.Option("--train", help="Also train it again, and every model it was trained from.")] = False,

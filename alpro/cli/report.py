@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from alpro.cli.app import add_group
+import typer
+
+from alpro.cli.app import EVALUATION, add_group, example
 from alpro.cli.options import PARAMS, ParamsFile
 
-group = add_group("report", "The results of the whole pipeline.")
+group = add_group("report", "Show the results of the whole pipeline.", EVALUATION)
+
+Root = Annotated[Path, typer.Option(help="Folder with the records of the stages.")]
 
 
-@group.command("make")
-def report_make(params: ParamsFile = PARAMS, root: Path = Path("reports")) -> None:
-    """Write reports/summary.json and reports/index.html from the stages' records."""
+@group.command("make", epilog=example("report make"))
+def report_make(params: ParamsFile = PARAMS, root: Root = Path("reports")) -> None:
+    """Write reports/summary.json and reports/index.html from the records of the stages."""
     from alpro.config import load
     from alpro.report import make_report
 
     make_report(load(params), root)
 
 
-@group.command("show")
-def report_show(params: ParamsFile = PARAMS, root: Path = Path("reports")) -> None:
-    """Print the results table, and where to look next."""
+@group.command("show", epilog=example("report show"))
+def report_show(params: ParamsFile = PARAMS, root: Root = Path("reports")) -> None:
+    """Print the results table, and where to find more."""
     from alpro.config import load
     from alpro.report import show_report
 

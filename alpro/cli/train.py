@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from alpro.cli.app import MODELS, add_group, example
+from alpro.cli.options import (
+    PARAMS,
+    Changes,
+    Init,
+    MaxSteps,
+    Output,
+    ParamsFile,
+    Recipe,
+    Record,
+    Task,
+    Teacher,
+    read_params,
+)
 
-from alpro.cli.app import add_group
-from alpro.cli.options import PARAMS, Changes, Init, MaxSteps, Output, ParamsFile, Recipe, Record, Task, Teacher, read_params
-
-if TYPE_CHECKING:
-    from alpro.config import Params
-
-group = add_group("train", "Train one of the four models.")
+group = add_group("train", "Train the prompter, pre-train, or fine-tune.", MODELS)
 
 
-@group.command("prompter")
+@group.command("prompter", epilog=example("train prompter --init recipes/init/scratch.yaml --output prompter --max-steps 5"))
 def train_prompter(
     init: Init,
     output: Output,
@@ -24,11 +30,19 @@ def train_prompter(
     changes: Changes = None,
     max_steps: MaxSteps = None,
 ) -> None:
-    """Train the prompter (VTC alone) on the caption corpora."""
-    _train(read_params(params, recipe, changes), "prompter", None, init, None, output, record, max_steps)
+    """Train the prompter (VTC only) on the caption corpora."""
+    from alpro.training.run import run_training
+
+    settings = read_params(params, recipe, changes)
+    run_training(settings, "prompter", init=init, output=output, record=record or output / "record", max_steps=max_steps)
 
 
-@group.command("pretrain")
+@group.command(
+    "pretrain",
+    epilog=example(
+        "train pretrain --init models/sample/prompter --teacher models/sample/prompter --output pretrained --max-steps 5"
+    ),
+)
 def train_pretrain(
     init: Init,
     teacher: Teacher,
@@ -40,10 +54,17 @@ def train_pretrain(
     max_steps: MaxSteps = None,
 ) -> None:
     """Pre-train the video-language model (VTC, VTM, MLM, PEM)."""
-    _train(read_params(params, recipe, changes), "pretrain", None, init, teacher, output, record, max_steps)
+    from alpro.training.run import run_training
+
+    settings = read_params(params, recipe, changes)
+    record = record or output / "record"
+    run_training(settings, "pretrain", init=init, teacher=teacher, output=output, record=record, max_steps=max_steps)
 
 
-@group.command("finetune")
+@group.command(
+    "finetune",
+    epilog=example("train finetune --task msvd_qa --init models/sample/pretrain --output finetuned --max-steps 5"),
+)
 def train_finetune(
     task: Task,
     init: Init,
@@ -54,21 +75,9 @@ def train_finetune(
     changes: Changes = None,
     max_steps: MaxSteps = None,
 ) -> None:
-    """Fine-tune for a down-stream data set."""
-    _train(read_params(params, recipe, changes), "finetune", task, init, None, output, record, max_steps)
-
-
-def _train(
-    settings: Params,
-    stage: str,
-    task: str | None,
-    init: str,
-    teacher: str | None,
-    output: Path,
-    record: Path | None,
-    max_steps: int | None,
-) -> None:
+    """Fine-tune for a retrieval or question answering dataset."""
     from alpro.training.run import run_training
 
+    settings = read_params(params, recipe, changes)
     record = record or output / "record"
-    run_training(settings, stage, task, init=init, teacher=teacher, output=output, record=record, max_steps=max_steps)
+    run_training(settings, "finetune", task, init=init, output=output, record=record, max_steps=max_steps)

@@ -7,34 +7,44 @@ from typing import Annotated
 
 import typer
 
-from alpro.cli.app import add_group
+from alpro.cli.app import MODELS, add_group, example
 from alpro.cli.options import Output
 
-group = add_group("weights", "Import, export and show checkpoints.")
+group = add_group("weights", "Show, import and export checkpoints.", MODELS)
+
+Source = Annotated[str, typer.Argument(help="An own or official checkpoint.")]
 
 
-@group.command("show")
+@group.command("show", epilog=example("weights show models/sample/finetune/msvd_qa"))
 def weights_show(
-    checkpoint: str, task: Annotated[str | None, typer.Option(help="Show what of it a task's model takes.")] = None
+    checkpoint: Source,
+    task: Annotated[str | None, typer.Option(help="Compare with the model of this task.")] = None,
 ) -> None:
-    """Print a checkpoint's sizes and tensors, and its differences to a task's model."""
+    """Print a checkpoint's sizes and tensors, and how they differ from a task's model."""
     from alpro.checkpoints.convert import show
 
     typer.echo(show(checkpoint, task))
 
 
-@group.command("import")
+@group.command("import", epilog=example("weights import msrvtt_ret.pt --output models/msrvtt_ret --task retrieval"))
 def weights_import(
-    checkpoint: str,
+    checkpoint: Source,
     output: Output,
-    task: Annotated[str | None, typer.Option(help="prompter, pretrain, retrieval or qa, if not the checkpoint's own.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Folder of its vocabulary, kept with it.")] = None,
-    answers: Annotated[Path | None, typer.Option(help="Its answer list (train_ans2label.json), kept with it.")] = None,
-    num_frames: Annotated[int | None, typer.Option(min=1, help="Resize the time embedding.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="Resize the position embedding.")] = None,
-    bicubic: Annotated[bool, typer.Option("--bicubic", help="... over both dimensions, not as the released code.")] = False,
+    task: Annotated[
+        str | None, typer.Option(help="prompter, pretrain, retrieval or qa (default: the checkpoint's own).")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder with its vocabulary, to be copied.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="Its answer list (train_ans2label.json), to be copied.")] = None,
+    num_frames: Annotated[int | None, typer.Option(min=1, help="Resize the temporal position embedding.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Resize the spatial position embedding.")] = None,
+    bicubic: Annotated[
+        bool,
+        typer.Option(
+            "--bicubic", help="Resize the position embedding with 2-D bicubic interpolation (default: as the released code)."
+        ),
+    ] = False,
 ) -> None:
-    """Turn an official .pt into a checkpoint of our own."""
+    """Convert an official .pt file to a checkpoint of this project."""
     from alpro.checkpoints.convert import import_checkpoint
 
     report = import_checkpoint(
@@ -44,10 +54,11 @@ def weights_import(
     typer.echo(report)
 
 
-@group.command("export")
-def weights_export(checkpoint: str, output: Path) -> None:
-    """Write an official-style .pt that the released code loads."""
-    from alpro.checkpoints.load import export_official, load_model
+@group.command("export", epilog=example("weights export models/sample/finetune/msvd_qa msvd_qa.pt"))
+def weights_export(checkpoint: Source, output: Annotated[Path, typer.Argument(help="The .pt file to write.")]) -> None:
+    """Write an official-style .pt file that the released code loads."""
+    from alpro.checkpoints.files import export_official
+    from alpro.checkpoints.load import load_model
 
     model, _, _ = load_model(checkpoint)
     export_official(model, output)

@@ -1,14 +1,15 @@
-"""The paper's ablations, declared in ablations.yaml: every cell is one `dvc exp run` with the settings that it needs."""
+"""The paper's ablations, declared in ablations.yaml; each cell is one `dvc exp run` with its own settings."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
 import yaml
 
-from alpro.config import Params
+from alpro.config.data import Dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,12 @@ class Cell:
 
     @property
     def command(self) -> str:
-        """What runs it."""
+        """The command that runs this cell."""
         return shlex.join(["dvc", "exp", "run", *(word for change in self.changes for word in ("-S", change))])
 
 
 def cells() -> list[Cell]:
-    """All of them, in the paper's order."""
+    """Return all cells in the paper's order."""
     declared = yaml.safe_load(resources.files("alpro.config").joinpath("ablations.yaml").read_text(encoding="utf-8"))
     return [
         Cell(ablation, name, tuple(cell["set"]), cell["paper"])
@@ -36,13 +37,13 @@ def cells() -> list[Cell]:
     ]
 
 
-def table(params: Params) -> str:
-    """The list, for the data sets that params.yaml has."""
+def table(datasets: Mapping[str, Dataset]) -> str:
+    """Return all cells as text, with the paper's figures for these datasets."""
     lines = []
     for cell in cells():
-        known = {name: value for name, value in cell.paper.items() if name.removesuffix("_zeroshot") in params.datasets}
+        figures = {name: value for name, value in cell.paper.items() if name.removesuffix("_zeroshot") in datasets}
         lines.append(
-            f"{cell.ablation}: {cell.name}    paper: {', '.join(f'{n} {v}' for n, v in known.items()) or 'other sets'}"
+            f"{cell.ablation}: {cell.name}    paper: {', '.join(f'{n} {v}' for n, v in figures.items()) or 'other datasets'}"
         )
         lines.append(f"    {cell.command}")
     return "\n".join(lines)

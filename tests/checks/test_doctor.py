@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -11,9 +13,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from alpro.checks import doctor
-from alpro.checks.doctor import Check
+from alpro.checks import doctor, machine
+from alpro.checks.findings import Finding
+from alpro.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 Usage = namedtuple("Usage", "total used free")
@@ -39,7 +43,7 @@ def test_every_check_answers_here() -> None:
 
 
 def test_a_check_that_breaks_is_a_finding_not_a_traceback() -> None:
-    def breaks(root: Path) -> Check:
+    def breaks(root: Path) -> Finding:
         raise ImportError("libfoo.so: no such file\nand more")
 
     found = doctor._guarded("torch", breaks, ROOT)
@@ -47,21 +51,29 @@ def test_a_check_that_breaks_is_a_finding_not_a_traceback() -> None:
     assert found.remedy
 
 
-def test_a_failure_gives_exit_code_1_and_the_remedy(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checks = [Check("Python", "ok", "3.11"), Check("disk", "fail", "0 GB free", "free some"), Check("memory", "warn", "1 GB")]
-    monkeypatch.setattr(doctor, "diagnose", lambda root: checks)
-    assert doctor.main() == 1
-    out = capsys.readouterr().out.splitlines()
-    assert out[0].split() == ["ok", "Python", "3.11"]
-    assert out[2].strip() == "-> free some"
-    assert out[-1] == "does not work: disk; look at: memory"
+def test_a_failure_gives_exit_code_1_and_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [
+        Finding("Python", "ok", "3.11"),
+        Finding("disk", "fail", "0 GB free", "free some"),
+        Finding("memory", "warn", "1 GB"),
+    ]
+    monkeypatch.setattr(doctor, "diagnose", lambda: findings)
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 1
+    lines = result.output.splitlines()
+    assert lines[0].split() == ["ok", "Python", "3.11"]
+    assert lines[2].strip() == "-> free some"
+    assert lines[-1] == "does not work: disk; look at: memory"
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["verdict"] == "does not work: disk; look at: memory"
+    assert report["checks"][1] == {"name": "disk", "status": "fail", "detail": "0 GB free", "remedy": "free some"}
 
 
 def test_all_well_gives_exit_code_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "diagnose", lambda root: [Check("Python", "ok", "3.11")])
-    assert doctor.main() == 0
+    monkeypatch.setattr(doctor, "diagnose", lambda: [Finding("Python", "ok", "3.11")])
+    assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
 
 
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -71,19 +83,19 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_little_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_meminfo", lambda name: 2 * 2**20)
+    monkeypatch.setattr(machine, "_meminfo", lambda name: 2 * 2**20)
     assert doctor.CHECKS["memory"](ROOT).status == "warn"
 
 
 def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_meminfo", lambda name: 64 * 2**20)
-    monkeypatch.setattr(doctor, "_container_limit", lambda: 2 * 2**30)
+    monkeypatch.setattr(machine, "_meminfo", lambda name: 64 * 2**20)
+    monkeypatch.setattr(machine, "_container_limit", lambda: 2 * 2**30)
     assert doctor.CHECKS["memory"](ROOT).detail == "2 of 2 GB available"
 
 
 def test_missing_horovod_leaves_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = doctor.importlib.util.find_spec
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "horovod" else find(name))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "horovod" else find(name))
     found = doctor.CHECKS["Horovod"](ROOT)
     assert found.status == "warn" and "one process" in found.detail
 
@@ -119,7 +131,7 @@ def test_a_server_that_is_down_is_named_without_its_password(tmp_path: Path, mon
 
 def test_the_fastapi_that_breaks_prefect_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     version = metadata.version
-    monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.155.1" if name == "fastapi" else version(name))
+    monkeypatch.setattr(metadata, "version", lambda name: "0.155.1" if name == "fastapi" else version(name))
     found = doctor.CHECKS["Prefect"](ROOT)
     assert found.status == "fail" and "fastapi" in found.detail
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alpro import distributed
-from alpro.checks import doctor
+from alpro.checks import machine
 from alpro.config import Launch, load
 from alpro.errors import LaunchError
 from alpro.launch import run
@@ -27,7 +27,7 @@ GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)
 
 
 @pytest.fixture(autouse=True)
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine without any GPU, and a torch that could use them."""
     monkeypatch.setattr(metadata, "version", lambda name: "2.13.0")
     monkeypatch.setattr(gpus, "DRIVER", tmp_path / "driver")
@@ -67,10 +67,10 @@ def test_a_plan_and_the_doctor_reckon_with_as_many(monkeypatch: pytest.MonkeyPat
     plan.print_plan(load(ROOT / "recipes/sample.yaml"), None, "h100", None, None, as_json=True)
     assert seen == [4]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    check = doctor._torch(ROOT)
+    check = machine.check_torch(ROOT)
     assert check.status == "warn" and "finds 0 GPUs, the driver 4" in check.detail
     monkeypatch.setattr(gpus, "count", lambda: 0)
-    assert doctor._torch(ROOT).detail.endswith("launch.processes=null starts 2")
+    assert machine.check_torch(ROOT).detail.endswith("launch.processes=null starts 2")
 
 
 @pytest.mark.usefixtures("two_cards")

@@ -6,9 +6,12 @@ what was seen of each video.
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from alpro.config import Params
 from alpro.data.validation.problems import Problem
@@ -52,11 +55,49 @@ REMEDIES = {
 }
 
 
-def check_set(params: Params, name: str, say: Callable[[str], None] = print) -> None:
-    """Say each problem of a corpus or data set of `params` by file, line, video, what and what to do, then the counts.
+@dataclass(frozen=True, slots=True)
+class SetReport:
+    """The faults and counts of one set; `metrics` are those of validation's metrics.json."""
 
-    Raises DataError when there is any error (warnings are none), ConfigError for a name that `params` does not have.
-    """
+    name: str
+    problems: Sequence[Problem]
+    metrics: Mapping[str, Any]
+
+    @property
+    def counts(self) -> str:
+        """The number of errors and warnings, as text."""
+        return f"{self.metrics['errors']} errors, {self.metrics['warnings']} warnings"
+
+    def lines(self) -> list[str]:
+        """Return one line per problem and one per split."""
+        splits = self.metrics["splits"].items()
+        return [
+            *(describe(problem) for problem in self.problems),
+            *(f"{self.name}: {split}: {counts['rows']:,} rows, {counts['videos']:,} videos" for split, counts in splits),
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report for JSON."""
+        return {
+            "set": self.name,
+            "errors": self.metrics["errors"],
+            "warnings": self.metrics["warnings"],
+            "splits": self.metrics["splits"],
+            "problems": [{**json.loads(problem.json()), "remedy": remedy(problem)} for problem in self.problems],
+        }
+
+    def raise_for_errors(self) -> None:
+        """Raise DataError if the set has errors; warnings are allowed."""
+        if self.metrics["errors"]:
+            raise DataError(f"{self.name}: {self.counts}; fix the errors and check again")
+
+    def summary(self) -> str:
+        """Return the verdict on a set without errors."""
+        return f"{self.name}: good, {self.metrics['warnings']} warnings"
+
+
+def check_set(params: Params, name: str) -> SetReport:
+    """Check a corpus or dataset. Raises ConfigError if `params` has none of this name."""
     from alpro.data.validation import run
     from alpro.data.validation.limits import limits_of
 
@@ -65,17 +106,15 @@ def check_set(params: Params, name: str, say: Callable[[str], None] = print) -> 
         raise ConfigError(f"neither `corpora` nor `datasets` has {name!r}{nearest(name, known)}; declare it in params.yaml")
     with tempfile.TemporaryDirectory(prefix="alpro-check-") as folder:
         checked = run.check(params, name, limits_of(params, name), Path(folder) / "index.parquet")
-    for problem in checked.problems:
-        say(told(problem))
-    for split, figures in checked.metrics["splits"].items():
-        say(f"{name}: {split}: {figures['rows']:,} rows, {figures['videos']:,} videos")
-    errors, warnings = checked.metrics["errors"], checked.metrics["warnings"]
-    if errors:
-        raise DataError(f"{name}: {errors} errors, {warnings} warnings; mend the errors, then check again")
-    say(f"{name}: good, {warnings} warnings")
+    return SetReport(name, checked.problems, checked.metrics)
 
 
-def told(problem: Problem) -> str:
-    """A problem on one line, with what to do; what could not be read at all says so itself."""
-    remedy = PUBLISHED if problem.check.startswith("published_") else REMEDIES.get(problem.check)
-    return f"{problem.severity}: {problem.line()}" + (f"; {remedy}" if remedy else "")
+def remedy(problem: Problem) -> str | None:
+    """Return what to do about a problem; None if the problem says so itself."""
+    return PUBLISHED if problem.check.startswith("published_") else REMEDIES.get(problem.check)
+
+
+def describe(problem: Problem) -> str:
+    """Return a problem on one line, with its remedy."""
+    advice = remedy(problem)
+    return f"{problem.severity}: {problem.line()}" + (f"; {advice}" if advice else "")

@@ -68,15 +68,26 @@ def test_a_good_set_of_ones_own_passes(own, monkeypatch):
     ]
 
 
+def test_the_report_as_json_holds_every_problem_with_its_remedy(own, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (own / "own.csv").write_text(GOOD + "test,e,what is it?,dog\n")
+    done = alpro("data", "check", "own", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 2 and done.stderr.startswith("alpro: own: ")
+    assert report["set"] == "own" and report["errors"] == len([p for p in report["problems"] if p["severity"] == "error"]) > 0
+    assert {problem["video"]: problem["remedy"] for problem in report["problems"]}["e"].startswith("put a whole copy")
+
+
 def test_each_fault_of_a_bad_set_is_told_by_line_and_video_with_what_to_do(own):
     bad = GOOD + "trial,a,what is it?,dog\ntest,a,what is it?,dog\ntest,c,\nval,c,,dog\n"
     bad += "test,e,what is it?,dog\ntest,d,what is this?,cow\n"
     (own / "own.csv").write_text(bad)
     whole = (own / "own" / "d.avi").read_bytes()
     (own / "own" / "d.avi").write_bytes(whole[: len(whole) * 2 // 3])
-    said = []
-    with pytest.raises(DataError, match=r"own: \d+ errors, \d+ warnings; mend the errors"):
-        check_set(load(), "own", said.append)
+    report = check_set(load(), "own")
+    with pytest.raises(DataError, match=r"own: \d+ errors, \d+ warnings; fix the errors"):
+        report.raise_for_errors()
+    said = report.lines()
     for wanted in (
         "error: own.csv: line 7: split: 'trial' is none of train, val and test; mend it",
         "error: own.csv: line 9: 3 cells, but 4 columns are named; quote cells that hold ','",
@@ -98,11 +109,11 @@ def test_a_video_that_crashes_the_decoder_is_named_and_does_not_end_the_check(ow
         "v.probe = lambda name, *a, **k: os.abort() if str(name).endswith('d.avi') else real(name, *a, **k)\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{own}{os.pathsep}{ROOT}")
-    said = []
+    report = check_set(load(), "own")
     with pytest.raises(DataError, match="own: 1 errors"):
-        check_set(load(), "own", said.append)
-    (told,) = [line for line in said if line.startswith("error: ")]
-    assert told.startswith("error: own.csv: line 6: d: it crashes the decoder")
+        report.raise_for_errors()
+    (error,) = [line for line in report.lines() if line.startswith("error: ")]
+    assert error.startswith("error: own.csv: line 6: d: it crashes the decoder")
 
 
 def test_what_is_not_declared_is_told_with_the_nearest_name(own):
