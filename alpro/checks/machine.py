@@ -42,9 +42,7 @@ def check_torch(root: Path) -> Finding:
     world = f"launch.processes=null starts {Launch(processes=None).world}"
     if torch.cuda.device_count() != gpus.count():
         detail = f"{torch.__version__} finds {torch.cuda.device_count()} GPUs, the driver {gpus.count()}; {cores} cores"
-        return Finding(
-            "torch", "warn", detail, "set launch.processes to the number of GPUs that torch finds, or repair the driver"
-        )
+        return Finding("torch", "warn", detail, "set launch.processes to what torch finds, or repair the driver")
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         listed = ", ".join(f"{card.name} ({card.total_memory / 2**30:.0f} GB)" for card in cards)
@@ -78,9 +76,7 @@ def check_horovod(root: Path) -> Finding:
     import horovod.torch as hvd
 
     if not hasattr(hvd, "gloo_built"):
-        return Finding(
-            "Horovod", "fail", "its library does not load with this torch", "`make horovod` builds it for this torch"
-        )
+        return Finding("Horovod", "fail", "it does not load with this torch", "`make horovod` builds it for this torch")
     built = {"Gloo": hvd.gloo_built(), "NCCL": hvd.nccl_built(), "MPI": hvd.mpi_built()}
     detail = f"{metadata.version('horovod')} with {', '.join(name for name in built if built[name])}"
     beside = Path(sys.executable).with_name("horovodrun")
@@ -143,9 +139,7 @@ def check_compiler(root: Path) -> Finding:
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if compiler is None or not headers.exists():
         missing = "C++ compiler" if compiler is None else "Python.h"
-        return Finding(
-            "compiler", "warn", f"no {missing}", "only needed to build Horovod: g++ and Python's headers (python3-dev)"
-        )
+        return Finding("compiler", "warn", f"no {missing}", "needed only to build Horovod: g++ and python3-dev")
     command = [*compiler.split(), "--version"]
     output = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=True).stdout
     return Finding("compiler", "ok", next(iter(output.splitlines()), compiler))
@@ -169,9 +163,7 @@ def check_memory(root: Path) -> Finding:
         available, total = min(available, limit / 2**30), min(total, limit / 2**30)
     detail = f"{available:.0f} of {total:.0f} GB available"
     if available < MEMORY_GB:
-        return Finding(
-            "memory", "warn", detail, f"recipe sample needs up to {MEMORY_GB} GB; half of that with launch.processes=1"
-        )
+        return Finding("memory", "warn", detail, f"recipe sample needs {MEMORY_GB} GB; half of that with launch.processes=1")
     return Finding("memory", "ok", detail)
 
 

@@ -53,7 +53,7 @@ def test_no_entities_means_no_pem() -> None:
 
 
 def test_the_table_has_a_command_for_each() -> None:
-    text = table(load(ROOT / "recipes/paper.yaml"))
+    text = table(load(ROOT / "recipes/paper.yaml").datasets)
     assert all(cell.command in text for cell in CELLS) and "24.7" in text
 
 
