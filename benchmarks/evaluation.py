@@ -27,9 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alpro.config import Model
 from alpro.data.annotations.records import Question, Record
-from alpro.evaluation.clips import Viewer
+from alpro.evaluation.clips import ClipReader, Preprocessing
 from alpro.evaluation.qa import evaluate_qa
-from alpro.evaluation.retrieval import evaluate_retrieval
+from alpro.evaluation.retrieval import Ranking, evaluate_retrieval
 from alpro.files.json_files import write_json
 from alpro.models import Alpro, build_model
 from benchmarks.loader import make_videos
@@ -103,17 +103,17 @@ def measure_qa(videos: list[Path], repeats: int) -> dict[str, Any]:
     model = build_model("qa", num_frames=QA_FRAMES, num_answers=ANSWERS).eval()
     texts = sentences(QUESTIONS)
     answers = {str(label): label for label in range(ANSWERS)}
-    look = {"num_frames": QA_FRAMES, "image_size": IMAGE, "max_text_tokens": TOKENS}
+    preprocessing = Preprocessing(QA_FRAMES, IMAGE, TOKENS)
 
     def asked(number: int) -> list[Record]:
         return [Record("v", videos[0], questions=tuple(Question(n, t, "0", "what") for n, t in enumerate(texts[:number])))]
 
-    evaluate_qa(model, asked(1), Words(), answers, **look)  # warm
+    evaluate_qa(model, asked(1), Words(), answers, preprocessing)  # warm
     rows = []
     for _ in range(repeats):
-        slow = [timed(lambda: naive.answer_probabilities(model, asked(1), Words(), **look))]
-        fast = timed(lambda: evaluate_qa(model, asked(QUESTIONS), Words(), answers, **look, batch_pairs=BATCH))
-        slow.append(timed(lambda: naive.answer_probabilities(model, asked(1), Words(), **look)))
+        slow = [timed(lambda: naive.answer_probabilities(model, asked(1), Words(), preprocessing))]
+        fast = timed(lambda: evaluate_qa(model, asked(QUESTIONS), Words(), answers, preprocessing, batch_pairs=BATCH))
+        slow.append(timed(lambda: naive.answer_probabilities(model, asked(1), Words(), preprocessing)))
         rows.append((sum(slow) / 2, fast / QUESTIONS))
     slow_s, fast_s = np.median(rows, axis=0)
     return {"naive_s": slow_s, "ours_s": fast_s, "runs": rows, "speedup": float(np.median([a / b for a, b in rows]))}
@@ -123,16 +123,16 @@ def measure_retrieval(videos: list[Path], repeats: int, slice_videos: int) -> di
     """Seconds of the naive loop's chunk (a video and 64 captions), and of our video, caption and pair, in turns."""
     model = build_model("retrieval", num_frames=RETRIEVAL_FRAMES).eval()
     texts = sentences(CHUNK)
-    look = {"num_frames": RETRIEVAL_FRAMES, "image_size": IMAGE, "max_text_tokens": TOKENS}
+    preprocessing = Preprocessing(RETRIEVAL_FRAMES, IMAGE, TOKENS)
     few = [Record(str(n), videos[n], captions=tuple(texts[n::slice_videos])) for n in range(slice_videos)]
     one = [Record("0", videos[0], captions=tuple(texts))]
-    evaluate_retrieval(model, [Record("0", videos[0], captions=tuple(texts[:2]))], Words(), **look)  # warm
+    evaluate_retrieval(model, [Record("0", videos[0], captions=tuple(texts[:2]))], Words(), preprocessing)  # warm
     rows = []
     for _ in range(repeats):
-        chunk = timed(lambda: naive.retrieval_scores(model, one, Words(), **look, chunk=CHUNK))
+        chunk = timed(lambda: naive.retrieval_scores(model, one, Words(), preprocessing, chunk=CHUNK))
         clock = Clock()
         stop = clock.watch(model, "encode_video", "encode_text", "video_feature", "text_feature")
-        whole = timed(lambda: evaluate_retrieval(model, few, Words(), **look, batch_pairs=BATCH))
+        whole = timed(lambda: evaluate_retrieval(model, few, Words(), preprocessing, batch_pairs=BATCH))
         stop()
         video = (clock.seconds["encode_video"] + clock.seconds["video_feature"]) / slice_videos
         text = (clock.seconds["encode_text"] + clock.seconds["text_feature"]) / CHUNK
@@ -216,12 +216,12 @@ def peak_of(what: str, videos: list[Path]) -> float:
     if what == "held":
         generator = torch.Generator().manual_seed(0)
         blank = torch.zeros(RETRIEVAL_FRAMES, 3, IMAGE, IMAGE, dtype=torch.uint8)
-        Viewer.clips = lambda self, records: (blank for _ in records)  # type: ignore[method-assign]
+        ClipReader.clips = lambda self, records: (blank for _ in records)  # type: ignore[method-assign]
         model.encode_video = lambda pixels: torch.randn(len(pixels), 197, 768, generator=generator)  # type: ignore[method-assign]
-    look = {"num_frames": RETRIEVAL_FRAMES, "image_size": IMAGE, "max_text_tokens": TOKENS}
-    few: dict[str, Any] = {"rerank": 1, "rerank_for": "text2video"} if what == "held" else {}
+    preprocessing = Preprocessing(RETRIEVAL_FRAMES, IMAGE, TOKENS)
+    ranking = Ranking(rerank=1, rerank_for="text2video") if what == "held" else Ranking()
     before = status("VmRSS")
-    evaluate_retrieval(model, records, Words(), **look, batch_pairs=CHUNK, **few)
+    evaluate_retrieval(model, records, Words(), preprocessing, ranking=ranking, batch_pairs=CHUNK)
     return (status("VmHWM") - before) / 1e6
 
 

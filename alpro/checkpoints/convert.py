@@ -13,7 +13,7 @@ from alpro.errors import CheckpointError, nearest
 from alpro.models.heads import TASKS, build_model
 
 
-def show(path: str | Path, task: str | None = None) -> str:
+def describe_checkpoint(path: str | Path, task: str | None = None) -> str:
     """A checkpoint's sizes, tensors and parameter count; with `task`, what a model of that task takes of it.
 
     Raises CheckpointError as reading a checkpoint does, and for an unknown task.

@@ -48,8 +48,8 @@ def load_checkpoint(path: str | Path) -> tuple[State, Info]:
         state, info = open_weights(path), {}
     try:
         task = info.get("task") or names.task_of(state)
-        if task not in names.DEAD:
-            raise CheckpointError(f"its task {task!r} is none of {', '.join(names.DEAD)}")
+        if task not in names.UNUSED_WEIGHTS:
+            raise CheckpointError(f"its task {task!r} is none of {', '.join(names.UNUSED_WEIGHTS)}")
         state = names.official(state, task)
         info = {**names.sizes_of(state), **info, "task": task, "source": str(path)}
     except CheckpointError as error:

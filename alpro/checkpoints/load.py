@@ -18,33 +18,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from alpro.checkpoints import names
-from alpro.checkpoints.files import (
-    Info,
-    State,
-    answer_head_width,
-    describe,
-    export_official,
-    load_checkpoint,
-    open_weights,
-    save_checkpoint,
-    task_of_model,
-)
+from alpro.checkpoints.files import Info, State, load_checkpoint, task_of_model
 from alpro.config import Model
 from alpro.errors import CheckpointError
 from alpro.models.heads import Alpro, build_model
 from alpro.models.timesformer import resize_grid, resize_time
-
-__all__ = [
-    "Report",
-    "answer_head_width",
-    "describe",
-    "export_official",
-    "load_checkpoint",
-    "load_into",
-    "load_model",
-    "open_weights",
-    "save_checkpoint",
-]
 
 Resize = Literal["flat_nearest", "bicubic"]
 HINTS = {  # what a wrong shape most likely means, by the end of the name
@@ -103,7 +81,7 @@ def load_into(
         new = tuple(part for part in names.PEM_PARTS if not any(key.startswith(part) for key in have))
 
     def optional(key: str) -> bool:
-        return key.startswith(names.DEAD[target]) or key.endswith((names.CONSTANT, *names.PROMPTS))
+        return key.startswith(names.UNUSED_WEIGHTS[target]) or key.endswith((names.CONSTANT, *names.PROMPTS))
 
     report = Report(source, f"{target} model")
     return fit(own, have, report, where, drop=drop, new=new, optional=optional, resize=resize)

@@ -26,7 +26,7 @@ TIED = {
 }
 
 # Weights that official checkpoints carry and a task's model never reads; a file may lack them.
-DEAD = {
+UNUSED_WEIGHTS = {
     "prompter": ("visual_encoder.model.head.", "text_encoder.cls.", "itm_head."),
     "pretrain": (
         "visual_encoder.model.head.",

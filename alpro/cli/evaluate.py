@@ -72,14 +72,15 @@ def evaluate(
     changes: Changes = None,
 ) -> None:
     """Evaluate a checkpoint: as the released code does, or with --record as the pipeline does."""
+    from alpro.evaluation.clips import VIDEO_MODES
     from alpro.evaluation.official import evaluate_checkpoint
-    from alpro.evaluation.run import LOOKS, run_evaluation
+    from alpro.evaluation.run import run_evaluation
 
     _refuse_unused_options(context, record)
     settings = read_params(params, recipe, changes)
     if record is not None:
-        looks = LOOKS if ablations else LOOKS[:1]
-        run_evaluation(settings, task, checkpoint=checkpoint, record=record, zero_shot=zero_shot, looks=looks)
+        modes = VIDEO_MODES if ablations else VIDEO_MODES[:1]
+        run_evaluation(settings, task, checkpoint=checkpoint, record=record, zero_shot=zero_shot, modes=modes)
         return
     evaluate_checkpoint(
         settings,
@@ -129,9 +130,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two evaluations query by query, with intervals and p-values of a paired bootstrap."""
-    from alpro.evaluation.compare import compare_runs, show
+    from alpro.evaluation.compare import compare_runs, format_comparison
 
-    typer.echo(show(compare_runs(a, b, resamples=resamples), as_json))
+    typer.echo(format_comparison(compare_runs(a, b, resamples=resamples), as_json))
 
 
 @app.command(rich_help_panel=EVALUATION, epilog=example("replicate --readme tables.md"))

@@ -21,9 +21,9 @@ def weights_show(
     task: Annotated[str | None, typer.Option(help="Compare with the model of this task.")] = None,
 ) -> None:
     """Print a checkpoint's sizes and tensors, and how they differ from a task's model."""
-    from alpro.checkpoints.convert import show
+    from alpro.checkpoints.convert import describe_checkpoint
 
-    typer.echo(show(checkpoint, task))
+    typer.echo(describe_checkpoint(checkpoint, task))
 
 
 @group.command("import", epilog=example("weights import msrvtt_ret.pt --output models/msrvtt_ret --task retrieval"))

@@ -1,6 +1,6 @@
-"""Uncertainty of figures: 95 % percentile intervals and paired comparison, by bootstrap over queries (Efron, 1979).
+"""Bootstrap over queries (Efron, 1979): 95 % percentile intervals and paired comparisons.
 
-Queries on one video are not independent, so whole groups (videos) are drawn where `groups` is given.
+Queries on one video are not independent; with `groups`, whole groups (videos) are resampled.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from alpro.errors import DataError
 
 Floats = NDArray[np.float64]
-
-CHUNK = 4_000_000  # weights held at a time
+CHUNK = 4_000_000  # resampling weights in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs on the same queries: `difference` is the mean of a - b."""
+    """Comparison of two runs on the same queries: `difference` is the mean of a - b."""
 
     a: float
     b: float
@@ -39,27 +38,27 @@ def interval(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % percentile interval of the mean or median of values (Q,); `groups` (Q,) are drawn whole.
+    """Return the 95 % percentile interval of the mean or median of values (Q,); `groups` (Q,) are resampled whole.
 
-    The same values, groups, resamples and seed give the same bits. Raises DataError without values.
+    The same values, groups, resamples and seed give the same bits. Raises DataError if there are no values.
     """
     data = np.asarray(values, np.float64)
-    drawn = _means(data, groups, resamples, seed) if statistic == "mean" else _medians(data, groups, resamples, seed)
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    resampled = _means(data, groups, resamples, seed) if statistic == "mean" else _medians(data, groups, resamples, seed)
+    low, high = np.percentile(resampled, [2.5, 97.5])
     return float(low), float(high)
 
 
 def compare(
     a: ArrayLike, b: ArrayLike, *, groups: Sequence[object] | None = None, resamples: int = 10_000, seed: int = 0
 ) -> Comparison:
-    """Paired comparison of per-query values: mean difference, its interval, and the two-sided bootstrap p-value.
+    """Compare per-query values in pairs: mean difference, its interval, and the two-sided bootstrap p-value.
 
-    The p-value is twice the smaller share of resampled differences on either side of zero (never under
-    2 / (resamples + 1)): it is under 0.05 when the interval leaves zero out.
+    The p-value is twice the smaller share of resampled differences on either side of zero, at least 2 / (resamples + 1).
+    It is under 0.05 if the interval excludes zero.
     """
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if first.shape != second.shape:
-        raise DataError(f"{len(first)} and {len(second)} values can't be paired")
+        raise DataError(f"{len(first)} and {len(second)} values can't be paired: the runs have different queries")
     means = _means(first - second, groups, resamples, seed)
     low, high = np.percentile(means, [2.5, 97.5])
     below, above = (1 + (means <= 0).sum()) / (resamples + 1), (1 + (means >= 0).sum()) / (resamples + 1)
@@ -84,7 +83,7 @@ def _medians(values: Floats, groups: Sequence[object] | None, resamples: int, se
     order = np.argsort(values, kind="stable")
     ranked, medians = values[order], []
     for times in _draws(int(group.max()) + 1, resamples, seed, width=len(values)):
-        reached = times[:, group[order]].cumsum(axis=1)  # how many drawn values are no larger than this one
+        reached = times[:, group[order]].cumsum(axis=1)  # number of drawn values up to this one
         total = reached[:, -1:]
         lower = (reached < (total + 1) // 2).sum(axis=1)  # positions of the two middle values
         upper = (reached < total // 2 + 1).sum(axis=1)
@@ -93,7 +92,7 @@ def _medians(values: Floats, groups: Sequence[object] | None, resamples: int, se
 
 
 def _draws(units: int, resamples: int, seed: int, width: int | None = None) -> Iterator[NDArray[np.int64]]:
-    """How often each of `units` was drawn: (rows, units) for `resamples` rows in all; the rows don't depend on the chunks."""
+    """Yield how often each unit was drawn, (rows, units), `resamples` rows in all; the rows don't depend on the chunk size."""
     generator = np.random.default_rng(seed)
     rows = max(1, CHUNK // max(units, width or 1))
     for start in range(0, resamples, rows):
@@ -106,6 +105,6 @@ def _group_index(values: Floats, groups: Sequence[object] | None) -> NDArray[np.
     if groups is None:
         return np.arange(len(values))
     if len(groups) != len(values):
-        raise DataError(f"{len(groups)} groups don't fit {len(values)} values")
-    place = {name: index for index, name in enumerate(dict.fromkeys(groups))}
-    return np.array([place[name] for name in groups])
+        raise DataError(f"{len(groups)} groups don't match {len(values)} values")
+    index_of = {name: index for index, name in enumerate(dict.fromkeys(groups))}
+    return np.array([index_of[name] for name in groups])

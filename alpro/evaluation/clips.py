@@ -1,4 +1,4 @@
-"""What a model is shown in an evaluation: whole clips, and for its two ablations nothing, or one frame. T frames of side S."""
+"""Reading clips for an evaluation: whole clips and, for the two ablations, one frame or none. T frames of side S."""
 
 from __future__ import annotations
 
@@ -9,48 +9,79 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from alpro.config import Training
 from alpro.data.annotations.records import Record
 from alpro.data.batches.clips import iter_clips, try_clips
 from alpro.data.media.frames import Strategy
 from alpro.errors import ConfigError, DataError
 
-Look = Literal["full", "blind", "one_frame"]
+VideoMode = Literal["full", "one_frame", "blind"]  # the clip, its middle frame repeated, or black pixels
+VIDEO_MODES: tuple[VideoMode, ...] = ("full", "one_frame", "blind")
 _MIDDLE: Strategy = "uniform"  # of a single frame
 
 
 @dataclass(frozen=True, slots=True)
-class Viewer:
-    """Reads records' clips, each once and in order, squeezed to squares, without augmentation."""
+class Preprocessing:
+    """Preprocessing of clips and texts in an evaluation, and the model's precision."""
+
+    num_frames: int
+    image_size: int
+    max_text_tokens: int
+    frames_strategy: Strategy = "uniform"
+    precision: str = "fp32"
+    decode_size: int | None = None  # side of decoded frames before the center crop; None: image_size
+
+    @classmethod
+    def of(cls, training: Training, image_size: int) -> Preprocessing:
+        """Return the preprocessing that a fine-tuning's settings ask for."""
+        return cls(
+            num_frames=training.num_frames,
+            image_size=image_size,
+            max_text_tokens=training.max_text_tokens,
+            frames_strategy=training.eval_frames,
+            precision=training.precision,
+            decode_size=training.decode_size,
+        )
+
+    def reader(self, mode: VideoMode = "full") -> ClipReader:
+        """Return the reader of clips with this preprocessing."""
+        return ClipReader(self.num_frames, self.frames_strategy, self.image_size, mode, decode_size=self.decode_size)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipReader:
+    """Reader of records' clips: each once, in order, resized to squares, without augmentation."""
 
     num_frames: int
     strategy: Strategy
     image_size: int
-    look: Look = "full"  # blind: every pixel 0; one_frame: the middle frame of the clip, repeated
+    mode: VideoMode = "full"
     workers: int = 1  # threads that read ahead
-    decode_size: int | None = None  # side at which frames are decoded before the middle is cut out; None: image_size
+    decode_size: int | None = None  # side of decoded frames before the center crop; None: image_size
 
     def __post_init__(self) -> None:
         if self.strategy == "random":
-            raise ConfigError("eval_frames 'random': an evaluation draws no frames; use uniform")
+            raise ConfigError("eval_frames 'random': an evaluation draws no random frames; use uniform")
 
     @property
     def same_for_all(self) -> bool:
-        """Whether every video looks the same."""
-        return self.look == "blind"
+        """True if all clips are equal (black)."""
+        return self.mode == "blind"
 
     def clips(self, records: Sequence[Record]) -> Iterator[Tensor]:
-        """Frames (T, 3, S, S) uint8 of each record. Raises DataError that lists the files that can't be read."""
+        """Yield the frames (T, 3, S, S) uint8 of each record. Raises DataError that lists the unreadable files."""
         shape = (self.num_frames, 3, self.image_size, self.image_size)
-        if self.look == "blind":
+        if self.mode == "blind":
             yield from (torch.zeros(shape, dtype=torch.uint8) for _ in records)
             return
-        # the middle of a single segment is the middle of the clip; no frame of several need be
-        count, strategy = (1, _MIDDLE) if self.look == "one_frame" else (self.num_frames, self.strategy)
+        # The middle of several uniform frames need not be the middle of the clip, so one frame is sampled on its own.
+        one_frame = self.mode == "one_frame"
+        count, strategy = (1, _MIDDLE) if one_frame else (self.num_frames, self.strategy)
         size = self.decode_size
         for _, clip in iter_clips(records, count, strategy, self.image_size, self.workers, decode_size=size):
             yield clip.expand(shape)
 
     def try_clips(self, records: Sequence[Record]) -> Iterator[Tensor | DataError]:
-        """As `clips` with the full look, and the fault in a clip's place where a file can't be read."""
-        found = try_clips(records, self.num_frames, self.strategy, self.image_size, self.workers, decode_size=self.decode_size)
-        return (clip for _, clip in found)
+        """Yield each record's whole clip (T, 3, S, S) uint8, or the error if its file can't be read."""
+        clips = try_clips(records, self.num_frames, self.strategy, self.image_size, self.workers, decode_size=self.decode_size)
+        return (clip for _, clip in clips)

@@ -1,8 +1,8 @@
-"""Encoded videos: each decoded and encoded once, and kept on disk where a second evaluation or a resumed one can use them.
+"""Cache of encoded videos: each video is decoded and encoded once, also across evaluations and after a resume.
 
-A store is a folder of memory-mapped files, one a video, named by the digest of the video's bytes. The folder's name is the
-digest of what else the numbers come from: the video encoder's weights, how clips are read, the code. 0.6 MB a video at the
-paper's size. N patches, D width.
+A store is a folder of memory-mapped files, one per video, named by the SHA-256 of the video's bytes. The folder is named by
+the fingerprint of everything else that affects the numbers: encoder weights, preprocessing, code. A video takes 0.6 MB at
+the paper's size. N patches, D width.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch import Tensor
 from alpro import distributed
 from alpro.data.annotations.records import Record
 from alpro.errors import DataError
-from alpro.evaluation.clips import Viewer
+from alpro.evaluation.clips import ClipReader
 from alpro.files import fingerprint
 from alpro.files.atomic import atomic_write, sha256
 from alpro.models import Alpro
 
-# What turns a file into tokens: another version's features are not used.
+# Sources that affect the features; a change of any of them invalidates the cache.
 CODE = (
     "data/batches/augment.py",
     "data/batches/datasets.py",
@@ -40,57 +40,57 @@ CODE = (
 
 
 class FeatureStore:
-    """Video tokens (1, 1+N, D) by the bytes of the video's file. Several processes may write at once."""
+    """Video tokens (1, 1+N, D), keyed by the content of the video file. Several processes may write at once."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def path(self, record: Record) -> Path:
-        """Where a record's tokens lie, or would. Raises OSError when its video can't be read."""
+        """Return the path of a record's tokens, which need not exist. Raises OSError if its video can't be read."""
         stat = os.stat(record.path)
         return self.named(_digest(str(record.path), stat.st_size, stat.st_mtime_ns))
 
     def named(self, digest: str) -> Path:
-        """Where the tokens of the video with this SHA-256 lie, or would."""
+        """Return the path of the tokens of the video with this SHA-256; it need not exist."""
         return self.folder / digest[:2] / f"{digest}.npy"
 
     def has(self, record: Record) -> bool:
-        """Whether it holds a record's tokens; a video that can't be read has none."""
+        """Return True if the store has a record's tokens; an unreadable video has none."""
         try:
             return self.path(record).is_file()
         except OSError:
             return False
 
     def get(self, record: Record) -> Tensor:
-        """A record's tokens, mapped into memory. Raises DataError when the file is damaged."""
+        """Load a record's tokens, memory-mapped. Raises DataError if the file is damaged."""
         return read_tokens(self.path(record))
 
     def put(self, record: Record, tokens: Tensor) -> None:
-        """Keep a record's tokens, as a whole or not at all. Raises OSError when the disk refuses."""
+        """Save a record's tokens atomically. Raises OSError if the disk fails."""
         write_tokens(self.path(record), tokens)
 
 
 def read_tokens(path: Path) -> Tensor:
-    """Tokens from a file of a store, mapped into memory. Raises DataError when it is damaged, OSError when it is missing."""
+    """Load tokens from a file of a store, memory-mapped. Raises DataError if it is damaged, OSError if it is missing."""
     try:
-        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))  # copy on write: the file stays as it is
+        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))  # copy on write
     except ValueError as error:
-        raise DataError(f"{path}: damaged ({' '.join(str(error).split())}); remove it") from None
+        raise DataError(f"{path}: damaged ({' '.join(str(error).split())}); delete it, it will be made again") from None
 
 
 def write_tokens(path: Path, tokens: Tensor) -> None:
-    """Write tokens as a whole or not at all. Raises OSError when the disk refuses."""
+    """Write tokens atomically. Raises OSError if the disk fails."""
     data = io.BytesIO()
     np.save(data, tokens.cpu().numpy(), allow_pickle=False)
     atomic_write(path, data.getvalue())
 
 
-def features_key(model: Alpro, viewer: Viewer, precision: str, device: torch.device) -> str:
-    """The name of the store in which videos as this model sees them belong."""
+def features_key(model: Alpro, reader: ClipReader, precision: str, device: torch.device) -> str:
+    """Return the name of the store for this model and preprocessing."""
     package = Path(fingerprint.__file__).parents[1]
     return fingerprint.fingerprint(
         weights=fingerprint.weights(model.visual_encoder),
-        viewing=[viewer.num_frames, viewer.strategy, viewer.image_size, viewer.look, viewer.decode_size],
+        viewing=[reader.num_frames, reader.strategy, reader.image_size, reader.mode, reader.decode_size],
         precision=precision,
         code=[sha256(package / name) for name in CODE],
         torch=torch.__version__,
@@ -99,21 +99,26 @@ def features_key(model: Alpro, viewer: Viewer, precision: str, device: torch.dev
 
 
 class VideoEncoder:
-    """Encodes records' clips for a model, and looks into a store first."""
+    """Encoder of records' clips that uses a store, if there is one."""
 
     def __init__(
-        self, model: Alpro, viewer: Viewer, records: Sequence[Record], device: torch.device, store: FeatureStore | None = None
+        self,
+        model: Alpro,
+        reader: ClipReader,
+        records: Sequence[Record],
+        device: torch.device,
+        store: FeatureStore | None = None,
     ) -> None:
-        self.model, self.viewer, self.records, self.device, self.store = model, viewer, records, device, store
+        self.model, self.reader, self.records, self.device, self.store = model, reader, records, device, store
 
     def tokens(self, positions: Sequence[int]) -> Iterator[Tensor]:
-        """Tokens (1, 1+N, D) of records, in order. Each clip is encoded alone, so that its numbers depend on nothing else.
+        """Yield the tokens (1, 1+N, D) of records, in order. Clips are encoded one by one: batching would change the rounding.
 
-        Raises DataError that lists all files that can't be read.
+        Raises DataError that lists all unreadable files.
         """
         store = self.store
         missing = [p for p in positions if store is None or not store.has(self.records[p])]
-        clips = self.viewer.clips([self.records[p] for p in missing])
+        clips = self.reader.clips([self.records[p] for p in missing])
         to_encode = set(missing)
         for p in positions:
             if p not in to_encode and store is not None:
@@ -125,17 +130,17 @@ class VideoEncoder:
             yield tokens
 
     def units(self, units: Sequence[Sequence[int]]) -> Callable[[Sequence[int]], Iterator[Tensor]]:
-        """For `shared`: given units' numbers, the tokens (videos, 1+N, D) of each unit's records."""
+        """Return the `read_inputs` of `shared`: it yields the tokens (videos, 1+N, D) of each unit's records."""
 
-        def feed(wanted: Sequence[int]) -> Iterator[Tensor]:
-            stream = self.tokens([position for unit in wanted for position in units[unit]])
-            for unit in wanted:
+        def read(numbers: Sequence[int]) -> Iterator[Tensor]:
+            stream = self.tokens([position for unit in numbers for position in units[unit]])
+            for unit in numbers:
                 yield torch.cat([next(stream) for _ in units[unit]])
 
-        return feed
+        return read
 
     def fit_in_memory(self) -> bool:
-        """Whether this rank's share of all tokens takes at most half of the memory that is free."""
+        """Return True if this rank's share of all tokens takes at most half of the free memory."""
         config = self.model.config
         patches = (config.image_size // config.patch_size) ** 2
         each = (1 + patches) * config.width * 4

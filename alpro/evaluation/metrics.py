@@ -1,6 +1,6 @@
-"""Retrieval and question-answering metrics: the paper's (section 4), and the same figures as the released code computes them.
+"""Metrics of retrieval and question answering: the paper's (section 4), and as the released code computes them.
 
-Everything is a function of arrays; Q queries, G gallery items. Percentages are 0 to 100, as users of ALPRO know them.
+All are functions of arrays; Q queries, G gallery items. Percentages are 0 to 100.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Where each query's best-placed right item stands, from 1; all arrays (Q,).
+    """Rank, from 1, of each query's best-placed correct item; all arrays (Q,).
 
-    `stable` is what the metrics use: items of equal score keep the gallery's order. `optimistic` puts the right item
-    first among its equals, `pessimistic` last; `right` and `wrong` count the right and the wrong items that share the
-    best right item's score, from which the mean over all orders of the ties follows.
+    `stable`, which the metrics use, keeps the gallery's order among equal scores. `optimistic` puts the correct item first
+    among equal scores, `pessimistic` last. `right` and `wrong` count the correct and wrong items that share the best correct
+    item's score; the mean over all orders of the ties follows from them.
     """
 
     stable: Ints
@@ -41,22 +41,22 @@ class Ranks:
 
 
 def rank_queries(scores: Floats, truth: Sequence[Sequence[int]]) -> Ranks:
-    """Rank the gallery for each query: scores (Q, G), higher is better; truth[q]: the gallery indices that are right.
+    """Rank the gallery for each query: scores (Q, G), higher is better; truth[q]: the correct gallery indices.
 
-    Raises DataError for scores that are not finite, for a query without a right item, and for shapes that don't fit.
+    Raises DataError for scores that are not finite, a query without a correct item, and shapes that don't match.
     """
     scores = np.asarray(scores)
     if scores.ndim != 2 or len(truth) != scores.shape[0]:
-        raise DataError(f"scores of shape {scores.shape} don't fit {len(truth)} queries")
+        raise DataError(f"scores of shape {scores.shape} don't match {len(truth)} queries")
     if not np.isfinite(scores).all():
-        raise DataError("scores are not finite: the model is broken (NaN weights?)")
+        raise DataError("the scores are not finite: the model is broken (NaN weights?); check the checkpoint")
     queries = len(scores)
     columns: dict[str, Ints] = {
         name: np.empty(queries, np.int64) for name in ("stable", "optimistic", "pessimistic", "right", "wrong")
     }
     for q, items in enumerate(truth):
         if not len(items):
-            raise DataError(f"query {q} has no right item in the gallery")
+            raise DataError(f"query {q} has no correct item in the gallery")
         row, right = scores[q], np.asarray(items, np.int64)
         best = row[right].max()
         above = int((row > best).sum())
@@ -71,14 +71,14 @@ def rank_queries(scores: Floats, truth: Sequence[Sequence[int]]) -> Ranks:
 
 
 def recall_metrics(ranks: Ints) -> dict[str, float]:
-    """r1, r5, r10 (percent), medianR and meanR of ranks (Q,)."""
-    found = {f"r{k}": float(100 * (ranks <= k).mean()) for k in RECALLS}
-    return {**found, "medianR": float(np.median(ranks)), "meanR": float(ranks.mean())}
+    """Return r1, r5, r10 (percent), medianR and meanR of ranks (Q,)."""
+    recalls = {f"r{k}": float(100 * (ranks <= k).mean()) for k in RECALLS}
+    return {**recalls, "medianR": float(np.median(ranks)), "meanR": float(ranks.mean())}
 
 
 def tie_metrics(ranks: Ranks) -> dict[str, dict[str, float]]:
-    """What ties could make of the metrics: `optimistic`, `pessimistic`, and `mean` over all orders of equal scores."""
-    mean = {f"r{k}": float(100 * _chance_found(ranks, k).mean()) for k in RECALLS}
+    """Return the metrics under other orders of equal scores: `optimistic`, `pessimistic`, and the `mean` over all orders."""
+    mean = {f"r{k}": float(100 * _chance_of_recall(ranks, k).mean()) for k in RECALLS}
     expected = ranks.optimistic + ranks.wrong / (ranks.right + 1)
     mean |= {"medianR": float(np.median(expected)), "meanR": float(expected.mean())}
     return {
@@ -90,25 +90,25 @@ def tie_metrics(ranks: Ranks) -> dict[str, dict[str, float]]:
 
 
 def chance_recall(right: Sequence[int], gallery: int) -> dict[str, float]:
-    """What a random order reaches when query q has right[q] right items among `gallery`: r1, r5, r10 and meanR."""
+    """Return r1, r5, r10 and meanR of a random order, if query q has right[q] correct items among `gallery`."""
     counts = np.asarray(right, np.int64)
     none = np.zeros(len(counts), np.int64)
     blind = Ranks(none, none + 1, none, counts, gallery - counts)
-    return {f"r{k}": float(100 * _chance_found(blind, k).mean()) for k in RECALLS} | {
+    return {f"r{k}": float(100 * _chance_of_recall(blind, k).mean()) for k in RECALLS} | {
         "meanR": float((1 + blind.wrong / (counts + 1)).mean())
     }
 
 
-def _chance_found(ranks: Ranks, k: int) -> Floats:
-    """Odds (Q,) that a right item is among the first k when equal scores are in random order."""
-    places = np.clip(k - (ranks.optimistic - 1), 0, None)  # of the tied items, so many are among the first k
-    places = np.minimum(places, ranks.right + ranks.wrong)
+def _chance_of_recall(ranks: Ranks, k: int) -> Floats:
+    """Return the probability (Q,) that a correct item is among the first k if equal scores are ordered at random."""
+    slots = np.clip(k - (ranks.optimistic - 1), 0, None)  # places among the first k that tied items take
+    slots = np.minimum(slots, ranks.right + ranks.wrong)
     missed = np.where(
-        places <= ranks.wrong,
-        np.exp(_log_choose(ranks.wrong, places) - _log_choose(ranks.wrong + ranks.right, places)),
+        slots <= ranks.wrong,
+        np.exp(_log_choose(ranks.wrong, slots) - _log_choose(ranks.wrong + ranks.right, slots)),
         0.0,
     )
-    return np.where(places > 0, 1 - missed, 0.0)
+    return np.where(slots > 0, 1 - missed, 0.0)
 
 
 def _log_choose(n: Ints, k: Ints) -> Floats:
@@ -117,9 +117,9 @@ def _log_choose(n: Ints, k: Ints) -> Floats:
 
 
 def retrieval_truth(owner: Sequence[int], videos: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Right items of both directions, from owner[t]: the video of caption t.
+    """Return the correct items of both directions; owner[t] is the video of caption t.
 
-    Returns ([video] for each caption, [captions...] for each video); a video without captions gets an empty list.
+    They are ([video] for each caption, [captions...] for each video); a video without captions gets an empty list.
     """
     captions_of: list[list[int]] = [[] for _ in range(videos)]
     for text, video in enumerate(owner):
@@ -130,16 +130,12 @@ def retrieval_truth(owner: Sequence[int], videos: int) -> tuple[list[list[int]],
 # --- retrieval, as released -------------------------------------------------------------------------------
 
 
-def official_retrieval_metrics(scores: Floats, owner: Sequence[int], decimals: int | None = 4) -> dict[str, dict[str, float]]:
-    """The released code's numbers: scores (texts, videos) rounded, `torch.sort` without `stable`, and for video to text
-    only each video's last caption counted as right. `owner[t]` is the video of caption t.
-    """
-    text_ranks, video_ranks = official_ranks(scores, owner, decimals)
-    return {"text2video": recall_metrics(text_ranks), "video2text": recall_metrics(video_ranks)}
-
-
 def official_ranks(scores: Floats, owner: Sequence[int], decimals: int | None = 4) -> tuple[Ints, Ints]:
-    """Ranks (texts,) and (videos with captions,) as the released code finds them."""
+    """Return ranks (texts,) and (videos with captions,) as the released code computes them.
+
+    scores (texts, videos) are rounded and sorted by `torch.sort` without `stable`; from video to text only each video's last
+    caption counts as correct. owner[t] is the video of caption t.
+    """
     import torch
 
     matrix = np.asarray(scores, np.float64)
@@ -154,23 +150,8 @@ def official_ranks(scores: Floats, owner: Sequence[int], decimals: int | None = 
     return ranks(matrix, list(owner)), ranks(matrix.T[videos], [last_caption[v] for v in videos])
 
 
-def matrix_from_rows(rows: Sequence[tuple[int, int, float]], texts: int, videos: int) -> Floats:
-    """A score matrix (texts, videos) from rows (text, video, score) in which sampler padding repeats pairs: the first counts.
-
-    Raises DataError when a pair is missing.
-    """
-    matrix = np.full((texts, videos), np.nan)
-    for text, video, score in rows:
-        if np.isnan(matrix[text, video]):
-            matrix[text, video] = score
-    if np.isnan(matrix).any():
-        text, video = np.argwhere(np.isnan(matrix))[0]
-        raise DataError(f"no score for text {text} and video {video}: {int(np.isnan(matrix).sum())} pairs are missing")
-    return matrix
-
-
 def padded(items: int, world: int) -> list[int]:
-    """Indices 0..items-1 with the first ones repeated up to a multiple of `world`, as the released sampler counts them."""
+    """Return indices 0..items-1 with the first ones repeated up to a multiple of `world`, as the released sampler does."""
     return list(range(items)) + [index % items for index in range(-items % world)]
 
 
@@ -178,9 +159,9 @@ def padded(items: int, world: int) -> list[int]:
 
 
 def qa_metrics(correct: Sequence[bool], types: Sequence[str]) -> dict[str, object]:
-    """Accuracies in percent: overall_acc, <type>_acc, and ratios {<type>_ratio: [percent of the questions, count]}.
+    """Return accuracies in percent: overall_acc, <type>_acc, and ratios {<type>_ratio: [percent of the questions, count]}.
 
-    A type without questions has its ratio and no accuracy. Types beyond the five usual ones are reported too.
+    A type without questions has a ratio but no accuracy. Types beyond the five usual ones are reported too.
     """
     hit, kind = _same_length(correct, types)
     names = [*QUESTION_TYPES, *sorted(set(kind) - set(QUESTION_TYPES))]
@@ -195,12 +176,14 @@ def qa_metrics(correct: Sequence[bool], types: Sequence[str]) -> dict[str, objec
 
 
 def official_qa_metrics(correct: Sequence[bool], types: Sequence[str], world: int = 1) -> dict[str, object]:
-    """The released code's dictionary, in percent rounded to 2 decimals: a type without questions has accuracy 0, and the
-    questions that its sampler repeats to fill up `world` workers count twice (printed totals of 72,824 and 13,160).
+    """Return the released code's dictionary, in percent rounded to 2 decimals.
+
+    A type without questions has accuracy 0. Questions that its sampler repeats to fill up `world` workers count twice
+    (printed totals of 72,824 and 13,160).
     """
     hit, kind = _same_length(correct, types)
-    seen = padded(len(hit), world)
-    hit, kind = hit[seen], kind[seen]
+    counted = padded(len(hit), world)
+    hit, kind = hit[counted], kind[counted]
     percent = {name: round(float(100 * hit[kind == name].mean()), 2) if name in kind else 0.0 for name in QUESTION_TYPES}
     counts = {name: int((kind == name).sum()) for name in QUESTION_TYPES}
     return {
@@ -211,7 +194,7 @@ def official_qa_metrics(correct: Sequence[bool], types: Sequence[str], world: in
 
 
 def accuracy_by_answer(correct: Sequence[bool], answers: Sequence[str]) -> list[tuple[str, int, float]]:
-    """(answer, count, accuracy in percent), the most frequent answers first."""
+    """Return (answer, count, accuracy in percent), the most frequent answers first."""
     hit, answer = _same_length(correct, answers)
     names, index, count = np.unique(answer, return_inverse=True, return_counts=True)
     hits = np.bincount(index, weights=hit, minlength=len(names))
@@ -220,7 +203,7 @@ def accuracy_by_answer(correct: Sequence[bool], answers: Sequence[str]) -> list[
 
 
 def majority(answers: Sequence[str]) -> tuple[str, float]:
-    """The most frequent answer (the first in the alphabet among equals) and the accuracy of always giving it, in percent."""
+    """Return the most frequent answer (ties: first in the alphabet) and the accuracy of always giving it, in percent."""
     names, count = np.unique(np.asarray(answers), return_counts=True)
     best = int(count.argmax())
     return str(names[best]), float(100 * count[best] / count.sum())
@@ -228,21 +211,21 @@ def majority(answers: Sequence[str]) -> tuple[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How far confidence and accuracy agree: expected calibration error in percent, and one row a filled bin."""
+    """Agreement of confidence and accuracy: expected calibration error in percent, and one row per non-empty bin."""
 
     ece: float
     bins: list[dict[str, float]]  # confidence and accuracy in percent, count
 
 
 def calibration(confidence: Sequence[float] | Floats, correct: Sequence[bool], bins: int = 15) -> Calibration:
-    """Expected calibration error over equally wide bins of the top answer's probability (Guo et al., 2017)."""
+    """Return the calibration over equally wide bins of the top answer's probability (Guo et al., 2017)."""
     sure, hit = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
     if len(sure) != len(hit) or not len(sure):
-        raise DataError(f"{len(sure)} confidences don't fit {len(hit)} questions")
-    place = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
+        raise DataError(f"{len(sure)} confidences don't match {len(hit)} questions")
+    bin_of = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
     rows = []
     for b in range(bins):
-        inside = place == b
+        inside = bin_of == b
         if inside.any():
             rows.append(
                 {
@@ -257,5 +240,5 @@ def calibration(confidence: Sequence[float] | Floats, correct: Sequence[bool], b
 def _same_length(correct: Sequence[bool], names: Sequence[str]) -> tuple[Floats, NDArray[np.str_]]:
     hit, kind = np.asarray(correct, np.float64), np.asarray(names, dtype=str)
     if len(hit) != len(kind) or not len(hit):
-        raise DataError(f"{len(hit)} results don't fit {len(kind)} questions")
+        raise DataError(f"{len(hit)} results don't match {len(kind)} questions")
     return hit, kind

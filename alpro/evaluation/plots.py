@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: a CSV of each for DVC, and a PNG of the same, with the same bytes for the same numbers."""
+"""Plots of an evaluation: a CSV for DVC and a PNG of each; the same numbers give the same bytes."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from alpro.evaluation import metrics
-from alpro.evaluation.clips import Look
+from alpro.evaluation.clips import VideoMode
 from alpro.evaluation.qa import QAResult
 from alpro.evaluation.retrieval import RetrievalResult
 from alpro.files.atomic import atomic_write
 
 NAMES = {"full": "full model", "blind": "video-blind", "one_frame": "one frame"}
 COLOURS = {"full": "#2563eb", "blind": "#9ca3af", "one_frame": "#f59e0b", "chance": "#111827"}
-MOST_FREQUENT = 12  # answers of the confusion table; the others are one row and one column
+MOST_FREQUENT = 12  # answers with their own row and column in the confusion table
 OTHER = "(other)"
 
 
 # --- retrieval --------------------------------------------------------------------------------------------
 
 
-def plot_retrieval(looks: Mapping[Look, RetrievalResult], folder: Path) -> None:
-    """rank_histogram, recall_curve: CSV and PNG each."""
-    full = looks["full"]
+def plot_retrieval(results: Mapping[VideoMode, RetrievalResult], folder: Path) -> None:
+    """Write rank_histogram and recall_curve, each as CSV and PNG."""
+    full = results["full"]
     bins = rank_bins(len(full.video_ids))
     counts = [np.histogram(ranks, bins=[*(low for low, _ in bins), np.inf])[0] for ranks in full.ranks]
     labels = [f"{low}" if low == high else f"{low}-{high}" for low, high in bins]
     rows = [dict(zip(("ranks", "text2video", "video2text"), row, strict=True)) for row in zip(labels, *counts, strict=True)]
     write_csv(folder / "rank_histogram.csv", rows)
     figure, axes = _figure("Rank of the right video (and caption)", "rank", "queries")
-    place = np.arange(len(bins))
-    axes.bar(place - 0.2, counts[0], 0.4, label="text to video", color=COLOURS["full"])
-    axes.bar(place + 0.2, counts[1], 0.4, label="video to text", color=COLOURS["one_frame"])
-    axes.set_xticks(place, labels, rotation=45 if len(bins) > 8 else 0)
+    x = np.arange(len(bins))
+    axes.bar(x - 0.2, counts[0], 0.4, label="text to video", color=COLOURS["full"])
+    axes.bar(x + 0.2, counts[1], 0.4, label="video to text", color=COLOURS["one_frame"])
+    axes.set_xticks(x, labels, rotation=45 if len(bins) > 8 else 0)
     _save(figure, axes, folder / "rank_histogram.png")
 
-    curve = recall_curve(looks)
+    curve = recall_curve(results)
     write_csv(folder / "recall_curve.csv", curve)
     figure, axes = _figure("Captions whose video is among the first k", "k", "recall@k (%)")
-    for look in (*looks, "chance"):
-        style = ":" if look == "chance" else "-"
-        axes.plot([r["k"] for r in curve], [r[look] for r in curve], style, label=NAMES.get(look, look), color=COLOURS[look])
+    for mode in (*results, "chance"):
+        style = ":" if mode == "chance" else "-"
+        axes.plot([r["k"] for r in curve], [r[mode] for r in curve], style, label=NAMES.get(mode, mode), color=COLOURS[mode])
     axes.set_ylim(0, 101)
     _save(figure, axes, folder / "recall_curve.png")
 
 
 def rank_bins(gallery: int) -> list[tuple[int, int]]:
-    """Ranks (first, last) of each bar: 1, 2, 3, 4-5, 6-10, 11-20, 21-50, and so on up to the gallery's size."""
+    """Return the ranks (first, last) of each bar: 1, 2, 3, 4-5, 6-10, 11-20, 21-50, ... up to the gallery's size."""
     edges, step = [1, 2, 3, 4, 6, 11], 10
     while edges[-1] <= gallery:
         edges += [2 * step + 1, 5 * step + 1, 10 * step + 1]
@@ -64,12 +64,12 @@ def rank_bins(gallery: int) -> list[tuple[int, int]]:
     return [(low, min(high, gallery)) for low, high in pairs if low <= gallery]
 
 
-def recall_curve(looks: Mapping[Look, RetrievalResult], depth: int = 50) -> list[dict[str, float]]:
-    """recall@k of each look and of chance, text to video, for k up to `depth`."""
-    gallery = len(looks["full"].video_ids)
+def recall_curve(results: Mapping[VideoMode, RetrievalResult], depth: int = 50) -> list[dict[str, float]]:
+    """Return recall@k of each video mode and of chance, text to video, for k up to `depth`."""
+    gallery = len(results["full"].video_ids)
     rows = []
     for k in range(1, min(depth, gallery) + 1):
-        recalls: dict[str, float] = {look: float(100 * (result.ranks[0] <= k).mean()) for look, result in looks.items()}
+        recalls: dict[str, float] = {mode: float(100 * (result.ranks[0] <= k).mean()) for mode, result in results.items()}
         rows.append({"k": k, **recalls, "chance": 100 * k / gallery})
     return rows
 
@@ -77,10 +77,10 @@ def recall_curve(looks: Mapping[Look, RetrievalResult], depth: int = 50) -> list
 # --- question answering -----------------------------------------------------------------------------------
 
 
-def plot_qa(looks: Mapping[Look, QAResult], summary: Mapping[str, Any], folder: Path) -> None:
-    """accuracy_by_type, accuracy_by_answer, confusion, calibration: a CSV each, and PNG but for the answers."""
-    full = looks["full"]
-    _plot_types(looks, summary, folder)
+def plot_qa(results: Mapping[VideoMode, QAResult], summary: Mapping[str, Any], folder: Path) -> None:
+    """Write accuracy_by_type, accuracy_by_answer, confusion and calibration as CSV, and all but accuracy_by_answer as PNG."""
+    full = results["full"]
+    _plot_types(results, summary, folder)
     by_answer = metrics.accuracy_by_answer(full.correct, [p.answer for p in full.predictions])
     write_csv(folder / "accuracy_by_answer.csv", [{"answer": a, "count": n, "accuracy": acc} for a, n, acc in by_answer])
     _plot_confusion(full, [answer for answer, _, _ in by_answer[:MOST_FREQUENT]], folder)
@@ -93,34 +93,32 @@ def plot_qa(looks: Mapping[Look, QAResult], summary: Mapping[str, Any], folder: 
     _save(figure, axes, folder / "calibration.png")
 
 
-def _plot_types(looks: Mapping[Look, QAResult], summary: Mapping[str, Any], folder: Path) -> None:
+def _plot_types(results: Mapping[VideoMode, QAResult], summary: Mapping[str, Any], folder: Path) -> None:
     kinds = [kind for kind in ("overall", *metrics.QUESTION_TYPES) if f"{kind}_acc" in summary]
     rows = []
     for kind in kinds:
-        figures: dict[str, float] = {look: (summary if look == "full" else summary[look])[f"{kind}_acc"] for look in looks}
+        figures: dict[str, float] = {mode: (summary if mode == "full" else summary[mode])[f"{kind}_acc"] for mode in results}
         majority = summary["majority"] if kind == "overall" else summary["majority_by_type"][kind]
         rows.append({"type": kind, **figures, "majority": majority})
     write_csv(folder / "accuracy_by_type.csv", rows)
     figure, axes = _figure("Accuracy by question type", "", "accuracy (%)")
-    place, width = np.arange(len(kinds)), 0.8 / len(looks)
-    for n, look in enumerate(looks):
-        of_look = summary if look == "full" else summary[look]
-        values = np.array([of_look[f"{kind}_acc"] for kind in kinds])
-        ends = np.array([of_look["ci95"][f"{kind}_acc"] for kind in kinds]).T
+    x, width = np.arange(len(kinds)), 0.8 / len(results)
+    for n, mode in enumerate(results):
+        of_mode = summary if mode == "full" else summary[mode]
+        values = np.array([of_mode[f"{kind}_acc"] for kind in kinds])
+        ends = np.array([of_mode["ci95"][f"{kind}_acc"] for kind in kinds]).T
         error = np.abs(ends - values)
-        axes.bar(place + (n + 0.5) * width - 0.4, values, width, yerr=error, label=NAMES[look], color=COLOURS[look], capsize=2)
-    axes.hlines(
-        [r["majority"] for r in rows], place - 0.42, place + 0.42, colors=COLOURS["chance"], linestyles=":", label="majority"
-    )
-    axes.set_xticks(place, kinds)
+        axes.bar(x + (n + 0.5) * width - 0.4, values, width, yerr=error, label=NAMES[mode], color=COLOURS[mode], capsize=2)
+    axes.hlines([r["majority"] for r in rows], x - 0.42, x + 0.42, colors=COLOURS["chance"], linestyles=":", label="majority")
+    axes.set_xticks(x, kinds)
     _save(figure, axes, folder / "accuracy_by_type.png")
 
 
 def _plot_confusion(full: QAResult, names: Sequence[str], folder: Path) -> None:
-    def shown(answer: str) -> str:
+    def listed(answer: str) -> str:
         return answer if answer in names else OTHER
 
-    pairs = Counter((shown(p.answer), shown(p.predicted)) for p in full.predictions)
+    pairs = Counter((listed(p.answer), listed(p.predicted)) for p in full.predictions)
     rows = [
         {"actual": a, "predicted": b, "count": n} for (a, b), n in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
     ]
@@ -144,7 +142,7 @@ def _plot_confusion(full: QAResult, names: Sequence[str], folder: Path) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows with the keys of the first; numbers with at most six decimals."""
+    """Write rows with the keys of the first; numbers get at most six decimals."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -169,5 +167,5 @@ def _save(figure: Figure, axes: Any, path: Path) -> None:
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=4)
     data = io.BytesIO()
-    figure.savefig(data, format="png", metadata={"Software": None})  # its version and date would change the bytes
+    figure.savefig(data, format="png", metadata={"Software": None})  # matplotlib's version would change the bytes
     atomic_write(path, data.getvalue())

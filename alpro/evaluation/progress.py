@@ -1,4 +1,4 @@
-"""Progress of an evaluation: a bar on a terminal, plain lines in a log, and a sign of life to the launcher."""
+"""Progress of an evaluation: a bar on a terminal, plain lines in a log, and heartbeats to the launcher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINE_EVERY_S = 30.0
 
 @contextmanager
 def reporting(label: str) -> Iterator[Progress]:
-    """A function of (units done, units in all) that shows them; only the first rank prints."""
+    """Yield a function of (units done, units in all) that shows the progress; only rank 0 prints."""
     if distributed.rank() != 0 or not label:
         yield lambda done, total: heartbeat.beat(label, done, total)
         return

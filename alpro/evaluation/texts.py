@@ -1,4 +1,4 @@
-"""Texts as token ids, and their features kept without padding. B texts of a batch, L tokens of the longest, D width."""
+"""Texts as token ids, and their features without padding. B texts of a batch, L tokens of the longest, D width."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 64  # texts encoded together; part of the numbers, so it depends on nothing
+CHUNK = 64  # texts encoded together; a constant, because it affects the rounding of the results
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-    """Ids of each text with [CLS] and [SEP], cut to max_tokens."""
+    """Return the ids of each text with [CLS] and [SEP], cut to max_tokens."""
     return tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"] if texts else []
 
 
 def padded_ids(ids: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids (B, L) filled up with 0 to the longest, and their mask (B, L), 1 = a token."""
+    """Return the ids (B, L) padded with 0 to the longest text, and their mask (B, L), 1 = a token."""
     longest = max(len(row) for row in ids)
     filled = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], device=device)
     lengths = torch.tensor([len(row) for row in ids], device=device)
@@ -26,33 +26,33 @@ def padded_ids(ids: Sequence[Sequence[int]], device: torch.device) -> tuple[Tens
 
 
 def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices in chunks of `size`, alike in length, so that little padding is computed."""
+    """Group indices into chunks of `size` of similar length, so that little padding is computed."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 class TextBank:
-    """Features of texts, one after the other without padding."""
+    """Features of texts, concatenated without padding."""
 
     def __init__(self, features: Sequence[np.ndarray], device: torch.device) -> None:
-        """features: one array (tokens, D) a text."""
+        """features: one array (tokens, D) per text."""
         lengths = [len(feature) for feature in features]
         self.lengths = torch.tensor(lengths, device=device)
         self.starts = torch.tensor([0, *np.cumsum(lengths)[:-1].tolist()], device=device)
         self.tokens = torch.from_numpy(np.concatenate(list(features))).to(device)
 
     def batch(self, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, L, D) and mask (B, L) of texts (B,), padded to the longest of them."""
+        """Return features (B, L, D) and mask (B, L) of texts (B,), padded to the longest of them."""
         lengths = self.lengths[texts, None]
-        places = torch.arange(int(lengths.max()), device=texts.device)
-        # A padding place shows some token of another text: the mask takes all of its weight away.
-        index = (self.starts[texts, None] + places).clamp_(max=len(self.tokens) - 1)
-        return self.tokens[index], (places < lengths).long()
+        positions = torch.arange(int(lengths.max()), device=texts.device)
+        # Padding positions hold tokens of the next texts; the mask removes them from attention.
+        index = (self.starts[texts, None] + positions).clamp_(max=len(self.tokens) - 1)
+        return self.tokens[index], (positions < lengths).long()
 
 
 def encoded(
     ids: Sequence[Sequence[int]], chunk: Sequence[int], encode: Callable[[Tensor, Tensor], Tensor], device: torch.device
 ) -> list[Tensor]:
-    """Features (tokens, D) of each text of a chunk, encoded together."""
+    """Encode a chunk of texts together; returns the features (tokens, D) of each."""
     filled, mask = padded_ids([ids[i] for i in chunk], device)
     return [feature[: len(ids[i])] for i, feature in zip(chunk, encode(filled, mask), strict=True)]

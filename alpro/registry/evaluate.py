@@ -34,7 +34,7 @@ def evaluate_packed(params: Params, task: str, packed: PackedModel, record: Path
 
     Data, split and ranking come from params.yaml, frames and text length from the model. Raises TrackingError.
     """
-    from alpro.evaluation.run import LOOKS, run_evaluation
+    from alpro.evaluation.run import run_evaluation
     from alpro.launch.run import in_this_process, run_world, set_threads
 
     frames = json.loads((packed.checkpoint / "config.json").read_text(encoding="utf-8"))["num_frames"]
@@ -43,7 +43,7 @@ def evaluate_packed(params: Params, task: str, packed: PackedModel, record: Path
     model_params = params.model_copy(update={"finetune": {**params.finetune, task: training}})
     if in_this_process(params.launch):
         set_threads(params.launch.threads)
-        run_evaluation(model_params, task, checkpoint=str(packed.checkpoint), record=record, looks=LOOKS[:1])
+        run_evaluation(model_params, task, checkpoint=str(packed.checkpoint), record=record, modes=("full",))
         return
     with tempfile.TemporaryDirectory(dir=record.parent) as temporary:
         file = Path(temporary) / "params.yaml"

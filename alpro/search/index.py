@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from alpro.data.annotations.records import Record
 from alpro.data.media.extensions import VIDEO_EXTENSIONS
 from alpro.errors import CheckpointError, DataError
-from alpro.evaluation.clips import Viewer
+from alpro.evaluation.clips import ClipReader
 from alpro.evaluation.features import FeatureStore, features_key, read_tokens, write_tokens
 from alpro.evaluation.sharing import evaluating
 from alpro.files import fingerprint
@@ -111,24 +111,24 @@ def build(service: Service, videos: str | Path, folder: str | Path, workers: int
     root, out = Path(videos).resolve(), Path(folder)
     if not root.is_dir():
         raise DataError(f"{videos}: no such folder")
-    viewer = Viewer(service.model.num_frames, service.frames, service.model.config.image_size, workers=workers)
+    reader = ClipReader(service.model.num_frames, service.frames, service.model.config.image_size, workers=workers)
     old = _opened(out)
     listed = list(_listed(root, {v.path: v for v in old.videos} if old else {}))
     if not listed:
         raise DataError(f"{videos}: has no videos ({', '.join(VIDEO_EXTENSIONS)})")
     weights = fingerprint.weights(service.model)
     with evaluating(service.model) as device:
-        key = features_key(service.model, viewer, "fp32", device)
+        key = features_key(service.model, reader, "fp32", device)
         store = FeatureStore(out / "tokens" / key)
         same_model = old is not None and old.facts["weights"] == weights and old.facts["tokens"] == key
         features = {v.sha256: f for v, f in zip(old.videos, old.features, strict=True)} if old and same_model else {}
-        unreadable, encoded = _encode(service, viewer, root, listed, store, features, device, say)
+        unreadable, encoded = _encode(service, reader, root, listed, store, features, device, say)
     kept = [video for video in listed if video.sha256 in features]
     if not kept:
         raise DataError(f"{videos}: none of its {len(listed)} videos can be read: {unreadable[0]}")
     facts = {
         "format": FORMAT, "videos": str(root), "weights": weights, "tokens": key, "task": service.task,
-        "num_frames": viewer.num_frames, "frames": viewer.strategy, "image_size": viewer.image_size,
+        "num_frames": reader.num_frames, "frames": reader.strategy, "image_size": reader.image_size,
         "max_text_tokens": service.max_text_tokens,
     }  # fmt: skip
     write(out, kept, np.stack([features[video.sha256] for video in kept]), facts)
@@ -173,8 +173,8 @@ def _listed(root: Path, known: dict[str, Video]) -> Iterator[Video]:
 
 
 def _encode(
-    service: Service, viewer: Viewer, root: Path, videos: Sequence[Video], store: FeatureStore, features: dict[str, Features],
-    device: Any, say: Say,
+    service: Service, reader: ClipReader, root: Path, videos: Sequence[Video], store: FeatureStore,
+    features: dict[str, Features], device: Any, say: Say,
 ) -> tuple[list[str], int]:  # fmt: skip
     """Add what is missing to the store and to `features`; the lines of unreadable videos, and how many were encoded."""
     model = service.model
@@ -188,7 +188,7 @@ def _encode(
             new.append(video)
     unreadable: list[str] = []
     records = [Record(video.path, root / video.path) for video in new]
-    for done, (video, clip) in enumerate(zip(new, viewer.try_clips(records), strict=True), 1):
+    for done, (video, clip) in enumerate(zip(new, reader.try_clips(records), strict=True), 1):
         if isinstance(clip, DataError):
             unreadable.append(str(clip))
             features.pop(video.sha256, None)

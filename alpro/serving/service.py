@@ -113,6 +113,7 @@ class Service:
 
     def _answers(self, videos: Sequence[Path], questions: Sequence[str]) -> list[dict[str, Any]]:
         from alpro.data.annotations.records import Question, Record
+        from alpro.evaluation.clips import Preprocessing
         from alpro.evaluation.qa import evaluate_qa
 
         asked: dict[Path, list[Question]] = {}
@@ -121,16 +122,9 @@ class Service:
         records = [Record(str(path), path, questions=tuple(listed)) for path, listed in asked.items()]
         if not records:
             return []
-        found = evaluate_qa(
-            self.model,  # type: ignore[arg-type]
-            records,
-            self.tokenizer,
-            self.answers or {},
-            num_frames=self.model.num_frames,
-            image_size=self.model.config.image_size,
-            max_text_tokens=self.max_text_tokens,
-            frames_strategy=self.frames,
-        )
+        model = self.model
+        preprocessing = Preprocessing(model.num_frames, model.config.image_size, self.max_text_tokens, self.frames)
+        found = evaluate_qa(model, records, self.tokenizer, self.answers or {}, preprocessing)  # type: ignore[arg-type]
         return [
             {
                 "answer": prediction.predicted,
@@ -143,7 +137,7 @@ class Service:
 
     def _fits(self, videos: Sequence[Path], captions: Sequence[str]) -> list[dict[str, Any]]:
         from alpro.data.annotations.records import Record
-        from alpro.evaluation.clips import Viewer
+        from alpro.evaluation.clips import ClipReader
         from alpro.evaluation.sharing import evaluating
         from alpro.evaluation.texts import padded_ids, token_ids
 
@@ -151,9 +145,9 @@ class Service:
         for row, video in enumerate(videos):
             rows_of.setdefault(video, []).append(row)
         ids = token_ids(self.tokenizer, captions, self.max_text_tokens)
-        viewer = Viewer(self.model.num_frames, self.frames, self.model.config.image_size)
+        reader = ClipReader(self.model.num_frames, self.frames, self.model.config.image_size)
         results: dict[int, dict[str, Any]] = {}
-        clips = viewer.clips([Record(str(path), path) for path in rows_of])
+        clips = reader.clips([Record(str(path), path) for path in rows_of])
         with evaluating(self.model) as device:
             for rows, clip in zip(rows_of.values(), clips, strict=True):
                 filled, mask = padded_ids([ids[row] for row in rows], device)

@@ -55,13 +55,13 @@ def load(
     `uniform` and texts have 40 tokens at most. Raises CheckpointError or DataError for what is missing or does not fit,
     ConfigError for an unknown way to choose frames.
     """
-    from alpro.evaluation.official import find_checkpoint, official_viewing
+    from alpro.evaluation.official import find_checkpoint, official_preprocessing
 
     looks = [name for name in get_args(Strategy) if name != "random"]
     if frames is not None and frames not in looks:
         raise ConfigError(f"frames {frames!r}: must be one of {', '.join(looks)}{nearest(frames, looks)}")
     found = find_checkpoint(checkpoint, step)
-    given = official_viewing(found.training)
+    given = official_preprocessing(found.training)
     strategy = cast(Strategy | None, frames or given.get("eval_frames"))
     longest = max_text_tokens or given.get("max_text_tokens")
     return Service.load(found.path, strategy, longest, "/", tokenizer=tokenizer, answers=answers)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from alpro import distributed
-from alpro.checkpoints.load import save_checkpoint
+from alpro.checkpoints.files import save_checkpoint
 from alpro.config import Params, Training
 from alpro.errors import AlproError, ConfigError, TrainingError, nearest
 from alpro.files import fingerprint

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from alpro.checkpoints.convert import import_checkpoint, show
+from alpro.checkpoints.convert import describe_checkpoint, import_checkpoint
 from alpro.checkpoints.files import export_official, load_checkpoint, save_checkpoint
 from alpro.cli.main import app
 from alpro.data.text.tokenizer import train_vocabulary
@@ -43,7 +43,7 @@ def extras(tmp_path):
 def test_show_prints_shapes_parameters_and_differences_to_a_task(wide, tmp_path):
     model = wide("pretrain", seed=1)
     export_official(model, tmp_path / "pretrain.pt")
-    lines = show(tmp_path / "pretrain.pt", "retrieval").splitlines()
+    lines = describe_checkpoint(tmp_path / "pretrain.pt", "retrieval").splitlines()
     assert sum(line.split()[0] in model.state_dict() for line in lines if line.strip()) == len(model.state_dict())
     (shape,) = [line for line in lines if line.startswith("visual_encoder.model.time_embed ")]
     assert "1x3x128" in shape

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alpro.checkpoints.files import check_answer_head
-from alpro.checkpoints.load import answer_head_width, export_official, load_checkpoint, load_into, load_model, save_checkpoint
+from alpro.checkpoints.files import answer_head_width, check_answer_head, export_official, load_checkpoint, save_checkpoint
+from alpro.checkpoints.load import load_into, load_model
 from alpro.errors import CheckpointError
 from alpro.models import TASKS
 

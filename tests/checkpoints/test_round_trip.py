@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from alpro.checkpoints.convert import import_checkpoint
-from alpro.checkpoints.load import export_official, load_model
+from alpro.checkpoints.files import export_official
+from alpro.checkpoints.load import load_model
 from alpro.config import load
 from alpro.data.text.tokenizer import train_vocabulary
 from alpro.evaluation.official import evaluate_checkpoint

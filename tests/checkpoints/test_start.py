@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from transformers import BertForMaskedLM, BertModel
 
-from alpro.checkpoints.load import save_checkpoint
+from alpro.checkpoints.files import save_checkpoint
 from alpro.checkpoints.start import Spec, init_weights, read_spec, start
 from alpro.errors import CheckpointError
 from alpro.models.bert import bert_config

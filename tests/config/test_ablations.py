@@ -108,7 +108,7 @@ def test_a_cell_trains_and_is_evaluated(cell: Cell, project: Path, tmp_path: Pat
     for task in ("msrvtt_ret", "msvd_qa"):
         model, record = tmp_path / task, tmp_path / f"{task}-record"
         run_training(params, "finetune", task, init=start, teacher=None, output=model, record=record, max_steps=2)
-        figures = run_evaluation(params, task, checkpoint=model, record=tmp_path / f"{task}-figures", looks=("full",))
+        figures = run_evaluation(params, task, checkpoint=model, record=tmp_path / f"{task}-figures", modes=("full",))
         value = figures["text2video"]["r1"] if task == "msrvtt_ret" else figures["overall_acc"]
         assert 0 <= value <= 100
         assert json.loads((model / "config.json").read_text())["num_frames"] == params.finetune[task].num_frames

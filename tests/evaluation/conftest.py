@@ -15,6 +15,7 @@ import yaml
 from alpro.config import Model, Params, parse
 from alpro.data.annotations.records import Question, Record
 from alpro.data.text.tokenizer import SPECIAL, load_tokenizer
+from alpro.evaluation.clips import Preprocessing
 from alpro.files.json_files import write_json
 from alpro.models import QuestionAnswering, Retrieval, build_model
 
@@ -100,8 +101,8 @@ def spread(model: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.fixture(scope="session")
-def settings() -> dict[str, int]:
-    return {"num_frames": 4, "image_size": 32, "max_text_tokens": 12}
+def preprocessing() -> Preprocessing:
+    return Preprocessing(num_frames=4, image_size=32, max_text_tokens=12)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import torch
 from alpro import distributed
 from alpro.data.annotations.records import Question, Record
 from alpro.data.text.tokenizer import SPECIAL, load_tokenizer
+from alpro.evaluation.clips import Preprocessing
 from alpro.evaluation.qa import QAResult, evaluate_qa
 from alpro.files.json_files import write_json
 from alpro.models import build_model
@@ -54,8 +55,7 @@ def records(folder: Path) -> list[Record]:
 def evaluate(folder: Path) -> QAResult:
     model = spread(build_model("qa", num_frames=4, config=SIZES, num_answers=len(ANSWERS)))
     tokenizer = load_tokenizer(folder / "text", vocab_size=SIZES.vocab_size)
-    look = {"num_frames": 4, "image_size": 32, "max_text_tokens": 12}
-    return evaluate_qa(model, records(folder), tokenizer, ANSWERS, **look)  # type: ignore[arg-type]
+    return evaluate_qa(model, records(folder), tokenizer, ANSWERS, Preprocessing(4, 32, 12))  # type: ignore[arg-type]
 
 
 def main() -> None:

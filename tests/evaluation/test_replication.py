@@ -14,7 +14,7 @@ from alpro.config import Params
 from alpro.errors import DataError
 from alpro.evaluation import replication
 from alpro.evaluation.official import evaluate_checkpoint
-from alpro.evaluation.replication import BEGIN, END, PAPER, present, replicate, table, within
+from alpro.evaluation.replication import BEGIN, END, PAPER, present_checkpoints, replicate, table, within
 from alpro.models import build_model
 from tests.evaluation.conftest import ANSWERS
 
@@ -88,7 +88,7 @@ def test_nothing_is_evaluated_twice_unless_its_weights_changed(
 
 
 def test_own_checkpoints_stand_beside_official_ones(official: Path, params: Params) -> None:
-    found = [(subject.figure.title, subject.checkpoint) for subject in present(params, official)]
+    found = [(present.figure.title, present.checkpoint) for present in present_checkpoints(params, official)]
     assert found == [
         (MSRVTT.title, str(official / "downstreams/msrvtt_ret/public")),
         (MSRVTT.title, params.evaluate["msrvtt_ret"].checkpoint),
@@ -105,7 +105,7 @@ def test_a_checkpoint_without_its_data_is_named_and_not_run(official: Path, with
     readme.write_text(AROUND)
     rows = replicate(without_own.model_copy(update={"datasets": gone}), readme, tmp_path / "r", official, said.append)
     assert rows == [] and readme.read_text().count("not run") == len(PAPER)
-    assert any("its data are not" in line and "gone" in line for line in said)
+    assert any("its data are missing" in line and "gone" in line for line in said)
 
 
 def test_a_readme_without_the_markers_is_left_alone(params: Params, tmp_path: Path) -> None:

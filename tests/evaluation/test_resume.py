@@ -16,10 +16,11 @@ import torch
 from alpro.data.annotations.records import Record
 from alpro.data.batches import datasets
 from alpro.errors import DataError
+from alpro.evaluation.clips import Preprocessing
 from alpro.evaluation.features import FeatureStore, VideoEncoder
 from alpro.evaluation.qa import evaluate_qa
-from alpro.evaluation.resume import Phase, Workplace
-from alpro.evaluation.retrieval import evaluate_retrieval
+from alpro.evaluation.resume import FinishedUnits, ResumeState
+from alpro.evaluation.retrieval import Ranking, evaluate_retrieval
 from tests.evaluation.conftest import ANSWERS
 from tests.training.processes import forked
 
@@ -66,32 +67,37 @@ def killed(counted: Counted, what: str, number: int, job: Callable[[], object]) 
 )
 def test_killed_retrieval_computes_what_is_missing(
     what: str, number: int, missing: dict[str, int], monkeypatch: pytest.MonkeyPatch, retrieval_model: Any,
-    records: list[Record], tokenizer: Any, settings: dict[str, int], tmp_path: Path,
+    records: list[Record], tokenizer: Any, preprocessing: Preprocessing, tmp_path: Path,
 ) -> None:  # fmt: skip
-    def run(place: Workplace | None) -> Any:
-        return evaluate_retrieval(retrieval_model, records, tokenizer, **settings, batch_pairs=12, place=place)
+    def run(resume: ResumeState | None) -> Any:
+        return evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, batch_pairs=12, resume=resume)
 
     wanted = run(None)
     counted = Counted(monkeypatch, retrieval_model)
-    killed(counted, what, number, lambda: run(Workplace(tmp_path / "state")))
-    place = Workplace(tmp_path / "state")
-    again = run(place)
+    killed(counted, what, number, lambda: run(ResumeState(tmp_path / "state")))
+    resume = ResumeState(tmp_path / "state")
+    again = run(resume)
     assert counted.take() == missing
     assert np.array_equal(again.scores, wanted.scores) and np.array_equal(again.similarities, wanted.similarities)
-    place.done()
+    resume.done()
     assert not any((tmp_path / "state").iterdir())
 
 
 def test_killed_qa_computes_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, qa_model: Any, records: list[Record], tokenizer: Any, settings: dict, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    qa_model: Any,
+    records: list[Record],
+    tokenizer: Any,
+    preprocessing: Preprocessing,
+    tmp_path: Path,
 ) -> None:
-    def run(place: Workplace | None) -> Any:
-        return evaluate_qa(qa_model, records, tokenizer, ANSWERS, **settings, place=place)
+    def run(resume: ResumeState | None) -> Any:
+        return evaluate_qa(qa_model, records, tokenizer, ANSWERS, preprocessing, resume=resume)
 
     wanted = run(None)
     counted = Counted(monkeypatch, qa_model)
-    killed(counted, "videos", 5, lambda: run(Workplace(tmp_path)))
-    assert run(Workplace(tmp_path)).predictions == wanted.predictions
+    killed(counted, "videos", 5, lambda: run(ResumeState(tmp_path)))
+    assert run(ResumeState(tmp_path)).predictions == wanted.predictions
     asked = [len(record.questions) for record in records if record.questions]
     assert counted.take() == {
         "read": len(asked) - 4,
@@ -99,27 +105,32 @@ def test_killed_qa_computes_what_is_missing(
         "texts": sum(asked[4:]),
         "pairs": sum(asked[4:]),
     }
-    assert run(Workplace(tmp_path)).predictions == wanted.predictions
+    assert run(ResumeState(tmp_path)).predictions == wanted.predictions
     assert set(counted.take().values()) == {0}
 
 
 def test_another_evaluation_is_not_taken_for_this_one(
-    monkeypatch: pytest.MonkeyPatch, qa_model: Any, records: list[Record], tokenizer: Any, settings: dict, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    qa_model: Any,
+    records: list[Record],
+    tokenizer: Any,
+    preprocessing: Preprocessing,
+    tmp_path: Path,
 ) -> None:
     counted = Counted(monkeypatch, qa_model)
-    evaluate_qa(qa_model, records, tokenizer, ANSWERS, **settings, place=Workplace(tmp_path))
+    evaluate_qa(qa_model, records, tokenizer, ANSWERS, preprocessing, resume=ResumeState(tmp_path))
     whole = counted.take()
     asked = [replace(r, questions=tuple(replace(q, text="who moves") for q in r.questions)) for r in records]
-    changed = evaluate_qa(qa_model, asked, tokenizer, ANSWERS, **settings, place=Workplace(tmp_path))
+    changed = evaluate_qa(qa_model, asked, tokenizer, ANSWERS, preprocessing, resume=ResumeState(tmp_path))
     assert counted.take() == whole
-    assert changed.predictions == evaluate_qa(qa_model, asked, tokenizer, ANSWERS, **settings).predictions
+    assert changed.predictions == evaluate_qa(qa_model, asked, tokenizer, ANSWERS, preprocessing).predictions
     counted.take()
     weight = qa_model.classifier[-1].bias
     before = weight.detach().clone()
     try:
         with torch.no_grad():
             weight.add_(1)
-        evaluate_qa(qa_model, records, tokenizer, ANSWERS, **settings, place=Workplace(tmp_path))
+        evaluate_qa(qa_model, records, tokenizer, ANSWERS, preprocessing, resume=ResumeState(tmp_path))
     finally:
         with torch.no_grad():
             weight.copy_(before)
@@ -127,12 +138,17 @@ def test_another_evaluation_is_not_taken_for_this_one(
 
 
 def test_second_evaluation_of_a_checkpoint_decodes_nothing(
-    monkeypatch: pytest.MonkeyPatch, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    retrieval_model: Any,
+    records: list[Record],
+    tokenizer: Any,
+    preprocessing: Preprocessing,
+    tmp_path: Path,
 ) -> None:
     def run(state: str, chosen: list[Record], **options: Any) -> Any:
-        place = Workplace(tmp_path / state, tmp_path / "features")
-        found = evaluate_retrieval(retrieval_model, chosen, tokenizer, **settings, **options, place=place)
-        place.done()
+        resume = ResumeState(tmp_path / state, tmp_path / "features")
+        found = evaluate_retrieval(retrieval_model, chosen, tokenizer, preprocessing, **options, resume=resume)
+        resume.done()
         return found
 
     counted = Counted(monkeypatch, retrieval_model)
@@ -141,20 +157,25 @@ def test_second_evaluation_of_a_checkpoint_decodes_nothing(
     counted.take()
     second = run("b", records)
     assert np.array_equal(second.scores, first.scores)
-    run("c", records[:6], rerank=2)
+    run("c", records[:6], ranking=Ranking(rerank=2))
     assert (counted.read, counted.videos) == (0, 0)
-    run("d", records, look="one_frame")  # other pixels, other features
+    run("d", records, mode="one_frame")  # other pixels, other features
     assert (counted.read, counted.videos) == (11, 11)
 
 
 def test_replaced_video_is_encoded_again(
-    monkeypatch: pytest.MonkeyPatch, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    retrieval_model: Any,
+    records: list[Record],
+    tokenizer: Any,
+    preprocessing: Preprocessing,
+    tmp_path: Path,
 ) -> None:
     video = tmp_path / "video.mp4"
     video.write_bytes(records[0].path.read_bytes())
     moved = [replace(records[0], path=video), *records[1:4]]
     counted = Counted(monkeypatch, retrieval_model)
-    options = {**settings, "place": Workplace(tmp_path / "state", tmp_path / "features")}
+    options = {"preprocessing": preprocessing, "resume": ResumeState(tmp_path / "state", tmp_path / "features")}
     evaluate_retrieval(retrieval_model, moved, tokenizer, **options)
     counted.take()
     video.write_bytes(records[9].path.read_bytes())
@@ -163,26 +184,28 @@ def test_replaced_video_is_encoded_again(
 
 
 def test_features_that_do_not_fit_go_to_disk(
-    monkeypatch: pytest.MonkeyPatch, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+    monkeypatch: pytest.MonkeyPatch, retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
-    wanted = evaluate_retrieval(retrieval_model, records, tokenizer, **settings)
+    wanted = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing)
     kept: list[int] = []
     put = FeatureStore.put
     monkeypatch.setattr(FeatureStore, "put", lambda self, record, tokens: (kept.append(1), put(self, record, tokens))[1])
     monkeypatch.setattr(VideoEncoder, "fit_in_memory", lambda self: False)
-    again = evaluate_retrieval(retrieval_model, records, tokenizer, **settings)
+    again = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing)
     assert len(kept) == 11
     assert np.array_equal(again.scores, wanted.scores)
 
 
 def test_any_world_resumes_what_another_left(
     worlds: Callable, monkeypatch: pytest.MonkeyPatch, retrieval_model: Any, records: list[Record], tokenizer: Any,
-    settings: dict, tmp_path: Path,
+    preprocessing: Preprocessing, tmp_path: Path,
 ) -> None:  # fmt: skip
     def run() -> Any:
-        return evaluate_retrieval(retrieval_model, records, tokenizer, **settings, batch_pairs=12, place=Workplace(tmp_path))
+        return evaluate_retrieval(
+            retrieval_model, records, tokenizer, preprocessing, batch_pairs=12, resume=ResumeState(tmp_path)
+        )
 
-    wanted = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, batch_pairs=12)
+    wanted = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, batch_pairs=12)
     with pytest.MonkeyPatch.context() as patch:
         killed(Counted(patch, retrieval_model), "pairs", 60, run)
     for found in worlds(2, run):
@@ -190,9 +213,9 @@ def test_any_world_resumes_what_another_left(
 
 
 def test_damaged_unit_is_computed_again_and_a_damaged_feature_is_named(records: list[Record], tmp_path: Path) -> None:
-    phase = Phase(tmp_path / "phase")
+    phase = FinishedUnits(tmp_path / "phase")
     phase.save(3, (np.arange(4), np.ones((2, 2), np.float32)))
-    assert phase.known() == {3}
+    assert phase.numbers() == {3}
     first, second = phase.load(3) or ()
     assert first.tolist() == [0, 1, 2, 3] and second.dtype == np.float32
     (tmp_path / "phase/3.npz").write_bytes(b"cut")

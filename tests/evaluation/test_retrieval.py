@@ -13,20 +13,21 @@ import torch
 from alpro.data.annotations.records import Record
 from alpro.errors import ConfigError, DataError
 from alpro.evaluation import metrics
-from alpro.evaluation.clips import Viewer
-from alpro.evaluation.retrieval import RetrievalResult, evaluate_retrieval
+from alpro.evaluation.clips import ClipReader, Preprocessing
+from alpro.evaluation.retrieval import Ranking, RetrievalResult, evaluate_retrieval
 
+from . import oracles
 from .naive import retrieval_scores
 
 
 @pytest.fixture(scope="module")
-def naive(retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict[str, int]) -> np.ndarray:
-    return retrieval_scores(retrieval_model, records, tokenizer, **settings, chunk=4)
+def naive(retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing) -> np.ndarray:
+    return retrieval_scores(retrieval_model, records, tokenizer, preprocessing, chunk=4)
 
 
 @pytest.fixture(scope="module")
-def result(retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict[str, int]) -> RetrievalResult:
-    return evaluate_retrieval(retrieval_model, records, tokenizer, **settings)
+def result(retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing) -> RetrievalResult:
+    return evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing)
 
 
 def test_scores_and_ranks_equal_the_naive_loop(result: RetrievalResult, naive: np.ndarray) -> None:
@@ -39,19 +40,32 @@ def test_scores_and_ranks_equal_the_naive_loop(result: RetrievalResult, naive: n
 
 @pytest.mark.parametrize("batch_pairs", [1, 5, 1000])
 def test_batches_do_not_change_scores(
-    batch_pairs: int, result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+    batch_pairs: int,
+    result: RetrievalResult,
+    retrieval_model: Any,
+    records: list[Record],
+    tokenizer: Any,
+    preprocessing: Preprocessing,
 ) -> None:
-    again = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, batch_pairs=batch_pairs)
+    again = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, batch_pairs=batch_pairs)
     assert np.abs(again.scores - result.scores).max() < 1e-6
 
 
 @pytest.mark.parametrize("rerank", [None, 2])
 @pytest.mark.parametrize("size", [2, 3])
 def test_any_world_gives_the_same_on_every_rank(
-    size: int, rerank: int | None, worlds: Callable, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+    size: int,
+    rerank: int | None,
+    worlds: Callable,
+    retrieval_model: Any,
+    records: list[Record],
+    tokenizer: Any,
+    preprocessing: Preprocessing,
 ) -> None:
-    alone = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, rerank=rerank)
-    found = worlds(size, lambda: evaluate_retrieval(retrieval_model, records, tokenizer, **settings, rerank=rerank))
+    alone = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, ranking=Ranking(rerank=rerank))
+    found = worlds(
+        size, lambda: evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, ranking=Ranking(rerank=rerank))
+    )
     for other in found:
         assert np.array_equal(other.scores, alone.scores, equal_nan=True)
         assert other.metrics() == alone.metrics()
@@ -67,17 +81,17 @@ def test_several_captions_and_videos_without_one(result: RetrievalResult) -> Non
 
 
 def test_rerank_of_all_is_the_full_matrix(
-    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
-    again = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, rerank=12)
+    again = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, ranking=Ranking(rerank=12))
     assert again.metrics() == result.metrics()
     assert np.abs(again.scores - result.scores).max() < 1e-6
 
 
 def test_rerank_scores_the_best_of_vtc_and_ranks_the_rest_by_it(
-    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
-    again = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, rerank=2)
+    again = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, ranking=Ranking(rerank=2))
     assert 22 <= np.isfinite(again.scores).sum() <= 2 * 12 + 2 * 11
     for text in range(12):
         by_vtc = np.argsort(-result.similarities[text], kind="stable")
@@ -91,9 +105,11 @@ def test_rerank_scores_the_best_of_vtc_and_ranks_the_rest_by_it(
 
 
 def test_rerank_for_captions_alone_scores_no_pair_for_the_videos(
-    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
-    again = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, rerank=2, rerank_for="text2video")
+    again = evaluate_retrieval(
+        retrieval_model, records, tokenizer, preprocessing, ranking=Ranking(rerank=2, rerank_for="text2video")
+    )
     assert np.isfinite(again.scores).sum(axis=1).tolist() == [2] * 12
     assert again.metrics()["text2video"] == result.reranked(2).metrics()["text2video"]
     assert again.metrics()["video2text"] == result.reranked(None).metrics()["video2text"]
@@ -101,9 +117,9 @@ def test_rerank_for_captions_alone_scores_no_pair_for_the_videos(
 
 
 def test_reranking_a_full_matrix_needs_no_second_evaluation(
-    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
-    again = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, rerank=2)
+    again = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, ranking=Ranking(rerank=2))
     assert result.reranked(2).metrics() == again.metrics()
     by_vtc = metrics.rank_queries(result.similarities, [[v] for v in result.owner])
     assert result.reranked(None).text_ranks.stable.tolist() == by_vtc.stable.tolist()
@@ -111,57 +127,59 @@ def test_reranking_a_full_matrix_needs_no_second_evaluation(
 
 
 def test_rounding_gives_the_released_ranking(
-    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+    result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
-    again = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, round_scores=1)
-    assert again.metrics() == metrics.official_retrieval_metrics(result.scores, result.owner, 1)
+    again = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, ranking=Ranking(round_scores=1))
+    assert again.metrics() == oracles.official_retrieval_metrics(result.scores, result.owner, 1)
     assert again.ties()["text2video"]["tied_queries"]["share"] > 0
     with pytest.raises(ConfigError, match="exclude"):
-        evaluate_retrieval(retrieval_model, records, tokenizer, **settings, round_scores=4, rerank=2)
+        evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, ranking=Ranking(round_scores=4, rerank=2))
 
 
-def test_blind_model_sees_no_video(retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict) -> None:
-    blind = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, look="blind")
+def test_blind_model_sees_no_video(
+    retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
+) -> None:
+    blind = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, mode="blind")
     assert blind.scores.shape == (12, 11) and np.ptp(blind.scores, axis=1).max() == 0
     assert blind.ties()["text2video"]["mean"]["r1"] == pytest.approx(100 / 11)
-    one = evaluate_retrieval(retrieval_model, records, tokenizer, **settings, look="one_frame")
+    one = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, mode="one_frame")
     assert np.ptp(one.scores, axis=1).min() > 0
 
 
 def test_one_frame_is_the_clips_middle_repeated(records: list[Record]) -> None:
-    (three,), (one,) = (Viewer(*of).clips(records[:1]) for of in ((3, "uniform", 32), (4, "uniform", 32, "one_frame")))
+    (three,), (one,) = (ClipReader(*of).clips(records[:1]) for of in ((3, "uniform", 32), (4, "uniform", 32, "one_frame")))
     assert one.shape == (4, 3, 32, 32) and one.dtype == torch.uint8
     assert all(torch.equal(frame, three[1]) for frame in one)
     assert not torch.equal(three[0], three[2])
 
 
 def test_model_comes_back_in_its_mode_and_no_random_number_is_drawn(
-    retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+    retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
     retrieval_model.train()
     retrieval_model.text_encoder.eval()
     state = torch.get_rng_state()
-    evaluate_retrieval(retrieval_model, records, tokenizer, **settings)
+    evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing)
     assert retrieval_model.training and not retrieval_model.text_encoder.training
     assert torch.equal(state, torch.get_rng_state())
     retrieval_model.eval()
 
 
 def test_each_video_is_read_once_and_progress_ends_at_its_total(
-    monkeypatch: pytest.MonkeyPatch, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict
+    monkeypatch: pytest.MonkeyPatch, retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
     from alpro.data.batches import datasets
 
     read, steps = [], []
     original = datasets.read_frames
     monkeypatch.setattr(datasets, "read_frames", lambda path, *a, **k: (read.append(path), original(path, *a, **k))[1])
-    evaluate_retrieval(retrieval_model, records, tokenizer, **settings, progress=lambda *step: steps.append(step))
+    evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, progress=lambda *step: steps.append(step))
     assert sorted(read) == sorted(record.path for record in records)
     assert steps == [(n + 1, 6) for n in range(6)]
 
 
 def test_unreadable_video_is_an_error_on_every_rank(
-    worlds: Callable, retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict, tmp_path: Any
+    worlds: Callable, retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing, tmp_path: Any
 ) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
@@ -169,14 +187,14 @@ def test_unreadable_video_is_an_error_on_every_rank(
 
     def attempt() -> str:
         with pytest.raises(DataError) as caught:
-            evaluate_retrieval(retrieval_model, damaged, tokenizer, **settings)
+            evaluate_retrieval(retrieval_model, damaged, tokenizer, preprocessing)
         return str(caught.value)
 
     messages = worlds(2, attempt)
     assert all("broken.mp4" in message for message in messages)
 
 
-def test_nan_weights_are_refused(records: list[Record], tokenizer: Any, settings: dict) -> None:
+def test_nan_weights_are_refused(records: list[Record], tokenizer: Any, preprocessing: Preprocessing) -> None:
     from alpro.models import build_model
 
     from .conftest import SIZES
@@ -185,9 +203,11 @@ def test_nan_weights_are_refused(records: list[Record], tokenizer: Any, settings
     with torch.no_grad():
         model.itm_head.bias.fill_(float("nan"))
     with pytest.raises(DataError, match="not finite"):
-        evaluate_retrieval(model, records, tokenizer, **settings)
+        evaluate_retrieval(model, records, tokenizer, preprocessing)
 
 
-def test_no_captions_are_refused(retrieval_model: Any, records: list[Record], tokenizer: Any, settings: dict) -> None:
+def test_no_captions_are_refused(
+    retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
+) -> None:
     with pytest.raises(DataError, match="no captions"):
-        evaluate_retrieval(retrieval_model, [replace(r, captions=()) for r in records], tokenizer, **settings)
+        evaluate_retrieval(retrieval_model, [replace(r, captions=()) for r in records], tokenizer, preprocessing)

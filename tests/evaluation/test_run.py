@@ -105,7 +105,7 @@ def test_record_names_what_was_evaluated(qa: Path, params: Params) -> None:
 
 def test_zero_shot_of_an_untrained_model_is_an_evaluation_too(params: Params, project: Path) -> None:
     scratch = Path(__file__).parents[2] / "recipes/init/scratch.yaml"
-    found = run_evaluation(params, "msrvtt_ret", checkpoint=scratch, record=project / "zero", zero_shot=True, looks=("full",))
+    found = run_evaluation(params, "msrvtt_ret", checkpoint=scratch, record=project / "zero", zero_shot=True, modes=("full",))
     assert found["n"] == 12 and "blind" not in found
 
 

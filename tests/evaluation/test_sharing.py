@@ -12,6 +12,7 @@ from alpro.checkpoints.files import export_official
 from alpro.config import Params
 from alpro.data.annotations.records import Record
 from alpro.errors import CheckpointError, ConfigError, DataError
+from alpro.evaluation.clips import Preprocessing
 from alpro.evaluation.official import evaluate_checkpoint, find_checkpoint, official_figures
 from alpro.evaluation.qa import evaluate_qa
 from tests.evaluation.conftest import ANSWERS, OTHER_LABELS
@@ -59,9 +60,9 @@ def test_official_file_and_own_directory_give_the_same(official: Path, params: P
 
 
 def test_qa_counts_each_question_once_unless_as_released(
-    qa_model: Any, records: list[Record], tokenizer: Any, settings: dict, monkeypatch: pytest.MonkeyPatch
+    qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = evaluate_qa(qa_model, records, tokenizer, ANSWERS, **settings)
+    result = evaluate_qa(qa_model, records, tokenizer, ANSWERS, preprocessing)
     monkeypatch.setattr("alpro.distributed.size", lambda: 8)
 
     def counted(figures: dict[str, Any]) -> int:

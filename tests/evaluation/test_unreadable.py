@@ -58,7 +58,7 @@ def test_faults_that_an_earlier_look_found_are_told_before_anything_is_read(
     read = []
     real = clips.load_video_frames
     monkeypatch.setattr(clips, "load_video_frames", lambda record, *rest: read.append(record.id) or real(record, *rest))
-    monkeypatch.setattr(run, "load_subject", lambda *_: pytest.fail("the evaluation has started"))
+    monkeypatch.setattr(run, "load_bundle", lambda *_: pytest.fail("the evaluation has started"))
     checkpoint = faulty.evaluate["msrvtt_ret"].checkpoint
     with pytest.raises(DataError, match=r"(?s)4 videos can't be read.*video1\.mp4.*video2\.mp4.*video4\.mp4.*video9\.mp4"):
         run_evaluation(faulty, "msrvtt_ret", checkpoint=checkpoint, record=tmp_path / "record", state=tmp_path / "state")

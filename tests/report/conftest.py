@@ -20,7 +20,7 @@ def reports(project: Path, params: Params) -> Path:  # noqa: F811
         run_evaluation(params, task, checkpoint=params.evaluate[task].checkpoint, record=root / "evaluate" / task)
     scratch = Path(__file__).parents[2] / "recipes/init/scratch.yaml"
     record = root / "evaluate" / "msrvtt_ret_zeroshot"
-    run_evaluation(params, "msrvtt_ret", checkpoint=scratch, record=record, zero_shot=True, looks=("full",))
+    run_evaluation(params, "msrvtt_ret", checkpoint=scratch, record=record, zero_shot=True, modes=("full",))
     steps = [{"step": n, "epoch": 0, "split": "train", "loss": 9 / n, "vtc": 5 / n, "lr": 1e-4} for n in range(1, 31)]
     steps += [{"step": n, "epoch": 0, "split": "val", "loss": 10 / n, "r1": n} for n in (15, 30)]
     (root / "finetune/msrvtt_ret").mkdir(parents=True)

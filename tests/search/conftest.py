@@ -1,5 +1,5 @@
 """The small videos, models and checkpoints of the evaluation's tests."""
 
-from tests.evaluation.conftest import project, qa_model, records, retrieval_model, settings, tokenizer
+from tests.evaluation.conftest import preprocessing, project, qa_model, records, retrieval_model, tokenizer
 
-__all__ = ["project", "qa_model", "records", "retrieval_model", "settings", "tokenizer"]
+__all__ = ["preprocessing", "project", "qa_model", "records", "retrieval_model", "tokenizer"]

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from alpro.cli.main import app
 from alpro.data.annotations.records import Record
 from alpro.errors import CheckpointError, DataError
+from alpro.evaluation.clips import Preprocessing
 from alpro.evaluation.retrieval import evaluate_retrieval
 from alpro.search import index as galleries
 from alpro.search.index import Gallery, Video, build
@@ -51,13 +52,13 @@ def test_search_finds_what_the_evaluation_finds(
     videos: Path,
     records: list[Record],
     tokenizer: Any,
-    settings: dict,
+    preprocessing: Preprocessing,
     tmp_path: Path,
 ) -> None:
     build(service, videos, tmp_path / "index")
     searcher = Searcher(service, Gallery.open(tmp_path / "index"))
     for rerank in (0, 3, 128):
-        result = evaluate_retrieval(service.model, records, tokenizer, **settings)
+        result = evaluate_retrieval(service.model, records, tokenizer, preprocessing)
         result = result if rerank == 128 else result.reranked(rerank)
         found = 0
         for text, owner in enumerate(result.owner):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from alpro.checkpoints.load import save_checkpoint
+from alpro.checkpoints.files import save_checkpoint
 from alpro.config import Model
 from alpro.data.text.tokenizer import train_vocabulary
+from alpro.evaluation.clips import Preprocessing
 from alpro.models import build_model
 
 TESTS = Path(__file__).parents[1]
@@ -21,7 +22,7 @@ SIZES = {
 }  # fmt: skip
 HEADS = {"retrieval": {}, "qa": {"num_answers": 3}, "prompter": {"num_entities": 3}, "pretrain": {"num_entities": 3}}
 ANSWERS = {"red": 0, "blue": 1, "circle": 2}
-LOOK = {"num_frames": 2, "image_size": 32, "max_text_tokens": 20}
+PREPROCESSING = Preprocessing(num_frames=2, image_size=32, max_text_tokens=20)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from alpro.evaluation.retrieval import evaluate_retrieval
 from alpro.registry import package
 from alpro.serving.service import TEXT_COLUMN, Service
 
-from .conftest import ANSWERS, LOOK, TESTS, TEXTS
+from .conftest import ANSWERS, PREPROCESSING, TESTS, TEXTS
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def service(checkpoints: Path, task: str, videos: Path) -> Service:
-    return Service.load(checkpoints / task, "uniform", LOOK["max_text_tokens"], str(videos))
+    return Service.load(checkpoints / task, "uniform", PREPROCESSING.max_text_tokens, str(videos))
 
 
 def test_answers_are_those_of_the_evaluation(checkpoints, videos):
@@ -59,7 +59,7 @@ def test_answers_are_those_of_the_evaluation(checkpoints, videos):
         "two", videos / "two.mp4", questions=(Question(0, TEXTS[1], "red", "what"), Question(1, TEXTS[3], "red", "what"))
     )
     one = Record("one", videos / "one.mp4", questions=(Question(2, TEXTS[3], "red", "what"),))
-    expected = evaluate_qa(asked.model, [two, one], asked.tokenizer, ANSWERS, **LOOK).predictions
+    expected = evaluate_qa(asked.model, [two, one], asked.tokenizer, ANSWERS, PREPROCESSING).predictions
     assert list(found.index) == [7, 8, 9]
     assert list(found.answer) == [expected[0].predicted, expected[2].predicted, expected[1].predicted]
     assert found.probability[9] == pytest.approx(expected[1].top[0][1], abs=1e-6)
@@ -71,7 +71,7 @@ def test_scores_are_those_of_the_evaluation(checkpoints, videos):
     pairs = [(video, text) for text in TEXTS for video in ("one.mp4", "two.mp4")]
     found = asked.ask(pandas.DataFrame(pairs, columns=["video", "caption"]))
     records = [Record("one", videos / "one.mp4", captions=tuple(TEXTS)), Record("two", videos / "two.mp4")]
-    expected = evaluate_retrieval(asked.model, records, asked.tokenizer, **LOOK)
+    expected = evaluate_retrieval(asked.model, records, asked.tokenizer, PREPROCESSING)
     np.testing.assert_allclose(found.score.to_numpy().reshape(4, 2), expected.scores, atol=1e-6)
     np.testing.assert_allclose(found.similarity.to_numpy().reshape(4, 2), expected.similarities, atol=1e-6)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from alpro.checkpoints.load import export_official, load_model
+from alpro.checkpoints.files import export_official
+from alpro.checkpoints.load import load_model
 from alpro.cli.main import app
 from alpro.data.annotations.records import Question, Record
 from alpro.errors import CheckpointError, ConfigError, DataError
@@ -16,14 +17,14 @@ from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
 from alpro.serving import ask, load, match
 
-from .conftest import ANSWERS, LOOK, TEXTS, VIDEO
+from .conftest import ANSWERS, PREPROCESSING, TEXTS, VIDEO
 
 
 def test_ask_gives_the_evaluations_five_likeliest_answers(checkpoints):
     model = load(checkpoints / "qa")
     found = ask(model, VIDEO, TEXTS[1])
     record = Record("one", VIDEO, questions=(Question(0, TEXTS[1], "red", "what"),))
-    expected = evaluate_qa(model.model, [record], model.tokenizer, ANSWERS, **LOOK).predictions[0].top
+    expected = evaluate_qa(model.model, [record], model.tokenizer, ANSWERS, PREPROCESSING).predictions[0].top
     assert tuple((a.answer, a.probability) for a in found) == expected
     assert sum(a.probability for a in found) == pytest.approx(1)  # a list of three answers
 
@@ -31,7 +32,7 @@ def test_ask_gives_the_evaluations_five_likeliest_answers(checkpoints):
 def test_match_gives_the_evaluations_scores(checkpoints):
     model = load(checkpoints / "retrieval")
     found = match(model, str(VIDEO), TEXTS)
-    expected = evaluate_retrieval(model.model, [Record("one", VIDEO, captions=tuple(TEXTS))], model.tokenizer, **LOOK)
+    expected = evaluate_retrieval(model.model, [Record("one", VIDEO, captions=tuple(TEXTS))], model.tokenizer, PREPROCESSING)
     assert [m.text for m in found] == TEXTS
     assert [m.probability for m in found] == pytest.approx(expected.scores[:, 0].tolist(), abs=1e-6)
     assert [m.similarity for m in found] == pytest.approx(expected.similarities[:, 0].tolist(), abs=1e-6)

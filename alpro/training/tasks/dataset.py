@@ -12,6 +12,7 @@ from alpro.data.annotations.records import Record
 from alpro.data.batches.datasets import ClipDataset, Collator, View
 from alpro.data.batches.unreadable import refuse_unreadable
 from alpro.data.media.index import probe_cache_path
+from alpro.evaluation.clips import Preprocessing
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
 from alpro.files.json_files import write_json
@@ -42,14 +43,8 @@ class DatasetTask(ClipTask):
         super().__init__(params, settings, {name: train}, Collator(self.tokenizer, settings.max_text_tokens, params.seed))
 
     def _evaluation(self) -> dict[str, Any]:
-        settings = self.settings
         return {
-            "num_frames": settings.num_frames,
-            "image_size": self.params.model.image_size,
-            "max_text_tokens": settings.max_text_tokens,
-            "frames_strategy": settings.eval_frames,
-            "precision": settings.precision,
-            "decode_size": settings.decode_size,
+            "preprocessing": Preprocessing.of(self.settings, self.params.model.image_size),
             "batch_pairs": self.params.evaluate[self.name].batch_pairs,
             "progress": lambda done, total: heartbeat.beat("validation", done, total),
         }
