@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from alpro.files.locks import Lock, LockHeld
 
 RETRY_S = 1.0
 
@@ -26,22 +27,19 @@ def only_run(home: Path, name: str, wait: Callable[[str], object] | None = None)
     path = home / ".prefect" / "run.lock"
     path.parent.mkdir(exist_ok=True)
     message = ""
-    with path.open("a+") as file:
-        while True:
-            try:
-                _take(file.fileno(), path)
-                break
-            except Busy as busy:
-                if wait is None:
-                    raise
-                if str(busy) != message:
-                    message = str(busy)
-                    wait(f"waiting: {message}")
-                time.sleep(RETRY_S)
-        file.seek(0)
-        file.truncate()
-        json.dump({"run": name, "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
-        file.flush()
+    while True:
+        try:
+            lock = Lock(path, json.dumps({"run": name, "pid": os.getpid(), "since": _now()}))
+            break
+        except LockHeld as held:
+            busy = _busy(held.holder)
+            if wait is None:
+                raise busy from None
+            if str(busy) != message:
+                message = str(busy)
+                wait(f"waiting: {message}")
+            time.sleep(RETRY_S)
+    with lock:
         yield
 
 
@@ -50,29 +48,25 @@ def not_beside_make(root: Path) -> Iterator[None]:
     """Hold the lock of `make repro` on this checkout (tools/under_lock.py). Raises Busy if it is running."""
     path = root / ".make" / "repro.lock"
     path.parent.mkdir(exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            pid, _, since = file.read().partition(" ")
-            raise Busy(f"`make repro` is running in {root} (process {pid}, since {since}); wait for it, or stop it") from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()} {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
+    try:
+        lock = Lock(path, f"{os.getpid()} {_now()}")  # the format of tools/file_lock.py
+    except LockHeld as held:
+        pid, _, since = held.holder.partition(" ")
+        raise Busy(f"`make repro` is running in {root} (process {pid}, since {since}); wait for it, or stop it") from None
+    with lock:
         yield
 
 
-def _take(handle: int, path: Path) -> None:
+def _busy(holder: str) -> Busy:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        try:
-            holder = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            holder = {"run": "another run", "pid": "unknown", "since": "just now"}
-        raise Busy(
-            f"the run {holder['run']!r} is running on this project (process {holder['pid']}, since {holder['since']}); "
-            "wait for it, or cancel it"
-        ) from None
+        run = json.loads(holder)
+    except ValueError:
+        run = {"run": "another run", "pid": "unknown", "since": "just now"}
+    return Busy(
+        f"the run {run['run']!r} is running on this project (process {run['pid']}, since {run['since']}); "
+        "wait for it, or cancel it"
+    )
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")

@@ -8,7 +8,6 @@ that the library's binary interface depends on, which pip's own cache does not.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import platform
 import re
@@ -20,8 +19,8 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
-from typing import IO
 
+import file_lock
 import processes
 
 VERSION = "0.28.1"
@@ -137,11 +136,10 @@ def wheel(python: Path, switch: str) -> tuple[Path, bool]:
     gpu = gpu_settings(site) if switch == "nccl" else {}
     try:
         root.mkdir(parents=True, exist_ok=True)
-        guard = (root / f"{key}.lock").open("a+")
+        guard = file_lock.acquire_or_wait(root / f"{key}.lock", f"building {key}")
     except OSError as error:
         raise BuildError(f"can't write to {root}: {error.strerror}; set XDG_CACHE_HOME to another folder") from None
     with guard:
-        _wait_for(guard, key)
         if kept := cached(key):
             return kept, False
         _sweep(root, key)
@@ -179,14 +177,6 @@ def _sweep(root: Path, key: str) -> None:
     for left in root.glob(f".{key}.*"):
         processes.stop(pid for pid in processes.pids() if processes.environment(pid).get("TMPDIR") == str(left))
         shutil.rmtree(left, ignore_errors=True)
-
-
-def _wait_for(guard: IO[str], key: str) -> None:
-    try:
-        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"setup: another process builds {key}; waiting for it", flush=True)
-        fcntl.flock(guard, fcntl.LOCK_EX)
 
 
 def _add_link_name(gpu: dict[str, str], work: Path) -> None:

@@ -7,13 +7,13 @@ and would write into the same files as the next run. `.dvc/tmp/lock` needs nothi
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import file_lock
 import processes
 
 CLOCK_SLACK_S = 2.0  # a process's start is known to about a second
@@ -29,11 +29,11 @@ def clear_rwlock(root: Path) -> list[str]:
     path = root / ".dvc" / "tmp" / "rwlock"
     if not path.exists():
         return []
-    with path.with_name("rwlock.lock").open("a+") as guard:
-        try:
-            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return []  # a DVC process is writing it at this moment, so it is nobody's legacy
+    try:
+        guard = file_lock.acquire(path.with_name("rwlock.lock"))
+    except file_lock.LockHeld:
+        return []  # a DVC process is writing the file right now, so it is in use
+    with guard:
         try:
             written = path.stat().st_mtime
             held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -7,7 +7,6 @@ anew (packages come out of the installer's cache, Horovod's wheel out of ours); 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import build_horovod
+import file_lock
 import pip_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,16 +175,7 @@ def _same_device() -> bool:
 def run(switch: str) -> None:
     """Bring .venv to what the inputs say."""
     (ROOT / ".make").mkdir(exist_ok=True)
-    with (ROOT / ".make" / "setup.lock").open("a+") as guard:
-        try:
-            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            guard.seek(0)
-            print(f"setup: process {guard.read() or 'unknown'} is setting up this checkout; waiting for it", flush=True)
-            fcntl.flock(guard, fcntl.LOCK_EX)
-        guard.truncate(0)
-        guard.write(str(os.getpid()))
-        guard.flush()
+    with file_lock.acquire_or_wait(ROOT / ".make" / "setup.lock", "setting up this checkout"):
         if is_current(switch):
             return
         start, old, new = time.monotonic(), stamp(), key(switch)

@@ -9,15 +9,14 @@ still runs. Needs Linux.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import IO
 
+import file_lock
 import processes
 
 BUSY = 3
@@ -29,39 +28,28 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _read_holder(file: IO[str]) -> tuple[int, str]:
-    file.seek(0)
-    pid, _, since = file.read().partition(" ")
-    return (int(pid) if pid.isdigit() else 0), since.strip()
-
-
 def acquire(name: str) -> IO[str] | None:
     """Take the lock, or say who has it and return None. Left-overs of a killed holder are ended first."""
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{name}.lock"
-    file = path.open("a+")
     for attempt in range(2):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            pid, since = _read_holder(file)
-            if attempt or not pid or processes.alive(pid):
+            file = file_lock.acquire(path)
+        except file_lock.LockHeld as held:
+            if attempt or not held.pid or processes.alive(held.pid):
                 print(
-                    f"{name}: already at work in this checkout, process {pid or 'unknown'}, since {since or 'just now'}; "
-                    f"wait for it, or stop it with: kill {pid or '...'}",
+                    f"{name}: already running in this checkout ({held}); "
+                    f"wait for it, or stop it with: kill {held.pid or '...'}",
                     file=sys.stderr,
                 )
-                file.close()
                 return None
-            # the holder was killed; what it started still runs and holds the lock for it
+            # the holder was killed; its child processes still run and have inherited the lock
             ended = processes.stop([], also=lambda: processes.has_open(path))
             print(f"{name}: ended {len(ended)} processes that a killed run had left behind", file=sys.stderr)
-    file.seek(0)
-    file.truncate()
-    file.write(f"{os.getpid()} {time.strftime('%Y-%m-%d %H:%M:%S')}")
-    file.flush()
-    return file
+        else:
+            file_lock.write_holder(file)
+            return file
+    return None
 
 
 def run(lock: IO[str], command: list[str]) -> int:

@@ -1,38 +1,78 @@
-"""alpro/files/locks.py: NEW MODULE."""
+"""Locks between processes: a file that one process at a time holds."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 
-from alpro.errors import TrainingError
+from filelock import FileLock, Timeout
+
+from alpro.errors import AlproError
+
+_held: set[Lock] = set()  # filelock frees the lock of an object that is garbage collected: keep them alive
+
+
+class LockHeld(Exception):
+    """Another process holds the lock; `holder` is the text that it wrote into the lock file."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(holder)
+        self.holder = holder
 
 
 class Lock:
-    """A file that one process at a time holds: a record lock, which dies with its process and no child inherits."""
+    """A lock file, held from the construction until `release`, the end of a `with` block or the end of the process.
 
-    def __init__(self, path: Path, doing: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+    Built on filelock (flock), which closes the file in forked and executed children, so that no child keeps the lock. It
+    does not record who holds the lock, hence this class. The holder is written into the file; flock survives that, while a
+    POSIX record lock would be lost as soon as the process closes the file a second time. `tools/file_lock.py` is the same
+    lock for scripts that run before anything is installed.
+    """
+
+    def __init__(self, path: Path, holder: str = "", wait_s: float = 0.0) -> None:
+        """Take the lock. Raises LockHeld if another process keeps it for more than `wait_s` seconds.
+
+        `holder` is shown to processes that are refused; by default it names this process and the time.
+        """
+        # A soft lock, filelock's fallback without flock, would outlive a killed process.
+        self._lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+        self._path = path
         while True:
-            self.handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                fcntl.lockf(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.exists(path) and os.path.samestat(os.fstat(self.handle), os.stat(path)):
-                    break  # else its last holder removed it between our two calls
-                os.close(self.handle)
-            except OSError:
-                holder = os.pread(self.handle, 200, 0).decode(errors="replace").strip() or "another process"
-                os.close(self.handle)
-                raise TrainingError(f"{path}: {doing} already runs ({holder}); wait for it, or end it first") from None
-        os.ftruncate(self.handle, 0)
-        os.pwrite(self.handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                self._lock.acquire(timeout=wait_s)
+                break
+            except Timeout:
+                try:
+                    raise LockHeld(path.read_text(encoding="utf-8").strip() or "another process") from None
+                except FileNotFoundError:
+                    continue  # its last holder removed the file while we tried to lock it
+        _held.add(self)
+        path.write_text(f"{holder or this_process()}\n", encoding="utf-8")
 
     def release(self) -> None:
-        """Let others in; the file goes too. A second call does nothing."""
-        if self.handle >= 0:
-            self.path.unlink(missing_ok=True)
-            os.close(self.handle)
-            self.handle = -1
+        """Free the lock and remove its file. A second call does nothing."""
+        if self._lock.is_locked:
+            self._path.unlink(missing_ok=True)  # before the lock is free: afterwards the file may be another holder's
+            self._lock.release()
+            _held.discard(self)
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+def take_lock(path: Path, task: str, error: type[AlproError], wait_s: float = 0.0) -> Lock:
+    """Take the lock of a task; if another process holds it, raise `error` with a message that names the holder."""
+    try:
+        return Lock(path, wait_s=wait_s)
+    except LockHeld as held:
+        raise error(f"{path}: {task} is already running ({held.holder}); wait for it, or stop it first") from None
+
+
+def this_process() -> str:
+    """Describe this process for somebody who waits for it: number, host and time."""
+    return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
 import sqlite3
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from alpro.errors import TrackingError
+from alpro.files.locks import take_lock
 from alpro.lineage import main_checkout
 
 if TYPE_CHECKING:
@@ -126,22 +125,10 @@ def locked(root: Path) -> Iterator[None]:
     """Lock the store for this project. Raises TrackingError if the lock is not free within LOCK_S."""
     try:
         store_folder(root).mkdir(parents=True, exist_ok=True)
-        lock = (store_folder(root) / "lock").open("a")
+        lock = take_lock(store_folder(root) / "lock", "another `alpro track sync`", TrackingError, wait_s=LOCK_S)
     except OSError as error:
         raise TrackingError(f"{store_folder(root)}: cannot be written ({error.strerror})") from None
     with lock:
-        deadline = time.monotonic() + LOCK_S
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    message = (
-                        f"{lock.name}: locked by another `alpro track sync` for {LOCK_S:.0f} s; try again when it has ended"
-                    )
-                    raise TrackingError(message) from None
-                time.sleep(0.1)
         yield
 
 

@@ -24,7 +24,7 @@ from alpro.errors import AlproError, ConfigError, TrainingError, nearest
 from alpro.files import fingerprint
 from alpro.files.atomic import new_dir
 from alpro.files.json_files import write_json
-from alpro.files.locks import Lock
+from alpro.files.locks import Lock, take_lock
 from alpro.launch import heartbeat
 from alpro.terminal import console
 from alpro.training import resume
@@ -194,7 +194,7 @@ class _Place:
         parts = {what: value for what, value in self.given.items() if what != "processes"}
         parts["code"] = fingerprint.code_version()
         path = self.stage / fingerprint.fingerprint(**parts)
-        self._lock = Lock(self.stage / f"output-{name}.lock", f"a training of {self.output}")
+        self._lock = take_lock(self.stage / f"output-{name}.lock", f"a training of {self.output}", TrainingError)
         self.store = Store(path, self.say)
         prune(self.stage, path)
         write_json(path / PARTS, parts)

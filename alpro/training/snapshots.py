@@ -22,7 +22,7 @@ from torch import Tensor
 from alpro.errors import TrainingError
 from alpro.files.atomic import new_dir, save_tensors, sha256
 from alpro.files.json_files import write_json
-from alpro.files.locks import Lock
+from alpro.files.locks import take_lock
 from alpro.terminal import console
 
 KEEP = 2
@@ -95,7 +95,7 @@ class Store:
     def __init__(self, path: str | Path, say: Callable[[str], None] = console.say) -> None:
         self.path = Path(path)
         self.say = say
-        self.lock = Lock(self.path / "lock", "a training")
+        self.lock = take_lock(self.path / "lock", "a training", TrainingError)
         for left in self.path.glob(".*"):  # a write that a kill cut off
             shutil.rmtree(left, ignore_errors=True)
 
@@ -196,7 +196,7 @@ def prune(stage: Path, keep: Path, others: int = 2) -> None:
     stores = [path for path in stage.iterdir() if path.is_dir() and path != keep and not path.name.startswith(".")]
     for old in sorted(stores, key=lambda path: path.stat().st_mtime)[:-others]:
         try:
-            lock = Lock(old / "lock", "a training")
+            lock = take_lock(old / "lock", "a training", TrainingError)
         except TrainingError:
             continue
         gone = Path(tempfile.mkdtemp(dir=stage, prefix=".gone."))

@@ -88,7 +88,7 @@ def test_a_second_training_is_refused_and_a_dead_holder_is_not_waited_for(tmp_pa
     with forked(hold) as child:
         while not (tmp_path / "held").exists():
             time.sleep(0.01)
-        with pytest.raises(TrainingError, match=f"already runs .process {child} ") as refused:
+        with pytest.raises(TrainingError, match=f"a training is already running .process {child} ") as refused:
             Store(tmp_path / "s")
         assert "\n" not in str(refused.value)
     Store(tmp_path / "s").close()  # the holder was killed: its lock died with it
@@ -128,7 +128,7 @@ def test_old_stores_of_a_stage_go_but_never_one_in_use(tmp_path: Path) -> None:
         os.utime(tmp_path / f"old{number}", (number, number))
 
     def hold() -> None:
-        Lock(tmp_path / "old0" / "lock", "a training")
+        Lock(tmp_path / "old0" / "lock")
         (tmp_path / "held").touch()
         signal.pause()
 

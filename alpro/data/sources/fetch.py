@@ -6,12 +6,10 @@ checksum for is hashed and recorded, so that the next fetch, or a colleague's, i
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from alpro.data.sources.download import Expected, Unavailable, download, mismatc
 from alpro.data.sources.given import copy_folder, find
 from alpro.data.sources.registry import File, Source, source
 from alpro.errors import DataError
+from alpro.files.locks import take_lock
 from alpro.terminal.progress import reporting
 
 Say = Callable[[str], None]
@@ -38,7 +37,9 @@ def fetch(name: str, root: str | Path = ".", given: Sequence[Path] = (), keep: b
     say(f"  licence: {entry.licence}")
     _check_link(entry, root, say)
     folders: list[str] = []
-    with _alone(root / "data" / ".fetch" / name) as work:
+    work = root / "data" / ".fetch" / name
+    work.mkdir(parents=True, exist_ok=True)
+    with take_lock(work / "lock", "a fetch of this set", DataError):
         files = [pair for path in given for pair in find(path, entry)]
         for file, path in files:
             folders += _take(name, file, path, root, work, say)
@@ -197,15 +198,3 @@ def _check_link(entry: Source, root: Path, say: Say) -> None:
 
 def _noted(entry: Source) -> list[str]:
     return [f"  note: {entry.note}"] if entry.note else []
-
-
-@contextmanager
-def _alone(work: Path) -> Iterator[Path]:
-    """One fetch of a set at a time."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{work}: another fetch of this set is running") from None
-        yield work
