@@ -63,7 +63,7 @@ def disconnect() -> None:
     After a rank is lost, Horovod keeps its connections until all ranks have met again. A rank that waits for this one,
     and not for the lost one, would notice nothing until Gloo's timeout.
     """
-    sockets.hang_up(_connections)
+    sockets.close_connections(_connections)
 
 
 def rejoin() -> None:

@@ -10,35 +10,28 @@ from contextlib import contextmanager
 from alpro import distributed
 from alpro.evaluation.sharing import Progress
 from alpro.launch import heartbeat
+from alpro.terminal.progress import Bar
 
 LINE_EVERY_S = 30.0
 
 
 @contextmanager
 def reporting(label: str) -> Iterator[Progress]:
-    """Yield a function of (units done, units in all) that shows the progress; only rank 0 prints."""
+    """Yield a function of (units done, total units) that shows progress; only rank 0 prints."""
     if distributed.rank() != 0 or not label:
         yield lambda done, total: heartbeat.beat(label, done, total)
         return
-    if sys.stderr.isatty():
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    bar = Bar(sys.stderr)
+    last_s = time.monotonic()
 
-        with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bars:
-            bar = bars.add_task(label, total=None)
-
-            def show(done: int, total: int) -> None:
-                bars.update(bar, completed=done, total=total)
-                heartbeat.beat(label, done, total)
-
-            yield show
-        return
-    last = time.monotonic()
-
-    def line(done: int, total: int) -> None:
-        nonlocal last
+    def report(done: int, total: int) -> None:
+        nonlocal last_s
         heartbeat.beat(label, done, total)
-        if done == total or time.monotonic() - last > LINE_EVERY_S:
-            last = time.monotonic()
+        bar.update(label, done, total)
+        if not bar.visible and (done == total or time.monotonic() - last_s > LINE_EVERY_S):
+            last_s = time.monotonic()
             print(f"{label}: {done}/{total}", flush=True)
 
-    yield line
+    with bar.shown():
+        bar.update(label, 0, None)
+        yield report

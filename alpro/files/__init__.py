@@ -1,1 +1,1 @@
-"""alpro/files."""
+"""Files on disk: atomic writes, JSON, fingerprints and locks."""

@@ -1,1 +1,1 @@
-"""alpro/launch."""
+"""`alpro launch`: start, supervise and end the processes of a distributed run."""

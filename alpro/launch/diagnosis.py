@@ -1,32 +1,27 @@
-"""alpro/launch/diagnosis.py: NEW MODULE."""
+"""Finds the rank that caused a failure among the symptoms that reach the launcher."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-PREFIX = re.compile(r"^\[(\d+)\]<(stdout|stderr)>:(.*)$", re.S)
-
-
-GLOO = re.compile(r"\[[\d-]+ [\d:.]+: [EF] \S*/gloo/")  # of a rank that is gone: often told before the cause
-
-
-KILLED = "ended without a word; it was killed, or the memory ran out"
-
-
-VANISHED = "can't be reached any more; its host, or the network to it, is gone"
-
-
-ENDED = "left with"
-
-
+PREFIX = re.compile(r"^\[(\d+)\]<(stdout|stderr)>:(.*)$", re.S)  # of a rank's line in horovodrun's output
+GLOO = re.compile(r"\[[\d-]+ [\d:.]+: [EF] \S*/gloo/")  # Gloo's follow-up errors about a lost rank; often before the real cause
 EXIT = re.compile(r"^Process (\d+) exit with status code (-?\d+)\.")
+KILLED = "ended without an error message; it was killed, or memory ran out"
+VANISHED = "cannot be reached; its host or the network to it is down"
+ENDED = "ended with"
+STEP_PHASES = ("reading", "computing", "exchange", "saving")  # heartbeats within a training step
+
+Event = tuple[str, Any, Any]  # kind, source, content
 
 
 @dataclass
 class Rank:
-    """What is known of one process."""
+    """State of one rank, as the launcher sees it."""
 
     number: int
     host: str = "?"
@@ -36,28 +31,70 @@ class Rank:
     stoppable: bool = False
     failed: bool = False
     beats: int = 0
-    where: str = "the start"
-    heard_s: float = field(default_factory=time.monotonic)
-    words: list[str] = field(default_factory=list)  # last lines of its stderr
+    position: str = "the start"
+    last_message_s: float = field(default_factory=time.monotonic)
+    stderr_tail: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return f"rank {self.number} ({self.host}, process {self.pid})" if self.pid else f"rank {self.number}"
 
+    def record_beat(self, message: dict[str, Any]) -> None:
+        """Take over the progress of a heartbeat."""
+        self.beats, self.position = message["count"], message["what"]
+        if message["step"] is not None:
+            self.position += f" of step {message['step']}"
+
 
 @dataclass
 class Symptom:
-    """One piece of news that something failed."""
+    """One sign that something failed: an observation from outside, or the failing rank's own message."""
 
     rank: Rank | None
-    seen: str
-    told: str = ""
+    observation: str
+    message: str = ""
 
-    def doubt(self) -> int:
-        """How likely it is only the consequence of another rank's failure."""
-        if self.told:
-            return 4 if self.told.startswith("HorovodInternalError") else 0
-        return {VANISHED: 1, KILLED: 1, f"{ENDED} an error": 2}.get(self.seen, 3 if self.rank else 5)
+    def side_effect_score(self) -> int:
+        """Return 0 for a root cause; higher values are more likely side effects of another rank's failure."""
+        if self.message:
+            return 4 if self.message.startswith("HorovodInternalError") else 0
+        return {VANISHED: 1, KILLED: 1, f"{ENDED} an error": 2}.get(self.observation, 3 if self.rank else 5)
+
+
+def collect_symptoms(
+    first: Symptom, events: Iterable[Event], ranks: list[Rank], exited: list[Rank]
+) -> tuple[list[Symptom], list[str]]:
+    """Return all symptoms, and the lines of output that arrived with them. Appends ranks that leave to `exited`."""
+    symptoms, lines = [first], []
+    for kind, source, content in events:
+        if kind == "line":
+            lines.append(content)
+            if ended := EXIT.match(content):
+                symptoms.append(Symptom(ranks[int(ended[1])], f"{ENDED} exit code {ended[2]}"))
+        elif kind == "gone" and not source.leaving:
+            symptoms.append(Symptom(source, content))
+        elif kind == "message" and content["event"] == "leaving":
+            source.leaving = True
+            exited.append(source)
+        elif kind == "message" and content["event"] == "failed":
+            symptoms.append(Symptom(source, "", content["line"]))
+    if exited:
+        symptoms.append(Symptom(exited[0], f"{ENDED} an error"))  # the first rank that leaves takes the others down
+    return symptoms, lines
+
+
+def find_cause(symptoms: list[Symptom], lines: list[str]) -> tuple[Rank | None, str, list[str]]:
+    """Return the culprit (None if no rank is to blame), a description of the failure, and the culprit's lines in `lines`."""
+    cause = min(symptoms, key=Symptom.side_effect_score)
+    rank, message = cause.rank, cause.message
+    if rank is None:
+        return None, cause.observation, []
+    own_lines = [m[3].rstrip() for text in lines if (m := PREFIX.match(text)) and int(m[1]) == rank.number]
+    if not message:
+        candidates = reversed([*rank.stderr_tail, *own_lines])
+        message = next((text.removeprefix("alpro: ") for text in candidates if is_error(text)), "")
+    return rank, f"{rank} failed: {message}" if message else f"{rank} {cause.observation}", own_lines
 
 
 def is_error(line: str) -> bool:
+    """Return True if a line of a rank's stderr is the message of an exception, or of `alpro` itself."""
     return line.startswith("alpro: ") or bool(re.match(r"^[\w.]*(Error|Exception|Interrupt)\b", line))

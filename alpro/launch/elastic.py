@@ -1,8 +1,9 @@
-"""`alpro launch` with `launch.min_processes`: a lost process is said, and the run goes on while enough are left.
+"""`alpro launch` with `launch.min_processes`: the run continues as long as enough processes remain.
 
-Horovod gives up the host of a lost process as a whole, and takes in hosts and slots that the discovery program prints later.
-Everything else is as in alpro.launch: the launcher's death ends all, a world without progress is ended, the failure that
-left too few processes is named.
+A lost process is reported, and the run ends only if fewer than `min_processes` remain. Horovod gives up the whole host of a
+lost process, and adds hosts and slots that the discovery program prints later. Everything else is as in
+alpro.launch.supervisor: if the launcher dies all processes end, a stalled world is ended, and the error names the failure
+that left too few processes.
 """
 
 from __future__ import annotations
@@ -24,74 +25,75 @@ from alpro.terminal import console
 
 
 def run_world(settings: Launch, command: list[str]) -> int:
-    """Run a command on between `min_processes` and `max_processes` processes; returns 0, or raises LaunchError."""
+    """Run a command on `min_processes` to `max_processes` processes; return 0. Raises LaunchError if too few remain."""
     with tempfile.TemporaryDirectory(prefix="alpro-launch-") as folder:
         discovery = settings.discovery or str(fixed_hosts(settings.hosts or "", Path(folder)))
-        hosts = discovered(discovery)
-        whole = elastic_command(settings, discovery, hosts, command)
-        console.say("alpro launch: " + shlex.join(whole))
-        return ElasticSupervisor(settings.model_copy(update={"hosts": hosts}), whole, worker_environment(settings)).wait()
+        hosts = discovered_hosts(discovery)
+        full_command = elastic_command(settings, discovery, hosts, command)
+        console.say("alpro launch: " + shlex.join(full_command))
+        settings = settings.model_copy(update={"hosts": hosts})
+        return ElasticSupervisor(settings, full_command, worker_environment(settings)).wait()
 
 
 def elastic_command(settings: Launch, discovery: str, hosts: str, command: list[str]) -> list[str]:
-    """The command of an elastic world. Raises LaunchError where `horovodrun` is missing."""
-    here = ["--network-interfaces", "lo"] if own_address(hosts) == "127.0.0.1" else []
+    """Return the full command of an elastic world. Raises LaunchError if `horovodrun` is not installed."""
+    loopback = ["--network-interfaces", "lo"] if own_address(hosts) == "127.0.0.1" else []
     return [
         *horovodrun(settings),
         *("--min-np", str(settings.min_processes), "--max-np", str(settings.max_processes or settings.world)),
-        *("--host-discovery-script", discovery, "--elastic-timeout", f"{settings.start_timeout_s:.0f}", *here, *command),
+        *("--host-discovery-script", discovery, "--elastic-timeout", f"{settings.start_timeout_s:.0f}", *loopback, *command),
     ]
 
 
 def fixed_hosts(hosts: str, folder: Path) -> Path:
-    """A discovery program for hosts that don't change."""
+    """Write a discovery program for hosts that do not change; return its path."""
     program = folder / "discovery"
     program.write_text("#!/bin/sh\n" + "".join(f"echo {shlex.quote(host)}\n" for host in hosts.split(",") if host))
     program.chmod(0o755)
     return program
 
 
-def discovered(program: str) -> str:
-    """The hosts that a discovery program prints now, as a list of Horovod's. Raises LaunchError when it fails."""
+def discovered_hosts(program: str) -> str:
+    """Run a discovery program; return its hosts in the form of `launch.hosts`. Raises LaunchError if it fails."""
     try:
-        found = subprocess.run(
+        hosts = subprocess.run(
             [os.path.abspath(program)], capture_output=True, text=True, timeout=60, check=True
         ).stdout.split()
     except (OSError, subprocess.SubprocessError) as error:
-        raise LaunchError(f"launch.discovery: {program} can't be run ({error}); it must print `name:slots` lines") from None
-    if not found:
-        raise LaunchError(f"launch.discovery: {program} prints no host")
-    return ",".join(found)
+        raise LaunchError(f"launch.discovery: {program} cannot be run ({error}); it must print `name:slots` lines") from None
+    if not hosts:
+        raise LaunchError(f"launch.discovery: {program} prints no host; it must print `name:slots` lines")
+    return ",".join(hosts)
 
 
 class ElasticSupervisor(Supervisor):
-    """Processes come and go; each keeps the number that it began with, which its lines carry."""
+    """Supervises a world whose processes come and go. Each keeps its first number, which prefixes its lines."""
 
     def __init__(self, settings: Launch, command: list[str], environment: dict[str, str]) -> None:
         super().__init__(settings, command, environment)
         self.ranks: list[Rank] = []
-        self.failure = ""  # the one that left too few, or the last
-        self.met = False
+        self.failure = ""  # the failure that left too few processes, or the last one
+        self.met = False  # all processes of the first world have joined
 
-    def _enter(self, number: int) -> Rank:
+    def _register(self, number: int) -> Rank:
         self.ranks.append(rank := Rank(number))
         return rank
 
-    def _numbered(self, number: int) -> Rank:
+    def _rank_of_output(self, number: int) -> Rank:
         return next((rank for rank in reversed(self.ranks) if rank.number == number), Rank(number))
 
-    def _lost(self, rank: Rank, seen: str, told: str = "") -> None:
+    def _on_failure(self, rank: Rank, observation: str, message: str = "") -> None:
         if rank not in self.ranks or rank.failed:
             return
         rank.failed = True
-        line = f"{rank} failed: {told}" if told else f"{rank} {seen}"
+        line = f"{rank} failed: {message}" if message else f"{rank} {observation}"
         left, needed = sum(not other.failed and not other.leaving for other in self.ranks), self.settings.min_processes or 1
         if left + 1 >= needed:
             self.failure = line
         console.say(f"alpro launch: {line}; {left} processes are left, {needed} are needed", sys.stderr)
 
-    def _failure(self, rank: Rank | None, seen: str, told: str = "") -> LaunchError:
-        return LaunchError((self.failure or seen) + self._own_words())
+    def _diagnose(self, rank: Rank | None, observation: str, message: str = "") -> LaunchError:
+        return LaunchError((self.failure or observation) + self._horovodrun_tail())
 
     def _check_times(self, began_s: float) -> None:
         active = [rank for rank in self.ranks if not rank.failed and not rank.leaving]
@@ -100,7 +102,7 @@ class ElasticSupervisor(Supervisor):
         if not self.met and now_s - began_s > self.settings.start_timeout_s:
             joined = sum(rank.joined for rank in active)
             raise LaunchError(
-                f"{joined} of {self.settings.world} processes met within launch.start_timeout_s="
-                f"{self.settings.start_timeout_s:g} s{self._own_words()}"
+                f"{joined} of {self.settings.world} processes joined within launch.start_timeout_s="
+                f"{self.settings.start_timeout_s:g} s{self._horovodrun_tail()}"
             )
         self._check_stall(active, now_s)

@@ -1,8 +1,8 @@
-"""A process's side of `alpro launch`: it tells how far it is, and never outlives what started it.
+"""The rank's link to the launcher: sends heartbeats and failures, and exits when the launcher or parent is gone.
 
-The launcher's address comes in `ALPRO_LAUNCHER` (host:port:token). Over that one connection go heartbeats, the line of a
-failure, and, by its mere end, the news that the launcher is gone: then the process ends at once, on any host. A process that
-`horovodrun` started by hand watches its parent instead. Nothing here needs Horovod or torch.
+The launcher's address comes in `ALPRO_LAUNCHER` (host:port:token). A rank sends its heartbeats and the message of a failure
+over one connection. When that connection ends, the launcher is gone and the rank exits at once, on any host. A rank that was
+started by `horovodrun` without `alpro launch` watches its parent instead. Nothing here needs Horovod or torch.
 """
 
 from __future__ import annotations
@@ -15,19 +15,13 @@ import sys
 import threading
 from typing import Any
 
-from alpro.system.parent import _orphaned, die_with_parent, watch_process
+from alpro.system.parent import die_with_parent, exit_orphaned, watch_process
 
 ADDRESS = "ALPRO_LAUNCHER"
-
-
 HEARD = b"heard\n"  # the launcher's answer to a failure
-
-
-HEARD_S = 2.0
+HEARD_S = 2.0  # how long a failing rank waits for that answer
 
 _link: _Link | None = None
-
-
 _stop = threading.Event()
 
 
@@ -52,19 +46,19 @@ class _Link:
             with self.lock:
                 self.socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
-            _orphaned()
+            exit_orphaned()
 
     def _wait_for_end(self) -> None:
         try:
             for line in self.socket.makefile("rb"):
-                (self.heard if line == HEARD else _stop).set()  # the launcher has nothing else to say
+                (self.heard if line == HEARD else _stop).set()  # the launcher sends only these two
         except OSError:
             pass
-        _orphaned()
+        exit_orphaned()
 
 
 def start() -> None:
-    """Begin to watch, where this process was started as one of a world; a second call does nothing."""
+    """Connect to the launcher if this process was started as a rank. A second call does nothing."""
     global _link
     if _link is not None or "HOROVOD_RANK" not in os.environ:
         return
@@ -76,20 +70,20 @@ def start() -> None:
     try:
         _link = _Link(address, int(os.environ["HOROVOD_RANK"]))
     except OSError:
-        _orphaned()
+        exit_orphaned()
 
 
 def joined() -> None:
-    """Tell the launcher that this process has met the others of its world."""
+    """Tell the launcher that this rank has connected to all others."""
     if _link is not None:
         _link.send(event="joined")
-        # registered after Horovod's own exit handler, so it runs before that one disturbs the other ranks
+        # registered after Horovod's own exit handler, so it runs before Horovod disconnects from the other ranks
         atexit.register(_leave)
-        sys.excepthook = _tell_then(sys.excepthook)
+        sys.excepthook = _reporting_hook(sys.excepthook)
 
 
 def notice_loss(connection: socket.socket) -> None:
-    """Have a connection fail within half a minute of the other host's vanishing, which closes nothing (Linux)."""
+    """Make a connection fail within 30 s after the other host vanished without closing it (Linux)."""
     if sys.platform == "linux":
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in (
@@ -99,23 +93,23 @@ def notice_loss(connection: socket.socket) -> None:
 
 
 def stoppable(can: bool) -> None:
-    """Tell the launcher whether this process looks at `stop_asked`, so that it is worth waiting for."""
+    """Tell the launcher whether this process can stop gracefully (it polls `stop_asked`)."""
     if _link is not None:
         _link.send(event="stoppable", can=can)
 
 
 def stop_asked() -> bool:
-    """True once the launcher, or whoever called `ask_to_stop`, wants an end at the next good moment."""
+    """Return True once a graceful stop was requested, by the launcher or by `ask_to_stop`."""
     return _stop.is_set()
 
 
 def ask_to_stop() -> None:
-    """What the handler of SIGTERM calls."""
+    """Request a graceful stop of this process; called by the handler of SIGTERM."""
     _stop.set()
 
 
 def beat(what: str, step: int | None = None, total: int | None = None) -> None:
-    """Tell the launcher that this process goes on, and where it is."""
+    """Tell the launcher that this rank makes progress: what it does now, and step `step` of `total`."""
     if _link is None or _link.owner != os.getpid():
         return
     _link.count += 1
@@ -123,23 +117,23 @@ def beat(what: str, step: int | None = None, total: int | None = None) -> None:
 
 
 def failed(line: str) -> None:
-    """Tell the launcher why this process is about to end, before the others can fail because of it.
+    """Tell the launcher why this rank is about to end, before the other ranks can fail because of it.
 
-    It has heard that when this returns, so that its line comes before any that this process prints next.
+    Waits until the launcher has received the message, so that it is printed before this rank's own output.
     """
     if _link is not None and _link.owner == os.getpid():
         _link.send(event="failed", line=line)
         _link.heard.wait(HEARD_S)
 
 
-def _tell_then(hook: Any) -> Any:
-    """An exception hook that tells the launcher first: the other ranks can only fail after that."""
+def _reporting_hook(hook: Any) -> Any:
+    """Return an exception hook that reports to the launcher first, then calls `hook`."""
 
-    def tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    def report(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         failed(f"{kind.__name__}: {error}".splitlines()[0])
         hook(kind, error, trace)
 
-    return tell
+    return report
 
 
 def _leave() -> None:

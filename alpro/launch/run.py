@@ -33,6 +33,6 @@ def run_world(settings: Launch, command: list[str]) -> int:
         from alpro.launch import elastic
 
         return elastic.run_world(settings, command)
-    whole = horovodrun_command(settings, command)
-    console.say("alpro launch: " + shlex.join(whole))
-    return Supervisor(settings, whole, worker_environment(settings)).wait()
+    full_command = horovodrun_command(settings, command)
+    console.say("alpro launch: " + shlex.join(full_command))
+    return Supervisor(settings, full_command, worker_environment(settings)).wait()

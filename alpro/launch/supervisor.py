@@ -22,20 +22,16 @@ from typing import IO, Any
 
 from alpro.config import Launch
 from alpro.errors import LaunchError
-from alpro.launch import heartbeat
-from alpro.launch.bar import Bar
+from alpro.launch import diagnosis, heartbeat
 from alpro.launch.command import own_address
-from alpro.launch.diagnosis import ENDED, EXIT, GLOO, KILLED, PREFIX, VANISHED, Rank, Symptom, is_error
+from alpro.launch.diagnosis import ENDED, EXIT, GLOO, KILLED, PREFIX, STEP_PHASES, VANISHED, Event, Rank, Symptom
 from alpro.system import parent
 from alpro.terminal import console
+from alpro.terminal.progress import Bar
 
-GRACE_S = 120.0  # ranks that were asked to stop, and can, are killed after this: a full-size step and snapshot fit in
-
-
-WORDS_S = 1.0  # what a failing rank printed may arrive after the news of its failure
-
-
-LAST_LINES = 200
+GRACE_S = 120.0  # time for ranks to stop gracefully, then they are killed; enough for a full-size step and snapshot
+LATE_OUTPUT_S = 1.0  # a failing rank's output may arrive this much later than the news of its failure
+STDERR_LINES = 200
 
 
 class Supervisor:
@@ -44,14 +40,14 @@ class Supervisor:
     def __init__(self, settings: Launch, command: list[str], environment: dict[str, str]) -> None:
         self.settings = settings
         self.ranks = [Rank(number) for number in range(settings.world)]
-        self.events: queue.Queue[tuple[str, Any, Any]] = queue.Queue()
+        self.events: queue.Queue[Event] = queue.Queue()
         self.token = secrets.token_hex(16)
         self.connections: list[socket.socket] = []
-        self.leavers: list[Rank] = []  # in the order in which they left
-        self.words: list[str] = []  # what horovodrun itself printed
-        self.stopping = ""
-        self.bar = Bar()
+        self.exited: list[Rank] = []  # in exit order
+        self.horovodrun_lines: list[str] = []
+        self.stopping = ""  # why the run was asked to stop
         self.impatient = False  # asked a second time
+        self.bar = Bar(sys.stdout, transient=True)
         host = own_address(settings.hosts)
         self.listener = socket.create_server((host, 0))
         environment["PYTHONUNBUFFERED"] = "1"
@@ -62,8 +58,8 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C reaches it through this process, once
-            # not SIGTERM, after which a horovodrun was seen to stay, all its ranks gone and nobody reading its pipes
+            start_new_session=True,  # a terminal's Ctrl-C then reaches it only through this process
+            # SIGKILL: after SIGTERM, a horovodrun without ranks and without a reader of its pipes was seen to stay
             preexec_fn=lambda: parent.set_parent_death_signal(signal.SIGKILL),
         )
         for stream, name in ((self.process.stdout, "stdout"), (self.process.stderr, "stderr")):
@@ -71,7 +67,7 @@ class Supervisor:
         threading.Thread(target=self._accept, daemon=True).start()
         threading.Thread(target=lambda: self.events.put(("exit", self.process.wait(), None)), daemon=True).start()
 
-    # threads: each only puts events
+    # --- threads: each only puts events -----------------------------------------------------------------------
 
     def _read_output(self, stream: IO[bytes], name: str) -> None:
         for line in stream:
@@ -96,7 +92,7 @@ class Supervisor:
                 if rank is None:
                     if message.get("token") != self.token:
                         return
-                    rank = self._enter(int(message["rank"]))
+                    rank = self._register(int(message["rank"]))
                     self.connections.append(connection)
                 self.events.put(("message", rank, message))
                 if message["event"] == "failed":
@@ -108,11 +104,11 @@ class Supervisor:
         if rank is not None:
             self.events.put(("gone", rank, end))
 
-    def _enter(self, number: int) -> Rank:
-        """The process of a new connection."""
+    def _register(self, number: int) -> Rank:
+        """Return the rank that has opened a connection."""
         return self.ranks[number]
 
-    # the main thread
+    # --- the main thread --------------------------------------------------------------------------------------
 
     def wait(self) -> int:
         """Handle events until the world has ended."""
@@ -125,88 +121,91 @@ class Supervisor:
         try:
             code = None
             while code is None:
-                code = self._next(timeout=0.5)
+                code = self._handle_next(timeout=0.5)
                 if self.stopping and code is None:
                     raise LaunchError(self.stopping)
                 self._check_times(began_s)
             if code != 0:
-                raise self._failure(None, f"horovodrun ended with exit code {code}")
-            for kind, source, content in self._coming(WORDS_S):
+                raise self._diagnose(None, f"horovodrun ended with exit code {code}")
+            for kind, source, content in self._events_during(LATE_OUTPUT_S):
                 if kind == "line":
-                    self._show(source, content)
+                    self._print_line(source, content)
             return 0
         finally:
-            self._end()
+            self._shut_down()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         name = signal.Signals(number).name
         self.impatient = bool(self.stopping)
-        self.stopping = f"stopped by {name}; run the same command again to go on from the last saved state"
+        self.stopping = f"stopped by {name}; run the same command again to resume from the last saved state"
 
-    def _next(self, timeout: float) -> int | None:
-        """Handle one event; the exit code when it was the end of `horovodrun`."""
+    def _handle_next(self, timeout: float) -> int | None:
+        """Handle one event; return the exit code if it was the end of `horovodrun`."""
         try:
             kind, source, content = self.events.get(timeout=timeout)
         except queue.Empty:
             return None
         if kind == "line":
-            self._show(source, content)
+            self._print_line(source, content)
         elif kind == "message":
-            self._hear(source, content)
+            self._handle_message(source, content)
         elif kind == "gone" and not source.leaving:
-            self._lost(source, content)
+            self._on_failure(source, content)
         elif kind == "exit":
             return int(source)
         return None
 
-    def _lost(self, rank: Rank, seen: str, told: str = "") -> None:
-        """A process ended, or told why it is about to."""
-        raise self._failure(rank, seen, told)
+    def _on_failure(self, rank: Rank, observation: str, message: str = "") -> None:
+        """React to a rank that has ended, or has sent the message of its failure."""
+        raise self._diagnose(rank, observation, message)
 
-    def _numbered(self, number: int) -> Rank:
-        """The process whose output carries this number."""
+    def _rank_of_output(self, number: int) -> Rank:
+        """Return the rank whose lines `horovodrun` prefixes with this number."""
         return self.ranks[number]
 
-    def _show(self, stream: str, line: str) -> None:
-        """Print a line of output: rank 0's as it is, the others' named, `horovodrun`'s own and Gloo's only after a failure."""
+    def _print_line(self, stream: str, line: str) -> None:
+        """Print a line of a rank, prefixed except for rank 0. Lines of `horovodrun` and Gloo are kept for a failure."""
         prefixed = PREFIX.match(line)
         if prefixed is not None and GLOO.match(prefixed[3]):
-            self.words.append(line)
+            self.horovodrun_lines.append(line)
             return
         if prefixed is None:
-            self.words.append(line)
+            self.horovodrun_lines.append(line)
             ended = EXIT.match(line)
             if ended and ended[2] != "0" and not self.stopping:
-                self._lost(self._numbered(int(ended[1])), f"{ENDED} exit code {ended[2]}")
+                self._on_failure(self._rank_of_output(int(ended[1])), f"{ENDED} exit code {ended[2]}")
             return
-        rank, stream, text = self._numbered(int(prefixed[1])), prefixed[2], prefixed[3]
-        shown = text if rank.number == 0 else f"rank {rank.number}: {text}"
-        console.say(shown, sys.stderr if stream == "stderr" else sys.stdout, end="")
+        rank, stream, text = self._rank_of_output(int(prefixed[1])), prefixed[2], prefixed[3]
+        output = text if rank.number == 0 else f"rank {rank.number}: {text}"
+        console.say(output, sys.stderr if stream == "stderr" else sys.stdout, end="")
         if stream == "stderr":
-            rank.words = [*rank.words[-LAST_LINES:], text.rstrip()]
+            rank.stderr_tail = [*rank.stderr_tail[-STDERR_LINES:], text.rstrip()]
 
-    def _hear(self, rank: Rank, message: dict[str, Any]) -> None:
-        rank.heard_s = time.monotonic()
+    def _handle_message(self, rank: Rank, message: dict[str, Any]) -> None:
+        rank.last_message_s = time.monotonic()
         event = message["event"]
         if event == "hello":
             rank.host, rank.pid = message["host"], message["pid"]
         elif event == "joined":
             rank.joined = True
         elif event == "beat":
-            rank.beats, rank.where = message["count"], message["what"]
-            if message["step"] is not None:
-                rank.where += f" of step {message['step']}"
+            rank.record_beat(message)
             if rank is next((other for other in self.ranks if not other.failed and not other.leaving), None):
-                self.bar.move(message["what"], message["step"], message["total"])
+                self._move_bar(message)
         elif event == "stoppable":
             rank.stoppable = message["can"]
         elif event == "leaving":
             rank.leaving = True
-            self.leavers.append(rank)
+            self.exited.append(rank)
         elif event == "failed" and not self.stopping:
-            self._lost(rank, "", message["line"])
+            self._on_failure(rank, "", message["line"])
+
+    def _move_bar(self, beat: dict[str, Any]) -> None:
+        """Show steps of a training, or units of an evaluation."""
+        if beat["step"] is not None and beat["total"] is not None:
+            self.bar.update("training" if beat["what"] in STEP_PHASES else beat["what"], beat["step"], beat["total"])
 
     def _check_times(self, began_s: float) -> None:
         now_s = time.monotonic()
@@ -215,58 +214,41 @@ class Supervisor:
             if now_s - began_s > self.settings.start_timeout_s:
                 raise LaunchError(
                     f"rank {', '.join(map(str, absent))} did not join the others within launch.start_timeout_s="
-                    f"{self.settings.start_timeout_s:g} s{self._own_words()}"
+                    f"{self.settings.start_timeout_s:g} s{self._horovodrun_tail()}"
                 )
             return
         self._check_stall([rank for rank in self.ranks if not rank.leaving], now_s)
 
     def _check_stall(self, active: list[Rank], now_s: float) -> None:
-        if active and now_s - max(rank.heard_s for rank in active) > self.settings.stall_timeout_s:
-            # All wait for the one that did least: the order of beats is the same on every rank.
-            slowest = min(active, key=lambda rank: (rank.beats, rank.heard_s))
+        if active and now_s - max(rank.last_message_s for rank in active) > self.settings.stall_timeout_s:
+            # All ranks send the same heartbeats in the same order, so the others wait for the one that sent the fewest.
+            slowest = min(active, key=lambda rank: (rank.beats, rank.last_message_s))
             raise LaunchError(
-                f"{slowest} stalled at {slowest.where}: no rank made progress for launch.stall_timeout_s="
+                f"{slowest} stalled at {slowest.position}: no rank made progress for launch.stall_timeout_s="
                 f"{self.settings.stall_timeout_s:g} s"
             )
 
-    def _failure(self, rank: Rank | None, seen: str, told: str = "") -> LaunchError:
-        """What to raise when a rank failed: the culprit is named with its own words, or else with what was seen from outside.
+    def _diagnose(self, rank: Rank | None, observation: str, message: str = "") -> LaunchError:
+        """Return the error to raise after a failure. It names the most likely culprit, with its own message if there is one.
 
-        The news come in any order and the others fail because of the first, so all that arrives within a moment is weighed,
-        and only the culprit's output is still shown.
+        One failing rank takes the others down, and their messages arrive in any order. Collect everything for one second,
+        pick the most likely root cause and print only that rank's output.
         """
-        signs = [Symptom(rank, seen, told)]
-        late: list[str] = []
-        for kind, source, content in self._coming(WORDS_S):
-            if kind == "line":
-                late.append(content)
-                if ended := EXIT.match(content):
-                    signs.append(Symptom(self.ranks[int(ended[1])], f"{ENDED} exit code {ended[2]}"))
-            elif kind == "gone" and not source.leaving:
-                signs.append(Symptom(source, content))
-            elif kind == "message" and content["event"] == "leaving":
-                source.leaving = True
-                self.leavers.append(source)
-            elif kind == "message" and content["event"] == "failed":
-                signs.append(Symptom(source, "", content["line"]))
-        if self.leavers:
-            signs.append(Symptom(self.leavers[0], f"{ENDED} an error"))  # who leaves first takes the others down with it
-        sign = min(signs, key=Symptom.doubt)
-        rank, told = sign.rank, sign.told
-        own = [m[3].rstrip() for text in late if rank and (m := PREFIX.match(text)) and int(m[1]) == rank.number]
-        if not told and rank is not None:
-            told = next((text.removeprefix("alpro: ") for text in reversed([*rank.words, *own]) if is_error(text)), "")
-        line = f"{rank} failed: {told}" if told else f"{rank} {sign.seen}" if rank else sign.seen + self._own_words()
+        events = self._events_during(LATE_OUTPUT_S)
+        symptoms, lines = diagnosis.collect_symptoms(Symptom(rank, observation, message), events, self.ranks, self.exited)
+        culprit, line, culprit_lines = diagnosis.find_cause(symptoms, lines)
+        if culprit is None:
+            line += self._horovodrun_tail()
         console.say(f"alpro launch: {line}", sys.stderr)
-        for text in own:
-            console.say(f"rank {rank.number}: {text}" if rank else text, sys.stderr)
+        for text in culprit_lines:
+            console.say(f"rank {culprit.number}: {text}" if culprit else text, sys.stderr)
         return LaunchError(line)
 
-    def _own_words(self) -> str:
-        words = " | ".join(line.strip() for line in self.words[-3:] if line.strip())
-        return f" (horovodrun: {words})" if words else ""
+    def _horovodrun_tail(self) -> str:
+        tail = " | ".join(line.strip() for line in self.horovodrun_lines[-3:] if line.strip())
+        return f" (horovodrun: {tail})" if tail else ""
 
-    def _coming(self, seconds: float) -> Iterator[tuple[str, Any, Any]]:
+    def _events_during(self, seconds: float) -> Iterator[Event]:
         until_s = time.monotonic() + seconds
         while (left_s := until_s - time.monotonic()) > 0:
             try:
@@ -274,8 +256,10 @@ class Supervisor:
             except queue.Empty:
                 return
 
-    def _end(self) -> None:
-        """Leave nothing behind: ranks that run well may stop by themselves; then `horovodrun` ends them, or a kill does."""
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def _shut_down(self) -> None:
+        """Leave no process behind: ranks may stop gracefully if asked to, then `horovodrun` ends them, or SIGKILL."""
         if self.process.poll() is None and self.stopping:
             self._ask_to_stop()
         if self.process.poll() is None:
@@ -297,7 +281,7 @@ class Supervisor:
             if self.impatient:
                 return
             try:
-                self._next(timeout=0.1)
+                self._handle_next(timeout=0.1)
             except LaunchError:
                 return
 

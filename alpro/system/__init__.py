@@ -1,1 +1,1 @@
-"""alpro/system."""
+"""Facts about this machine and its processes: GPUs, memory allocator, parent process, sockets."""

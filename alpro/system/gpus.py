@@ -1,4 +1,4 @@
-"""How many GPUs torch will find on this machine, without importing it, which takes seconds: a launcher has to know."""
+"""Number of GPUs that torch will find on this machine. Does not import torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ANSWER_S = 30
 
 
 def count() -> int:
-    """GPUs that a process started here may use; 0 where torch is built for CPUs, whatever the machine has."""
+    """Return how many GPUs a process started here may use; 0 if the installed torch is a CPU build."""
     try:
         version = metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -23,7 +23,7 @@ def count() -> int:
 
 @cache
 def _installed() -> int:
-    """As the driver's own tool lists them; where that is missing, as the kernel does."""
+    """Count the GPUs with nvidia-smi, or in the kernel's list if that program is missing."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=ANSWER_S)
     except (OSError, subprocess.TimeoutExpired):
@@ -32,13 +32,13 @@ def _installed() -> int:
 
 
 def _visible(installed: int, chosen: str | None) -> int:
-    """Those that CUDA_VISIBLE_DEVICES leaves, as CUDA reads it: up to the first entry that is none."""
+    """Count the GPUs that CUDA_VISIBLE_DEVICES selects. Like CUDA, stop at the first invalid entry."""
     if chosen is None:
         return installed
-    number = 0
+    visible = 0
     for entry in (part.strip() for part in chosen.split(",")):
-        named = entry.startswith(("GPU-", "MIG-"))
-        if number == installed or not (named or (entry.isdigit() and int(entry) < installed)):
+        is_name = entry.startswith(("GPU-", "MIG-"))
+        if visible == installed or not (is_name or (entry.isdigit() and int(entry) < installed)):
             break
-        number += 1
-    return number
+        visible += 1
+    return visible

@@ -1,4 +1,4 @@
-"""alpro/system/parent.py: NEW MODULE."""
+"""Ends this process when its parent, or the pipeline that started it, is gone (Linux; elsewhere only by polling)."""
 
 from __future__ import annotations
 
@@ -10,63 +10,68 @@ import threading
 import time
 from pathlib import Path
 
-ORPHANED = 70  # exit code of a process whose launcher died
-
-
+ORPHANED = 70  # exit code of a process whose launcher or parent died
 POLL_S = 0.5
+MAX_LEVELS = 4  # processes between a stage and `dvc repro`
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies (Linux; elsewhere nothing happens).
-
-    For children that would otherwise be found only by polling: training processes, readers of a loader.
-    """
+    """Have the kernel kill this process when its parent dies (Linux; elsewhere nothing happens)."""
     set_parent_death_signal(signal.SIGKILL)
 
 
 def set_parent_death_signal(number: int) -> None:
-    """`prctl(PR_SET_PDEATHSIG)` for the calling process; cleared by fork, kept through exec."""
+    """Have the kernel send this process a signal when its parent dies. The setting is cleared by fork and kept by exec.
+
+    tools/under_lock.py has its own copy, as it runs before anything is installed.
+    """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(1, number, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def watch_process(pid: int) -> None:
-    """End this process soon after another one is gone, from a thread."""
-    began = _started(pid)
+    """End this process soon after another one is gone. A daemon thread polls for that."""
+    began = _start_time(pid)
 
     def poll() -> None:
-        while _started(pid) == began:
+        while _start_time(pid) == began:
             time.sleep(POLL_S)
-        _orphaned()
+        exit_orphaned()
 
     if began is not None:
         threading.Thread(target=poll, name="parent-watch", daemon=True).start()
 
 
 def watch_pipeline() -> None:
-    """Under `dvc repro`: end when DVC is killed, which would leave its stage running (the shell between them lives on)."""
+    """Under `dvc repro`, end this process when DVC is killed. The shell between them would live on."""
     if "DVC_STAGE" not in os.environ:
         return
     pid = os.getppid()
-    between: list[int] = []
-    while pid > 1 and len(between) < 4:
-        between.append(pid)
+    ancestors: list[int] = []
+    while pid > 1 and len(ancestors) < MAX_LEVELS:
+        ancestors.append(pid)
         words = _read(pid, "cmdline").split(b"\0")[:3]  # dvc repro; python .venv/bin/dvc repro; python -m dvc repro
         if any(os.path.basename(word) == b"dvc" for word in words):
-            for ancestor in between:
+            for ancestor in ancestors:
                 watch_process(ancestor)
             return
         pid = int(_stat(pid)[1] or 0)
 
 
-def _started(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks: with the number it names one process for ever; None: gone."""
+def exit_orphaned() -> None:
+    """End this process at once, without cleaning up."""
+    os._exit(ORPHANED)
+
+
+def _start_time(pid: int) -> str | None:
+    """Start of a process in kernel ticks, which tells it from a later process with the same number; None if it has ended."""
     state, _, began = _stat(pid)
     return None if state in ("", "Z", "X") else began
 
 
 def _stat(pid: int) -> tuple[str, str, str]:
-    """State, parent and start of a process; empty where there is none."""
+    """State, parent and start of a process; empty strings if there is no such process."""
     fields = _read(pid, "stat").decode(errors="replace").rpartition(")")[2].split()
     return (fields[0], fields[1], fields[19]) if len(fields) > 19 else ("", "", "")
 
@@ -76,7 +81,3 @@ def _read(pid: int, name: str) -> bytes:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
         return b""
-
-
-def _orphaned() -> None:
-    os._exit(ORPHANED)

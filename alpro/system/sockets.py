@@ -1,4 +1,4 @@
-"""The network connections of this process: which there are, and how to hang up (Linux; elsewhere none are seen)."""
+"""Lists and shuts down this process's open sockets (Linux only; empty elsewhere)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ FOLDER = Path("/proc/self/fd")
 
 
 def connections() -> dict[str, int]:
-    """All sockets, by a name that no later one will have: name -> file descriptor."""
-    found = {}
+    """Return all open sockets: the kernel's name, which is never reused -> file descriptor."""
+    sockets = {}
     for entry in FOLDER.iterdir() if FOLDER.is_dir() else ():
-        with contextlib.suppress(OSError):  # the descriptor that lists the folder is gone by now
+        with contextlib.suppress(OSError):  # the descriptor that listed the folder is closed by now
             if (name := os.readlink(entry)).startswith("socket:"):
-                found[name] = int(entry.name)
-    return found
+                sockets[name] = int(entry.name)
+    return sockets
 
 
-def hang_up(known: dict[str, int]) -> None:
-    """End those of the connections that are still open, in both directions; their owner closes them. Listeners stay."""
+def close_connections(sockets: dict[str, int]) -> None:
+    """Shut down those of the sockets that are still open, in both directions. Listening sockets are left alone.
+
+    The descriptors stay open; their owner closes them.
+    """
     open_now = connections()
-    for name, number in known.items():
-        if open_now.get(name) != number:
+    for name, descriptor in sockets.items():
+        if open_now.get(name) != descriptor:
             continue
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
-            connection.getpeername()
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+            connection.getpeername()  # raises OSError for a listening socket
             connection.shutdown(socket.SHUT_RDWR)

@@ -1,1 +1,1 @@
-"""alpro/terminal."""
+"""Output on the terminal: lines that cannot fail, and progress bars."""

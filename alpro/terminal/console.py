@@ -1,4 +1,4 @@
-"""Lines on stdout and stderr that may go nowhere any more: a closed pipe, a full disk or a dead terminal ends no training."""
+"""Printing that never raises: a closed pipe, full disk or dead terminal must not end a training."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, TextIO
 
 
 def say(text: str, file: TextIO | None = None, end: str = "\n") -> None:
-    """Print and flush. Where that can't be done (`alpro train ... | head`) this is said once on stderr, and no more."""
-    print(text, end=end, file=Lasting(file or sys.stdout), flush=True)
+    """Print and flush. The first failure (`alpro train ... | head`) is reported on stderr; later output is discarded."""
+    print(text, end=end, file=SafeStream(file or sys.stdout), flush=True)
 
 
-class Lasting:
-    """A stream whose `write` and `flush` never fail: with the first failure all that follows is thrown away."""
+class SafeStream:
+    """A text stream whose `write` and `flush` never raise. After the first failure all output is discarded."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def write(self, text: str) -> int:
-        """As of any stream."""
+        """Write text; an OSError is handled by `_give_up`."""
         try:
             return self._file.write(text)
         except OSError as error:
@@ -27,7 +27,7 @@ class Lasting:
             return len(text)
 
     def flush(self) -> None:
-        """As of any stream."""
+        """Flush the stream; an OSError is handled by `_give_up`."""
         try:
             self._file.flush()
         except OSError as error:
@@ -37,9 +37,10 @@ class Lasting:
         return getattr(self._file, name)
 
     def _give_up(self, error: OSError) -> None:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), self._file.fileno())  # also for what is left to flush at the end of the process
+        """Redirect the stream to /dev/null, so that the flush at exit succeeds too, and report that on stderr."""
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), self._file.fileno())
         if self._file is not sys.__stderr__:
-            gone = isinstance(error, BrokenPipeError)
-            why = "nobody reads the log any more" if gone else f"the log can't be written any more ({error.strerror})"
-            say(f"alpro: {why}; going on, the record will hold it", sys.__stderr__)
+            closed = isinstance(error, BrokenPipeError)
+            reason = "the reader of the log is gone" if closed else f"the log cannot be written ({error.strerror})"
+            say(f"alpro: {reason}; the run continues and its record will be complete", sys.__stderr__)

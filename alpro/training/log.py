@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TextIO, cast
+from typing import Any
 
 import torch
 
 from alpro.terminal import console
+from alpro.terminal.progress import Bar
 
 Row = dict[str, Any]
 
@@ -69,8 +70,7 @@ class Log:
         """`live` gets each row with its times as it comes."""
         self.label, self.shown, self.live = label, shown, live
         self.history: list[Row] = []
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar = Bar(sys.stdout)
         self._total = 0
 
     def resume(self, history: list[Row]) -> None:
@@ -89,34 +89,26 @@ class Log:
         """Print a line, above the bar where there is one."""
         if not self.shown:
             return
-        if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if self._bar.visible:
+            self._bar.print(text)
         else:
             console.say(f"{self.label}: {text}" if self.label else text)
 
     def advance(self, step: int) -> None:
         """Move the bar."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step)
+        self._bar.update(self.label or "training", step, self._total)
 
     @contextmanager
     def running(self, step: int, total: int) -> Iterator[None]:
-        """Show a bar meanwhile, on a terminal."""
+        """Show a progress bar during a block, if stdout is a terminal."""
         self._total = total
-        if not (self.shown and sys.stdout.isatty()):
+        if not self.shown:
             yield
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        shown = Console(file=cast(TextIO, console.Lasting(sys.stdout)))
-        with Progress(*columns, console=shown) as self._bar:
-            self._task = self._bar.add_task(self.label or "training", total=total, completed=step)
-            try:
-                yield
-            finally:
-                self._bar = None
+        self._bar = Bar(sys.stdout)
+        with self._bar.shown():
+            self.advance(step)
+            yield
 
 
 def line(row: Mapping[str, Any], times: Mapping[str, float], total: int) -> str:

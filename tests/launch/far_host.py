@@ -1,4 +1,4 @@
-"""A launcher and one rank in separate network namespaces; the cable between them is pulled. Prints the launcher's output.
+"""A launcher and one rank in separate network namespaces, whose link is cut. Prints the launcher's output.
 
 Run as root: `unshare --net python -m tests.launch.far_host`. This process's namespace is the launcher's; a child's is the
 other host's.
@@ -17,11 +17,18 @@ from alpro.launch import heartbeat
 from alpro.launch.supervisor import Supervisor
 
 HERE, THERE = "10.9.8.1", "10.9.8.2"
-RANK = "import time\nfrom alpro import watch\nwatch.start()\nwatch.joined()\nwatch.beat('computing', 1)\ntime.sleep(600)"
+RANK = """
+import time
+from alpro.launch import heartbeat
+heartbeat.start()
+heartbeat.joined()
+heartbeat.beat('computing', 1)
+time.sleep(600)
+"""
 
 
 def there(pid: int, *command: str) -> list[str]:
-    """A command on the other host."""
+    """Return a command that runs on the other host."""
     return ["nsenter", "--net", "--target", str(pid), *command]
 
 
@@ -42,7 +49,7 @@ def main() -> None:
     rank = subprocess.Popen(there(far.pid, sys.executable, "-c", RANK), env={**environment, "HOROVOD_RANK": "0"})
     try:
         while not run.ranks[0].beats:
-            run._next(timeout=1)
+            run._handle_next(timeout=1)
         subprocess.run(["ip", "link", "set", "near", "down"], check=True)
         pulled_s = time.monotonic()
         try:
@@ -52,7 +59,7 @@ def main() -> None:
         rank.wait()
         print(f"the rank ended with {rank.returncode} after {time.monotonic() - pulled_s:.1f} s")
     finally:
-        run._end()
+        run._shut_down()
         rank.kill()
         far.kill()
 

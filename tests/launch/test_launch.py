@@ -1,4 +1,4 @@
-"""The launcher: a failing rank is named with its own words, and whoever dies, nobody is left behind."""
+"""The launcher: a failing rank is named with its own message, and no process outlives any other's death."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WORKER = ["-m", "tests.launch.workers"]
 
 @contextmanager
 def under_way(behaviour: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
-    """A world of two that works, with all processes that belong to it."""
+    """Start a world of two; yield the launcher and all processes below it once the ranks make steps."""
     process = world(2, [*WORKER, behaviour])
     assert process.stdout is not None
     try:
@@ -96,7 +96,7 @@ def test_on_a_terminal_a_bar_shows_how_far_the_first_rank_is_below_what_the_rank
     process = world(2, [*WORKER, "well"], output=output)
     os.close(output)
     shown = b""
-    with suppress(OSError):  # how a terminal says that nobody writes to it any more
+    with suppress(OSError):  # raised once the last writer has closed the terminal
         while piece := os.read(terminal, 4096):
             shown += piece
     os.close(terminal)
@@ -107,10 +107,10 @@ def test_on_a_terminal_a_bar_shows_how_far_the_first_rank_is_below_what_the_rank
 
 
 @needs_horovod
-@pytest.mark.slow  # five seconds are too few on a machine that does other work
+@pytest.mark.slow  # on a busy machine five seconds are too few
 def test_killed_with_kill_9_the_launcher_leaves_no_process_after_5_s() -> None:
     with under_way("for ever") as (process, family):
-        assert len(family) >= 4  # horovodrun, two ranks, and what stands between
+        assert len(family) >= 4  # horovodrun, two ranks, and the processes between them
         process.kill()
         _, alive = psutil.wait_procs(family, timeout=5)
         assert not alive
@@ -155,37 +155,51 @@ def test_a_second_signal_does_not_wait_for_the_ranks() -> None:
 @needs_horovod
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("behaviour", "words"),
+    ("behaviour", "message"),
     [
-        ("raises", "failed: ValueError: something that nobody foresaw"),
-        ("exits", "failed: a fault that the package foresees"),
-        ("dies", "ended without a word"),
+        ("raises", "failed: ValueError: an unexpected fault"),
+        ("exits", "failed: a fault that the package reports"),
+        ("dies", "ended without an error message"),
     ],
 )
-def test_a_failing_rank_takes_the_others_down_within_30_s_with_its_own_words_first(
-    tmp_path: Path, behaviour: str, words: str
+def test_a_failing_rank_takes_the_others_down_within_30_s_with_its_own_message_first(
+    tmp_path: Path, behaviour: str, message: str
 ) -> None:
     process = world(2, [*WORKER, behaviour, str(tmp_path / "fault")], stderr=subprocess.PIPE)
     output, errors = ended(process, tmp_path / "fault")
     first = first_failure(errors)
-    assert first.startswith(("alpro launch: rank 1", "rank 1: ")) and words.removeprefix("failed: ") in first
-    assert words in next(line for line in errors.splitlines() if line.startswith("alpro launch: rank 1"))
+    assert first.startswith(("alpro launch: rank 1", "rank 1: ")) and message.removeprefix("failed: ") in first
+    assert message in next(line for line in errors.splitlines() if line.startswith("alpro launch: rank 1"))
     last = output.splitlines()[-1]
-    assert last.startswith("LaunchError: rank 1") and words in last
+    assert last.startswith("LaunchError: rank 1") and message in last
     assert "HorovodInternalError" not in output + errors
 
 
 def test_gloos_complaint_about_a_rank_that_is_gone_does_not_come_before_the_cause(capsys: pytest.CaptureFixture[str]) -> None:
     supervisor = Supervisor(Launch(processes=2), ["sleep", "60"], dict(os.environ))
     try:
-        supervisor._show(
+        supervisor._print_line(
             "stderr", "[0]<stderr>:[2026-11-28 14:32:15.500011: E /x/gloo/gloo/transport/tcp/pair.cc:589] Read error\n"
         )
-        supervisor._show("stderr", "[0]<stderr>:a line of its own\n")
+        supervisor._print_line("stderr", "[0]<stderr>:a line of its own\n")
         assert capsys.readouterr().err == "a line of its own\n"
-        assert "Read error" in str(supervisor._failure(None, "horovodrun ended with exit code 1"))
+        assert "Read error" in str(supervisor._diagnose(None, "horovodrun ended with exit code 1"))
     finally:
-        supervisor._end()
+        supervisor._shut_down()
+
+
+def test_the_bar_counts_a_trainings_steps_whatever_their_phase_and_the_units_of_a_validation() -> None:
+    supervisor = Supervisor(Launch(processes=2), ["sleep", "60"], dict(os.environ))
+    moves: list[tuple[str, int, int]] = []
+    supervisor.bar.update = lambda *move: moves.append(move)  # type: ignore[method-assign,assignment]
+    try:
+        for what, step, total in (("reading", 3, 10), ("exchange", 3, 10), ("saving", None, None), ("validation", 1, 4)):
+            beat = {"event": "beat", "count": 1, "what": what, "step": step, "total": total}
+            supervisor._handle_message(supervisor.ranks[0], beat)
+        supervisor._handle_message(supervisor.ranks[1], beat)
+    finally:
+        supervisor._shut_down()
+    assert moves == [("training", 3, 10), ("training", 3, 10), ("validation", 1, 4)]
 
 
 @needs_horovod
@@ -206,13 +220,13 @@ def test_ranks_that_do_not_start_are_named() -> None:
 
 
 @pytest.mark.slow
-def test_a_host_that_vanishes_without_a_word_is_named_and_given_up_and_gives_up_within_30_s() -> None:
+def test_a_host_that_vanishes_is_named_and_both_sides_give_up_within_30_s() -> None:
     apart = ["unshare", "--net"]
     if not all(map(shutil.which, ("unshare", "nsenter", "ip"))) or subprocess.run([*apart, "true"]).returncode:
         pytest.skip("needs the right to make network namespaces, and iproute2")
     command = [*apart, sys.executable, "-m", "tests.launch.far_host"]
     output = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300, check=True).stdout
     print(output)
-    assert "rank 0" in output and "can't be reached any more" in output
+    assert "rank 0" in output and "cannot be reached" in output
     given_up_s, gave_up_s = (float(seconds) for seconds in re.findall(r"after ([\d.]+) s", output))
     assert given_up_s < 30 and gave_up_s < 30 and f"the rank ended with {parent.ORPHANED}" in output

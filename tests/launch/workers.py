@@ -1,4 +1,4 @@
-"""A process of a world that behaves as told: well, or badly on the last rank, which then touches a file. `... HOW [FILE]`."""
+"""A rank that behaves as its argument says: well, or badly on the last rank, which then touches a file. `... HOW [FILE]`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LATE_S = 10  # as for a large snapshot
 
 
 def main(behaviour: str, fault_file: str = os.devnull) -> None:
-    """Do steps with a collective in each; forever, unless told otherwise."""
+    """Do steps with one collective each, without end for most behaviours."""
     distributed.init()
     last = distributed.rank() == distributed.size() - 1
     heartbeat.stoppable(behaviour in ("stoppable", "late", "deaf"))
@@ -27,9 +27,9 @@ def main(behaviour: str, fault_file: str = os.devnull) -> None:
         if last and step == BAD_STEP:
             Path(fault_file).touch()
             if behaviour == "raises":
-                raise ValueError("something that nobody foresaw")
+                raise ValueError("an unexpected fault")
             if behaviour == "exits":
-                print("alpro: a fault that the package foresees", file=sys.stderr)
+                print("alpro: a fault that the package reports", file=sys.stderr)
                 sys.exit(2)
             if behaviour == "dies":
                 os.kill(os.getpid(), signal.SIGKILL)

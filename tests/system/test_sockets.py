@@ -1,4 +1,4 @@
-"""Connections of this process: seen while they are open, hung up so that the other end notices, listeners left alone."""
+"""Sockets of this process: listed while open, shut down so that the other end notices; listeners stay."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from alpro.system import sockets
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
-def test_hanging_up_ends_what_was_named_and_nothing_else() -> None:
+def test_closing_ends_the_named_connections_and_nothing_else() -> None:
     before = sockets.connections()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         here = socket.create_connection(listener.getsockname())
@@ -21,7 +21,7 @@ def test_hanging_up_ends_what_was_named_and_nothing_else() -> None:
         assert set(opened.values()) == {listener.fileno(), here.fileno(), there.fileno()}
 
         others = {name: number for name, number in opened.items() if number != there.fileno()}
-        sockets.hang_up(others)
+        sockets.close_connections(others)
         there.settimeout(10)
         assert there.recv(1) == b""  # the other end has noticed
         with socket.create_connection(listener.getsockname(), timeout=10):  # and the listener still listens
@@ -31,7 +31,7 @@ def test_hanging_up_ends_what_was_named_and_nothing_else() -> None:
         here.close()
         with socket.create_connection(listener.getsockname(), timeout=10) as later:  # takes the number that became free
             assert later.fileno() == number
-            sockets.hang_up(others)
+            sockets.close_connections(others)
             accepted, _ = listener.accept()
             later.sendall(b"x")
             assert accepted.recv(1) == b"x"

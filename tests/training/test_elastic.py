@@ -20,7 +20,7 @@ import yaml
 
 from alpro.config import Launch
 from alpro.errors import LaunchError
-from alpro.launch.elastic import ElasticSupervisor, discovered, elastic_command, fixed_hosts
+from alpro.launch.elastic import ElasticSupervisor, discovered_hosts, elastic_command, fixed_hosts
 from alpro.training.samples import SampleLog
 from tests.training.elastic_world import planned
 from tests.training.processes import ROOT, made_project, needs_horovod, world
@@ -39,9 +39,9 @@ def test_steps_that_a_kill_undid_are_forgotten_and_those_not_yet_written_are_tak
 
 
 def test_hosts_that_do_not_change_are_a_discovery_program_too(tmp_path: Path) -> None:
-    assert discovered(str(fixed_hosts("localhost:1,127.0.0.1:2", tmp_path))) == "localhost:1,127.0.0.1:2"
+    assert discovered_hosts(str(fixed_hosts("localhost:1,127.0.0.1:2", tmp_path))) == "localhost:1,127.0.0.1:2"
     with pytest.raises(LaunchError, match=r"launch.discovery: .*no-such can't be run .*name:slots"):
-        discovered(str(tmp_path / "no-such"))
+        discovered_hosts(str(tmp_path / "no-such"))
 
 
 @needs_horovod
@@ -57,10 +57,10 @@ def test_of_several_lost_processes_the_one_that_left_too_few_is_named() -> None:
     try:
         ranks = [run._enter(number) for number in range(3)]
         for number in (1, 2, 0):
-            run._lost(ranks[number], "ended without a word")
-        assert str(run._failure(None, "horovodrun ended with exit code 1")).startswith("rank 2 ended without a word")
+            run._on_failure(ranks[number], "ended without an error message")
+        assert str(run._diagnose(None, "horovodrun ended with exit code 1")).startswith("rank 2 ended without an error message")
     finally:
-        run._end()
+        run._shut_down()
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 600) -> None:
@@ -128,7 +128,7 @@ def test_of_three_processes_one_is_killed_and_another_joins_and_every_sample_cou
         run.kill()
     print(output)
     assert run.returncode == 0, output
-    assert f"process {victim.name}) ended without a word" in output and "elastic: 2 processes from here on" in output
+    assert f"process {victim.name}) ended without an error message" in output and "elastic: 2 processes from here on" in output
 
     rows = log.rows()
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))

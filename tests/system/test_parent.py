@@ -1,4 +1,4 @@
-"""A stage ends when the pipeline that started it is killed; nobody has to look for it."""
+"""A stage ends by itself when the pipeline that started it is killed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ import psutil
 
 from tests.training.processes import ROOT
 
-STAGE = "import time\nfrom alpro import watch\nwatch.watch_pipeline()\nprint('runs', flush=True)\ntime.sleep(60)"
+STAGE = """
+import time
+from alpro.system import parent
+parent.watch_pipeline()
+print('runs', flush=True)
+time.sleep(60)
+"""
 
 
 def pipeline(tmp_path: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[str], psutil.Process]:
-    """Something called dvc, a shell, and a stage, as `dvc repro` starts them."""
+    """Start a program called dvc, which starts a shell and a stage like `dvc repro`; return it and the stage."""
     stage, dvc = tmp_path / "stage.py", tmp_path / "dvc"
     stage.write_text(STAGE)
     dvc.write_text(f"import subprocess\nsubprocess.run({f'{sys.executable} {stage}; true'!r}, shell=True)")
@@ -37,7 +43,7 @@ def test_a_stage_ends_when_dvc_is_killed(tmp_path: Path) -> None:
     assert not stage.is_running()
 
 
-def test_outside_of_a_pipeline_it_goes_on_so_that_nohup_works(tmp_path: Path) -> None:
+def test_outside_of_a_pipeline_it_outlives_its_parent_so_that_nohup_works(tmp_path: Path) -> None:
     process, stage = pipeline(tmp_path, {})
     process.kill()
     process.wait()
