@@ -1,4 +1,4 @@
-"""Failures of the disk on one rank that must end all ranks."""
+"""Ends all ranks with the same error if the disk fails on one of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from alpro.errors import TrainingError
 @contextmanager
 def agreed(what: str) -> Iterator[None]:
     """Run a block that reads or writes the disk; if it fails on any rank, raise the same TrainingError on all."""
-    fault = ""
+    error_message = ""
     try:
         yield
     except (OSError, TrainingError) as error:
-        fault = str(error)
-    faults: Iterable[str] = gather_objects(fault)
-    if fault := next(filter(None, faults), ""):
-        raise TrainingError(f"{what} could not be written or read: {fault}; mend that and run the same command again to go on")
+        error_message = str(error)
+    messages: Iterable[str] = gather_objects(error_message)
+    if message := next(filter(None, messages), ""):
+        raise TrainingError(
+            f"{what} could not be written or read: {message}; fix that and run the same command again to resume"
+        )

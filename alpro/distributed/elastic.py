@@ -1,4 +1,4 @@
-"""Elastic worlds: run again, with fewer or more processes, when processes are lost or added."""
+"""Elastic worlds: restarts the work with fewer or more processes when processes are lost or added."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Result = TypeVar("Result")
 
 
 def run_elastic(attempt: Callable[[Callable[[], None]], Result], say: Callable[[str], None]) -> Result:
-    """Call `attempt(check)` until it returns: again, in the changed world, when a process was lost or hosts came or went.
+    """Call `attempt(check)` until it returns; call it again in the new world when processes are lost or hosts change.
 
-    `attempt` must find its way from whatever the processes hold; no collective may be called outside of it, as a process that
-    joins would not take part. It calls `check` on all ranks where it can be begun anew without loss: that is where processes
-    that wait are let in.
+    `attempt` must be able to restart from any process's state. Call no collective outside it: a process that joins later
+    would miss it and deadlock. `attempt` calls `check` on all ranks at points where a restart loses nothing; waiting
+    processes join there.
     """
     from horovod.common.elastic import State, run_fn
 
-    class Watched(State):
+    class Reporter(State):
         def save(self) -> None:
             pass
 
@@ -29,11 +29,11 @@ def run_elastic(attempt: Callable[[Callable[[], None]], Result], say: Callable[[
 
         def restore(self) -> None:
             disconnect()
-            say("elastic: another process was lost; going on from the last commit")
+            say("elastic: another process was lost; resuming from the last commit")
 
         def reset(self) -> None:
             say(f"elastic: {size()} processes from here on, this one is rank {rank()}")
 
     init()
-    state = Watched(bcast_object=broadcast_object, get_rank=rank)
+    state = Reporter(bcast_object=broadcast_object, get_rank=rank)
     return run_fn(lambda _: attempt(state.check_host_updates), rejoin)(state)

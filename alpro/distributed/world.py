@@ -1,4 +1,4 @@
-"""Membership of this process in the world: joining and leaving it, ranks and sizes, this rank's device."""
+"""This process's place in the world: joining and leaving it, rank, size and device."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ _connections: dict[str, int] = {}  # to the other processes: name -> file descri
 
 
 def init() -> None:
-    """Join the world that this process was started in; a second call does nothing.
+    """Join the world that this process was started in. A second call does nothing.
 
-    Raises LaunchError when the world is larger than one and Horovod is not installed.
+    Raises LaunchError if the world has several processes and Horovod cannot be imported.
     """
     global _horovod
     if _horovod is not None or not _launched():
         return
     heartbeat.start()
-    # Fusion follows the timing of the ranks and would change the order of summation; must be set before Horovod starts.
+    # Fusion depends on the timing of the ranks and would change the order of summation. Set before Horovod starts.
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
     try:
         import horovod.torch as horovod
     except ImportError as error:
         raise LaunchError(
-            f"a world of {os.environ['HOROVOD_SIZE']} processes needs Horovod, which can't be imported here ({error}); "
+            f"a world of {os.environ['HOROVOD_SIZE']} processes needs Horovod, which cannot be imported here ({error}); "
             "`make setup` builds it, or set launch.processes=1"
         ) from None
     _horovod = horovod
-    _meet()
+    _connect()
     heartbeat.joined()
 
 
-def _meet() -> None:
-    """Connect with the other processes."""
+def _connect() -> None:
+    """Connect to the other processes."""
     global _connections
     before = sockets.connections()
     _horovod.init()
@@ -48,7 +48,7 @@ def _meet() -> None:
 
 
 def shutdown() -> None:
-    """Leave the world; afterwards this process is a world of one for itself."""
+    """Leave the world; afterwards this process is a world of one."""
     global _horovod
     if _horovod is not None:
         _horovod.shutdown()
@@ -60,8 +60,8 @@ def shutdown() -> None:
 def disconnect() -> None:
     """Close the connections to the other processes, so that ranks waiting for this one notice.
 
-    After a rank is lost, Horovod keeps its connections until all ranks have met again. A rank that waits for this one,
-    and not for the lost one, would notice nothing until Gloo's timeout.
+    After a rank is lost, Horovod keeps its connections until all ranks have reconnected. A rank that waits for this one
+    rather than for the lost one would notice nothing until Gloo's timeout.
     """
     sockets.close_connections(_connections)
 
@@ -69,43 +69,43 @@ def disconnect() -> None:
 def rejoin() -> None:
     """Leave the world and join its successor, after processes were lost or added."""
     _horovod.shutdown()
-    _meet()
+    _connect()
 
 
 def rank() -> int:
-    """This process's number in the world, over all hosts."""
+    """Return this process's number in the world, over all hosts."""
     return _horovod.rank() if _horovod is not None else _environment("HOROVOD_RANK", 0)
 
 
 def size() -> int:
-    """How many processes the world has."""
+    """Return the number of processes in the world."""
     return _horovod.size() if _horovod is not None else _environment("HOROVOD_SIZE", 1)
 
 
 def local_rank() -> int:
-    """This process's number on its host: chooses the GPU, and nothing else."""
+    """Return this process's number on its host. It selects the GPU and nothing else."""
     return _horovod.local_rank() if _horovod is not None else _environment("HOROVOD_LOCAL_RANK", 0)
 
 
 def local_size() -> int:
-    """How many processes of the world run on this host."""
+    """Return the number of processes of the world on this host."""
     return _horovod.local_size() if _horovod is not None else _environment("HOROVOD_LOCAL_SIZE", 1)
 
 
 def device() -> torch.device:
-    """This process's GPU, or the CPU. Raises LaunchError where more processes run on this host than it has GPUs."""
+    """Return this process's GPU, or the CPU. Raises LaunchError if this host runs more processes than it has GPUs."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     if local_size() > (number := torch.cuda.device_count()):
         raise LaunchError(
-            f"{local_size()} processes on {socket.gethostname()}, which has GPUs for {number}: each process takes one; "
+            f"{local_size()} processes on {socket.gethostname()}, which has {number} GPUs, but each process needs one; "
             "start fewer, or set launch.processes=null for one on each GPU of a machine"
         )
     return torch.device("cuda", local_rank())
 
 
 def is_elastic() -> bool:
-    """Whether processes of this world may be lost and added (`horovodrun --min-np`)."""
+    """Return True if processes of this world may be lost and added (`horovodrun --min-np`)."""
     return os.environ.get("HOROVOD_ELASTIC") == "1"
 
 

@@ -1,4 +1,4 @@
-"""One process for each GPU, two where there is none: what the launcher starts, and what more than that says."""
+"""The launcher starts one process for each GPU, or two without any; more processes than GPUs are refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_one_gpu_needs_no_second_process(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not run.in_this_process(Launch(processes=None))
 
 
-def test_a_plan_and_the_doctor_reckon_with_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_and_the_doctor_count_the_same_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr(gpus, "count", lambda: 4)
     monkeypatch.setattr(plan, "make_plan", lambda params, number, device: seen.append(number) or [])
@@ -118,6 +118,6 @@ def test_more_processes_than_gpus_on_a_host_are_refused_in_one_line(monkeypatch:
     assert distributed.device() == torch.device("cuda", 1)
     monkeypatch.setenv("HOROVOD_LOCAL_SIZE", "3")
     with pytest.raises(
-        LaunchError, match=r"^3 processes on .*, which has GPUs for 2: each process takes one; start fewer[^\n]*$"
+        LaunchError, match=r"^3 processes on .*, which has 2 GPUs, but each process needs one; start fewer[^\n]*$"
     ):
         distributed.device()

@@ -40,7 +40,7 @@ def test_steps_that_a_kill_undid_are_forgotten_and_those_not_yet_written_are_tak
 
 def test_hosts_that_do_not_change_are_a_discovery_program_too(tmp_path: Path) -> None:
     assert discovered_hosts(str(fixed_hosts("localhost:1,127.0.0.1:2", tmp_path))) == "localhost:1,127.0.0.1:2"
-    with pytest.raises(LaunchError, match=r"launch.discovery: .*no-such can't be run .*name:slots"):
+    with pytest.raises(LaunchError, match=r"launch.discovery: .*no-such cannot be run .*name:slots"):
         discovered_hosts(str(tmp_path / "no-such"))
 
 
