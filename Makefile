@@ -1,4 +1,4 @@
-# Everything between `git clone` and the results. `make help` lists the targets; nothing needs to be activated.
+# All commands from `git clone` to the results. `make help` lists them; no environment needs to be activated.
 
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -6,24 +6,24 @@ ALPRO  := $(BIN)/python -m alpro
 SETUP  := sh tools/setup.sh
 PYTEST := $(BIN)/python -m pytest
 
-# Quiet and offline: none of the tools underneath reports home or looks for updates.
+# No telemetry and no checks for updates in any of the tools.
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Which Python makes the environment: `make PYTHON=/path/to/python3.12 setup`; empty: the first that fits (tools/python.sh).
+# Python that makes the environment: `make PYTHON=/path/to/python3.12 setup`; empty: the first suitable one (tools/python.sh).
 PYTHON ?=
 export PYTHON
-# Other ports of `make ui` than 4200 and 5000.
+# Ports of `make ui`; empty: 4200 and 5000.
 PREFECT_PORT ?=
 MLFLOW_PORT ?=
 export PREFECT_PORT MLFLOW_PORT
-# What `make repro` does with files that somebody put into a stage's output: keep (aside) or discard; empty: stop and name them.
+# Files that a user put into a stage's output: keep (move them to .state/kept) or discard; empty: `make repro` stops and lists them.
 EDITED ?=
 export EDITED
-# With which recipe `make replicate` evaluates.
+# Recipe of `make replicate`.
 RECIPE ?= official
 
 .DEFAULT_GOAL := help
@@ -34,11 +34,11 @@ help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
-setup:  ## Make .venv: locked packages, this project, Horovod (built once); nothing if it is up to date
+setup:  ## Make or update .venv: locked packages, this project, Horovod (built once)
 	@$(SETUP)
 
 .PHONY: repro
-repro:  ## The whole pipeline: data, training, evaluation, report; goes on where it was interrupted
+repro:  ## Run the whole pipeline: data, training, evaluation, report; resumes after an interruption
 	@$(SETUP)
 	@$(BIN)/python -E -S tools/under_lock.py repro $(MAKE) --no-print-directory pipeline
 
@@ -53,57 +53,57 @@ pipeline:
 	@$(ALPRO) report show
 
 .PHONY: test
-test: setup  ## The tests, without the slow ones
+test: setup  ## Run the tests, without the slow ones
 	@$(PYTEST) -q
 
 .PHONY: test-all
-test-all: setup  ## All tests; on a GPU those that need one too
+test-all: setup  ## Run all tests; those that need a GPU are skipped without one
 	@$(PYTEST) -q -m ''
 
 .PHONY: lint
-lint: setup  ## Style (ruff) and types (mypy)
+lint: setup  ## Check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
 .PHONY: format
-format: setup  ## Put the code into the project's style
+format: setup  ## Format the code (ruff)
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 
 .PHONY: doctor
-doctor: setup  ## Say what works on this machine
+doctor: setup  ## Check what works on this machine
 	@$(ALPRO) doctor
 
 .PHONY: ui
-ui: setup  ## Prefect and MLflow with their pages and a worker, on this machine (PREFECT_PORT=4201, MLFLOW_PORT=5001)
+ui: setup  ## Start Prefect with a worker, and MLflow, with their web pages (PREFECT_PORT=4201, MLFLOW_PORT=5001)
 	@$(BIN)/python -m flows.ui
 
 .PHONY: replicate
-replicate: setup  ## Evaluate every checkpoint of the paper's tables that is present, and fill the README's table (RECIPE=paper for the other recipe)
+replicate: setup  ## Evaluate every available checkpoint of the paper's tables and fill the README's table (RECIPE=official or paper)
 	@$(ALPRO) replicate --recipe $(RECIPE)
 
 .PHONY: baseline
-baseline: setup  ## Compare pre-training with training from scratch over three seeds, for the report (an hour)
+baseline: setup  ## Compare pre-training with training from scratch over three seeds, for the report (takes an hour)
 	@$(BIN)/python -E -S tools/under_lock.py repro $(BIN)/python -m benchmarks.baseline
 
 .PHONY: bench
-bench: setup  ## Measure speed and memory; each benchmark prints a table, and JSON on its last line
+bench: setup  ## Measure speed and memory; each benchmark prints a table, then JSON on its last line
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; done
 
 .PHONY: lock
-lock: setup  ## Write requirements.lock anew from pyproject.toml; UPGRADE=1 takes the newest versions
+lock: setup  ## Write requirements.lock from pyproject.toml; UPGRADE=1 updates to the newest versions
 	@$(BIN)/python tools/lock_requirements.py $(if $(UPGRADE),--upgrade)
 
 .PHONY: horovod
-horovod:  ## Build Horovod for this torch on CPUs (Gloo), and keep to it
+horovod:  ## Build Horovod for CPUs (Gloo), now and in later setups
 	@$(SETUP) --horovod cpu
 
 .PHONY: horovod-gpu
-horovod-gpu:  ## Build Horovod with NCCL, and keep to it (not proven: no machine with a GPU has tried it)
+horovod-gpu:  ## Build Horovod with NCCL, now and in later setups (not tested on a machine with a GPU)
 	@$(SETUP) --horovod nccl
 
 .PHONY: clean
-clean:  ## Remove .venv and what tools cached here; results, data and Horovod's kept wheel stay
+clean:  ## Remove .venv and caches; results, data and Horovod's wheel stay
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
 	@find alpro flows tests tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

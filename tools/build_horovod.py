@@ -1,8 +1,8 @@
-"""Build Horovod for the torch of an environment, once: the wheel is kept outside the checkout and installed from there.
+"""Builds Horovod for the torch of an environment and keeps the wheel outside the checkout.
 
-Horovod has no wheels, and its last release (0.28.1) asks for C++14 where torch's headers need C++20; Horovod's own switch
-HOROVOD_CMAKE names a script that may set that right just before configuring (horovod_cmake.py). The cache's key holds all
-that the library's binary interface depends on, which pip's own cache does not.
+Horovod publishes no wheels, and its last release (0.28.1) asks for C++14 although torch's headers need C++20. Its setting
+HOROVOD_CMAKE names a script that can fix that just before configuring (horovod_cmake.py). Unlike pip's own cache, the key
+of this cache contains everything that the library's binary interface depends on.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ import file_lock
 import processes
 
 VERSION = "0.28.1"
-RECIPE = 1  # raise it when what is built changes, so that older wheels are not taken
+RECIPE = 1  # increase when the build changes, so that older wheels are not used
 TOOLS = Path(__file__).resolve().parent
 SWITCHES = ("cpu", "nccl")
 
 
 class BuildError(Exception):
-    """Horovod can't be built here; the message says why and what to do."""
+    """Horovod cannot be built here; the message says why and what to do."""
 
 
 def cache_root() -> Path:
-    """Where wheels are kept: beside no checkout, so that a second clone does not build again."""
+    """Return the folder of the wheels, outside every checkout, so that a second clone does not build again."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "alpro" / "wheels"
 
 
 def site_packages(venv: Path) -> Path:
-    """The folder of an environment's packages."""
+    """Return the folder of an environment's packages."""
     return venv / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 
 
 def torch_version(site: Path) -> tuple[str, str | None]:
-    """(version with its local part, CUDA version or None) of the installed torch, without the seconds of importing it."""
+    """Return the installed torch's version with its local part, and its CUDA version or None. Does not import torch."""
     try:
         text = (site / "torch" / "version.py").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -53,12 +53,12 @@ def torch_version(site: Path) -> tuple[str, str | None]:
     version = re.search(r"^__version__ = ['\"]([^'\"]+)['\"]", text, re.MULTILINE)
     cuda = re.search(r"^cuda: .*= ['\"]([^'\"]+)['\"]", text, re.MULTILINE)
     if not version:
-        raise BuildError(f"{site}/torch/version.py names no version")
+        raise BuildError(f"{site}/torch/version.py does not contain a version; reinstall torch with `make setup`")
     return version[1], cuda[1] if cuda else None
 
 
 def wheel_key(torch: str, switch: str, python_tag: str | None = None, machine: str | None = None) -> str:
-    """The name of the cache's folder: Horovod, torch, Python, platform with its C library, GPU switch, recipe."""
+    """Return the name of a wheel's folder: Horovod, torch, Python, platform with C library, GPU switch, recipe."""
     python_tag = python_tag or f"cp{sys.version_info.major}{sys.version_info.minor}"
     machine = machine or "-".join((sysconfig.get_platform(), *platform.libc_ver()))
     parts = (f"horovod-{VERSION}", f"torch-{torch}", python_tag, machine, switch, f"r{RECIPE}")
@@ -66,12 +66,12 @@ def wheel_key(torch: str, switch: str, python_tag: str | None = None, machine: s
 
 
 def cached(key: str) -> Path | None:
-    """The wheel of this key, if it was built."""
+    """Return the wheel of this key, or None if it was not built yet."""
     return next(iter(sorted((cache_root() / key).glob("horovod-*.whl"))), None)
 
 
 def gpu_settings(site: Path) -> dict[str, str]:
-    """Horovod's variables for a build with NCCL. Raises BuildError with one line where something is missing."""
+    """Return Horovod's variables for a build with NCCL. Raises BuildError if something is missing."""
     torch, cuda = torch_version(site)
     if cuda is None:
         raise BuildError(f"the installed torch {torch} is a CPU build; Horovod with NCCL needs a CUDA build of torch")
@@ -79,12 +79,12 @@ def gpu_settings(site: Path) -> dict[str, str]:
     if nvcc is None:
         raise BuildError(f"no nvcc on PATH or in /usr/local/cuda; install the CUDA toolkit {cuda} (the one of torch {torch})")
     home = Path(os.environ.get("CUDA_HOME") or Path(nvcc).resolve().parent.parent)
-    given = os.environ.get("HOROVOD_NCCL_HOME")
-    places = [Path(given)] if given else [site / "nvidia" / "nccl", home, Path("/usr"), Path("/usr/local")]
-    nccl = next((place for place in places if (place / "include" / "nccl.h").is_file()), None)
+    nccl_home = os.environ.get("HOROVOD_NCCL_HOME")
+    candidates = [Path(nccl_home)] if nccl_home else [site / "nvidia" / "nccl", home, Path("/usr"), Path("/usr/local")]
+    nccl = next((folder for folder in candidates if (folder / "include" / "nccl.h").is_file()), None)
     if nccl is None:
-        looked = ", ".join(str(place / "include") for place in places)
-        raise BuildError(f"no nccl.h in {looked}; install NCCL's headers (libnccl-dev), or set HOROVOD_NCCL_HOME")
+        searched = ", ".join(str(folder / "include") for folder in candidates)
+        raise BuildError(f"no nccl.h in {searched}; install NCCL's headers (libnccl-dev), or set HOROVOD_NCCL_HOME")
     return {
         "HOROVOD_GPU": "CUDA",
         "HOROVOD_GPU_OPERATIONS": "NCCL",
@@ -96,19 +96,19 @@ def gpu_settings(site: Path) -> dict[str, str]:
 
 
 def jobs() -> int:
-    """Compilers at a time: one a core, but no more than memory holds (about 1.5 GB each)."""
+    """Return the number of parallel compilers: one per core, limited by memory (about 1.5 GB each)."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(len(os.sched_getaffinity(0)), int(memory / 1.5e9)))
 
 
 def environment(python: Path, switch: str, work: Path, gpu: dict[str, str]) -> dict[str, str]:
-    """The variables of the build: the caller's, less what would steer Horovod or an inner make, plus ours."""
-    kept = {
+    """Return the variables of the build: the caller's, without those that affect Horovod or an inner make, plus ours."""
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("HOROVOD_") and name not in {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PYTHONPATH"}
     }
-    return kept | gpu | {
+    return inherited | gpu | {
         "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "TMPDIR": str(work),
         "MAKEFLAGS": f"-j{jobs()}",
@@ -123,29 +123,29 @@ def environment(python: Path, switch: str, work: Path, gpu: dict[str, str]) -> d
 
 
 def wheel(python: Path, switch: str) -> tuple[Path, bool]:
-    """(wheel, whether it was built just now) for that environment's torch, from the cache or built (3 to 5 minutes on 2 cores).
+    """Return the wheel for that environment's torch, and True if it was built just now (3 to 5 minutes on 2 cores).
 
-    It is built aside and renamed into place, under a lock of its key, so a kill or a second build leaves nothing half.
-    Raises BuildError.
+    The wheel is built in a temporary folder and renamed into place, under a lock per key, so that neither a kill nor a
+    second build leaves half a wheel. Raises BuildError.
     """
     site = site_packages(python.parent.parent)
     torch, _ = torch_version(site)
     key, root = wheel_key(torch, switch), cache_root()
-    if kept := cached(key):
-        return kept, False
+    if existing := cached(key):
+        return existing, False
     gpu = gpu_settings(site) if switch == "nccl" else {}
     try:
         root.mkdir(parents=True, exist_ok=True)
-        guard = file_lock.acquire_or_wait(root / f"{key}.lock", f"building {key}")
+        lock = file_lock.acquire_or_wait(root / f"{key}.lock", f"building {key}")
     except OSError as error:
-        raise BuildError(f"can't write to {root}: {error.strerror}; set XDG_CACHE_HOME to another folder") from None
-    with guard:
-        if kept := cached(key):
-            return kept, False
+        raise BuildError(f"{root}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder") from None
+    with lock:
+        if existing := cached(key):
+            return existing, False
         _sweep(root, key)
-        work = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))  # not in /tmp, which may be small or forbid running
+        work = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))  # not in /tmp, which may be small or mounted noexec
         log = root / f"{key}.log"
-        label = " with NCCL (not proven: no machine with a GPU has tried it)" if switch == "nccl" else ""
+        label = " with NCCL (not tested on a machine with a GPU)" if switch == "nccl" else ""
         print(f"setup: building Horovod {VERSION} for torch {torch}{label}", flush=True)
         print(f"setup:   3 to 5 minutes on 2 cores, once; log: {log}", flush=True)
         try:
@@ -162,25 +162,25 @@ def wheel(python: Path, switch: str) -> tuple[Path, bool]:
                 raise BuildError(f"building Horovod failed (exit {code}); the last lines of {log}:\n{_tail(log)}")
             with zipfile.ZipFile(built[0]) as archive:
                 if not any(name.startswith("horovod/torch/mpi_lib_v2") for name in archive.namelist()):
-                    raise BuildError(f"the built wheel holds no library for torch; see {log}")
+                    raise BuildError(f"the built wheel contains no library for torch; see {log}")
             shutil.rmtree(root / key, ignore_errors=True)
             os.replace(out, root / key)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    kept = cached(key)
-    assert kept is not None
-    return kept, True
+    built_wheel = cached(key)
+    assert built_wheel is not None
+    return built_wheel, True
 
 
 def _sweep(root: Path, key: str) -> None:
-    """Remove what killed builds of this key left, their compilers first."""
-    for left in root.glob(f".{key}.*"):
-        processes.stop(pid for pid in processes.pids() if processes.environment(pid).get("TMPDIR") == str(left))
-        shutil.rmtree(left, ignore_errors=True)
+    """Stop the compilers of killed builds of this key, and remove their folders."""
+    for leftover in root.glob(f".{key}.*"):
+        processes.stop(pid for pid in processes.pids() if processes.environment(pid).get("TMPDIR") == str(leftover))
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _add_link_name(gpu: dict[str, str], work: Path) -> None:
-    """NCCL out of a Python wheel has only libnccl.so.2, and the linker asks for libnccl.so."""
+    """Link libnccl.so, which the linker asks for, to libnccl.so.2, the only name in NCCL's Python wheel."""
     folder = Path(gpu["HOROVOD_NCCL_LIB"])
     if not (folder / "libnccl.so").exists() and (folder / "libnccl.so.2").exists():
         links = work / "nccl"
@@ -190,7 +190,7 @@ def _add_link_name(gpu: dict[str, str], work: Path) -> None:
 
 
 def _run_logged(command: list[str], log: Path, variables: dict[str, str]) -> int:
-    """Run with all output in a file and a sign of life every 30 s. The children end with this process."""
+    """Run a command with its output in a file, and print a line every 30 s. If interrupted, stop its processes."""
     start = time.monotonic()
     with log.open("w", encoding="utf-8") as out:
         child = subprocess.Popen(

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Stands in for cmake while Horovod is built (its HOROVOD_CMAKE): sets the unpacked sources right, then calls cmake.
+"""Replaces cmake while Horovod is built (its HOROVOD_CMAKE): patches the unpacked sources, then calls cmake.
 
-1. C++20 instead of 14: torch's headers need it.  2. CMake 4 no longer accepts the policies of Gloo's old files unless told.
-3. Without GPU operations, no look at CUDA at all: a CUDA build of torch beside any nvcc would switch it on half.
-4. The library's place is found by a regular expression out of the sources' path: a `+` in that path puts it nowhere.
+1. C++20 instead of 14, which torch's headers need.  2. A policy setting, without which CMake 4 refuses Gloo's old files.
+3. Without GPU operations, no search for CUDA: a CUDA build of torch and any nvcc would enable half of it.
+4. The library's location without a regular expression made from the sources' path, which fails if the path has a `+`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def prepare(source: Path, gpu: bool) -> list[str]:
-    """Edit Horovod's fresh sources in place; returns the additional arguments for cmake."""
+    """Patch Horovod's unpacked sources in place; return the additional arguments for cmake."""
     for name in ("CMakeLists.txt", "horovod/torch/CMakeLists.txt"):
         _replace(source / name, r"CMAKE_CXX_STANDARD 14\b", "CMAKE_CXX_STANDARD 20")
     _replace(
@@ -23,10 +23,10 @@ def prepare(source: Path, gpu: bool) -> list[str]:
         r'REGEX REPLACE "\$\{PROJECT_SOURCE_DIR\}\(/\)\?" "" SUB_FOLDER "\$\{CMAKE_CURRENT_SOURCE_DIR\}"',
         'REPLACE "${PROJECT_SOURCE_DIR}/" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}/"',
     )
-    # without debugging symbols, which make a wheel of 19 MB out of one of 1 MB
+    # without debugging symbols, with which the wheel has 19 MB instead of 1 MB
     arguments = ["-DCMAKE_POLICY_VERSION_MINIMUM=3.5", "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O2 -DNDEBUG"]
     if gpu:
-        # CUDA 13's compiler knows nothing before C++17
+        # CUDA 13's compiler needs C++17 or later
         _replace(source / "horovod/common/ops/cuda/CMakeLists.txt", r"CMAKE_CUDA_STANDARD 11\b", "CMAKE_CUDA_STANDARD 17")
     else:
         _replace(source / "cmake/Modules/FindPytorch.cmake", r"\(torch\.version\.cuda is not None\)", "(False)")
@@ -37,7 +37,7 @@ def prepare(source: Path, gpu: bool) -> list[str]:
 def _replace(path: Path, pattern: str, new: str) -> None:
     text, count = re.subn(pattern, new, path.read_text(encoding="utf-8"))
     if not count:
-        sys.exit(f"{path}: nothing to set right; these are not the sources of the Horovod that this recipe is for")
+        sys.exit(f"{path}: nothing to patch; these are not the sources of the Horovod version that this script is for")
     path.write_text(text, encoding="utf-8")
 
 

@@ -1,8 +1,8 @@
-"""Write requirements.lock: every package of pyproject.toml and its extras at one version (`make lock`).
+"""Writes requirements.lock: every package of pyproject.toml and its extras at one version (`make lock`).
 
-The same file must install with a CPU build of torch out of a folder of wheels and with the registry's CUDA build. So it
-names no `+cpu`, no hash (the two wheels differ), no index and no host, and leaves out what only a CUDA build of torch
-needs (nvidia-*, cuda-*, triton): torch's own metadata pins those to the letter, and the installer reads it.
+The same file must install a CPU build of torch from a folder of wheels and the registry's CUDA build. So it contains no
+`+cpu`, no hashes (the two wheels differ), no index and no host. It leaves out packages that only a CUDA build of torch
+needs (nvidia-*, cuda-*, triton): torch's own metadata pins their exact versions, and the installer reads it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ LOCK = ROOT / "requirements.lock"
 OF_CUDA_TORCH = re.compile(r"(nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+|triton|nccl)\b", re.IGNORECASE)
 HEADER = """\
 # Every package of the environment at one version; written by `make lock` from pyproject.toml, installed by `make setup`.
-# Torch has no local part and what only its CUDA build needs is left to its own metadata: both builds install from here.
+# Torch has no local part, and packages that only its CUDA build needs are left out, so that both builds install from here.
 """
 
 
 def clean(text: str) -> list[str]:
-    """The requirement lines of uv's output, free of comments, local versions and what only a CUDA torch needs."""
+    """Return uv's requirement lines without comments, local versions and packages that only a CUDA build of torch needs."""
     lines = []
     for line in text.splitlines():
         line = line.split(" #")[0].strip()
@@ -38,10 +38,10 @@ def clean(text: str) -> list[str]:
 
 
 def main() -> int:
-    """Resolve and write. Versions already locked are kept unless --upgrade."""
+    """Resolve and write requirements.lock. Without --upgrade, locked versions are kept where possible."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--upgrade", action="store_true", help="take the newest versions that pyproject.toml admits")
-    parser.add_argument("--constraint", type=Path, help="a file of versions to start from")
+    parser.add_argument("--upgrade", action="store_true", help="use the newest versions that pyproject.toml allows")
+    parser.add_argument("--constraint", type=Path, help="file of version constraints (pip's format)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "lock.txt"
@@ -56,13 +56,13 @@ def main() -> int:
             command += ["--constraint", str(arguments.constraint)]
         done = subprocess.run(command, cwd=ROOT, env=os.environ | {"UV_NO_PROGRESS": "1"})
         if done.returncode:
-            print("lock: not written, see above", file=sys.stderr)
+            print("lock: requirements.lock was not written; see uv's error above", file=sys.stderr)
             return done.returncode
         lines = clean(out.read_text(encoding="utf-8"))
-    aside = LOCK.with_suffix(".lock.new")
-    aside.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(aside, LOCK)
-    print(f"lock: {LOCK.name} holds {len(lines)} packages")
+    temporary = LOCK.with_suffix(".lock.new")
+    temporary.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(temporary, LOCK)
+    print(f"lock: {LOCK.name} lists {len(lines)} packages")
     return 0
 
 

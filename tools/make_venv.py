@@ -1,7 +1,7 @@
-"""Make .venv: the locked packages, this project, and Horovod built for the torch in it. Needs only Python's own library.
+"""Makes .venv: the locked packages, this project, and Horovod built for its torch. Needs only the standard library.
 
-Nothing is done when the stamp, written last, says that it was done. Without one the environment is half-made and is made
-anew (packages come out of the installer's cache, Horovod's wheel out of ours); with one for other inputs it is updated.
+A stamp file, written last, records the inputs. If they are unchanged, nothing is done; if they changed, the environment is
+updated. Without a stamp it is incomplete and is made again (packages come from the installer's cache, Horovod from ours).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ import pip_settings
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "alpro-setup.json"
-CHOICE = ROOT / ".make" / "horovod"  # which Horovod this checkout wants; outlives .venv
+CHOICE = ROOT / ".make" / "horovod"  # which Horovod this checkout uses; kept when .venv is removed
 UV = "0.13.9"
 INPUTS = ("requirements.lock", "pyproject.toml", "tools/make_venv.py", "tools/build_horovod.py", "tools/horovod_cmake.py")
 
-# What activation does, done by the environment's own Python: so `.venv/bin/dvc repro` in a shell where nothing was
-# activated finds this Python in its stages (DVC hands its own PATH on), and so do queue workers, flows and horovodrun.
+# Does what activation does, in every Python of the environment. So `.venv/bin/dvc repro` finds this Python in its stages
+# without activation (DVC passes its PATH on), and so do queue workers, flows and horovodrun.
 PATH_LINE = (
     'import os, sys; b = os.path.join(sys.prefix, "bin"); p = os.environ.get("PATH") or os.defpath; '
     'p.split(os.pathsep)[0] == b or os.environ.__setitem__("PATH", b + os.pathsep + p)\n'
@@ -40,11 +40,11 @@ PATH_LINE = (
 
 
 class SetupError(Exception):
-    """The environment can't be made; one line says why and what to do."""
+    """The environment cannot be made; the message says why and what to do."""
 
 
 def key(switch: str) -> dict[str, str]:
-    """All that the environment is made from; another value of any of them means work."""
+    """Return everything that the environment is made from; if any value changes, it must be updated."""
     digest = hashlib.sha256()
     for name in INPUTS:
         digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes())
@@ -57,7 +57,7 @@ def key(switch: str) -> dict[str, str]:
 
 
 def stamp() -> dict[str, Any]:
-    """What .venv was made from; empty when it is half-made, and `None`-free so that any key differs."""
+    """Return the content of the stamp file; empty if it is missing or damaged."""
     try:
         read = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -66,7 +66,7 @@ def stamp() -> dict[str, Any]:
 
 
 def chosen() -> str:
-    """The Horovod that this checkout wants: what was last asked for, by default the CPU's."""
+    """Return the kind of Horovod that was last chosen for this checkout; by default cpu."""
     try:
         choice = CHOICE.read_text(encoding="utf-8").strip()
     except OSError:
@@ -75,30 +75,33 @@ def chosen() -> str:
 
 
 def is_current(switch: str) -> bool:
-    """Whether nothing needs to be done."""
+    """Return True if the environment is up to date."""
     return stamp().get("key") == key(switch) and (VENV / "bin" / "python").exists()
 
 
 def write_stamp(state: dict[str, Any]) -> None:
-    aside = STAMP.with_suffix(".new")
-    aside.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, STAMP)
+    """Write the stamp file atomically."""
+    temporary = STAMP.with_suffix(".new")
+    temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, STAMP)
 
 
 def call(what: str, command: list[str], variables: dict[str, str] | None = None) -> None:
-    """Run a step; its output is shown. Raises SetupError."""
+    """Run one step and show its output. Raises SetupError if it fails."""
     done = subprocess.run(command, cwd=ROOT, env=os.environ | (variables or {}), stdin=subprocess.DEVNULL)
     if done.returncode:
-        raise SetupError(f"{what} failed (exit {done.returncode}), see above; the same command goes on from here")
+        raise SetupError(
+            f"{what} failed (exit {done.returncode}), see its output above; run the same command again to continue"
+        )
 
 
 def make_venv(old: dict[str, Any], new: dict[str, str]) -> None:
-    """An empty environment with uv in it, unless the one that stands there can be updated."""
-    made = old.get("key", {})
-    if made.get("python") == new["python"] and made.get("place") == new["place"]:
+    """Make an empty environment with uv in it, unless the existing one can be updated."""
+    old_key = old.get("key", {})
+    if old_key.get("python") == new["python"] and old_key.get("place") == new["place"]:
         return
     if VENV.is_symlink() or (VENV.exists() and not old and any(VENV.iterdir())):
-        raise SetupError(f"{VENV} was not made by `make setup`; move it away, this project keeps its own environment there")
+        raise SetupError(f"{VENV} was not made by `make setup`; move it away, as this project keeps its environment there")
     if VENV.exists():
         shutil.rmtree(VENV)
     VENV.mkdir()
@@ -113,14 +116,14 @@ def make_venv(old: dict[str, Any], new: dict[str, str]) -> None:
 
 
 def install(switch: str) -> str:
-    """Packages, this project, Horovod; returns torch's version."""
+    """Install the packages, this project and Horovod; return torch's version."""
     python = VENV / "bin" / "python"
     uv = [str(python), "-m", "uv", "pip", "install", "--python", str(python)]
     quiet = [] if sys.stderr.isatty() else ["--quiet"]
     variables = pip_settings.uv_environment(str(python))
     variables["UV_LINK_MODE"] = "hardlink" if _same_device() else "copy"
-    # Every process of a training imports torch, timm, transformers and MLflow: twice as fast from bytecode, which
-    # Python can't write by itself where the environment is read-only or PYTHONDONTWRITEBYTECODE is set.
+    # Every process of a training imports torch, timm, transformers and MLflow, which is twice as fast from bytecode.
+    # Python cannot write that itself if the environment is read-only or PYTHONDONTWRITEBYTECODE is set.
     variables["UV_COMPILE_BYTECODE"] = "1"
     lock = ROOT / "requirements.lock"
     count = sum(1 for line in lock.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#"))
@@ -141,13 +144,13 @@ def install(switch: str) -> str:
 
 
 def install_horovod(python: Path, uv: list[str], variables: dict[str, str], switch: str) -> None:
-    """Build or fetch the wheel, install it, and see it load; a wheel that doesn't is built once more."""
+    """Install the wheel and check that it loads; a cached wheel that does not is built once more."""
     built = "nccl_built" if switch == "nccl" else "gloo_built"
     for attempt in range(2):
         start = time.monotonic()
         wheel, fresh = build_horovod.wheel(python, switch)
         if fresh:
-            print(f"setup: Horovod built in {time.monotonic() - start:.0f} s, kept in {wheel.parent}", flush=True)
+            print(f"setup: Horovod built in {time.monotonic() - start:.0f} s, stored in {wheel.parent}", flush=True)
         command = [*uv, "--quiet", "--no-deps", "--offline", "--reinstall-package", "horovod", str(wheel)]
         installed = subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True)
         loads = subprocess.run(
@@ -159,9 +162,9 @@ def install_horovod(python: Path, uv: list[str], variables: dict[str, str], swit
         if installed.returncode == 0 and loads.returncode == 0:
             return
         if fresh or attempt:
-            said = (installed.stderr + loads.stdout + loads.stderr).strip()
-            raise SetupError(f"Horovod was built but does not load:\n{said}")
-        print(f"setup: the kept wheel of Horovod does not load; building it again ({wheel})", flush=True)
+            output = (installed.stderr + loads.stdout + loads.stderr).strip()
+            raise SetupError(f"Horovod was built but does not load:\n{output}")
+        print(f"setup: the cached wheel of Horovod does not load; building it again ({wheel})", flush=True)
         shutil.rmtree(wheel.parent)
 
 
@@ -173,7 +176,7 @@ def _same_device() -> bool:
 
 
 def run(switch: str) -> None:
-    """Bring .venv to what the inputs say."""
+    """Make or update .venv, under the lock of this checkout."""
     (ROOT / ".make").mkdir(exist_ok=True)
     with file_lock.acquire_or_wait(ROOT / ".make" / "setup.lock", "setting up this checkout"):
         if is_current(switch):
@@ -182,20 +185,24 @@ def run(switch: str) -> None:
         make_venv(old, new)
         write_stamp({"state": "half-made"})
         torch = install(switch)
-        aside = CHOICE.with_suffix(".new")
-        aside.write_text(switch + "\n", encoding="utf-8")
-        os.replace(aside, CHOICE)
+        temporary = CHOICE.with_suffix(".new")
+        temporary.write_text(switch + "\n", encoding="utf-8")
+        os.replace(temporary, CHOICE)
         write_stamp({"state": "made", "key": new, "torch": torch})
         print(f"setup: ready in {time.monotonic() - start:.0f} s", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--current", action="store_true", help="only say (exit code 0) whether nothing needs to be done")
-    parser.add_argument("--horovod", choices=build_horovod.SWITCHES, help="which Horovod to build and keep from now on")
+    parser.add_argument(
+        "--current", action="store_true", help="change nothing; exit with 0 if the environment is up to date, else with 1"
+    )
+    parser.add_argument("--horovod", choices=build_horovod.SWITCHES, help="which Horovod to build, now and in later runs")
     arguments = parser.parse_args()
     switch = arguments.horovod or chosen()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that what is under way is ended and cleared
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # raises SystemExit, so that running steps are stopped and cleaned up
     if arguments.current:
         return 0 if is_current(switch) else 1
     try:
@@ -204,11 +211,11 @@ def main() -> int:
         print(f"setup: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        place = error.filename or VENV
-        print(f"setup: {place}: {error.strerror}; free space or mend permissions, and run it again", file=sys.stderr)
+        path = error.filename or VENV
+        print(f"setup: {path}: {error.strerror}; free space or fix the permissions, and run it again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("setup: interrupted; the same command goes on from here", file=sys.stderr)
+        print("setup: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     return 0
 

@@ -1,4 +1,4 @@
-"""pip's settings, handed to uv: people set up mirrors, certificates and folders of wheels for pip, and uv ignores that."""
+"""Passes pip's settings (mirrors, certificates, folders of wheels) on to uv, which ignores them."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import ast
 import subprocess
 import sys
 
-# later ones win, as in pip: what pip.conf says for all commands, for `install`, and the environment's PIP_*
+# as in pip, later ones win: pip.conf for all commands, pip.conf for `install`, PIP_* variables
 LEVELS = ("global.", "install.", ":env:.")
 
 
 def read(python: str = sys.executable) -> dict[str, str]:
-    """What `pip config list` of that interpreter says, by option name (`find-links`, `index-url`, ...)."""
+    """Return the settings of that interpreter's pip by option name (`find-links`, `index-url`, ...)."""
     listed = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
     return parse(listed.stdout)
 
 
 def parse(listed: str) -> dict[str, str]:
-    """The options of `pip config list`'s lines (`global.find-links='/wheels'`)."""
-    found: dict[str, str] = {}
+    """Return the options in the output of `pip config list` (lines such as `global.find-links='/wheels'`)."""
+    options: dict[str, str] = {}
     for level in LEVELS:
         for line in listed.splitlines():
             name, _, value = line.partition("=")
             if name.startswith(level) and value:
-                found[name.removeprefix(level)] = ast.literal_eval(value)
-    return found
+                options[name.removeprefix(level)] = ast.literal_eval(value)
+    return options
 
 
 def uv_arguments(python: str = sys.executable) -> list[str]:
-    """The same settings as arguments of `uv pip install` and `uv pip compile`."""
+    """Return the settings as arguments of `uv pip install` and `uv pip compile`."""
     settings = read(python)
     arguments: list[str] = []
-    for place in settings.get("find-links", "").split():
-        arguments += ["--find-links", place]
+    for location in settings.get("find-links", "").split():
+        arguments += ["--find-links", location]
     if "index-url" in settings:
         arguments += ["--default-index", settings["index-url"]]
-    extra = settings.get("extra-index-url", "").split()
-    for place in extra:
-        arguments += ["--index", place]
-    if extra:  # as pip: the best version wherever it lies, not the first index that has the name
+    extra_indexes = settings.get("extra-index-url", "").split()
+    for url in extra_indexes:
+        arguments += ["--index", url]
+    if extra_indexes:  # like pip: the best version of all indexes, not the first index that has the package
         arguments += ["--index-strategy", "unsafe-best-match"]
     for host in settings.get("trusted-host", "").split():
         arguments += ["--allow-insecure-host", host]
@@ -46,7 +46,7 @@ def uv_arguments(python: str = sys.executable) -> list[str]:
 
 
 def uv_environment(python: str = sys.executable) -> dict[str, str]:
-    """The settings that uv takes from variables only."""
+    """Return the settings that uv reads only from environment variables."""
     settings = read(python)
     environment = {"UV_NO_PROGRESS": "1"}
     if "cert" in settings:

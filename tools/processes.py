@@ -1,4 +1,4 @@
-"""What /proc tells about running processes: who lives, who is a zombie, who was left behind. Linux; needs nothing installed."""
+"""Lists, inspects and stops processes through /proc (Linux), with the standard library alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PROC = Path("/proc")
 
 
 def pids() -> list[int]:
-    """Every process, zombies too."""
+    """Return the numbers of all processes, including zombies."""
     return sorted(int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the command's name (state, ppid, ...), or none if there is no such process."""
+    """Return the fields of /proc/PID/stat after the command's name (state, ppid, ...); empty if there is no such process."""
     try:
         return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -25,19 +25,19 @@ def _stat(pid: int) -> list[str]:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process still runs: a zombie has ended, only its parent hasn't asked."""
+    """Return True if the process is running; a zombie has ended, but its parent has not collected it."""
     fields = _stat(pid)
     return bool(fields) and fields[0] not in "ZX"
 
 
 def parent(pid: int) -> int:
-    """Its parent's number; 0 where there is none."""
+    """Return the number of a process's parent; 0 if the process has ended."""
     fields = _stat(pid)
     return int(fields[1]) if fields else 0
 
 
 def started(pid: int) -> float:
-    """When it started, in seconds since 1970 (to about a second); 0 where it has ended."""
+    """Return when a process started, in seconds since 1970 (to about a second); 0 if it has ended."""
     fields = _stat(pid)
     if not fields:
         return 0.0
@@ -46,15 +46,15 @@ def started(pid: int) -> float:
 
 
 def command(pid: int) -> list[str]:
-    """Its command line; empty where it can't be read."""
+    """Return the command line of a process; empty if it cannot be read."""
     try:
-        return [part for part in (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0") if part]
+        return [word for word in (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0") if word]
     except OSError:
         return []
 
 
 def environment(pid: int) -> dict[str, str]:
-    """The variables it was started with; empty where they can't be read (another user's)."""
+    """Return the initial environment of a process; empty if it cannot be read (another user's process)."""
     try:
         entries = (PROC / str(pid) / "environ").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -63,27 +63,27 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def descendants(pid: int) -> list[int]:
-    """All living children, grandchildren and so on."""
+    """Return all running children, grandchildren and so on of a process."""
     children: dict[int, list[int]] = {}
     for other in pids():
         if alive(other):
             children.setdefault(parent(other), []).append(other)
-    found: list[int] = []
+    below: list[int] = []
     queue = [pid]
     while queue:
-        below = children.get(queue.pop(), [])
-        found += below
-        queue += below
-    return found
+        level = children.get(queue.pop(), [])
+        below += level
+        queue += level
+    return below
 
 
 def has_open(path: Path) -> list[int]:
-    """The living processes that have this file open, this one left out."""
+    """Return the other processes that have this file open."""
     try:
-        wanted = path.stat()
+        target = path.stat()
     except OSError:
         return []
-    found = []
+    holders = []
     for pid in pids():
         if pid == os.getpid():
             continue
@@ -96,31 +96,31 @@ def has_open(path: Path) -> list[int]:
                 stat = handle.stat()
             except OSError:
                 continue
-            if (stat.st_dev, stat.st_ino) == (wanted.st_dev, wanted.st_ino):
-                found.append(pid)
+            if (stat.st_dev, stat.st_ino) == (target.st_dev, target.st_ino):
+                holders.append(pid)
                 break
-    return found
+    return holders
 
 
 def stop(targets: Iterable[int], patience_s: float = 5.0, also: Callable[[], Iterable[int]] = lambda: ()) -> list[int]:
-    """End these processes and all below them: politely, and after `patience_s` for certain. Returns the numbers.
+    """Stop these processes and all below them, with SIGTERM and after `patience_s` with SIGKILL; return their numbers.
 
-    `also` is asked again in between, for processes that were started or re-parented meanwhile.
+    `also` is called repeatedly, for processes that are started or re-parented in the meantime.
     """
-    told: set[int] = set()
+    signalled: set[int] = set()
     start = time.monotonic()
     while True:
         now = {pid for target in {*targets, *also()} for pid in (target, *descendants(target)) if alive(pid)}
         now -= {os.getpid(), 1}
         if not now:
-            return sorted(told)
+            return sorted(signalled)
         late = time.monotonic() - start > patience_s
-        for pid in now if late else now - told:
+        for pid in now if late else now - signalled:
             try:
                 os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
             except ProcessLookupError:
                 continue
-        told |= now
+        signalled |= now
         if time.monotonic() - start > patience_s + 5:
-            return sorted(told)
+            return sorted(signalled)
         time.sleep(0.05)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Look for everything that setting up needs, say all that is missing at once, and only then start (tools/make_venv.py).
-# Arguments are handed on. An environment that is up to date needs nothing and ends at once.
+# Check everything that the setup needs and list all that is missing; only then start tools/make_venv.py.
+# Arguments are passed on. If the environment is up to date, exits at once.
 set -u
 case $0 in
 */*) cd "${0%/*}/.." || exit 1 ;;
@@ -15,7 +15,7 @@ problems=0
 debian=""
 fedora=""
 missing() { # what is missing, Debian's package, Fedora's package
-    [ "$problems" -gt 0 ] || echo "setup: before it can start, this is needed:" >&2
+    [ "$problems" -gt 0 ] || echo "setup: the following is missing:" >&2
     problems=$((problems + 1))
     echo "  - $1" >&2
     debian="$debian ${2:-}"
@@ -23,15 +23,15 @@ missing() { # what is missing, Debian's package, Fedora's package
 }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# --- the machine: decord, which reads the videos, has wheels for nothing else
+# --- the machine: decord, which reads the videos, has wheels for no other
 if have uname && [ "$(uname -sm)" != "Linux x86_64" ]; then
-    missing "Linux on x86_64 (this is $(uname -sm)); the decoder has no packages for other machines"
+    missing "Linux on x86_64 (this is $(uname -sm)); decord has no packages for other machines"
 fi
 
 # --- Python, its venv module and its headers
 python=$(. tools/python.sh)
 if [ -z "$python" ]; then
-    missing "Python 3.11, 3.12 or 3.13${PYTHON:+ (PYTHON=$PYTHON is none)}; if it is not on PATH: make PYTHON=/path/to/python3.11 ..." \
+    missing "Python 3.11, 3.12 or 3.13${PYTHON:+ (PYTHON=$PYTHON is not)}; if it is not on PATH: make PYTHON=/path/to/python3.11 ..." \
         "python3 python3-venv python3-dev" "python3.11 python3.11-devel"
 else
     if "$python" -E -S tools/make_venv.py --current "$@" 2>/dev/null; then
@@ -47,7 +47,7 @@ else
         missing "Python's headers (no $headers/Python.h), to compile Horovod" "$version-dev" "$version-devel"
 fi
 
-# --- what Horovod is compiled with
+# --- the compiler for Horovod
 compiler=${CXX:-}
 if [ -z "$compiler" ]; then
     for name in c++ g++ clang++; do
@@ -58,22 +58,22 @@ if [ -z "$compiler" ]; then
     missing "a C++ compiler (g++ 11 or later), to compile Horovod" "g++" "gcc-c++"
 elif ! printf '#include <concepts>\n#include <span>\nint main() { return 0; }\n' |
     $compiler -std=c++20 -fsyntax-only -x c++ - >/dev/null 2>&1; then
-    missing "a C++ compiler that knows C++20 ($compiler does not, or lacks its headers): g++ 11 or later" "g++" "gcc-c++"
+    missing "a C++ compiler that supports C++20 ($compiler does not, or its headers are missing): g++ 11 or later" "g++" "gcc-c++"
 fi
 have make || missing "make, to compile Horovod" "make" "make"
-have git || missing "git, which DVC builds on" "git" "git"
+have git || missing "git, which DVC needs" "git" "git"
 
-# --- room and permission
+# --- disk space and permission
 if [ ! -w . ] || { [ -e .venv ] && [ ! -w .venv ]; }; then
     missing "permission to write to $(pwd)"
 fi
 need_mb=9000
 if [ -f .venv/alpro-setup.json ]; then need_mb=3000; fi
-need_mb=${ALPRO_SETUP_MB:-$need_mb} # 2 GB with a CPU build of torch, 6 GB with a CUDA build, and what the installer unpacks aside
+need_mb=${ALPRO_SETUP_MB:-$need_mb} # 2 GB with a CPU build of torch, 6 GB with a CUDA build, and the installer's temporary files
 if have df && have awk; then
     free_mb=$(df -Pm . 2>/dev/null | awk 'NR == 2 {print $4}')
     if [ "${free_mb:-$need_mb}" -lt "$need_mb" ]; then
-        missing "$need_mb MB of free disk in $(pwd) (there are $free_mb; 3000 do with a CPU build of torch: ALPRO_SETUP_MB=3000 make ...)"
+        missing "$need_mb MB of free disk in $(pwd) ($free_mb are free; 3000 are enough for a CPU build of torch: ALPRO_SETUP_MB=3000 make ...)"
     fi
 fi
 

@@ -1,9 +1,8 @@
-"""Run a command while holding a lock, and leave no process of it behind: `under_lock.py NAME COMMAND...`.
+"""Runs a command while holding a lock, and leaves none of its processes behind: `under_lock.py NAME COMMAND...`.
 
-A second one with the same name ends at once with exit code 3 and says who holds the lock. When the command ends, or this
-process is told to stop, or its parent dies, whatever the command started and left is ended too, within 5 s. When this
-process is killed, so that it can do nothing any more, the system tells the command, and the next `under_lock.py` ends what
-still runs. Needs Linux.
+If the lock is held, exits at once with code 3 and names the holder. When the command ends, is interrupted or loses its
+parent, all its remaining child processes are terminated within 5 s. If this process is killed, the kernel sends SIGTERM to
+the command, and the next `under_lock.py` terminates what still runs. Needs Linux.
 """
 
 from __future__ import annotations
@@ -25,11 +24,12 @@ FOLDER = Path(".make")
 
 
 def _prctl(option: int, value: int) -> None:
+    """Call prctl(2). alpro/system/parent.py has the same call, but cannot be imported before anything is installed."""
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def acquire(name: str) -> IO[str] | None:
-    """Take the lock, or say who has it and return None. Left-overs of a killed holder are ended first."""
+    """Take the lock; if it is held, print by whom and return None. First stop processes that a killed holder has left."""
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{name}.lock"
     for attempt in range(2):
@@ -44,8 +44,8 @@ def acquire(name: str) -> IO[str] | None:
                 )
                 return None
             # the holder was killed; its child processes still run and have inherited the lock
-            ended = processes.stop([], also=lambda: processes.has_open(path))
-            print(f"{name}: ended {len(ended)} processes that a killed run had left behind", file=sys.stderr)
+            stopped = processes.stop([], also=lambda: processes.has_open(path))
+            print(f"{name}: stopped {len(stopped)} processes that a killed run had left behind", file=sys.stderr)
         else:
             file_lock.write_holder(file)
             return file
@@ -53,8 +53,8 @@ def acquire(name: str) -> IO[str] | None:
 
 
 def run(lock: IO[str], command: list[str]) -> int:
-    """Run the command to its end and clean up after it. Returns its exit code, 128 + N for signal N."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)  # what a killed child leaves becomes ours, so that we can end it
+    """Run the command and clean up after it. Return its exit code, or 128 + N for signal N."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans of the command become our children, so that we can stop them
     me = os.getpid()
 
     def in_child() -> None:
@@ -65,23 +65,23 @@ def run(lock: IO[str], command: list[str]) -> int:
     def on_signal(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
-    os.set_inheritable(lock.fileno(), True)  # so that the lock lives as long as the last of the command's processes
+    os.set_inheritable(lock.fileno(), True)  # the lock is held until the last of the command's processes ends
     child = subprocess.Popen(command, close_fds=False, preexec_fn=in_child)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the command as well, which knows what to do
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the command as well, which handles it
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
     try:
         code = _wait(child)
     except SystemExit:
-        _end_all()
+        _stop_all()
         raise
-    if left := _end_all():
-        print(f"ended {len(left)} processes that were left over", file=sys.stderr)
+    if leftovers := _stop_all():
+        print(f"stopped {len(leftovers)} processes that the command had left behind", file=sys.stderr)
     return 128 - code if code < 0 else code
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:
-    """The command's exit code. What it left to us and has ended is asked for as well: a server's zombies would pile up."""
+    """Return the command's exit code. Also collects orphans that end, which would pile up as zombies."""
     while True:
         pid, status = os.wait()
         if pid == child.pid:
@@ -89,7 +89,7 @@ def _wait(child: subprocess.Popen[bytes]) -> int:
             return child.returncode
 
 
-def _end_all() -> list[int]:
+def _stop_all() -> list[int]:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     return processes.stop([], also=lambda: processes.descendants(os.getpid()))
@@ -97,7 +97,7 @@ def _end_all() -> list[int]:
 
 def main() -> int:
     name, *command = sys.argv[1:]
-    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # a killed `make` takes us, and so the whole run, along
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # if `make` is killed, the whole run ends
     lock = acquire(name)
     return BUSY if lock is None else run(lock, command)
 

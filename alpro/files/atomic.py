@@ -1,8 +1,8 @@
-"""Writing so that a kill never leaves a half file: aside, flushed, renamed into place.
+"""Atomic writes: content goes to a temporary file, is flushed to disk, and is renamed into place.
 
-What is aside is called `.NAME.HOST-PIDS-PID.xxxxxxxx` (PIDS: the kernel's number of what PID is counted in, a container or the
-host), so that the next who writes beside it can tell that its writer is dead, and remove it: in a folder that a stage depends
-on it would count as a change.
+Temporary files and folders are called `.NAME.HOST-PIDS-PID.xxxxxxxx` (PIDS: number of the PID namespace, which a container has
+of its own), so the next writer can detect and remove leftovers of dead processes. Otherwise DVC would see them as a change
+of the folder.
 """
 
 from __future__ import annotations
@@ -20,52 +20,52 @@ from typing import Any
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:
-    """Write a file as a whole or not at all; its folder is made. Raises OSError when the disk refuses."""
+    """Write a file completely or not at all; create its folder if needed. Raises OSError if the disk refuses."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode("utf-8") if isinstance(content, str) else content
     _sweep_once(path.parent.absolute())
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(aside, 0o644)  # mkstemp's 0600 would keep a colleague or a container from reading it
-        os.replace(aside, path)
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep a colleague or a container from reading it
+        os.replace(temporary, path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def new_dir(path: str | Path) -> Iterator[Path]:
-    """A new directory that stands at `path`, replacing what stood there, once the block ended well; else nothing changed."""
+    """Yield a temporary directory that replaces `path` when the block ends. If the block raises, `path` is unchanged."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
-    os.chmod(aside, 0o755)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
+    os.chmod(temporary, 0o755)
     try:
-        yield aside
-        for file in aside.rglob("*"):
+        yield temporary
+        for file in temporary.rglob("*"):
             if file.is_file():
                 _fsync(file)
-        _fsync(aside)
+        _fsync(temporary)
         if path.exists():
-            old = aside.with_name(aside.name + ".old")
+            old = temporary.with_name(temporary.name + ".old")
             os.replace(path, old)
-            os.replace(aside, path)
+            os.replace(temporary, path)
             shutil.rmtree(old)
         else:
-            os.replace(aside, path)
+            os.replace(temporary, path)
         _fsync(path.parent)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file. Raises OSError when the disk refuses, which the library reports as an error of its own."""
+    """Write a safetensors file. Raises OSError if the disk refuses, instead of the library's own error."""
     import safetensors.torch
 
     try:
@@ -75,46 +75,46 @@ def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str] |
 
 
 def sha256(path: str | Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the SHA-256 hex digest of a file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _prefix(path: Path) -> str:
-    return f".{path.name}.{_here()}-{os.getpid()}."
+    return f".{path.name}.{_host_and_namespace()}-{os.getpid()}."
 
 
 @cache
-def _here() -> str:
-    """Where a process is known by its number: this host and, on Linux, this container."""
-    numbers = Path("/proc/self/ns/pid")
-    return f"{os.uname().nodename}-{numbers.stat().st_ino if numbers.exists() else 0}"
+def _host_and_namespace() -> str:
+    """Name this host and, on Linux, this PID namespace: a process number is unique only there."""
+    namespace = Path("/proc/self/ns/pid")
+    return f"{os.uname().nodename}-{namespace.stat().st_ino if namespace.exists() else 0}"
 
 
 @cache
 def _sweep_once(folder: Path) -> None:
-    """Once a process: a folder may hold millions of files."""
+    """Call `_sweep` once per process and folder, as a folder may hold millions of files."""
     _sweep(folder)
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what dead processes left aside; what stood in the place of a new directory is put back."""
-    ours = re.compile(rf"\.(?P<name>.+)\.{re.escape(_here())}-(?P<pid>\d+)\.[a-z0-9_]{{8}}(?P<old>\.old)?")
+    """Remove temporary files of dead processes. A directory that was being replaced is put back."""
+    pattern = re.compile(rf"\.(?P<name>.+)\.{re.escape(_host_and_namespace())}-(?P<pid>\d+)\.[a-z0-9_]{{8}}(?P<old>\.old)?")
     with os.scandir(folder) as entries:
-        left = [(Path(entry.path), found) for entry in entries if (found := ours.fullmatch(entry.name))]
-    for aside, found in left:
-        if _lives(int(found["pid"])):
+        leftovers = [(Path(entry.path), match) for entry in entries if (match := pattern.fullmatch(entry.name))]
+    for temporary, match in leftovers:
+        if _is_alive(int(match["pid"])):
             continue
-        with suppress(OSError):  # another process may do the same, or it is another user's: no reason to write nothing
-            if found["old"] and not (place := folder / found["name"]).exists():
-                os.replace(aside, place)
-            elif aside.is_dir():
-                shutil.rmtree(aside)
+        with suppress(OSError):  # another process removes it too, or it belongs to another user: write anyway
+            if match["old"] and not (original := folder / match["name"]).exists():
+                os.replace(temporary, original)
+            elif temporary.is_dir():
+                shutil.rmtree(temporary)
             else:
-                aside.unlink()
+                temporary.unlink()
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

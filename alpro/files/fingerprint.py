@@ -1,4 +1,7 @@
-"""What names the state that a killed training or evaluation resumes from: parameters, inputs, code. No other is used."""
+"""Fingerprints of parameters, inputs and code.
+
+Resume state is stored under its fingerprint and used only if all three match.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ from torch import nn
 from alpro.files.atomic import sha256
 
 
-def fingerprint(**parts: Any) -> str:
-    """A name for all that a result depends on; the parts are what JSON can hold."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:20]
+def fingerprint(**inputs: Any) -> str:
+    """Return one name for everything that a result depends on; the values are JSON or convertible to strings."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
 def code_version() -> str:
-    """Digest of every Python file of the package."""
+    """Return a digest of every Python file of the package."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -30,7 +33,7 @@ def code_version() -> str:
 
 
 def content(path: str | Path) -> str:
-    """Digest of a file, or of all files below a folder with their names: for checkpoints and annotations."""
+    """Return a digest of a file, or of all files in a folder with their names; for checkpoints and annotations."""
     path = Path(path)
     if path.is_file():
         return sha256(path)
@@ -38,17 +41,17 @@ def content(path: str | Path) -> str:
 
 
 def listing(path: str | Path) -> str:
-    """Digest of the names and sizes of all files below a folder: for media, whose bytes would take long to read."""
-    found = []
+    """Return a digest of the names and sizes of all files in a folder; for media, which take long to read."""
+    lines = []
     for folder, _, names in os.walk(path):
         for name in names:
             file = os.path.join(folder, name)
-            found.append(f"{os.path.relpath(file, path)} {os.stat(file).st_size}")
-    return _digest(sorted(found))
+            lines.append(f"{os.path.relpath(file, path)} {os.stat(file).st_size}")
+    return _digest(sorted(lines))
 
 
 def weights(module: nn.Module) -> str:
-    """Digest of a module's parameters and buffers, with their names and types, wherever they lie."""
+    """Return a digest of a module's parameters and buffers with their names and types. It does not depend on the device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

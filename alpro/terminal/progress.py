@@ -60,7 +60,7 @@ class Bar:
         if self._label != label:
             if self._label is not None:
                 self._progress.remove_task(self._task)
-            self._task, self._label = self._progress.add_task(label, total=total), label
+            self._task, self._label = self._progress.add_task(label, total=total, completed=done), label
         self._progress.update(self._task, completed=done, total=total)
 
     def print(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Whole or not at all: a killed writer leaves nothing that the next one does not remove, and a living one's is left alone."""
+"""Atomic writes: the next writer removes what a killed one left, and leaves a living one's files alone."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tests.training.processes import forked
 
 
 def begin(path: Path) -> None:
-    """Begin to write a directory, and never end."""
-    with files.new_dir(path) as made:
-        (made / "half").write_text("half")
+    """Start to write a directory and never finish."""
+    with files.new_dir(path) as temporary:
+        (temporary / "half").write_text("half")
         time.sleep(600)
 
 
 def begin_file(path: Path) -> None:
-    """Begin to write a file, and never end."""
+    """Start to write a file and never finish."""
     files.os.fsync = lambda handle: time.sleep(600)  # type: ignore[attr-defined]
     files.atomic_write(path, "half")
 
 
 def begin_to_replace(path: Path) -> None:
-    """Stop between the two renames: what stood there is aside, and nothing stands in its place."""
+    """Stop between the two renames: the old directory is under its temporary name and nothing is at the path."""
     replace = os.replace
 
     def once(old: Path, new: Path) -> None:
@@ -35,22 +35,22 @@ def begin_to_replace(path: Path) -> None:
         time.sleep(600)
 
     files.os.replace = once  # type: ignore[attr-defined]
-    with files.new_dir(path) as made:
-        (made / "half").write_text("half")
+    with files.new_dir(path) as temporary:
+        (temporary / "half").write_text("half")
 
 
 def write(path: Path) -> None:
-    with files.new_dir(path) as made:
-        (made / "file").write_text("whole")
+    with files.new_dir(path) as temporary:
+        (temporary / "file").write_text("whole")
 
 
-def asides(folder: Path, number: int = 1) -> list[Path]:
-    """The hidden entries of a folder, once there are so many."""
+def leftovers(folder: Path, number: int = 1) -> list[Path]:
+    """Wait until a folder has `number` hidden entries; return them."""
     until_s = time.monotonic() + 20
-    while len(found := sorted(folder.glob(".*"))) < number:
-        assert time.monotonic() < until_s, found
+    while len(hidden := sorted(folder.glob(".*"))) < number:
+        assert time.monotonic() < until_s, hidden
         time.sleep(0.02)
-    return found
+    return hidden
 
 
 @pytest.mark.parametrize("job", [begin, begin_file, begin_to_replace])
@@ -63,11 +63,11 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_and_a_living_ones_stay
         write(out)
         number = 2
     with forked(lambda: job(out)):
-        left = asides(tmp_path, number)
+        before = leftovers(tmp_path, number)
         write(tmp_path / "other")
-        assert asides(tmp_path) == left, "its writer lives"
+        assert leftovers(tmp_path) == before, "its writer lives"
     write(tmp_path / "other")
-    assert asides(tmp_path, 0) == []
+    assert leftovers(tmp_path, 0) == []
     assert (out / "file").exists() == (job is begin_to_replace), "what it was about to replace is back"
     write(out)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "file", "other", "out"]
@@ -75,15 +75,15 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_and_a_living_ones_stay
 
 def test_the_next_file_removes_what_a_killed_writer_left_of_another(tmp_path: Path) -> None:
     with forked(lambda: begin_file(tmp_path / "a")):
-        asides(tmp_path)
+        leftovers(tmp_path)
     files.atomic_write(tmp_path / "b", "whole")
     assert os.listdir(tmp_path) == ["b"]
 
 
-def test_what_looks_alike_and_is_none_of_ours_stays(tmp_path: Path) -> None:
-    """Another machine's or container's, which may share the disk, an older version's, and somebody's own."""
-    host, numbers = files._here().rsplit("-", 1)
-    names = [".out.elsewhere-1-2.abcdefgh", f".out.{host}-{int(numbers) + 1}-999999.abcdefgh", ".out.abcdefgh", ".out.txt"]
+def test_similar_names_of_other_hosts_versions_and_users_stay(tmp_path: Path) -> None:
+    """From another machine or container on the same disk, from an older version, and a user's own file."""
+    host, namespace = files._host_and_namespace().rsplit("-", 1)
+    names = [".out.elsewhere-1-2.abcdefgh", f".out.{host}-{int(namespace) + 1}-999999.abcdefgh", ".out.abcdefgh", ".out.txt"]
     for name in names:
         (tmp_path / name).touch()
     write(tmp_path / "out")

@@ -208,7 +208,7 @@ def test_a_gpu_build_keeps_cuda(horovod_sources: Path) -> None:
 
 def test_other_sources_than_the_recipes_are_refused(horovod_sources: Path) -> None:
     (horovod_sources / "CMakeLists.txt").write_text("set(CMAKE_CXX_STANDARD 17)\n")
-    with pytest.raises(SystemExit, match=r"CMakeLists.txt: nothing to set right"):
+    with pytest.raises(SystemExit, match=r"CMakeLists.txt: nothing to patch"):
         horovod_cmake.prepare(horovod_sources, gpu=False)
 
 
@@ -319,7 +319,7 @@ def test_an_old_compiler_and_a_full_disk_are_named(checkout: Path) -> None:
     (old / "g++").write_text("#!/bin/sh\nexit 1\n")
     (old / "g++").chmod(0o755)
     done = setup(checkout, f"{old}:{os.environ['PATH']}", PYTHON=sys.executable, ALPRO_SETUP_MB="99999999", CXX="g++ -O1")
-    assert "knows C++20 (g++ -O1 does not" in done.stderr
+    assert "supports C++20 (g++ -O1 does not" in done.stderr
     assert "99999999 MB of free disk" in done.stderr
 
 

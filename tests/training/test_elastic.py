@@ -55,7 +55,7 @@ def test_of_several_lost_processes_the_one_that_left_too_few_is_named() -> None:
     settings = Launch(processes=3, min_processes=2, hosts="localhost:3")
     run = ElasticSupervisor(settings, ["sleep", "60"], dict(os.environ))
     try:
-        ranks = [run._enter(number) for number in range(3)]
+        ranks = [run._register(number) for number in range(3)]
         for number in (1, 2, 0):
             run._on_failure(ranks[number], "ended without an error message")
         assert str(run._diagnose(None, "horovodrun ended with exit code 1")).startswith("rank 2 ended without an error message")
