@@ -86,13 +86,11 @@ def write_stamp(state: dict[str, Any]) -> None:
     os.replace(temporary, STAMP)
 
 
-def call(what: str, command: list[str], variables: dict[str, str] | None = None) -> None:
+def call(step: str, command: list[str], variables: dict[str, str] | None = None) -> None:
     """Run one step and show its output. Raises SetupError if it fails."""
     done = subprocess.run(command, cwd=ROOT, env=os.environ | (variables or {}), stdin=subprocess.DEVNULL)
     if done.returncode:
-        raise SetupError(
-            f"{what} failed (exit {done.returncode}), see its output above; run the same command again to continue"
-        )
+        raise SetupError(f"{step} failed (exit {done.returncode}), see its output; run the same command again to continue")
 
 
 def make_venv(old: dict[str, Any], new: dict[str, str]) -> None:
@@ -200,9 +198,7 @@ def main() -> int:
     parser.add_argument("--horovod", choices=build_horovod.SWITCHES, help="which Horovod to build, now and in later runs")
     arguments = parser.parse_args()
     switch = arguments.horovod or chosen()
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # raises SystemExit, so that running steps are stopped and cleaned up
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SystemExit: running steps are stopped and cleaned up
     if arguments.current:
         return 0 if is_current(switch) else 1
     try:

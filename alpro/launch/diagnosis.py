@@ -38,11 +38,22 @@ class Rank:
     def __str__(self) -> str:
         return f"rank {self.number} ({self.host}, process {self.pid})" if self.pid else f"rank {self.number}"
 
-    def record_beat(self, message: dict[str, Any]) -> None:
-        """Take over the progress of a heartbeat."""
-        self.beats, self.position = message["count"], message["what"]
-        if message["step"] is not None:
-            self.position += f" of step {message['step']}"
+    def update(self, message: dict[str, Any]) -> None:
+        """Take over the state that a message of this rank reports."""
+        self.last_message_s = time.monotonic()
+        event = message["event"]
+        if event == "hello":
+            self.host, self.pid = message["host"], message["pid"]
+        elif event == "joined":
+            self.joined = True
+        elif event == "beat":
+            self.beats, self.position = message["count"], message["what"]
+            if message["step"] is not None:
+                self.position += f" of step {message['step']}"
+        elif event == "stoppable":
+            self.stoppable = message["can"]
+        elif event == "leaving":
+            self.leaving = True
 
 
 @dataclass

@@ -184,20 +184,11 @@ class Supervisor:
             rank.stderr_tail = [*rank.stderr_tail[-STDERR_LINES:], text.rstrip()]
 
     def _handle_message(self, rank: Rank, message: dict[str, Any]) -> None:
-        rank.last_message_s = time.monotonic()
+        rank.update(message)
         event = message["event"]
-        if event == "hello":
-            rank.host, rank.pid = message["host"], message["pid"]
-        elif event == "joined":
-            rank.joined = True
-        elif event == "beat":
-            rank.record_beat(message)
-            if rank is next((other for other in self.ranks if not other.failed and not other.leaving), None):
-                self._move_bar(message)
-        elif event == "stoppable":
-            rank.stoppable = message["can"]
+        if event == "beat" and rank is next((r for r in self.ranks if not r.failed and not r.leaving), None):
+            self._move_bar(message)
         elif event == "leaving":
-            rank.leaving = True
             self.exited.append(rank)
         elif event == "failed" and not self.stopping:
             self._on_failure(rank, "", message["line"])
