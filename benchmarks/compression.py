@@ -1,11 +1,11 @@
-"""How much faster converted copies are read, and how much smaller they are (`alpro data convert`).
+"""Reading speed and size of converted videos compared with the originals (`alpro data convert`).
 
     python -m benchmarks.compression [--videos FOLDER] [--number 16] [--json FILE]
 
-A folder may hold anything: what can't be read, and videos under 60 frames, are left out. Without one it makes videos of
-MSRVTT's shape (320x240, 300 frames, H.264); they are noise that moves, which compresses worse the fewer frames are kept, so
-judge by films. Reads 8 frames of each clip at 224 pixels, drawn at random as a training does, from the originals and from
-three kinds of copies, on one core. Prints a table, and JSON on the last line.
+Unreadable files and videos under 60 frames in the folder are left out. Without a folder it makes videos of MSRVTT's shape
+(320x240, 300 frames, H.264). They show moving noise, which compresses worse if fewer frames are kept, so use real videos to
+judge sizes. Reads 8 random frames of each clip at 224 pixels, like a training, from the originals and from three kinds of
+copies, on one core. Prints a table, then JSON on the last line.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def clips_per_s(paths: list[Path], reads: int) -> float:
-    """Clips that one second of one core reads, each drawn anew: time of the processor, so that others' work counts little."""
-    read_frames(paths[0], FRAMES, SIZE, "random", random.Random(0))  # warm
+    """Return the clips read per second of CPU time, each with new random frames. Other processes hardly change CPU time."""
+    read_frames(paths[0], FRAMES, SIZE, "random", random.Random(0))  # warm-up
     start = time.process_time()
     for i in range(reads):
         read_frames(paths[i % len(paths)], FRAMES, SIZE, "random", random.Random(i))
     return reads / (time.process_time() - start)
 
 
-def link_films(folder: Path, into: Path) -> None:
-    """Links to those files of a folder that are worth converting."""
+def link_videos(folder: Path, into: Path) -> None:
+    """Link the readable videos of a folder that have at least SHORTEST frames."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         info = probe(path, digest=False)
         if info.readable and info.frames >= SHORTEST:
@@ -53,16 +53,16 @@ def link_films(folder: Path, into: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, help="folder of videos to read")
-    parser.add_argument("--number", type=int, default=16, help="videos to make, where no folder is given")
+    parser.add_argument("--number", type=int, default=16, help="videos to make if no folder is given")
     parser.add_argument("--reads", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3, help="each speed is the best of so many")
-    parser.add_argument("--json", type=Path, help="write the result there")
+    parser.add_argument("--repeats", type=int, default=3, help="each speed is the best of this many runs")
+    parser.add_argument("--json", type=Path, help="file for the result")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "originals"
         source.mkdir()
         if args.videos:
-            link_films(args.videos, source)
+            link_videos(args.videos, source)
         else:
             make_videos(source, args.number)
         folders = {"originals": source}
@@ -70,11 +70,11 @@ def main() -> None:
         for number, (kind, options) in enumerate(KINDS.items()):
             folders[kind] = Path(folder) / str(number)
             start = time.process_time()
-            made = convert(Convert(source=str(source), output=str(folders[kind]), **options), 1, Path(folder) / "state")
-            seconds[kind] = (time.process_time() - start) / made.converted
+            conversion = convert(Convert(source=str(source), output=str(folders[kind]), **options), 1, Path(folder) / "state")
+            seconds[kind] = (time.process_time() - start) / conversion.converted
         files = {kind: sorted(path for path in where.rglob("*") if path.is_file()) for kind, where in folders.items()}
         speed = dict.fromkeys(files, 0.0)
-        for _ in range(args.repeats):  # in turns, so that a busy machine hurts all alike
+        for _ in range(args.repeats):  # in turns, so that other load on the machine affects all alike
             for kind, paths in files.items():
                 speed[kind] = max(speed[kind], clips_per_s(paths, args.reads))
         result: dict[str, Any] = {"clips": len(files["originals"])}

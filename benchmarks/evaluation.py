@@ -1,11 +1,11 @@
-"""What an evaluation costs against the naive loop of the released code, in fp32 at the paper's size, on this machine.
+"""Cost of an evaluation compared with the naive loop of the released code, in fp32 at the paper's size.
 
     python -m benchmarks.evaluation --json benchmarks/evaluation.json [--quick]
 
-The naive loop is the tests' oracle: a video is encoded for every 64 captions and every caption for every video; for a question
-its video is decoded and encoded again. Both run in turns, on a slice, in one run; what the slice leaves out (MSRVTT's 1,000 x
-1,000 pairs) is derived by counting: seconds of a video, a caption and a pair times their numbers. FLOPs are counted by torch
-on the operations themselves. Peak memory is that of 1,000 x 1,000 with made features, plus that of a full batch.
+The naive loop is the tests' oracle. It encodes each video once per 64 captions and each caption once per video, and decodes
+and encodes a video again for every question. Both loops run in turns on a slice of the data. The cost of MSRVTT's 1,000 x
+1,000 pairs is extrapolated: seconds per video, caption and pair times their numbers. torch counts the FLOPs of the
+operations. Peak memory is that of 1,000 x 1,000 pairs with random features, plus that of a full batch.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from tests.evaluation import naive
 IMAGE, TOKENS = 224, 40  # side in pixels; limit of text tokens
 RETRIEVAL_FRAMES, QA_FRAMES = 8, 16
 VIDEOS = CAPTIONS = 1000  # MSRVTT's 1k-A
-CHUNK = 64  # captions for which the released code encodes a video once more
-QUESTIONS = 25  # of a video: MSRVTT-QA has 24, MSVD-QA 26
+CHUNK = 64  # captions per encoding of a video in the released code
+QUESTIONS = 25  # per video; MSRVTT-QA has 24, MSVD-QA 26
 ANSWERS = 1500
 K = 128
-BATCH = 16  # pairs of a multimodal batch: caches of a CPU like few
-WORDS = (9.3, 3.5)  # mean and deviation of a caption's words (MSRVTT); a question is not longer
+BATCH = 16  # pairs of a multimodal batch; small batches suit a CPU's caches
+WORDS = (9.3, 3.5)  # mean and standard deviation of a caption's words (MSRVTT); questions are not longer
 
 
 class Words:
-    """A tokenizer with a piece a word, which is all that costs depend on."""
+    """A tokenizer with one token per word; the costs depend only on the number of tokens."""
 
     def __call__(
         self, texts: list[str], padding: str = "", max_length: int = TOKENS, return_tensors: str = "", **_: Any
@@ -61,20 +61,20 @@ class Words:
 
 
 def sentences(number: int) -> list[str]:
-    """Texts of a caption's usual lengths."""
+    """Return random texts with the lengths of captions."""
     lengths = np.random.default_rng(0).normal(*WORDS, number).round().clip(3, 30).astype(int)
     return [" ".join("word"[: 1 + n % 4] for n in range(length)) for length in lengths]
 
 
 @dataclass
 class Clock:
-    """Seconds in a model's parts during an evaluation, and how many items went through each."""
+    """Seconds spent in a model's methods during an evaluation, and the items that each processed."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     items: dict[str, int] = field(default_factory=dict)
 
     def watch(self, model: Alpro, *names: str) -> Callable[[], None]:
-        """Time these methods of the model; call what is returned to stop."""
+        """Time these methods of the model. Return a function that stops the timing."""
         for name in names:
             method = getattr(model, name)
 
@@ -90,6 +90,7 @@ class Clock:
 
 
 def timed(job: Callable[[], object]) -> float:
+    """Return the seconds that a job takes."""
     start = time.perf_counter()
     job()
     return time.perf_counter() - start
@@ -99,44 +100,44 @@ def timed(job: Callable[[], object]) -> float:
 
 
 def measure_qa(videos: list[Path], repeats: int) -> dict[str, Any]:
-    """Seconds a question, naive and ours, in turns."""
+    """Return the seconds per question of the naive loop and of ours, measured in turns."""
     model = build_model("qa", num_frames=QA_FRAMES, num_answers=ANSWERS).eval()
     texts = sentences(QUESTIONS)
     answers = {str(label): label for label in range(ANSWERS)}
     preprocessing = Preprocessing(QA_FRAMES, IMAGE, TOKENS)
 
-    def asked(number: int) -> list[Record]:
+    def with_questions(number: int) -> list[Record]:
         return [Record("v", videos[0], questions=tuple(Question(n, t, "0", "what") for n, t in enumerate(texts[:number])))]
 
-    evaluate_qa(model, asked(1), Words(), answers, preprocessing)  # warm
+    evaluate_qa(model, with_questions(1), Words(), answers, preprocessing)  # warm-up
     rows = []
     for _ in range(repeats):
-        slow = [timed(lambda: naive.answer_probabilities(model, asked(1), Words(), preprocessing))]
-        fast = timed(lambda: evaluate_qa(model, asked(QUESTIONS), Words(), answers, preprocessing, batch_pairs=BATCH))
-        slow.append(timed(lambda: naive.answer_probabilities(model, asked(1), Words(), preprocessing)))
+        slow = [timed(lambda: naive.answer_probabilities(model, with_questions(1), Words(), preprocessing))]
+        fast = timed(lambda: evaluate_qa(model, with_questions(QUESTIONS), Words(), answers, preprocessing, batch_pairs=BATCH))
+        slow.append(timed(lambda: naive.answer_probabilities(model, with_questions(1), Words(), preprocessing)))
         rows.append((sum(slow) / 2, fast / QUESTIONS))
     slow_s, fast_s = np.median(rows, axis=0)
     return {"naive_s": slow_s, "ours_s": fast_s, "runs": rows, "speedup": float(np.median([a / b for a, b in rows]))}
 
 
 def measure_retrieval(videos: list[Path], repeats: int, slice_videos: int) -> dict[str, Any]:
-    """Seconds of the naive loop's chunk (a video and 64 captions), and of our video, caption and pair, in turns."""
+    """Return the seconds of the naive loop's chunk (a video and 64 captions), and of our video, caption and pair."""
     model = build_model("retrieval", num_frames=RETRIEVAL_FRAMES).eval()
     texts = sentences(CHUNK)
     preprocessing = Preprocessing(RETRIEVAL_FRAMES, IMAGE, TOKENS)
-    few = [Record(str(n), videos[n], captions=tuple(texts[n::slice_videos])) for n in range(slice_videos)]
-    one = [Record("0", videos[0], captions=tuple(texts))]
-    evaluate_retrieval(model, [Record("0", videos[0], captions=tuple(texts[:2]))], Words(), preprocessing)  # warm
+    slice_records = [Record(str(n), videos[n], captions=tuple(texts[n::slice_videos])) for n in range(slice_videos)]
+    chunk_records = [Record("0", videos[0], captions=tuple(texts))]
+    evaluate_retrieval(model, [Record("0", videos[0], captions=tuple(texts[:2]))], Words(), preprocessing)  # warm-up
     rows = []
     for _ in range(repeats):
-        chunk = timed(lambda: naive.retrieval_scores(model, one, Words(), preprocessing, chunk=CHUNK))
+        chunk = timed(lambda: naive.retrieval_scores(model, chunk_records, Words(), preprocessing, chunk=CHUNK))
         clock = Clock()
         stop = clock.watch(model, "encode_video", "encode_text", "video_feature", "text_feature")
-        whole = timed(lambda: evaluate_retrieval(model, few, Words(), preprocessing, batch_pairs=BATCH))
+        whole = timed(lambda: evaluate_retrieval(model, slice_records, Words(), preprocessing, batch_pairs=BATCH))
         stop()
         video = (clock.seconds["encode_video"] + clock.seconds["video_feature"]) / slice_videos
         text = (clock.seconds["encode_text"] + clock.seconds["text_feature"]) / CHUNK
-        pair = (whole - sum(clock.seconds.values())) / (slice_videos * CHUNK)  # decoding and all else counts as pairs
+        pair = (whole - sum(clock.seconds.values())) / (slice_videos * CHUNK)  # decoding and everything else counts as pairs
         rows.append(
             {"naive_chunk_s": chunk, "video_s": video, "text_s": text, "pair_s": pair, **derived(chunk, video, text, pair)}
         )
@@ -144,7 +145,7 @@ def measure_retrieval(videos: list[Path], repeats: int, slice_videos: int) -> di
 
 
 def derived(chunk: float, video: float, text: float, pair: float) -> dict[str, float]:
-    """Speed-ups of MSRVTT's test from the cost of each piece; in both directions no pair is taken to be needed twice."""
+    """Return the speed-ups of MSRVTT's test from the cost of each piece, assuming that no pair is needed in both directions."""
     slow = VIDEOS * CAPTIONS / CHUNK * chunk
     encoding = VIDEOS * video + CAPTIONS * text
     pairs = {"exact": VIDEOS * CAPTIONS, "k128": K * CAPTIONS, "k128_both": K * (CAPTIONS + VIDEOS)}
@@ -155,14 +156,14 @@ def derived(chunk: float, video: float, text: float, pair: float) -> dict[str, f
 
 
 def counted(job: Callable[[], object]) -> float:
-    """GFLOPs of a job on tensors without content."""
+    """Return the GFLOPs of a job on meta tensors."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         job()
     return counter.get_total_flops() / 1e9
 
 
 def count_flops() -> dict[str, Any]:
-    """GFLOPs of the pieces, and the speed-ups that they promise."""
+    """Return the GFLOPs of the pieces, and the speed-ups that follow from them."""
     with torch.device("meta"):
         retrieval = build_model("retrieval", num_frames=RETRIEVAL_FRAMES, seed=None).eval()
         qa = build_model("qa", num_frames=QA_FRAMES, num_answers=ANSWERS, seed=None).eval()
@@ -195,18 +196,18 @@ def count_flops() -> dict[str, Any]:
 
 
 def memory(what: str, videos: list[Path]) -> float:
-    """GB beyond the model at the peak of a part of retrieval, in a process of its own."""
+    """Measure one part of retrieval in its own process; return its peak memory without the model, in GB."""
     command = [sys.executable, "-m", "benchmarks.evaluation", "--memory", what, "--videos", str(videos[0].parent)]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     return float(lines[-1])
 
 
 def peak_of(what: str, videos: list[Path]) -> float:
-    """What `memory` runs.
+    """Return the peak memory of one part of retrieval without the model, in GB; runs in the process that `memory` starts.
 
-    `held`: 1,000 x 1,000 with made features in memory, of which VTM scores one pair a caption: more take longer, not more
-    memory. `batch`: two real videos, encoded and scored in full batches of 64 pairs. Layers come one after the other, so
-    that a few of each encoder have the peak of all.
+    `held`: 1,000 x 1,000 pairs with random features in memory. VTM scores one pair per caption, as more pairs take longer
+    but no more memory. `batch`: two videos, encoded and scored in full batches of 64 pairs. Layers run one after the other,
+    so a few layers of each encoder have the same peak as all.
     """
     config = Model(vision_layers=1, text_layers=1, fusion_layers=2)
     model = build_model("retrieval", num_frames=RETRIEVAL_FRAMES, config=config).eval()
@@ -226,13 +227,13 @@ def peak_of(what: str, videos: list[Path]) -> float:
 
 
 def status(name: str) -> int:
-    """A line of /proc/self/status, in kB."""
+    """Return a value of /proc/self/status, in kB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def processor() -> str:
-    """The CPU's name."""
+    """Return the CPU's name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
@@ -241,21 +242,22 @@ def processor() -> str:
 
 
 def table(result: dict[str, Any]) -> str:
+    """Format the result as a table."""
     flops, bounds = result["flops"], {"qa": 12, "exact": 1.6, "k128": 8, "k128_both": 5}
     names = {
         "qa": f"QA, {QUESTIONS} questions a video", "exact": "retrieval, all 1,000 x 1,000 pairs",
         "k128": "retrieval, K=128, text to video", "k128_both": "retrieval, K=128, both directions",
     }  # fmt: skip
     key = {"qa": "qa_speedup", **{name: f"retrieval_speedup_{name}" for name in ("exact", "k128", "k128_both")}}
-    lines = [f"{'':38}{'measured':>10}{'by FLOPs':>10}{'wanted':>8}"]
+    lines = [f"{'':38}{'measured':>10}{'by FLOPs':>10}{'target':>8}"]
     lines += [f"{names[n]:38}{result[key[n]]:9.1f}x{flops[n]:9.1f}x{bounds[n]:7}x" for n in names]
-    lines.append(f"peak memory beyond the model, 1,000 x 1,000: {result['memory_gb']:.1f} GB (wanted: under 6)")
+    lines.append(f"peak memory beyond the model, 1,000 x 1,000: {result['memory_gb']:.1f} GB (target: under 6)")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the result there")
+    parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--quick", action="store_true", help="one repeat of a smaller slice: under ten minutes on two cores")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", choices=["held", "batch"], help=argparse.SUPPRESS)

@@ -1,10 +1,9 @@
-"""How fast batches come, against bare decord on the same files; what augmentation costs; whether memory stays flat.
+"""Speed of the training's data loader compared with decord alone, cost of augmentation, and memory over time.
 
     python -m benchmarks.loader --workers 2 [--videos FOLDER] [--reads 20000] [--json FILE]
 
-Without a folder it makes videos of MSRVTT's shape (320x240, 300 frames, H.264) in a temporary one. Beside clips a second
-stand the processor's milliseconds for a clip, of all threads and processes: on a machine that does other work they say more.
-Prints a table, and JSON on the last line.
+Without a folder it makes videos of MSRVTT's shape (320x240, 300 frames, H.264). The table shows clips per second and CPU
+milliseconds per clip, of all threads and processes; on a busy machine the latter are more reliable. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ FRAMES, SIZE, BATCH = 8, 224, 8
 
 
 class Words:
-    """A tokenizer that costs nothing: the benchmark is about frames."""
+    """A tokenizer without cost: the benchmark measures frames."""
 
     pad_token_id, mask_token_id, all_special_ids = 0, 4, (0, 1, 2, 3, 4)
 
@@ -46,7 +45,7 @@ class Words:
 
 
 def make_videos(folder: Path, number: int) -> list[Path]:
-    """Moving noise, so that the files are as large as filmed ones."""
+    """Make videos of moving noise, which are as large as real ones."""
     import av
 
     paths = []
@@ -66,26 +65,26 @@ def make_videos(folder: Path, number: int) -> list[Path]:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast clips came, and what each cost."""
+    """Clips per second, and CPU time per clip."""
 
     clips_per_s: float
-    cpu_ms: float  # of all threads and processes, for a clip
+    cpu_ms: float  # of all threads and processes, per clip
 
     def better(self, other: Speed | None) -> Speed:
-        """The best of each."""
+        """Return the better of each value."""
         if other is None:
             return self
         return Speed(max(self.clips_per_s, other.clips_per_s), min(self.cpu_ms, other.cpu_ms))
 
 
 def cpu_s() -> float:
-    """Processor time of this process and of those of its children that have ended."""
-    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(use.ru_utime + use.ru_stime for use in uses)
+    """Return the CPU time of this process and of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def bare(paths: list[Path], threads: int, clips: int) -> Speed:
-    """decord alone, in so many threads: open, draw frames, decode at the model's size."""
+    """Measure decord alone with some threads: open, draw frames, decode at the model's size."""
     import decord
 
     def read(i: int) -> int:
@@ -93,24 +92,24 @@ def bare(paths: list[Path], threads: int, clips: int) -> Speed:
         return reader.get_batch(frame_indices(len(reader), FRAMES, "random", random.Random(i))).asnumpy().size
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(read, range(threads)))  # warm
+        list(pool.map(read, range(threads)))  # warm-up
         start, used = time.perf_counter(), cpu_s()
         list(pool.map(read, range(clips)))
     return Speed(clips / (time.perf_counter() - start), (cpu_s() - used) / clips * 1e3)
 
 
 def loaded(paths: list[Path], workers: int, clips: int, randaugment: RandAugment | None) -> Speed:
-    """The training's loader: clips a second after its workers have started; the processor's time without that of the start."""
-    ahead = BATCH * (2 * workers + 1)  # what is read ahead while they start
-    one_used, one, _ = drained(paths, workers, BATCH, 0, randaugment)
+    """Measure the training's loader, without the start of its workers."""
+    ahead = BATCH * (2 * workers + 1)  # clips that the workers read ahead while they start
+    start_used, start_read, _ = drained(paths, workers, BATCH, 0, randaugment)
     used, read, rate = drained(paths, workers, ahead + clips, ahead, randaugment)
-    return Speed(rate, (used - one_used) / (read - one) * 1e3)
+    return Speed(rate, (used - start_used) / (read - start_read) * 1e3)
 
 
 def drained(
     paths: list[Path], workers: int, clips: int, ahead: int, randaugment: RandAugment | None
 ) -> tuple[float, int, float]:
-    """Processor time and clips of a loader from start to end, and clips a second after the first `ahead`."""
+    """Return CPU time and clips of a loader from start to end, and its clips per second after the first `ahead`."""
     used, read, start = cpu_s(), 0, time.perf_counter()
     for _, batch in make_loader(paths, workers, clips, randaugment):
         read += len(batch)
@@ -120,7 +119,7 @@ def drained(
 
 
 def make_loader(paths: list[Path], workers: int, clips: int, randaugment: RandAugment | None) -> TrainLoader:
-    """The loader over these files for so many clips."""
+    """Return a loader over these files for some number of clips."""
     records = [Record(str(i), path, captions=("a",)) for i, path in enumerate(paths)] * (BATCH // len(paths) + 1)
     data = ClipDataset("bench", records, "corpus", View(FRAMES, SIZE, "random", randaugment=randaugment), seed=0)
     plan = BatchPlan({"bench": len(data)}, BATCH, epochs=1 + clips // (len(data) // BATCH * BATCH), seed=0)
@@ -128,14 +127,14 @@ def make_loader(paths: list[Path], workers: int, clips: int, randaugment: RandAu
 
 
 def memory_growth(paths: list[Path], reads: int) -> tuple[float, float]:
-    """MB that this process holds in the second and in the last tenth of the reads: medians, as a batch comes and goes."""
-    held = [resident_mb() for _ in make_loader(paths, 0, reads, None)]
-    tenth = len(held) // 10
-    return float(np.median(held[tenth : 2 * tenth])), float(np.median(held[-tenth:]))
+    """Return the median memory of this process, in MB, in the second and in the last tenth of the reads."""
+    samples = [resident_mb() for _ in make_loader(paths, 0, reads, None)]
+    tenth = len(samples) // 10
+    return float(np.median(samples[tenth : 2 * tenth])), float(np.median(samples[-tenth:]))
 
 
 def resident_mb() -> float:
-    """Memory that this process holds."""
+    """Return the memory of this process, in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
@@ -144,14 +143,14 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, help="folder of videos to read")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--clips", type=int, default=400)
-    parser.add_argument("--repeats", type=int, default=3, help="each speed is the best of so many")
-    parser.add_argument("--reads", type=int, default=0, help="also watch the memory over so many reads")
-    parser.add_argument("--json", type=Path, help="write the result there")
+    parser.add_argument("--repeats", type=int, default=3, help="each speed is the best of this many runs")
+    parser.add_argument("--reads", type=int, default=0, help="also measure the memory over this many reads")
+    parser.add_argument("--json", type=Path, help="file for the result")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         paths = sorted(p for p in args.videos.rglob("*") if p.is_file()) if args.videos else make_videos(Path(folder), 32)
         rows: dict[str, Speed] = {}
-        for _ in range(args.repeats):  # in turns, so that a busy machine hurts all alike
+        for _ in range(args.repeats):  # in turns, so that other load on the machine affects all alike
             for name, speed in (
                 ("bare decord", bare(paths, args.workers, args.clips)),
                 ("loader", loaded(paths, args.workers, args.clips, None)),
@@ -159,10 +158,10 @@ def main() -> None:
             ):
                 rows[name] = speed.better(rows.get(name))
         result: dict[str, Any] = {"workers": args.workers, "speeds": {name: asdict(speed) for name, speed in rows.items()}}
-        best, own = rows["bare decord"], rows["loader"]
-        result |= {"share": own.clips_per_s / best.clips_per_s, "share_by_cpu": best.cpu_ms / own.cpu_ms}
+        decord, loader = rows["bare decord"], rows["loader"]
+        result |= {"share": loader.clips_per_s / decord.clips_per_s, "share_by_cpu": decord.cpu_ms / loader.cpu_ms}
         for name, speed in rows.items():
-            shares = f"{speed.clips_per_s / best.clips_per_s:6.1%}, {best.cpu_ms / speed.cpu_ms:6.1%} by processor time"
+            shares = f"{speed.clips_per_s / decord.clips_per_s:6.1%}, {decord.cpu_ms / speed.cpu_ms:6.1%} by CPU time"
             print(f"{name:24}{speed.clips_per_s:8.1f} clips/s {speed.cpu_ms:8.1f} ms/clip {shares}")
         if args.reads:
             early, late = memory_growth(paths, args.reads)

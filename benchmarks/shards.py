@@ -1,10 +1,9 @@
-"""How long DVC takes over a corpus of millions of clips in shards: adding it, a first `dvc repro`, and one with nothing to do.
+"""Time of DVC on a corpus of millions of clips in shards: `dvc add`, a first `dvc repro`, and one with nothing to do.
 
     python -m benchmarks.shards [--clips 2500000] [--shards 2500] [--kb 64]
 
-The shards are small (their number and the index count, not their bytes) and lie in a repository of their own in a
-temporary folder. Also measures how fast a folder of shards is listed, and clips are looked up at random. Prints a
-table, and JSON on the last line.
+The shards are small, because only their number and the index matter, and are in a temporary repository. Also measures how
+fast a folder of shards is listed, and how fast random clips are found. Prints a table, then JSON on the last line.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ STAGE = """stages:
 
 
 def make_corpus(folder: Path, clips: int, shards: int, kb: int) -> None:
-    """Shards of random bytes, and an index of clips that could be in them."""
+    """Write shards of random bytes, and an index of clips that could be in them."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     each = clips // shards
@@ -56,7 +55,7 @@ def make_corpus(folder: Path, clips: int, shards: int, kb: int) -> None:
 
 
 def seconds(root: Path, *command: str) -> float:
-    """Of one command, which must end well."""
+    """Return the seconds of a command, which must succeed."""
     env = os.environ | {"DVC_NO_ANALYTICS": "1"}
     start = time.perf_counter()
     subprocess.run(command, cwd=root, env=env, check=True, capture_output=True)
@@ -67,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=2_500_000)
     parser.add_argument("--shards", type=int, default=2_500)
-    parser.add_argument("--kb", type=int, default=64, help="bytes of a shard, in kB")
+    parser.add_argument("--kb", type=int, default=64, help="size of a shard in kB")
     args = parser.parse_args()
     dvc = (sys.executable, "-m", "dvc")
     with tempfile.TemporaryDirectory() as folder:

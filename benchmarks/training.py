@@ -1,13 +1,13 @@
-"""Speed and memory of the four trainings at the paper's size, on made batches: a table, and JSON on the last line.
+"""Speed and memory of the four trainings at the paper's size, on random batches: a table, and JSON on the last line.
 
-    python -m benchmarks.training --json benchmarks/training.json    # batch 2, fp32 and bf16, each in a process of its own
+    python -m benchmarks.training --json benchmarks/training.json    # batch 2, fp32 and bf16, each in its own process
     python -m benchmarks.training --only retrieval --precisions bf16 --batch 8
 
-The JSON is written after each row; what it has already, measured with the same options and libraries, is not measured again.
+The JSON is written after each row. Rows that it already has, measured with the same options and libraries, are kept.
 
-`rate` is the nominal arithmetic of a step (alpro/training/flops.py: no recomputation, no padding) per second, divided by what
-a matrix multiplication in fp32 reaches on the same threads: measured before and after each step, as a shared machine's speed
-changes from second to second; the median over the steps is shown. `scaling` compares two processes of one thread with one.
+`rate` is the nominal FLOP/s of a step (alpro/training/flops.py: no recomputation, no padding) divided by the FLOP/s of an
+fp32 matrix multiplication on the same threads. The latter is measured before and after each step, because a shared
+machine's speed varies; the median over the steps is shown. `scaling` compares two processes of one thread with one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from alpro.training.engine import Engine
 from alpro.training.flops import peak_flops, training_flops
 from benchmarks.evaluation import processor
 
-# frames, text tokens, losses, arguments of the model: REFERENCE's settings of each training
+# frames, text tokens, losses, arguments of the model: the paper's settings of each training (arXiv 2112.09583, section 4)
 TRAININGS: dict[str, tuple[int, int, tuple[str, ...], dict[str, Any]]] = {
     "prompter": (4, 30, ("vtc",), {"num_entities": 1000}),
     "pretrain": (4, 30, ("vtc", "vtm", "mlm", "pem"), {"num_entities": 1000}),
@@ -49,8 +49,8 @@ WARM_UP = 2  # steps
 ROOT = Path(__file__).parents[1]
 
 
-class Made:
-    """A training on one made batch, with the time at which each step asked for it."""
+class RandomTask:
+    """A training task with one random batch, which records the time at which each step asks for it."""
 
     losses: tuple[str, ...]
     metrics = ("none",)
@@ -61,9 +61,9 @@ class Made:
         if name == "pretrain":
             for buffer in (self.model.prompter.video_prompt_feat, self.model.prompter.image_prompt_feat):  # type: ignore[union-attr]
                 buffer.copy_(torch.nn.functional.normalize(torch.randn(buffer.shape), dim=-1))  # type: ignore[union-attr,arg-type]
-        self.batch = made_batch(batch, frames, tokens)
+        self.batch = random_batch(batch, frames, tokens)
         self.steps, self.flops_per_clip = steps, training_flops(name, Model(), frames, tokens)
-        self.asked: list[float] = []
+        self.times: list[float] = []
         self.products: list[float] = []  # FLOP/s of a matrix product, before each step
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -73,13 +73,13 @@ class Made:
     def epoch_of(self, micro_step: int) -> int:
         return 0
 
-    def loader(self, start: int, stop: int) -> Made:
+    def loader(self, start: int, stop: int) -> RandomTask:
         return self
 
     counts = 0, 0
 
     def check_unreadable(self, left_out: int, read: int) -> None:
-        """Nothing is read, so nothing is left out."""
+        """Accept every batch: nothing is read, so nothing is unreadable."""
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         for step in range(self.steps):
@@ -87,12 +87,12 @@ class Made:
             yield step, self.batch
 
     def mark(self) -> None:
-        """The end of a step and, when the matrix product has been measured, the beginning of the next."""
+        """Record the end of a step, measure the matrix product, and record the beginning of the next step."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         end = time.perf_counter()
         self.products.append(product_rate(self.device))
-        self.asked += [end, time.perf_counter()]
+        self.times += [end, time.perf_counter()]
 
     def validate(self) -> dict[str, float]:
         self.mark()
@@ -105,8 +105,8 @@ class Made:
         pass
 
 
-def made_batch(size: int, frames: int, tokens: int) -> Batch:
-    """Noise with text of full length, 15 % of it masked, and a crop of 0.4 of the frame."""
+def random_batch(size: int, frames: int, tokens: int) -> Batch:
+    """Return random pixels, text of full length with 15 % masked tokens, and a crop of 0.4 of the frame."""
     g = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, 30000, (size, tokens), generator=g)
     labels = torch.where(torch.rand(ids.shape, generator=g) < 0.15, ids, -100)
@@ -124,7 +124,7 @@ def made_batch(size: int, frames: int, tokens: int) -> Batch:
 
 
 def product_rate(device: torch.device, side: int = 2048, repeats: int = 3) -> float:
-    """FLOP/s of the fp32 product of two square matrices."""
+    """Return the FLOP/s of the fp32 product of two square matrices."""
     a, b = torch.randn(2, side, side, device=device)
     out = a @ b
     if device.type == "cuda":
@@ -138,15 +138,15 @@ def product_rate(device: torch.device, side: int = 2048, repeats: int = 3) -> fl
 
 
 def measure(name: str, precision: str, batch: int, steps: int, checkpointing: str) -> dict[str, Any]:
-    """One training for some steps after those that warm up: in them moments and the memory of a step are first made."""
-    task = Made(name, batch, steps + WARM_UP, checkpointing)
+    """Measure a training for some steps, after warm-up steps that allocate the optimizer state and the memory of a step."""
+    task = RandomTask(name, batch, steps + WARM_UP, checkpointing)
     settings = Training(
         epochs=1, batch_size=batch, learning_rate=1e-5, grad_clip=5, num_frames=4, max_text_tokens=40, validations=1,
         select_by="none", precision=precision,
     )  # fmt: skip
     engine = Engine(task, settings, seed=0, device=task.device)  # type: ignore[arg-type]
     engine.run()
-    steps_taken = zip(task.asked[1:-1:2], task.asked[2::2], strict=True)  # the last mark begins no step
+    steps_taken = zip(task.times[1:-1:2], task.times[2::2], strict=True)  # the last mark begins no step
     times = [end - begin for begin, end in steps_taken][WARM_UP:]
     around = [(a + b) / 2 for a, b in pairwise(task.products[WARM_UP:])]
     flops = task.flops_per_clip * batch
@@ -169,7 +169,7 @@ def measure(name: str, precision: str, batch: int, steps: int, checkpointing: st
 
 
 def measured_apart(name: str, precision: str, batch: int, steps: int, threads: int, checkpointing: str, world: int = 1) -> Any:
-    """One row, measured in a process of its own, or in a world of some."""
+    """Measure one row in its own process, or in a world of several."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "row.json"
         command = [sys.executable, "-m", "benchmarks.training", "--part", str(out), "--only", name, "--precisions", precision]
@@ -182,13 +182,14 @@ def measured_apart(name: str, precision: str, batch: int, steps: int, threads: i
 
 
 def scaling(batch: int, steps: int) -> dict[str, Any]:
-    """Clips a second of one process of one thread, and of two, of the prompter's training in fp32."""
+    """Return the clips per second of one process with one thread, and of two, for the prompter's training in fp32."""
     one, two = (measured_apart("prompter", "fp32", batch, steps, 1, "none", world) for world in (1, 2))
     rates = [world * batch / row["step_s"] for world, row in ((1, one), (2, two))]
     return {"training": "prompter", "clips_per_s": rates, "efficiency": rates[1] / (2 * rates[0])}
 
 
-def shown(row: dict[str, Any]) -> str:
+def format_row(row: dict[str, Any]) -> str:
+    """Format one row of the table."""
     more = f"  MFU {row['mfu']:.0%}" if "mfu" in row else ""
     spread = f"{min(row['rates']):.2f} to {max(row['rates']):.2f}"
     figures = f"{row['step_s']:6.2f} s {row['memory_gb']:6.2f} GB {row['rate']:6.2f}  {spread}{more}"
@@ -197,14 +198,14 @@ def shown(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the result there, and measure only what it lacks")
+    parser.add_argument("--json", type=Path, help="file for the result; rows that it already has are kept")
     parser.add_argument("--only", nargs="*", choices=[*TRAININGS, "scaling"], default=[*TRAININGS, "scaling"])
     parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--checkpointing", default="none", choices=["none", "exact"])
-    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # measure here, and write to this file
+    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # measure in this process and write to this file
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     options = (args.batch, args.steps, args.threads, args.checkpointing)
@@ -229,7 +230,7 @@ def main() -> None:
                 result["rows"].append(row)
                 if args.json:
                     write_json(args.json, result)
-            print(shown(row), flush=True)
+            print(format_row(row), flush=True)
     if "scaling" in args.only:
         if result["scaling"] is None:
             result["scaling"] = scaling(args.batch, args.steps)

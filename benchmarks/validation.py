@@ -1,10 +1,10 @@
-"""How long Great Expectations and what leads to it take over as many annotation rows as MSRVTT-QA's training split has.
+"""Time of a validation with Great Expectations on as many annotation rows as MSRVTT-QA's training split has.
 
     python -m benchmarks.validation --json benchmarks/validation.json [--rows 160000] [--faults 0.01]
 
-The rows are made questions on 10,000 videos, a share of them with a fault (an empty question, an answer outside the list, a
-video that can't be read). The videos' files are not looked at: `benchmarks.index` measures that. Prints a table of wall and
-processor seconds, and JSON on the last line.
+The rows are random questions on 10,000 videos. A share of them has a fault: an empty question, an answer outside the list, or
+an unreadable video. The videos are not probed, which `benchmarks.index` measures. Prints a table of wall and CPU seconds,
+then JSON on the last line.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LIMIT_S = 60
 
 
 def make_set(root: Path, rows: int, faults: float) -> None:
-    """Questions in the official layout, the vocabulary of their words, and the answer list."""
+    """Write questions in the official layout, the vocabulary of their words, and the answer list."""
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 8))) for _ in range(WORDS)]
     answers = words[:ANSWERS]
@@ -60,8 +60,8 @@ def make_set(root: Path, rows: int, faults: float) -> None:
     train_vocabulary((f"what who how when where is {word}" for word in words), root / "vocabulary", 8_000)
 
 
-def look(videos: pd.DataFrame, faults: float, index: Path) -> None:
-    """What the index would say of these videos."""
+def fill_index(videos: pd.DataFrame, faults: float, index: Path) -> None:
+    """Write an index of these videos without probing them, a share of them unreadable."""
     rng = random.Random(1)
     readable = [rng.random() >= faults for _ in videos.index]
     frames = [300 if good else 0 for good in readable]
@@ -74,16 +74,16 @@ def look(videos: pd.DataFrame, faults: float, index: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=160_000)
-    parser.add_argument("--faults", type=float, default=0.01, help="share of the rows, and of the videos")
-    parser.add_argument("--json", type=Path, help="write the result there")
+    parser.add_argument("--faults", type=float, default=0.01, help="share of faulty rows and videos")
+    parser.add_argument("--json", type=Path, help="file for the result")
     args = parser.parse_args()
-    parts: dict[str, dict[str, float]] = {}
+    steps: dict[str, dict[str, float]] = {}
 
     @contextmanager
     def timed(name: str) -> Iterator[None]:
         start, used = time.perf_counter(), time.process_time()
         yield
-        parts[name] = {"wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - used}
+        steps[name] = {"wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - used}
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -93,7 +93,7 @@ def main() -> None:
             tables = read_tables(Dataset(task="qa", annotations=folder, videos=str(root / "videos")), limits.needed)
         with timed("tokens counted"):
             tables.rows["tokens"] = run.token_lengths(tables.rows["text"], str(root / "vocabulary"))
-        look(tables.videos, args.faults, root / "index.parquet")
+        fill_index(tables.videos, args.faults, root / "index.parquet")
         with timed("Great Expectations imported"):
             import alpro.data.validation.suites  # noqa: F401
         with timed("Great Expectations"):
@@ -102,15 +102,15 @@ def main() -> None:
             named = [problems_of("made", results[part], getattr(tables, part))[1] for part in ("rows", "videos")]
         with timed("Data Docs"):
             docs.write_docs("made", results, root)
-        total = {kind: sum(part[kind] for part in parts.values()) for kind in ("wall_s", "cpu_s")}
+        total = {kind: sum(step[kind] for step in steps.values()) for kind in ("wall_s", "cpu_s")}
         counts = {
             "rows": len(tables.rows),
             "videos": len(tables.videos),
-            "problems": sum(sum(found.values()) for found in named),
+            "problems": sum(sum(problems.values()) for problems in named),
         }
-        result: dict[str, Any] = {**counts, "parts": parts, "all": total, "limit_s": LIMIT_S}
-    for name, seconds in {**parts, "all": total}.items():
-        print(f"{name:30}{seconds['wall_s']:8.1f} s {seconds['cpu_s']:8.1f} s of the processor")
+        result: dict[str, Any] = {**counts, "parts": steps, "all": total, "limit_s": LIMIT_S}
+    for name, seconds in {**steps, "all": total}.items():
+        print(f"{name:30}{seconds['wall_s']:8.1f} s {seconds['cpu_s']:8.1f} s of CPU time")
     if args.json:
         write_json(args.json, result)
     print(json.dumps(result))

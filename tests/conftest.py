@@ -1,4 +1,4 @@
-"""For all tests: one thread a process, nothing reports home, no network, `gpu` tests only where there is one."""
+"""For all tests: one thread per process, no telemetry, no network, and `gpu` tests only if there is a GPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-# before the first import of any of these libraries: threads of several processes must not fight over two cores
+# set before any of these libraries is imported; threads of several processes would compete for the cores
 os.environ |= {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -21,26 +21,26 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MPLBACKEND": "Agg",
 }
-HERE = ("127.", "::1", "localhost", "0.0.0.0")
+LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def no_network() -> Iterator[None]:
-    """Connections that leave this machine fail, so that no test can come to depend on one."""
+    """Make connections to other machines fail, so that no test depends on the network."""
     connect = socket.socket.connect
 
-    def only_here(self: socket.socket, address: Any) -> None:
-        if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith(HERE) and address[0] not in OWN:
-            raise OSError(f"tests use no network: {address}")
+    def connect_locally(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith(LOCAL) and address[0] not in OWN:
+            raise OSError(f"tests must not use the network: {address}")
         connect(self, address)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", only_here)
+        patch.setattr(socket.socket, "connect", connect_locally)
         yield
 
 
 def _own_addresses() -> set[str]:
-    """This machine's own addresses: Horovod's launcher talks to itself over them."""
+    """Return this machine's addresses, which Horovod's launcher uses to reach itself."""
     try:
         return {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
     except OSError:
@@ -51,12 +51,12 @@ OWN = _own_addresses()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu` where there is none; torch is only imported if such a test was chosen."""
-    chosen = [item for item in items if "gpu" in item.keywords]
-    if not chosen:
+    """Skip tests marked `gpu` if there is no GPU. Imports torch only if such a test is selected."""
+    gpu_tests = [item for item in items if "gpu" in item.keywords]
+    if not gpu_tests:
         return
     import torch
 
     if not torch.cuda.is_available():
-        for item in chosen:
+        for item in gpu_tests:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

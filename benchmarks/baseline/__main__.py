@@ -1,9 +1,9 @@
-"""What pre-training gives: fine-tune every task from the pre-trained model and from nothing, over several seeds.
+"""Benefit of pre-training: fine-tunes every task from the pre-trained model and from scratch, over several seeds.
 
     make baseline            # benchmarks/baseline/__main__.py; after `make repro`
 
-Writes benchmarks/baseline.json, which the report shows. Trainings that ended are kept in .state/baseline and not done
-again, so a killed comparison goes on; another params.yaml or another pre-trained model starts afresh.
+Writes benchmarks/baseline.json, which the report shows. Finished trainings are kept in .state/baseline, so a killed comparison
+resumes. Another params.yaml or another pre-trained model starts from the beginning.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SCRATCH = "recipes/init/scratch.yaml"
 
 
 def compare(params: Params, raw: dict, seeds: list[int]) -> dict:
-    """Both arms of every task and seed: {task: {metric, pretrained: [...], scratch: [...]}}, in percent."""
+    """Run both arms of every task and seed; return {task: {metric, pretrained: [...], scratch: [...]}}, in percent."""
     work = WORK / _key(params, raw)
     tasks = {}
     for task, dataset in params.datasets.items():
@@ -39,7 +39,7 @@ def compare(params: Params, raw: dict, seeds: list[int]) -> dict:
         for arm, init in (("pretrained", params.init.finetune), ("scratch", SCRATCH)):
             arms[arm] = []
             for seed in seeds:
-                figures = _one(work / task / f"{arm}-{seed}", raw, task, init, seed)
+                figures = _run(work / task / f"{arm}-{seed}", raw, task, init, seed)
                 arms[arm].append(_percent(figures, metric))
                 print(f"{task} {arm} seed {seed}: {metric} {arms[arm][-1]}", flush=True)
         tasks[task] = {"metric": metric, **arms}
@@ -47,38 +47,40 @@ def compare(params: Params, raw: dict, seeds: list[int]) -> dict:
 
 
 def _key(params: Params, raw: dict) -> str:
-    """What the comparison depends on."""
+    """Return a digest of the parameters and the pre-trained weights."""
     start = Path(params.init.finetune)
     weights = sha256(start / "model.safetensors" if start.is_dir() else start)
     return hashlib.sha256(json.dumps([raw, weights], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _one(place: Path, raw: dict, task: str, init: str, seed: int) -> dict:
-    """Fine-tune and evaluate once; returns the figures."""
-    metrics = place / "evaluation" / "metrics.json"
+def _run(folder: Path, raw: dict, task: str, init: str, seed: int) -> dict:
+    """Fine-tune and evaluate once; return the metrics."""
+    metrics = folder / "evaluation" / "metrics.json"
     if not metrics.exists():
-        place.mkdir(parents=True, exist_ok=True)
-        own = place / "params.yaml"
-        own.write_text(yaml.safe_dump({**raw, "seed": seed}), encoding="utf-8")
-        model = place / "model"
+        folder.mkdir(parents=True, exist_ok=True)
+        params_file = folder / "params.yaml"
+        params_file.write_text(yaml.safe_dump({**raw, "seed": seed}), encoding="utf-8")
+        model = folder / "model"
         if not model.exists():
             train = ["train", "finetune", "--task", task, "--init", init, "--output", str(model)]
-            _alpro(own, [*train, "--record", str(place / "record"), "--params", str(own)])
+            _alpro(params_file, [*train, "--record", str(folder / "record"), "--params", str(params_file)])
         evaluate = ["evaluate", "--task", task, "--checkpoint", str(model), "--no-ablations"]
-        _alpro(own, [*evaluate, "--record", str(place / "evaluation"), "--params", str(own)])
+        _alpro(params_file, [*evaluate, "--record", str(folder / "evaluation"), "--params", str(params_file)])
     return json.loads(metrics.read_text(encoding="utf-8"))
 
 
 def _alpro(params: Path, verb: list[str]) -> None:
+    """Run an `alpro` command with these parameters, on as many processes as they say."""
+    """Run an `alpro` command with these parameters, on as many processes as they say."""
     subprocess.run([sys.executable, "-m", "alpro", "launch", "--params", str(params), "--", *verb], check=True)
 
 
 def _percent(figures: dict, metric: str) -> float:
-    """The metric of the whole model, wherever the record has it."""
-    found = figures.get(metric, figures.get("text2video", {}).get(metric))
-    if found is None:
-        raise AlproError(f"the evaluation's figures have no {metric}; they have {', '.join(figures)}")
-    return float(found)
+    """Return the metric of the whole model, in percent. Raises AlproError if the evaluation does not have it."""
+    value = figures.get(metric, figures.get("text2video", {}).get(metric))
+    if value is None:
+        raise AlproError(f"the evaluation has no metric {metric}; it has {', '.join(figures)}")
+    return float(value)
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""The four trainings at the paper's sizes, two steps each, killed after the first and resumed: does it fit, does it go on?
+"""Two steps of the four trainings at the paper's sizes, killed after the first step and resumed.
 
     python -m benchmarks.full_size --json benchmarks/full_size/result.json [--work FOLDER] [--batch 2] [--threads 2]
 
-Recipe `paper` on made videos of 224 pixels in the official layout, a vocabulary of BERT's size, 1,000 entities and answer
-lists of the released lengths, from random weights. Only the batch is smaller, as memory says. Prints each training's losses,
-the most memory that its process ever held (the kernel's figure, as of `/usr/bin/time -v`) and what `alpro plan` predicted.
-Needs some 10 GB of memory and 15 GB of disk.
+Shows that the trainings fit into memory and resume. Uses recipe `paper` from random weights, on synthetic videos of 224 pixels
+in the official layout, with a vocabulary of BERT's size, 1,000 entities and answer lists of the released lengths. Only the
+batch is smaller. Prints each training's losses, the peak memory of its process (as `/usr/bin/time -v` does) and the
+prediction of `alpro plan`. Needs about 10 GB of memory and 15 GB of disk.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ GB = 1e9
 
 
 def alpro(*words: str) -> list[str]:
-    """The command of a verb under recipe `paper`."""
+    """Return an `alpro` command with recipe `paper`."""
     return [sys.executable, "-m", "alpro", *words, "--recipe", "paper"]
 
 
 def prepare(work: Path, environment: dict[str, str]) -> None:
-    """Everything that recipe `paper` asks for, made, where it asks for it."""
+    """Make all inputs of recipe `paper` in the folders that it names."""
     shutil.copytree(ROOT / "recipes", work / "recipes", dirs_exist_ok=True)
 
     def run(*words: str) -> None:
@@ -60,8 +60,8 @@ def prepare(work: Path, environment: dict[str, str]) -> None:
         path.write_text(json.dumps(answers))
 
 
-def changes(name: str, batch: int, threads: int) -> list[str]:
-    """What differs from the recipe: the batch, no reading processes, and a snapshot after every step."""
+def overrides(name: str, batch: int, threads: int) -> list[str]:
+    """Return the options that differ from the recipe: batch size, no loader processes, a snapshot after every step."""
     section = name.replace("/", ".")
     values = {"batch_size": batch, "log_every": 1, "save_every_s": 0.001}
     settings = [f"launch.threads={threads}", "loader.workers=0", *(f"{section}.{key}={value}" for key, value in values.items())]
@@ -69,18 +69,18 @@ def changes(name: str, batch: int, threads: int) -> list[str]:
 
 
 def train(name: str, work: Path, environment: dict[str, str], batch: int, threads: int) -> dict[str, Any]:
-    """One training: killed when its first snapshot is whole, and run again to its end."""
-    stage, own = STAGES[name]
-    words = ["train", stage, *own, "--init", "recipes/init/scratch.yaml", "--output", f"models/paper/{name}"]
-    command = alpro(*words, "--record", f"reports/{name}", "--max-steps", "2", *changes(name, batch, threads))
+    """Run a training: kill it after its first snapshot, then run it again to the end."""
+    stage, options = STAGES[name]
+    words = ["train", stage, *options, "--init", "recipes/init/scratch.yaml", "--output", f"models/paper/{name}"]
+    command = alpro(*words, "--record", f"reports/{name}", "--max-steps", "2", *overrides(name, batch, threads))
     first = _watched(command, work, environment, until=f".state/{name}/*/step-000000001")
     second = _watched(command, work, environment)
     if "going on after step 1 of 2" not in second["output"]:
-        raise SystemExit(f"{name}: was not resumed:\n{second['output']}")
+        raise SystemExit(f"{name}: the training did not resume:\n{second['output']}")
     rows = [json.loads(line) for line in (work / f"reports/{name}/history.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["loss"] for row in rows if row["split"] == "train"}
     if sorted(losses) != [1, 2] or not all(math.isfinite(value) for row in rows for value in row.values() if _number(value)):
-        raise SystemExit(f"{name}: not two steps with finite losses: {rows}")
+        raise SystemExit(f"{name}: the history does not have two steps with finite losses: {rows}")
     return {
         "command": " ".join(["alpro", *command[3:]]),
         "history": rows,
@@ -90,7 +90,7 @@ def train(name: str, work: Path, environment: dict[str, str], batch: int, thread
 
 
 def _watched(command: list[str], work: Path, environment: dict[str, str], until: str | None = None) -> dict[str, Any]:
-    """Run a command to its end, or kill it as soon as a file shows; its output, and the most memory it held."""
+    """Run a command, or kill it as soon as a file matches `until`; return its output, peak memory and seconds."""
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, cwd=work, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -104,20 +104,20 @@ def _watched(command: list[str], work: Path, environment: dict[str, str], until:
         log.seek(0)
         output = log.read()
     if process.returncode != (-signal.SIGKILL if until is not None else 0):
-        raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}:\n{output}")
+        raise SystemExit(f"{' '.join(command)}: ended with exit code {process.returncode}:\n{output}")
     return {"output": output, "peak_bytes": ended[2].ru_maxrss * 1024, "seconds": round(time.monotonic() - began, 1)}
 
 
 def predicted(work: Path, environment: dict[str, str], batch: int) -> dict[str, Any]:
-    """The memory that `alpro plan` says each training holds on one device; the others' batches too are made to fit the data."""
+    """Return the memory that `alpro plan` predicts for each training. All batches are reduced, to fit the small data."""
     smaller = [f"{name.replace('/', '.')}.batch_size={batch}" for name in (*STAGES, "finetune/didemo_ret", "finetune/msvd_qa")]
-    command = alpro("plan", "--gpus", "1", "--json", *(word for change in smaller for word in ("-S", change)))
+    command = alpro("plan", "--gpus", "1", "--json", *(word for setting in smaller for word in ("-S", setting)))
     plan = json.loads(subprocess.run(command, cwd=work, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
     return {training["name"]: training["memory"] for training in plan["trainings"]}
 
 
 def idle_bytes(work: Path, environment: dict[str, str]) -> int:
-    """What a process holds that has only imported what a training imports."""
+    """Return the memory of a process that has only imported the modules of a training."""
     command = [sys.executable, "-c", "import alpro.training.run, decord, transformers"]
     peak: int = _watched(command, work, environment)["peak_bytes"]
     return peak
@@ -129,11 +129,15 @@ def _number(value: object) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the result there")
-    parser.add_argument("--work", type=Path, help="folder for data and checkpoints, kept; a temporary one otherwise")
+    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument(
+        "--work", type=Path, help="folder for data and checkpoints, which are kept; default: a temporary folder"
+    )
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=STAGES, action="append", help="some of the trainings; pretrain needs the prompter's")
+    parser.add_argument(
+        "--only", choices=STAGES, action="append", help="run only this training (repeatable); pretrain needs the prompter"
+    )
     args = parser.parse_args()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ALPRO_LIVE": "off", "OMP_NUM_THREADS": str(args.threads)}
     with tempfile.TemporaryDirectory() as temporary:
@@ -149,10 +153,10 @@ def main() -> None:
             entry["planned"] = planned[name]
             result["trainings"][name] = entry
             first, second = (row["loss"] for row in entry["history"] if row["split"] == "train")
-            peak, told = max(entry["peak_bytes"].values()) / GB, (planned[name]["peak"] + result["idle_bytes"]) / GB
+            peak, planned_peak = max(entry["peak_bytes"].values()) / GB, (planned[name]["peak"] + result["idle_bytes"]) / GB
             seconds = sum(entry["seconds"].values())
-            print(f"{name:22}{first:14.3f}{second:10.3f}{peak:10.1f}{told:12.1f}{seconds:10.0f}", flush=True)
-            if args.json:  # each by itself: a later one that fails takes nothing along
+            print(f"{name:22}{first:14.3f}{second:10.3f}{peak:10.1f}{planned_peak:12.1f}{seconds:10.0f}", flush=True)
+            if args.json:  # after each training, so that a later failure loses nothing
                 write_json(args.json, result)
     print(f"planned: `alpro plan`'s peak and the {result['idle_bytes'] / GB:.1f} GB of a process that has imported everything")
     print(json.dumps(result))

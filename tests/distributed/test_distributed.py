@@ -1,4 +1,4 @@
-"""Collectives: exact, in rank order, the same bits in every run; and a world of one that needs no Horovod."""
+"""Collectives: exact, in rank order, bit-identical in every run; a world of one needs no Horovod."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alpro import distributed
 from tests.training.processes import ROOT, done, needs_horovod, world
 
 
-def test_a_world_of_one_is_itself() -> None:
+def test_collectives_in_a_world_of_one_return_their_input() -> None:
     distributed.init()
     x = torch.randn(3, 2, requires_grad=True)
     assert distributed.gather(x) is x
@@ -50,16 +50,16 @@ def test_collectives_of_four_processes_are_exact_and_give_the_same_bits_every_ti
         done(world(4, ["-m", "tests.distributed.world_of_four", str(tmp_path / f"{number}.json")]))
         runs.append(json.loads((tmp_path / f"{number}.json").read_text()))
     digests = {digest for run in runs for rank in run for digest in rank[0][1:]}
-    whole = {rank[0][0] for run in runs for rank in run}
-    assert len(digests) == 1 and len(whole) == 1
+    unsplit = {rank[0][0] for run in runs for rank in run}
+    assert len(digests) == 1 and len(unsplit) == 1
     assert [rank[1:] for rank in runs[0]] == [[r, r, 4] for r in range(4)]
 
 
 @needs_horovod
 @pytest.mark.slow
-def test_places_come_from_the_rank_in_the_world_not_on_the_host(tmp_path: Path) -> None:
-    """Two names of this machine stand for two hosts: rank 1 is the first on its own."""
+def test_row_offsets_come_from_the_rank_in_the_world_not_on_the_host(tmp_path: Path) -> None:
+    """Two names of this machine count as two hosts: rank 1 is the first rank of its host."""
     process = world(2, ["-m", "tests.distributed.world_of_four", str(tmp_path / "out.json")], hosts="localhost:1,127.0.0.1:1")
     done(process)
-    seen = json.loads((tmp_path / "out.json").read_text())
-    assert [rank[1:] for rank in seen] == [[0, 0, 1], [1, 0, 1]]
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert [rank[1:] for rank in results] == [[0, 0, 1], [1, 0, 1]]

@@ -1,4 +1,4 @@
-"""One process of a world that tries every collective; the first one writes what it saw as JSON: `... OUT.json`."""
+"""A rank that calls every collective and checks the results; rank 0 writes digests as JSON: `... OUT.json`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from pathlib import Path
 import torch
 
 from alpro import distributed
+from alpro.distributed import collectives
 
 
 def check_gather(rank: int, world: int) -> None:
-    """Different first sizes, rank order, and a backward that is the exact sum."""
+    """Check `gather` with different sizes: rank order, and a backward pass that is the exact sum."""
     sizes = [r + 1 for r in range(world)]
     assert distributed.row_sizes(rank + 1) == sizes
     offset = distributed.row_offset(rank + 1)
     assert offset == sum(sizes[:rank])
     rows = torch.arange(float(sum(sizes)), dtype=torch.float64)[:, None] * torch.ones(3, dtype=torch.float64)
     x = rows[offset : offset + rank + 1].clone().requires_grad_()
-    everyone = distributed.gather(x)
-    assert torch.equal(everyone, rows)
+    gathered = distributed.gather(x)
+    assert torch.equal(gathered, rows)
     weights = [
-        torch.randn(everyone.shape, generator=torch.Generator().manual_seed(r), dtype=torch.float64) for r in range(world)
+        torch.randn(gathered.shape, generator=torch.Generator().manual_seed(r), dtype=torch.float64) for r in range(world)
     ]
-    (everyone * weights[rank]).T.contiguous().sum().backward()
+    (gathered * weights[rank]).T.contiguous().sum().backward()
     assert x.grad is not None and x.grad.is_contiguous()
     torch.testing.assert_close(x.grad, sum(weights)[offset : offset + rank + 1], rtol=1e-14, atol=1e-14)
     half = distributed.gather(x.detach().bfloat16())  # Horovod itself refuses bfloat16
@@ -55,14 +56,14 @@ def check_state(rank: int) -> None:
 
 
 def check_compression(rank: int, world: int) -> None:
-    """Half the bytes: off by the rounding to 11 bits, and by that only; what is too large for it is not finite anywhere."""
+    """Check fp16 compression: the only error is the rounding to 11 bits, and an overflow is infinite on every rank."""
     torch.manual_seed(1)
-    everyone = torch.randn(world, 50)
+    gradients = torch.randn(world, 50)
     p = torch.nn.Parameter(torch.zeros(50))
-    p.grad = everyone[rank].clone()
+    p.grad = gradients[rank].clone()
     distributed.exchange_gradients([p], "fp16")
     assert p.grad is not None and p.grad.dtype == torch.float32
-    error = (p.grad - everyone.mean(0)).abs().max().item()
+    error = (p.grad - gradients.mean(0)).abs().max().item()
     assert 1e-6 < error < 4e-3, error
     p.grad = torch.full((50,), 1e6)
     distributed.exchange_gradients([p], "fp16")
@@ -70,7 +71,7 @@ def check_compression(rank: int, world: int) -> None:
 
 
 def exchange(rank: int) -> str:
-    """Gradients of many sizes and scales; those that only some ranks have; digest of the means."""
+    """Exchange gradients of many sizes and scales, some missing on some or all ranks; return a digest of the means."""
     torch.manual_seed(rank)
     parameters = [torch.nn.Parameter(torch.zeros(n + 1, 7)) for n in range(60)]
     parameters += [
@@ -101,11 +102,11 @@ if __name__ == "__main__":
     check_state(rank)
     check_compression(rank, world)
     digests = [exchange(rank)]
-    distributed.BUCKET_ELEMENTS = 300  # many buckets in flight at once
+    collectives.BUCKET_ELEMENTS = 300  # many buckets in flight at once
     digests += [exchange(rank) for _ in range(4)]
-    seen = distributed.gather_objects([digests, rank, distributed.local_rank(), distributed.local_size()])
+    results = distributed.gather_objects([digests, rank, distributed.local_rank(), distributed.local_size()])
     distributed.barrier()
     if rank == 0:
-        Path(sys.argv[1]).write_text(json.dumps(seen))
+        Path(sys.argv[1]).write_text(json.dumps(results))
     distributed.shutdown()
     assert (distributed.rank(), distributed.size()) == (0, 1)

@@ -1,4 +1,4 @@
-"""What stands between `git clone` and the first stage: checks, lock file, Horovod's wheel, locks, left-overs."""
+"""The tools: checks before the setup, requirements.lock, Horovod's wheel, locks, and leftovers of killed runs."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def wait_until(holds: object, seconds: float = 20) -> None:
-    """Until a condition holds; fails when it takes longer."""
+    """Wait until a condition holds; fail if it takes longer than `seconds`."""
     end = time.monotonic() + seconds
     while not holds():  # type: ignore[operator]
-        assert time.monotonic() < end, "did not come to pass"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.02)
 
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that does nothing, for as long as the test needs it."""
+    """A process that sleeps until the end of the test."""
     child = subprocess.Popen(["sleep", "300"])
     yield child
     child.kill()
@@ -72,8 +72,8 @@ def test_the_lock_pins_every_package_to_one_version_for_any_index() -> None:
 
 def test_the_lock_satisfies_what_pyproject_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
-    for requirement in map(Requirement, asked):
+    requirements = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    for requirement in map(Requirement, requirements):
         locked = LOCKED[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(next(iter(locked.specifier)).version), f"{requirement} against {locked}"
 
@@ -174,7 +174,7 @@ def test_a_gpu_build_without_nvcc_or_nccl_says_which(tmp_path: Path, monkeypatch
 
 @pytest.fixture
 def horovod_sources(tmp_path: Path) -> Path:
-    """The lines of Horovod's sources that the recipe sets right."""
+    """The lines of Horovod's sources that horovod_cmake.py patches."""
     (tmp_path / "horovod/torch").mkdir(parents=True)
     (tmp_path / "horovod/common/ops/cuda").mkdir(parents=True)
     (tmp_path / "cmake/Modules").mkdir(parents=True)
@@ -190,7 +190,7 @@ def horovod_sources(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_horovods_sources_are_set_to_the_cpp_of_torch_and_kept_from_cuda(horovod_sources: Path) -> None:
+def test_horovods_sources_are_patched_to_the_cpp_standard_of_torch_and_without_cuda(horovod_sources: Path) -> None:
     arguments = horovod_cmake.prepare(horovod_sources, gpu=False)
     assert "STANDARD 20" in (horovod_sources / "CMakeLists.txt").read_text()
     assert "STANDARD 20" in (horovod_sources / "horovod/torch/CMakeLists.txt").read_text()
@@ -206,7 +206,7 @@ def test_a_gpu_build_keeps_cuda(horovod_sources: Path) -> None:
     assert "CUDA_STANDARD 17" in (horovod_sources / "horovod/common/ops/cuda/CMakeLists.txt").read_text()
 
 
-def test_other_sources_than_the_recipes_are_refused(horovod_sources: Path) -> None:
+def test_sources_of_another_horovod_are_refused(horovod_sources: Path) -> None:
     (horovod_sources / "CMakeLists.txt").write_text("set(CMAKE_CXX_STANDARD 17)\n")
     with pytest.raises(SystemExit, match=r"CMakeLists.txt: nothing to patch"):
         horovod_cmake.prepare(horovod_sources, gpu=False)
@@ -217,7 +217,7 @@ def test_other_sources_than_the_recipes_are_refused(horovod_sources: Path) -> No
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with all that setting up reads, and make_venv at work in it."""
+    """A folder with all files that the setup reads; make_venv is patched to use it."""
     shutil.copytree(TOOLS, tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -229,7 +229,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def made(checkout: Path) -> None:
-    """As if `make setup` had ended well."""
+    """Leave a checkout as if `make setup` had succeeded."""
     (checkout / ".venv" / "bin").mkdir(parents=True)
     (checkout / ".venv" / "bin" / "python").touch()
     make_venv.write_stamp({"state": "made", "key": make_venv.key("cpu")})
@@ -249,7 +249,7 @@ def test_an_environment_is_current_until_one_of_its_inputs_changes(checkout: Pat
 
 
 @pytest.mark.parametrize("left", ['{"state": "half-made"}', '{"state": "made", "ke', "[]", ""])
-def test_a_half_made_environment_is_never_taken_for_a_whole_one(checkout: Path, left: str) -> None:
+def test_an_incomplete_environment_is_never_taken_for_a_complete_one(checkout: Path, left: str) -> None:
     made(checkout)
     make_venv.STAMP.write_text(left)
     assert not make_venv.is_current("cpu")
@@ -281,12 +281,12 @@ def test_the_environments_python_puts_its_programs_first_on_path() -> None:
 
 
 def setup(checkout: Path, path: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """tools/setup.sh with nothing on PATH but what `path` holds."""
+    """Run tools/setup.sh with `path` as its PATH."""
     command = ["/bin/sh", str(checkout / "tools" / "setup.sh")]
     return subprocess.run(command, env={"PATH": path, "HOME": str(checkout), **variables}, capture_output=True, text=True)
 
 
-def test_everything_that_is_missing_is_said_at_once_and_before_anything_starts(checkout: Path) -> None:
+def test_everything_that_is_missing_is_listed_at_once_and_before_anything_starts(checkout: Path) -> None:
     (checkout / "empty").mkdir()
     done = setup(checkout, str(checkout / "empty"))
     assert done.returncode == 1
@@ -326,7 +326,7 @@ def test_an_old_compiler_and_a_full_disk_are_named(checkout: Path) -> None:
 def test_a_python_that_is_too_old_is_passed_over(checkout: Path) -> None:
     programs = checkout / "programs"
     programs.mkdir()
-    (programs / "python3.11").write_text("#!/bin/sh\nexit 1\n")  # as a version manager's stand-in for an absent version
+    (programs / "python3.11").write_text("#!/bin/sh\nexit 1\n")  # like a version manager's placeholder
     (programs / "python3.11").chmod(0o755)
     (programs / "python3").symlink_to(sys.executable)
     done = subprocess.run(
@@ -343,11 +343,11 @@ def test_make_help_lists_every_target() -> None:
     assert {line.split()[0] for line in listed.splitlines()} == targets
 
 
-# --- what killed runs leave ---------------------------------------------------------------------------------
+# --- leftovers of killed runs -------------------------------------------------------------------------------
 
 
 def rwlock(root: Path, **writers: int) -> Path:
-    """DVC's lock file, written by these processes."""
+    """Write DVC's lock file as these processes would."""
     path = root / ".dvc" / "tmp" / "rwlock"
     path.parent.mkdir(parents=True, exist_ok=True)
     held = {name: {"pid": pid, "cmd": "repro"} for name, pid in writers.items()}
@@ -413,12 +413,12 @@ def test_a_lock_that_dvc_is_writing_is_left_alone(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_no_lock_is_no_news(tmp_path: Path) -> None:
+def test_without_a_lock_nothing_is_reported(tmp_path: Path) -> None:
     assert clear_dvc_lock.clear_rwlock(tmp_path) == []
 
 
 def stage(root: Path, **options: object) -> subprocess.Popen[bytes]:
-    """A process as DVC starts its stages, with a child of its own."""
+    """Start a process like a stage of DVC, with a child process."""
     variables = os.environ | {"DVC_ROOT": str(root), "DVC_STAGE": "finetune@msrvtt_ret"}
     return subprocess.Popen(["sh", "-c", "sleep 300 & wait"], env=variables, **options)  # type: ignore[call-overload]
 
@@ -436,7 +436,7 @@ def test_a_stage_whose_dvc_was_killed_is_ended_with_its_children(tmp_path: Path)
 
 
 @linux
-def test_a_stage_of_a_living_dvc_or_of_another_checkout_goes_on(tmp_path: Path) -> None:
+def test_a_stage_of_a_living_dvc_or_of_another_checkout_is_left_alone(tmp_path: Path) -> None:
     dvc = tmp_path / "dvc"
     dvc.write_text("#!/bin/sh\nDVC_ROOT=$1 DVC_STAGE=pretrain sleep 300 &\nwait\n")
     dvc.chmod(0o755)
@@ -458,7 +458,7 @@ def hold(folder: Path, *command: str, **options: object) -> subprocess.Popen[str
 
 
 @linux
-def test_a_second_run_says_who_is_at_work_and_fails(tmp_path: Path) -> None:
+def test_a_second_run_fails_and_names_the_holder(tmp_path: Path) -> None:
     first = hold(tmp_path, "sh", "-c", "echo up; sleep 300")
     assert first.stdout is not None
     assert first.stdout.readline() == "up\n"
@@ -494,7 +494,7 @@ def test_no_process_outlives_a_run_that_was_told_to_stop(tmp_path: Path) -> None
 
 
 @linux
-def test_no_zombie_piles_up_while_the_command_goes_on(tmp_path: Path) -> None:
+def test_no_zombies_pile_up_while_the_command_runs(tmp_path: Path) -> None:
     child = hold(tmp_path, "sh", "-c", "for n in 1 2 3; do sh -c 'sleep 0.1 & echo $!'; done; sleep 300")
     assert child.stdout is not None
     orphans = {int(child.stdout.readline()) for _ in range(3)}
@@ -505,7 +505,7 @@ def test_no_zombie_piles_up_while_the_command_goes_on(tmp_path: Path) -> None:
 
 
 @linux
-def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path) -> None:
+def test_processes_of_a_killed_run_are_stopped_by_the_next(tmp_path: Path) -> None:
     stubborn = "trap '' TERM; echo up; while true; do sleep 0.1; done"
     first = hold(tmp_path, "sh", "-c", stubborn)
     assert first.stdout is not None
@@ -523,7 +523,7 @@ def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path) -> None:
 
 
 @linux
-def test_a_command_that_heeds_the_system_ends_with_its_killed_holder(tmp_path: Path) -> None:
+def test_a_command_ends_when_its_holder_is_killed(tmp_path: Path) -> None:
     child = hold(tmp_path, "sleep", "300")
     wait_until(lambda: [p for p in processes.descendants(child.pid) if processes.command(p)[:1] == ["sleep"]])
     below = processes.descendants(child.pid)
@@ -532,12 +532,12 @@ def test_a_command_that_heeds_the_system_ends_with_its_killed_holder(tmp_path: P
     wait_until(lambda: not any(processes.alive(pid) for pid in below), 5)
 
 
-# --- files in outputs that no stage made ----------------------------------------------------------------------
+# --- a user's files in stage outputs --------------------------------------------------------------------------
 
 
 @pytest.fixture
 def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stage's output into which somebody put a file, as DVC reports it."""
+    """A user's file inside a stage's output, as DVC reports it."""
     (tmp_path / "models" / "text").mkdir(parents=True)
     mine = tmp_path / "models" / "text" / "mine.txt"
     mine.write_text("mine")
@@ -580,7 +580,7 @@ def test_a_misspelt_choice_is_refused(output: Path, capsys: pytest.CaptureFixtur
 
 @pytest.fixture
 def signals() -> Iterator[None]:
-    """What a program does to a signal's handler is undone: here it is the tests' own process."""
+    """Restore the signal handlers, which the tested program changes in this process."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -604,7 +604,7 @@ def test_a_port_in_use_is_one_line(
 
 
 @pytest.mark.usefixtures("signals")
-def test_a_port_that_is_none_is_one_line(
+def test_an_invalid_port_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
