@@ -1,4 +1,4 @@
-"""The package's exceptions: each message is one line that says what, where and what to do."""
+"""The exceptions of the package. Each message is one line: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Any
 
 
 class AlproError(Exception):
-    """Base of everything that the command line prints as one line, with exit code 2."""
+    """Base of the errors that the command line prints as one line, with exit code 2."""
 
 
 class ConfigError(AlproError):
-    """params.yaml, or an option, holds something that can't be used."""
+    """params.yaml or an option has an invalid value."""
 
 
 class DataError(AlproError):
-    """An annotation file, a video or a data set can't be used."""
+    """An annotation file, a video or a dataset cannot be used."""
 
 
 class CheckpointError(AlproError):
-    """A checkpoint is missing, damaged, unsafe, or of another model."""
+    """A checkpoint is missing, damaged, unsafe, or belongs to another model."""
 
 
 class LaunchError(AlproError):
-    """The processes of a distributed run could not be started, or did not all end well."""
+    """The processes of a distributed run could not be started, or one of them failed."""
 
 
 class TrainingError(AlproError):
-    """A training stopped itself: non-finite numbers, too many unreadable videos, a lost worker."""
+    """A training stopped itself: non-finite numbers, too many unreadable videos, or a lost loader process."""
 
 
 class TrackingError(AlproError):
-    """The tracking store can't be reached, or holds something unexpected."""
+    """The tracking store cannot be reached, or has unexpected content."""
 
 
 def nearest(name: str, known: Any) -> str:
-    """`; did you mean 'x'?`, or nothing where no known name is close."""
+    """Return `; did you mean 'x'?`, or an empty string if no known name is similar."""
     match = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {match[0]!r}?" if match else ""

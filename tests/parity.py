@@ -455,12 +455,12 @@ TESTED: dict[str, tuple[str, ...]] = {
     ),
     "i_lr_schedule": ("tests/training/test_optim.py::test_the_learning_rate_is_the_released_codes",),
     "j_frame_sampling": (
-        "tests/data/media/test_video.py::test_uniform_floor_is_the_released_rule",
-        "tests/data/media/test_video.py::test_drawn_frames_repeat_the_released_draws",
+        "tests/data/media/test_frames.py::test_uniform_floor_is_the_released_rule",
+        "tests/data/media/test_frames.py::test_drawn_frames_repeat_the_released_draws",
     ),
     "k_qa_metrics": ("tests/evaluation/test_metrics.py::test_k_qa_metrics",),
     "k_retrieval_metrics": ("tests/evaluation/test_metrics.py::test_k_retrieval_metrics_official",),
-    "l_decode": ("tests/data/media/test_video.py::test_decoding_equals_the_released_pixels",),
+    "l_decode": ("tests/data/media/test_read.py::test_decoding_equals_the_released_pixels",),
     "l_mlm_masking": ("tests/data/batches/test_masking.py::test_masking_repeats_the_released_draws",),
     "l_randaug": (
         "tests/data/batches/test_augment.py::test_each_operation_equals_the_released_pixels",

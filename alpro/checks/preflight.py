@@ -1,4 +1,4 @@
-"""What the pipeline needs from outside, all of it listed before the first stage starts."""
+"""`alpro preflight`: lists all missing inputs of the pipeline before the first stage starts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alpro.config import Params
-from alpro.config.pipeline import made_by_pipeline
+from alpro.config.pipeline import pipeline_outputs
 from alpro.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """An input that is not there."""
+    """A missing input of the pipeline."""
 
     path: str
     needed_by: str
@@ -20,45 +20,45 @@ class Missing:
 
 
 def missing_inputs(params: Params) -> list[Missing]:
-    """Every file or folder that the pipeline reads, no stage makes, and is not there."""
+    """Return every missing file or folder that the pipeline reads and no stage makes."""
     models = f"models/{params.recipe}"
-    made = made_by_pipeline(params)
-    wanted: list[tuple[str, str, str]] = []
+    made = pipeline_outputs(params)
+    required: list[tuple[str, str, str]] = []
 
     checkpoint = "put the checkpoint there, or name another one in params.yaml"
-    prepare = "the README's chapter Data preparation says how it must look"
+    prepare = "see the chapter Data preparation of the README"
     for task, evaluate in params.evaluate.items():
         if f"{models}/finetune/{task}" not in made:
-            wanted.append((evaluate.checkpoint, f"evaluate.{task}.checkpoint", checkpoint))
+            required.append((evaluate.checkpoint, f"evaluate.{task}.checkpoint", checkpoint))
     if any(output.startswith(f"{models}/finetune/") for output in made) or params.zeroshot:
-        wanted.append((params.init.finetune, "init.finetune", checkpoint))
+        required.append((params.init.finetune, "init.finetune", checkpoint))
     if f"{models}/pretrain" in made:
-        wanted += [(params.init.pretrain, "init.pretrain", checkpoint), (params.init.teacher, "init.teacher", checkpoint)]
+        required += [(params.init.pretrain, "init.pretrain", checkpoint), (params.init.teacher, "init.teacher", checkpoint)]
         for name in sorted({*params.prompter.corpora, *params.pretrain.corpora}):
             corpus = params.corpora[name]
             for path in (corpus.train, corpus.val, corpus.root):
                 if path:
-                    wanted.append((path, f"corpora.{name}", prepare))
+                    required.append((path, f"corpora.{name}", prepare))
         if params.entities.source:
-            wanted.append(
+            required.append(
                 (params.entities.source, "entities.source", "put the file there, or null to count the captions' nouns")
             )
     if f"{models}/prompter" in made:
-        wanted.append((params.init.prompter, "init.prompter", checkpoint))
+        required.append((params.init.prompter, "init.prompter", checkpoint))
     for name, dataset in params.datasets.items():
         for path in (dataset.annotations, dataset.videos):
-            wanted.append((path, f"datasets.{name}", prepare))
-    wanted.append(
+            required.append((path, f"datasets.{name}", prepare))
+    required.append(
         (params.text.tokenizer, "text.tokenizer", "a folder with BERT's vocabulary (vocab.txt, tokenizer_config.json)")
     )
 
     copies = {convert.output: name for name, convert in params.convert.items()}
-    for name in {copies[path] for path, _, _ in wanted if path in copies}:
-        wanted.append((params.convert[name].source, f"convert.{name}", "the videos to convert; README, Data preparation"))
+    for name in {copies[path] for path, _, _ in required if path in copies}:
+        required.append((params.convert[name].source, f"convert.{name}", "the videos to convert; README, Data preparation"))
     made |= copies.keys()
     stages = {*made, f"{models}/text", "data/sample"} if params.sample else made
     missing: dict[str, Missing] = {}
-    for path, needed_by, remedy in wanted:
+    for path, needed_by, remedy in required:
         inside = any(path == output or path.startswith(output + "/") for output in stages)
         if not inside and not Path(path).exists() and path not in missing:
             missing[path] = Missing(path, needed_by, _fetching(path) or remedy)
@@ -66,7 +66,7 @@ def missing_inputs(params: Params) -> list[Missing]:
 
 
 def _fetching(path: str) -> str:
-    """The command that brings an input of the official tree, and how large it is; nothing for any other."""
+    """Return the command that fetches an official input, and its size; empty for other inputs."""
     from alpro.data.sources.registry import set_of, source
 
     name = set_of(Path(path).as_posix())
@@ -78,7 +78,7 @@ def _fetching(path: str) -> str:
 
 
 def check(params: Params) -> None:
-    """Raises DataError that lists all missing inputs together."""
+    """Raise DataError with a list of all missing inputs."""
     missing = missing_inputs(params)
     if missing:
         lines = [f"  {m.path}  (for {m.needed_by}): {m.remedy}" for m in missing]

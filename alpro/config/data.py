@@ -1,4 +1,4 @@
-"""alpro/config/data.py: NEW MODULE."""
+"""Sections of params.yaml on data: corpora, datasets, copies, the sample, the tokenizer and the entities."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from pydantic import (
 
 from alpro.config.base import Section
 
-# --- data -------------------------------------------------------------------------------------------------
-
 
 class Corpus(Section):
-    """Captions for the prompter's and the pre-training."""
+    """A caption corpus for the prompter and for pre-training."""
 
     media: Literal["video", "image"]
     train: str = Field(description="Annotation file: .csv, .tsv, .parquet, .jsonl or .json.")
     val: str | None = None
-    root: str = Field(description="Folder of the videos or images that the file names.")
+    root: str = Field(description="Folder with the videos or images that the annotation file names.")
 
 
 class Dataset(Section):
-    """A down-stream data set, an official one or one's own; its name is the name of the task."""
+    """A downstream dataset, official or your own. Its name is also the name of the task."""
 
     task: Literal["retrieval", "qa"]
     annotations: str = Field(
         description="Folder with train/val/test.jsonl and, for qa, train_ans2label.json; or one table with a column `split`."
     )
-    videos: str = Field(description="Folder of the videos; may be another set's (MSRVTT-QA uses msrvtt_ret's).")
+    videos: str = Field(
+        description="Folder with the videos; it may belong to another dataset (MSRVTT-QA uses the videos of msrvtt_ret)."
+    )
 
 
 class Convert(Section):
-    """Copies of a folder of videos that decode fast (`alpro data convert`); `datasets` or `corpora` may name them."""
+    """Copies of videos that decode faster (`alpro data convert`); `datasets` and `corpora` may refer to them."""
 
-    source: str = Field(description="Folder of the originals, which are only read.")
-    output: str = Field(description="Folder of the copies.")
-    every: PositiveInt | None = Field(None, description="Keep every so manieth frame; WebVid at 10 % of its rate: 10.")
-    fps: PositiveFloat | None = Field(None, description="Keep so many frames a second.")
-    short_side: PositiveInt | None = Field(None, description="Pixels of the shorter side; smaller videos stay as they are.")
-    min_frames: PositiveInt = Field(
-        16, description="At least so many frames, where there are: what a training reads of a clip."
+    source: str = Field(description="Folder with the originals, which are never changed.")
+    output: str = Field(description="Folder for the copies.")
+    every: PositiveInt | None = Field(None, description="Keep every N-th frame; 10 gives WebVid at 10 % of its rate.")
+    fps: PositiveFloat | None = Field(None, description="Keep this many frames per second.")
+    short_side: PositiveInt | None = Field(
+        None, description="Length of the shorter side in pixels; smaller videos are not enlarged."
     )
+    min_frames: PositiveInt = Field(16, description="Keep at least this many frames, as many as a training reads of a clip.")
     gop: PositiveInt = Field(8, description="Frames from one key frame to the next.")
-    crf: int = Field(23, ge=0, le=51, description="x264's quality: lower is better and larger.")
+    crf: int = Field(23, ge=0, le=51, description="Quality of x264; lower values give better quality and larger files.")
 
     @model_validator(mode="after")
     def _one_rate(self) -> Convert:
@@ -58,19 +58,19 @@ class Convert(Section):
 
 
 class Sample(Section):
-    """What `alpro data sample` makes."""
+    """The sample data that `alpro data sample` makes."""
 
     seed: int = 0
-    frame_size: PositiveInt = Field(96, description="Side of the made videos, in pixels.")
+    frame_size: PositiveInt = Field(96, description="Height and width of the videos, in pixels.")
     pretrain_videos: PositiveInt = 800
     pretrain_images: PositiveInt = 300
-    train_videos: PositiveInt = Field(500, description="Of each down-stream video collection.")
+    train_videos: PositiveInt = Field(500, description="Training videos of each downstream video collection.")
     val_videos: PositiveInt = 60
     test_videos: PositiveInt = 120
 
 
 class Text(Section):
-    """The tokenizer."""
+    """The tokenizer of all texts."""
 
     tokenizer: str = Field(description="Folder with a WordPiece vocabulary (vocab.txt).")
 
@@ -78,6 +78,8 @@ class Text(Section):
 class Entities(Section):
     """The entity list of PEM."""
 
-    source: str | None = Field(None, description="A `unigrams.txt` to take as it is; null: count the captions' nouns.")
-    tagger: str | None = Field(None, description="A spaCy pipeline, name or folder, that finds the nouns; null: our own rule.")
-    number: NonNegativeInt = Field(1000, description="How many of the most frequent nouns are entities; 0: no PEM.")
+    source: str | None = Field(None, description="A `unigrams.txt` to use as it is; null: count the nouns of the captions.")
+    tagger: str | None = Field(
+        None, description="Name or folder of a spaCy pipeline that finds the nouns; null: a built-in rule."
+    )
+    number: NonNegativeInt = Field(1000, description="Number of entities, the most frequent nouns; 0 turns PEM off.")

@@ -1,4 +1,4 @@
-"""alpro/config/machine.py: NEW MODULE."""
+"""Sections of params.yaml on processes, hosts and data loading."""
 
 from __future__ import annotations
 
@@ -11,59 +11,63 @@ from pydantic import (
 
 from alpro.config.base import Fraction, Section
 
-# --- the machine ------------------------------------------------------------------------------------------
-
 
 class Launch(Section):
-    """On how many processes and hosts the stages that train and evaluate run."""
+    """Processes and hosts of the stages that train and evaluate."""
 
     processes: PositiveInt | None = Field(
-        1, description="Number of processes over all hosts; null: one for each GPU of this machine, two where it has none."
+        1, description="Number of processes on all hosts; null: one per GPU of this machine, or two without a GPU."
     )
-    hosts: str | None = Field(None, description="Horovod's host list, `name:slots,...`; null: this machine.")
-    threads: PositiveInt = Field(1, description="CPU threads of each process.")
-    start_timeout_s: PositiveFloat = Field(120, description="Give up when the processes have not met by then.")
-    stall_timeout_s: PositiveFloat = Field(1800, description="End the run when a process shows no progress so long.")
+    hosts: str | None = Field(None, description="Host list of Horovod, `name:slots,...`; null: this machine.")
+    threads: PositiveInt = Field(1, description="CPU threads per process.")
+    start_timeout_s: PositiveFloat = Field(120, description="Give up if the processes have not connected after this time.")
+    stall_timeout_s: PositiveFloat = Field(1800, description="Stop the run if no process makes progress for this time.")
     min_processes: PositiveInt | None = Field(
-        None, description="Elastic: go on while so many processes are left; null: a lost process ends the run."
+        None, description="Elastic runs: continue while this many processes remain; null: a lost process ends the run."
     )
-    max_processes: PositiveInt | None = Field(None, description="Elastic: take in so many at the most; null: `processes`.")
+    max_processes: PositiveInt | None = Field(None, description="Elastic runs: maximum number of processes; null: `processes`.")
     discovery: str | None = Field(
-        None, description="Elastic: a program that prints the hosts there are, `name:slots` a line; null: those of `hosts`."
+        None, description="Elastic runs: program that prints the available hosts, one `name:slots` per line; null: `hosts`."
     )
-    commit_every: PositiveInt = Field(10, description="Elastic: steps between two commits; those after the last are redone.")
-    sample_log: str | None = Field(None, description="File for the ids of the samples of each committed step; null: none.")
+    commit_every: PositiveInt = Field(
+        10, description="Elastic runs: steps between commits; steps after the last commit are repeated."
+    )
+    sample_log: str | None = Field(
+        None, description="File to which the sample ids of each committed step are written; null: none."
+    )
 
     @property
     def world(self) -> int:
-        """How many processes `processes` means here: the world size."""
+        """The world size: `processes`, or its default on this machine."""
         from alpro.system import gpus
 
         return self.processes or gpus.count() or 2
 
     @model_validator(mode="after")
-    def _processes_are_said(self) -> Launch:
+    def _check_processes(self) -> Launch:
         for name in ("hosts", "min_processes"):
             if self.processes is None and getattr(self, name) is not None:
-                raise ValueError(f"launch.{name} needs launch.processes: how many over all hosts")
+                raise ValueError(f"launch.{name} needs launch.processes, the number of processes on all hosts")
         return self
 
     @model_validator(mode="after")
-    def _elastic(self) -> Launch:
+    def _check_elastic(self) -> Launch:
         if self.min_processes is None:
             for name in ("max_processes", "discovery"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"launch.{name} means nothing without launch.min_processes")
+                    raise ValueError(f"launch.{name} has no effect without launch.min_processes")
         elif not self.min_processes <= self.world <= (self.max_processes or self.world):
-            raise ValueError("launch.processes must lie between launch.min_processes and launch.max_processes")
+            raise ValueError("launch.processes must be between launch.min_processes and launch.max_processes")
         elif self.hosts is None and self.discovery is None:
-            raise ValueError("launch.min_processes needs launch.hosts or launch.discovery: Horovod gives up a host as a whole")
+            raise ValueError("launch.min_processes needs launch.hosts or launch.discovery, as Horovod drops whole hosts")
         return self
 
 
 class Loader(Section):
-    """How samples are read."""
+    """How samples are loaded."""
 
-    workers: int = Field(0, ge=0, description="Reading processes of each training process; 0 reads in the process itself.")
-    prefetch: PositiveInt = Field(2, description="Batches that each worker keeps ready.")
-    max_unreadable: Fraction = Field(0.001, ge=0, le=1, description="Training stops when a larger share can't be read.")
+    workers: int = Field(0, ge=0, description="Loader processes per training process; 0: load in the training process.")
+    prefetch: PositiveInt = Field(2, description="Batches that each loader process prepares ahead.")
+    max_unreadable: Fraction = Field(
+        0.001, ge=0, le=1, description="Stop the training if a larger fraction of samples cannot be read."
+    )

@@ -1,7 +1,7 @@
-"""The types of params.yaml: one typed configuration, unknown keys refused, contradictions refused at start.
+"""Params, the type of params.yaml, and its loader.
 
-`params.yaml` is the single source (recipes/ holds complete ones); every stage of dvc.yaml loads it through
-`load`. The defaults below are the paper's (REFERENCE: section 3 of the ALPRO paper, arXiv 2112.09583).
+params.yaml is the single source of parameters; every stage of dvc.yaml reads it through `load`. recipes/ has complete
+files. Defaults are those of the ALPRO paper (arXiv 2112.09583, sections 3 and 4).
 """
 
 from __future__ import annotations
@@ -38,50 +38,52 @@ class Params(Section):
     model: Model = Model()
     text: Text
     entities: Entities = Entities()
-    sample: Sample | None = Field(None, description="Made data; null where the data are real.")
+    sample: Sample | None = Field(None, description="The sample data; null if the recipe uses real data.")
     corpora: dict[str, Corpus]
     datasets: dict[str, Dataset]
-    convert: dict[str, Convert] = Field({}, description="Folders of copies that the pipeline makes, by a name of your own.")
+    convert: dict[str, Convert] = Field(
+        {}, description="Folders of copies that the pipeline makes, each with a name of your choice."
+    )
     init: Init
     prompter: CorpusTraining
     pretrain: Pretraining
     finetune: dict[str, Training]
     evaluate: dict[str, Evaluate]
-    zeroshot: dict[str, Evaluation] = Field({}, description="Retrieval sets on which `init.finetune` is evaluated as it is.")
+    zeroshot: dict[str, Evaluation] = Field(
+        {}, description="Retrieval datasets on which `init.finetune` is evaluated without fine-tuning."
+    )
     gate: Gate = Gate()
 
     @property
     def pem(self) -> bool:
-        """Whether pre-training has entities to learn of."""
+        """True if pre-training uses PEM."""
         return bool(self.pretrain.objectives.pem and self.entities.number)
 
     @model_validator(mode="after")
-    def _starts_are_paths(self) -> Params:
+    def _check_starts(self) -> Params:
         scratch, imagenet, models = "recipes/init/scratch.yaml", "recipes/init/imagenet.yaml", f"models/{self.recipe}"
         prompter, pretrained = f"{models}/prompter", f"{models}/pretrain"
         stages = {"prompter": imagenet, "teacher": prompter, "pretrain": prompter, "finetune": pretrained}
         for name, stage in stages.items():
             word = getattr(self.init, name)
             if path := {"stage": stage, "imagenet": imagenet, "scratch": scratch}.get(word):
-                path = prompter if name == "teacher" else path  # PEM asks a prompter, never what nobody trained
-                raise ValueError(f"init.{name}: {word!r} is no path; did you mean {path}?")
+                path = prompter if name == "teacher" else path  # PEM needs a trained prompter
+                raise ValueError(f"init.{name}: {word!r} is not a path; did you mean {path}?")
         return self
 
     @model_validator(mode="after")
-    def _names_agree(self) -> Params:
+    def _check_names(self) -> Params:
         for where, training in (("prompter", self.prompter), ("pretrain", self.pretrain)):
             for name in training.corpora:
                 if name not in self.corpora:
-                    raise ValueError(
-                        f"{where}.corpora names {name!r}, which `corpora` does not have{nearest(name, self.corpora)}"
-                    )
+                    raise ValueError(f"{where}.corpora: `corpora` has no {name!r}{nearest(name, self.corpora)}")
         for where, section in (("finetune", self.finetune), ("evaluate", self.evaluate), ("zeroshot", self.zeroshot)):
             for name in section:
                 if name not in self.datasets:
                     raise ValueError(f"{where}.{name}: `datasets` has no {name!r}{nearest(name, self.datasets)}")
         for name, dataset in self.datasets.items():
             if name not in self.finetune or name not in self.evaluate:
-                raise ValueError(f"datasets.{name}: finetune.{name} and evaluate.{name} must be given too")
+                raise ValueError(f"datasets.{name}: finetune.{name} and evaluate.{name} are missing")
             if name in self.zeroshot and dataset.task != "retrieval":
                 raise ValueError(f"zeroshot.{name}: only retrieval can be evaluated without fine-tuning")
         matching = {f"finetune.{name}": t for name, t in self.finetune.items() if self.datasets[name].task == "retrieval"}
@@ -89,20 +91,17 @@ class Params(Section):
             matching["pretrain"] = self.pretrain
         for where, settings in matching.items():
             if settings.batch_size < 2:
-                raise ValueError(f"{where}.batch_size must be 2 or more: VTM's negatives come from the process's own batch")
+                raise ValueError(f"{where}.batch_size must be 2 or more: VTM takes its negatives from the batch of the process")
         longest = max(t.max_text_tokens for t in (self.prompter, self.pretrain, *self.finetune.values()))
         if longest > self.model.max_positions:
             raise ValueError(f"max_text_tokens {longest} is more than model.max_positions {self.model.max_positions}")
         return self
 
 
-# --- reading ----------------------------------------------------------------------------------------------
-
-
 def load(path: str | Path = "params.yaml", changes: Sequence[str] = ()) -> Params:
-    """Read and check params.yaml, with `changes` of the form key=value made in it (alpro/config/overrides.py).
+    """Load and check params.yaml, with `changes` of the form key=value applied (alpro/config/overrides.py).
 
-    Raises ConfigError with one line per fault, each naming its key.
+    Raises ConfigError with one line per fault; each names its key.
     """
     path = Path(path)
     try:
@@ -110,14 +109,14 @@ def load(path: str | Path = "params.yaml", changes: Sequence[str] = ()) -> Param
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found; `alpro recipe use sample` writes one") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: holds no keys; `alpro recipe use sample` writes a complete one")
+        raise ConfigError(f"{path}: contains no keys; `alpro recipe use sample` writes a complete file")
     return parse(override(raw, changes), where=str(path))
 
 
 def parse(raw: dict[str, Any], where: str = "params.yaml") -> Params:
-    """Check a dict of parameters. Raises ConfigError as `load` does."""
+    """Check a dictionary of parameters. Raises ConfigError like `load`."""
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
@@ -142,7 +141,7 @@ def _line(fault: Any) -> str:
 
 
 def _section_at(loc: list[str]) -> type[Section] | None:
-    """The section type at a path of keys, seen through optional and dict types."""
+    """Return the section type at a path of keys, looking through optional and dict types."""
     here: Any = Params
     for name in loc:
         if isinstance(here, type) and issubclass(here, BaseModel):

@@ -1,12 +1,12 @@
-"""alpro/config/pipeline.py: NEW MODULE."""
+"""Which checkpoints the pipeline itself makes, for given parameters."""
 
 from __future__ import annotations
 
 from alpro.config import Params
 
 
-def made_by_pipeline(params: Params) -> set[str]:
-    """The outputs of the stages that something needs, so that replaced stages drop out as they do in DVC's graph."""
+def pipeline_outputs(params: Params) -> set[str]:
+    """Return the checkpoint folders that needed stages make. Stages replaced by other checkpoints drop out, as in DVC."""
     models = f"models/{params.recipe}"
     made = {f"{models}/finetune/{task}" for task, e in params.evaluate.items() if e.checkpoint == f"{models}/finetune/{task}"}
     if (made or params.zeroshot) and params.init.finetune == f"{models}/pretrain":

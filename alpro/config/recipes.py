@@ -1,4 +1,4 @@
-"""Complete parameter sets under recipes/, and how one becomes params.yaml."""
+"""Recipes: complete parameter files in recipes/, one of which becomes params.yaml."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ RECIPES = Path("recipes")
 
 
 def names() -> list[str]:
-    """The recipes that lie in recipes/."""
+    """Return the names of the recipes."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def describe(name: str) -> str:
-    """The comment on a recipe's first lines, as one line."""
+    """Return the comment at the top of a recipe as one line."""
     lines = []
     for line in path_of(name).read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -27,14 +27,14 @@ def describe(name: str) -> str:
 
 
 def use(name: str, params: Path = Path("params.yaml")) -> None:
-    """Write params.yaml from a recipe; from then on params.yaml is the only source. Raises ConfigError on a bad recipe."""
+    """Write params.yaml from a recipe. Raises ConfigError if the recipe is not valid."""
     path = path_of(name)
     load(path)
     atomic_write(params, path.read_bytes())
 
 
 def path_of(name: str) -> Path:
-    """The file of a recipe. Raises ConfigError for an unknown name."""
+    """Return the file of a recipe. Raises ConfigError for an unknown name."""
     path = RECIPES / f"{name}.yaml"
     if not path.exists():
         raise ConfigError(f"recipe {name!r}: not in {RECIPES}/ ({', '.join(names()) or 'empty'}){nearest(name, names())}")

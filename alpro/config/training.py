@@ -1,4 +1,4 @@
-"""alpro/config/training.py: NEW MODULE."""
+"""Sections of params.yaml on the trainings and on where they start."""
 
 from __future__ import annotations
 
@@ -13,66 +13,71 @@ from pydantic import (
 
 from alpro.config.base import Section
 
-# --- training ---------------------------------------------------------------------------------------------
-
 
 class RandAugment(Section):
-    """RandAugment, the same for all frames of a clip."""
+    """RandAugment; all frames of a clip get the same operations."""
 
     operations: PositiveInt = 2
     magnitude: PositiveFloat = 5
 
 
 class Training(Section):
-    """One training; the defaults hold for all four."""
+    """One training. The defaults apply to all four."""
 
     epochs: PositiveInt
-    max_steps: PositiveInt | None = Field(None, description="Stop after so many optimizer steps; null: all epochs.")
+    max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps; null: after all epochs.")
     batch_size: PositiveInt = Field(description="Samples per process and micro-step.")
     accumulation: PositiveInt = Field(1, description="Micro-steps per optimizer step.")
-    accumulate: Literal["mean", "sum"] = Field("mean", description="What is made of the micro-steps' gradients.")
+    accumulate: Literal["mean", "sum"] = Field("mean", description="How the gradients of the micro-steps are combined.")
     average: Literal["items", "processes"] = Field(
-        "items", description="What a loss is a mean of: all items (masked tokens, kept crops), or the processes' own means."
+        "items",
+        description="Average of a loss: over all items (masked tokens, labelled crops), or over the means of the processes.",
     )
-    compression: Literal["none", "fp16"] = Field("none", description="In what the gradients travel; none: as they are, fp32.")
+    compression: Literal["none", "fp16"] = Field(
+        "none", description="Number format in which gradients are exchanged; none: fp32."
+    )
     learning_rate: PositiveFloat
     weight_decay: float = Field(0.001, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: PositiveFloat = 1e-6
-    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of all steps in which the rate grows.")
-    grad_clip: PositiveFloat = Field(description="Largest norm of the whole gradient.")
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Fraction of all steps in which the learning rate grows.")
+    grad_clip: PositiveFloat = Field(description="Maximum norm of the gradient.")
     num_frames: PositiveInt
     max_text_tokens: PositiveInt
-    validations: PositiveInt = Field(description="How often the validation split is evaluated, evenly over the steps.")
+    validations: PositiveInt = Field(description="Number of validations, evenly spaced over the steps.")
     train_frames: Literal["random", "headtail", "uniform"] = "headtail"
     eval_frames: Literal["uniform", "uniform_floor", "headtail"] = "uniform"
-    decode_size: PositiveInt | None = Field(None, description="Frames are read at this side, then cropped; null: the model's.")
+    decode_size: PositiveInt | None = Field(
+        None,
+        description="Height and width in pixels to which frames are decoded before cropping; null: the model's image_size.",
+    )
     randaugment: RandAugment | None = RandAugment()
-    reshuffle: bool = Field(True, description="A new order in every epoch.")
-    distinct_videos: bool = Field(True, description="No two captions of one video in a batch.")
+    reshuffle: bool = Field(True, description="Shuffle again in every epoch.")
+    distinct_videos: bool = Field(True, description="Never put two captions of one video into a batch.")
     gradient_checkpointing: Literal["none", "exact", "official"] = Field(
-        "none", description="Of the vision encoder; `official` loses the attention's and MLP's gradients, as the released code."
+        "none",
+        description="Checkpointing of the vision encoder. `official` drops gradients of attention and MLP, as released.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    select_by: str = Field(description="Validation metric that says which checkpoint is best; `-name`: smaller is better.")
+    select_by: str = Field(description="Validation metric that selects the best checkpoint; `-name`: smaller is better.")
     keep: list[Literal["best", "last", "every"]] = Field(
         ["best"],
         min_length=1,
-        description="Checkpoints: `best`, or else `last`, is the output; both: last/; `every` validation's: step-*/.",
+        description="Checkpoints to keep: the output is `best`, otherwise `last`; both adds last/; `every` adds step-*/.",
     )
-    save_every_s: PositiveFloat = Field(600, description="Resume state is written at least so often.")
-    log_every: PositiveInt = Field(10, description="Steps between two log lines.")
+    save_every_s: PositiveFloat = Field(600, description="Write the resume state at least this often.")
+    log_every: PositiveInt = Field(10, description="Steps between log lines.")
 
     @field_validator("keep")
     @classmethod
-    def _something_is_the_output(cls, keep: list[str]) -> list[str]:
+    def _check_output(cls, keep: list[str]) -> list[str]:
         if not {"best", "last"} & set(keep):
-            raise ValueError("keep must name `best` or `last`, which becomes the output")
+            raise ValueError("keep must contain `best` or `last`, which becomes the output")
         return keep
 
 
 class Objectives(Section):
-    """Weights of the pre-training losses; 0 turns one off."""
+    """Weights of the pre-training losses; 0 turns a loss off."""
 
     vtc: float = Field(1.0, ge=0)
     vtm: float = Field(1.0, ge=0)
@@ -83,10 +88,12 @@ class Objectives(Section):
 class PEM(Section):
     """Prompting entity modeling."""
 
-    ensemble: bool = Field(True, description="Average each entity's prompt over all templates; false: the first alone.")
+    ensemble: bool = Field(
+        True, description="Average the prompts of an entity over all templates; false: use the first template only."
+    )
     ignore: Literal["max_probability", "argmax_zero"] = Field(
         "max_probability",
-        description="Which crops carry no label: under the threshold (paper), or of entity 0 (released code).",
+        description="Crops without a label: below the threshold (paper), or labelled as entity 0 (released code).",
     )
     threshold: float = Field(0.2, ge=0, le=1)
     crop_area: tuple[float, float] = (0.3, 0.5)
@@ -96,10 +103,12 @@ class PEM(Section):
 class CorpusTraining(Training):
     """A training on caption corpora."""
 
-    corpora: list[str] = Field(description="Names under `corpora`.")
-    mix: Literal["equal", "size"] = Field("equal", description="How a step's corpus is drawn: equal odds, or by size.")
+    corpora: list[str] = Field(description="Names of entries in `corpora`.")
+    mix: Literal["equal", "size"] = Field(
+        "equal", description="Probability of a corpus in each step: equal, or proportional to its size."
+    )
     augment_images: bool = Field(
-        True, description="Crop, flip and RandAugment images; false where captions tell left from right."
+        True, description="Crop, flip and RandAugment images; use false if captions distinguish left and right."
     )
 
 
@@ -112,14 +121,14 @@ class Pretraining(CorpusTraining):
 
 
 class Init(Section):
-    """Where trainings start: the output of another stage, a checkpoint (own or official), or a file of recipes/init."""
+    """Where the trainings start: the output of a stage, an own or official checkpoint, or a file in recipes/init."""
 
     prompter: str
-    teacher: str = Field(description="The prompter that pre-training asks.")
+    teacher: str = Field(description="The prompter that labels crops in pre-training.")
     pretrain: str
     finetune: str
     resize: Literal["flat_nearest", "bicubic"] = Field(
         "bicubic",
-        description="How a checkpoint's position embedding meets another image_size: over the flattened patches (released "
-        "code), or over both dimensions.",
+        description="How position embeddings are resized for another image_size: nearest over the flattened patches (released "
+        "code), or bicubic in two dimensions.",
     )

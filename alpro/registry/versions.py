@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpro.config import Params, Training
-from alpro.config.pipeline import made_by_pipeline
+from alpro.config.pipeline import pipeline_outputs
 from alpro.errors import TrackingError
 from alpro.files.atomic import sha256
 from alpro.tracking.store import TrackingStore
@@ -82,7 +82,7 @@ class Checkpoint:
 def checkpoints(state: PipelineState) -> list[Checkpoint]:
     """Return the pipeline's checkpoints that are on disk, each after those that it can have started from."""
     prefix = f"models/{state.params.recipe}/"
-    stages = {path.removeprefix(prefix) for path in made_by_pipeline(state.params)}
+    stages = {path.removeprefix(prefix) for path in pipeline_outputs(state.params)}
     order = [*(stage for stage in ("prompter", "pretrain") if stage in stages), *sorted(stages - {"prompter", "pretrain"})]
     expected = [Checkpoint(stage, prefix + stage, state.root / prefix / stage) for stage in order]
     return [checkpoint for checkpoint in expected if all((checkpoint.folder / name).is_file() for name in FILES)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alpro.config import Params
-from alpro.config.pipeline import made_by_pipeline
+from alpro.config.pipeline import pipeline_outputs
 from alpro.errors import TrackingError
 from alpro.files.atomic import sha256
 from alpro.files.json_files import read_json, read_json_lines
@@ -74,7 +74,7 @@ def has_stage(stage: str, params: Params) -> bool:
     """Return True if the pipeline that `params` describes has this stage."""
     kind, _, name = stage.partition("/")
     prefix = f"models/{params.recipe}/"
-    outputs = {output.removeprefix(prefix) for output in made_by_pipeline(params)}
+    outputs = {output.removeprefix(prefix) for output in pipeline_outputs(params)}
     if kind in ("prompter", "pretrain"):
         return kind in outputs
     names = {

@@ -60,12 +60,12 @@ def test_every_fault_is_listed_on_its_own_line(raw: dict) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("model", "patch_size"), 7, "no multiple of patch_size"),
-        (("model", "heads"), 5, "no multiple of heads"),
+        (("model", "patch_size"), 7, "not a multiple of patch_size"),
+        (("model", "heads"), 5, "not a multiple of heads"),
         (("prompter", "corpora"), ["webvid"], "did you mean 'webvid2m'"),
         (("finetune", "msvd_qa", "max_text_tokens"), 1000, "max_positions"),
         (("zeroshot", "msvd_qa"), {}, "only retrieval"),
-        (("pretrain", "batch_size"), 1, r"pretrain\.batch_size must be 2 or more: VTM's negatives"),
+        (("pretrain", "batch_size"), 1, r"pretrain\.batch_size must be 2 or more: VTM takes its negatives"),
         (("finetune", "msrvtt_ret", "batch_size"), 1, r"finetune\.msrvtt_ret\.batch_size must be 2 or more"),
         (("finetune", "msvd_qa", "learning_rate"), "fast", "learning_rate"),
         (
@@ -76,7 +76,7 @@ def test_every_fault_is_listed_on_its_own_line(raw: dict) -> None:
         (("finetune", "msvd_qa", "max_steps"), "6", r"finetune\.msvd_qa\.max_steps: must be a whole number"),
         (("pretrain", "batch_size"), True, r"^params\.yaml: pretrain\.batch_size: must be a number, not true$"),
         (("pretrain", "learning_rate"), True, r"pretrain\.learning_rate: must be a number, not true"),
-        (("init", "finetune"), "stage", r"init\.finetune: 'stage' is no path; did you mean models/sample/pretrain\?"),
+        (("init", "finetune"), "stage", r"init\.finetune: 'stage' is not a path; did you mean models/sample/pretrain\?"),
         (("init", "pretrain"), "scratch", r"init\.pretrain: .* did you mean recipes/init/scratch\.yaml\?"),
         (("init", "prompter"), "imagenet", r"init\.prompter: .* did you mean recipes/init/imagenet\.yaml\?"),
         (("init", "teacher"), "scratch", r"init\.teacher: .* did you mean models/sample/prompter\?"),
@@ -128,9 +128,9 @@ def test_a_section_that_is_off_can_be_filled(raw: dict) -> None:
     [
         ("seed", "must be key=value"),
         ("finetune.=3", "must be key=value"),
-        ("finetune.msvdqa.batch_size=2", "there is no finetune.msvdqa; did you mean 'msvd_qa'"),
+        ("finetune.msvdqa.batch_size=2", "no section finetune.msvdqa; did you mean 'msvd_qa'"),
         ("seed.of=2", "seed is a value"),
-        ("seed=[", "no YAML"),
+        ("seed=[", "not valid YAML"),
         ("finetune.msvd_qa.batchsize=2", "did you mean 'batch_size'"),
         ("finetune.msvd_qa.batch_size=two", "batch_size"),
     ],

@@ -48,9 +48,9 @@ def limits_of(params: Params, name: str) -> Limits:
 
 def _needed(params: Params, name: str) -> tuple[str, ...]:
     """With a fine-tuned checkpoint given, a data set is only evaluated: nobody needs its training videos."""
-    from alpro.config.pipeline import made_by_pipeline
+    from alpro.config.pipeline import pipeline_outputs
 
     splits: set[str] = {section[name].split for section in (params.evaluate, params.zeroshot) if name in section}
-    if f"models/{params.recipe}/finetune/{name}" in made_by_pipeline(params):
+    if f"models/{params.recipe}/finetune/{name}" in pipeline_outputs(params):
         splits |= {"train", "val"}
     return tuple(split for split in ("train", "val", "test") if split in splits)

@@ -165,7 +165,7 @@ def test_a_data_set_of_ones_own_starts_from_the_sets_of_its_task(folder: Path) -
         ("pretrain_alpro.json", {"val_datasets": [{"name": "x", "ann": "x.csv"}]}, "x is not among train_datasets"),
         ("base_model.json", {"hidden_act": "relu"}, "hidden_act"),
         ("base_model.json", {"hidden_dropout_prob": 0.3}, "must equal attention_probs_dropout_prob"),
-        ("base_model.json", {"num_attention_heads": 7}, "no multiple of heads"),
+        ("base_model.json", {"num_attention_heads": 7}, "not a multiple of heads"),
     ],
 )
 def test_what_has_no_like_here_is_refused_by_name(folder: Path, name: str, values: dict[str, Any], message: str) -> None:
