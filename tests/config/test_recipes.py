@@ -1,0 +1,42 @@
+"""The recipes: where `official` and `paper` differ, each line gives the other's value."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from alpro.config import load, recipes
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+LINE = re.compile(r"^(?P<setting>\s*\w+: (?P<value>.+?))(?:  # (?P<other>official|paper): (?P<others>.+))?$")
+
+
+def lines(name: str) -> list[str]:
+    """The lines of a recipe below its header."""
+    return [line for line in (RECIPES / f"{name}.yaml").read_text().splitlines() if not line.startswith("#")]
+
+
+@pytest.mark.parametrize(("name", "other"), [("official", "paper"), ("paper", "official")])
+def test_a_line_that_differs_gives_the_other_recipes_value(name: str, other: str) -> None:
+    marked = 0
+    for here, there in zip(lines(name), lines(other), strict=True):
+        if here.startswith("recipe:") or f"models/{name}" in here:
+            continue
+        own, others = LINE.match(here), LINE.match(there)
+        if own is None or others is None:
+            assert here == there
+        elif own["value"] == others["value"]:
+            assert own["other"] is None, here
+        else:
+            assert (own["other"], own["others"]) == (other, others["value"]), here
+            marked += 1
+    assert marked > 40
+
+
+@pytest.mark.parametrize("name", ["official", "paper", "sample", "tiny"])
+def test_the_header_gives_the_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    assert re.search(r"\d+ (h|minutes) on", recipes.describe(name))
+    load(recipes.path_of(name))
