@@ -1,4 +1,4 @@
-"""Small made videos, records and a tokenizer for the tests of this folder."""
+"""Small synthetic videos, records and a tokenizer for tests."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ WORDS += ["what", "is", "the", "colour", "of", "it", "where"]
 
 
 def make_video(path, frames=24, size=64, codec="mpeg4", rate=12, options=None, hue=0):
-    """A bar that wanders; frame i has i*4 as its red level, so that frames can be told apart."""
+    """Write a video of a moving bar; frame i has the red level 4 * i, so that frames can be distinguished."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.width = stream.height = size
@@ -29,7 +29,7 @@ def make_video(path, frames=24, size=64, codec="mpeg4", rate=12, options=None, h
 
 
 def make_records(folder, number=6, captions=2, questions=2, size=64):
-    """Records with real files: `video0.avi` and so on."""
+    """Return records with real files: `video0.avi` and so on."""
     records = []
     for i in range(number):
         path = make_video(folder / f"video{i}.avi", frames=12, size=size, hue=20 * i)
@@ -48,7 +48,7 @@ def make_records(folder, number=6, captions=2, questions=2, size=64):
 
 
 def make_tokenizer(folder):
-    """A BERT tokenizer over WORDS."""
+    """Write and load a BERT tokenizer over WORDS."""
     from transformers import BertTokenizerFast
 
     folder.mkdir(exist_ok=True)

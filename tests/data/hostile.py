@@ -1,4 +1,4 @@
-"""A web server on this machine that misbehaves on demand, for the tests of fetching."""
+"""A local web server that misbehaves on demand, for tests of downloads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Page:
-    """What a path answers, and how it misbehaves."""
+    """The response of a path, and how it misbehaves."""
 
     content: bytes = b""
     status: int = 200
-    cut: list[int] = field(default_factory=list)  # of each answer in turn: hang up after so many bytes
+    cut: list[int] = field(default_factory=list)  # per response, in turn: close the connection after this many bytes
     ranges: bool = True
-    claim: int | None = None  # a Content-Length that lies
+    claim: int | None = None  # a wrong Content-Length
     etag: str | None = '"one"'
     location: str | None = None
     seen: list[str] = field(default_factory=list)  # the Range header of each request
@@ -26,7 +26,7 @@ class Page:
 
 @contextmanager
 def hostile(pages: dict[str, Page]) -> Iterator[str]:
-    """Serve the pages; yields the server's address."""
+    """Serve the pages and yield the address of the server."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -63,7 +63,7 @@ def hostile(pages: dict[str, Page]) -> Iterator[str]:
         do_HEAD = do_GET
 
         def log_message(self, *_: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

@@ -1,1 +1,1 @@
-"""alpro/data/annotations."""
+"""Annotations: tables and official layouts, read into one typed record per video."""

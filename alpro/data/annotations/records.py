@@ -1,4 +1,4 @@
-"""The one typed record that every annotation layout is read into."""
+"""The typed record into which every annotation layout is read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question on a video, with its one-word answer and its type (what, who, how, where, when)."""
+    """A question about a video, with its one-word answer and its type (what, who, how, where, when)."""
 
-    id: int  # its row in the annotation file, from 0: what per-question results name
+    id: int  # row in the annotation file, from 0; per-question results refer to it
     text: str
     answer: str
     type: str
@@ -19,10 +19,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A video (or image) with all that was written about it."""
+    """A video or image with all its captions and questions."""
 
     id: str  # the video's name in the annotations
-    path: Path  # where its file lies, extension included
+    path: Path  # path of its file, with extension
     media: Literal["video", "image"] = "video"
     captions: tuple[str, ...] = ()
     questions: tuple[Question, ...] = ()

@@ -1,4 +1,4 @@
-"""Reads tables of annotations (.jsonl, .json, .csv, .tsv, .parquet) into rows, each knowing its place in the file."""
+"""Reads tables of annotations (.jsonl, .json, .csv, .tsv, .parquet) into rows with their position in the file."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 from alpro.errors import DataError
 
-SHOWN_FAULTS = 10  # an error lists so many faults and counts the rest
+SHOWN_FAULTS = 10  # an error lists this many faults and counts the rest
 
 
 class Faults:
-    """Collects what is wrong with a file, so that one error names it all."""
+    """Collects the faults of a file, so that one error reports all of them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lines: list[str] = []
 
-    def add(self, where: str, what: str) -> None:
-        """Note a fault at a place such as `line 3`."""
-        self._lines.append(f"{self.path}: {where}: {what}")
+    def add(self, position: str, fault: str) -> None:
+        """Record a fault at a position such as `line 3`."""
+        self._lines.append(f"{self.path}: {position}: {fault}")
 
     def check(self) -> None:
-        """Raise DataError when there were any."""
+        """Raise DataError if there are any faults."""
         if self._lines:
             more = len(self._lines) - SHOWN_FAULTS
             rest = [f"{self.path}: and {more} more"] if more > 0 else []
@@ -34,43 +34,44 @@ class Faults:
 
 
 def read_rows(path: Path, faults: Faults | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row) of a file; the place is `line N` (where the row ends), or `row N` (from 1) where rows are no lines.
+    """Yield (position, row) of a table; positions are `line N` (the row's last line) or `row N`, from 1.
 
-    Every cell of a CSV is text as it stands there. Raises DataError for a missing or broken file, an unknown kind of
-    file, and a pickle, which is never opened; for rows that are none, once all others were given, or notes them in `faults`.
+    The cells of a CSV are unchanged text. Malformed rows are collected in `faults`, or raised together after all valid
+    rows were yielded. Raises DataError for a missing or damaged file, an unknown format, or a pickle, which is never
+    opened.
     """
     kind = path.suffix.lower()
     if kind in (".pkl", ".pickle"):
-        table = path.with_suffix(".csv")
+        source, table = shlex.quote(str(path)), shlex.quote(str(path.with_suffix(".csv")))
         raise DataError(
-            f"{path}: a pickle runs whatever code it holds, so it is not opened; "
-            f"`alpro data unpickle {shlex.quote(str(path))} {shlex.quote(str(table))}` converts it and runs none; name the .csv"
+            f"{path}: a pickle can run any code, so it is not opened; "
+            f"`alpro data unpickle {source} {table}` converts it without running code; then name the .csv"
         )
     if kind not in _READERS:
-        raise DataError(f"{path}: no reader for such a file; give one of {', '.join(sorted(_READERS))}")
+        raise DataError(f"{path}: unknown format; give one of {', '.join(sorted(_READERS))}")
     if path.is_symlink() and not path.exists():
-        raise DataError(f"{path}: the link leads nowhere (to {path.readlink()})")
+        raise DataError(f"{path}: is a broken link (to {path.readlink()}); fix it")
     if not path.is_file():
         raise DataError(f"{path}: not found; put the annotation file there, or change its path in params.yaml")
-    noted = Faults(path) if faults is None else faults
+    collected = Faults(path) if faults is None else faults
     try:
-        yield from _READERS[kind](path, noted)
+        yield from _READERS[kind](path, collected)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start}: not UTF-8; convert the file's encoding") from None
+        raise DataError(f"{path}: byte {error.start}: not UTF-8; convert the file to UTF-8") from None
     if faults is None:
-        noted.check()
+        collected.check()
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's value. Raises DataError as `read_rows` does."""
+    """Return the value of a JSON file, with or without a byte order mark. Raises DataError like `read_rows`."""
     if not path.is_file():
         raise DataError(f"{path}: not found; put the file there, or change its path in params.yaml")
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {error.lineno}: no JSON: {error.msg}") from None
+        raise DataError(f"{path}: line {error.lineno}: not valid JSON: {error.msg}") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start}: not UTF-8; convert the file's encoding") from None
+        raise DataError(f"{path}: byte {error.start}: not UTF-8; convert the file to UTF-8") from None
 
 
 def _jsonl(path: Path, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -81,27 +82,27 @@ def _jsonl(path: Path, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                faults.add(f"line {number}, column {error.colno}", f"no JSON: {error.msg}; mend or remove the line")
+                faults.add(f"line {number}, column {error.colno}", f"not valid JSON: {error.msg}; fix or remove the line")
                 continue
             if isinstance(row, dict):
                 yield f"line {number}", row
             else:
-                faults.add(f"line {number}", f"{_kind(row)} instead of an object; each line is one {{...}}")
+                faults.add(f"line {number}", f"{_type_name(row)} instead of an object; each line is one {{...}}")
 
 
 def _json(path: Path, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
     rows = read_json(path)
     if not isinstance(rows, list):
-        raise DataError(f"{path}: {_kind(rows)} instead of a list of rows")
+        raise DataError(f"{path}: {_type_name(rows)} instead of a list of rows")
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict):
             yield f"row {number}", row
         else:
-            faults.add(f"row {number}", f"{_kind(row)} instead of an object; each row is one {{...}}")
+            faults.add(f"row {number}", f"{_type_name(row)} instead of an object; each row is one {{...}}")
 
 
 def _csv(path: Path, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every row must have as many cells as the first line has names: a caption with a bare comma is no shorter caption."""
+    """Yield rows; one whose number of cells differs from the header is a fault, for example an unquoted comma in a caption."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
         separator = max(",;\t", key=first.count)
@@ -115,10 +116,10 @@ def _csv(path: Path, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
                 if len(cells) == len(names):
                     yield f"line {table.line_num}", dict(zip(names, cells, strict=True))
                 elif cells:
-                    what = f"{len(cells)} cells, but {len(names)} columns are named; quote cells that hold {separator!r}"
-                    faults.add(f"line {table.line_num}", what)
-        except csv.Error as error:  # where the next row starts nobody can tell
-            faults.add(f"line {table.line_num}", f"no table: {error}; mend or remove the line")
+                    fault = f"{len(cells)} cells, but {len(names)} columns are named; quote cells that contain {separator!r}"
+                    faults.add(f"line {table.line_num}", fault)
+        except csv.Error as error:  # the parser cannot recover: the next row boundary is unknown
+            faults.add(f"line {table.line_num}", f"not a table row: {error}; fix or remove the line")
 
 
 def _parquet(path: Path, _: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -128,17 +129,17 @@ def _parquet(path: Path, _: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: no Parquet file: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path}: not a Parquet file: {' '.join(str(error).split())}") from None
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     for number, values in enumerate(zip(*columns.values(), strict=True), 1):
         yield f"row {number}", dict(zip(columns, values, strict=True))
 
 
 _READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
-TABLES = tuple(_READERS)  # the extensions of files that `read_rows` reads
+TABLES = tuple(_READERS)  # the extensions that `read_rows` reads
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     return {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "a truth value"}.get(
         type(value), "null" if value is None else type(value).__name__
     )
@@ -147,31 +148,34 @@ def _kind(value: Any) -> str:
 # --- cells ------------------------------------------------------------------------------------------------
 
 
-def cell(row: dict[str, Any], keys: tuple[str, ...], where: str, faults: Faults, number_too: bool = False) -> str | None:
-    """The first of `keys` that a row has, as text without outer blanks; None, with a fault noted, where it can't be used."""
+def read_text_cell(
+    row: dict[str, Any], keys: tuple[str, ...], position: str, faults: Faults, allow_number: bool = False
+) -> str | None:
+    """Return the first of `keys` in a row as stripped text; if it is missing or unusable, add a fault and return None."""
     key = next((key for key in keys if key in row), None)
     if key is None:
-        faults.add(where, f"key {' or '.join(repr(key) for key in keys)} is missing; the row has {', '.join(map(repr, row))}")
+        names = " or ".join(map(repr, keys))
+        faults.add(position, f"key {names} is missing; the row has {', '.join(map(repr, row))}")
         return None
     value = row[key]
-    if number_too and isinstance(value, int) and not isinstance(value, bool):
+    if allow_number and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        faults.add(where, f"{key}: {_kind(value)} instead of a text")
+        faults.add(position, f"{key}: {_type_name(value)} instead of a text")
         return None
     if not value.strip():
-        faults.add(where, f"{key}: empty; give a text or remove the row")
+        faults.add(position, f"{key}: empty; give a text or remove the row")
         return None
     return value.strip()
 
 
-def texts(row: dict[str, Any], keys: tuple[str, ...], where: str, faults: Faults) -> list[str]:
-    """As `cell`, where the value may also be a list of texts."""
+def read_text_cells(row: dict[str, Any], keys: tuple[str, ...], position: str, faults: Faults) -> list[str]:
+    """Return the texts of a cell that is a text or a list of texts; faults are added as in `read_text_cell`."""
     key = next((key for key in keys if isinstance(row.get(key), list)), None)
     if key is None:
-        text = cell(row, keys, where, faults)
+        text = read_text_cell(row, keys, position, faults)
         return [] if text is None else [text]
-    found = [cell({key: value}, (key,), where, faults) for value in row[key]]
-    if not found:
-        faults.add(where, f"{key}: an empty list; give at least one text or remove the row")
-    return [text for text in found if text is not None]
+    texts = [read_text_cell({key: value}, (key,), position, faults) for value in row[key]]
+    if not texts:
+        faults.add(position, f"{key}: an empty list; give at least one text or remove the row")
+    return [text for text in texts if text is not None]

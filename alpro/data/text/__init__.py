@@ -1,1 +1,1 @@
-"""alpro/data/text."""
+"""Texts: the tokenizer, its vocabulary, and the nouns that become entities of PEM."""

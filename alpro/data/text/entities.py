@@ -1,7 +1,7 @@
 """The entities of PEM: the most frequent nouns of the captions (paper, section 3.3), as a `unigrams.txt`.
 
-The file holds `word count` on each line, the most frequent first; the official one is read as it is. Nouns are found
-by `nouns.py`, a rule that needs no download, or by a tagger (`tagger.py`).
+Each line of the file is `word count`, most frequent first; the official file has the same format. Nouns are found by
+`nouns.py`, a rule that needs no download, or by a tagger (`tagger.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from alpro.files.atomic import atomic_write
 
 
 def count_nouns(captions: Iterable[str]) -> Counter[str]:
-    """How often each noun occurs in the captions."""
+    """Count the occurrences of each noun in the captions."""
     finder = NounFinder()
     for caption in captions:
         finder.add(caption)
@@ -24,37 +24,37 @@ def count_nouns(captions: Iterable[str]) -> Counter[str]:
 
 
 def write_entities(counts: Counter[str], path: str | Path, number: int | None = None) -> list[str]:
-    """Write the most frequent words (all, or `number`), equally frequent ones in alphabetical order; returns them.
+    """Write the most frequent words (all, or `number`) and return them; ties are in alphabetical order.
 
-    Raises DataError when there are none.
+    Raises DataError if there are no words.
     """
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:number]
     if not ranked:
-        raise DataError(f"{path}: the captions hold no nouns; name a `unigrams.txt` in params.yaml as entities.source")
+        raise DataError(f"{path}: the captions contain no nouns; set entities.source in params.yaml to a `unigrams.txt`")
     return write_lines(dict(ranked), path)
 
 
 def write_lines(counts: Mapping[str, int], path: str | Path) -> list[str]:
-    """Write a `unigrams.txt` of these words in their order; returns them."""
+    """Write a `unigrams.txt` of these words in their order and return them."""
     atomic_write(path, "".join(f"{word} {count}\n" for word, count in counts.items()))
     return list(counts)
 
 
 def read_entities(path: str | Path, number: int | None = None) -> list[str]:
-    """The first `number` words of a `unigrams.txt`, as `read_counts` reads it."""
+    """Return the first `number` words of a `unigrams.txt`. Raises DataError like `read_counts`."""
     return list(read_counts(path, number))
 
 
 def read_counts(path: str | Path, number: int | None = None) -> dict[str, int]:
-    """The first `number` words of a `unigrams.txt` with their counts, in its order; all where it holds no more.
+    """Return the first `number` words of a `unigrams.txt` with their counts, in its order; all if it has fewer.
 
-    Raises DataError, naming the line, for a missing or empty file, a line of another form and a repeated word.
+    Raises DataError with the line for a missing or empty file, a malformed line or a repeated word.
     """
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise DataError(f"{path}: not found; `alpro data entities` makes one from the captions") from None
+        raise DataError(f"{path}: not found; create it from the captions with `alpro data entities`") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start}: not UTF-8; give a text file of `word count` lines") from None
     first_line: dict[str, int] = {}
@@ -66,11 +66,11 @@ def read_counts(path: str | Path, number: int | None = None) -> dict[str, int]:
         if not fields:
             continue
         if len(fields) != 2 or not fields[1].isdecimal():
-            raise DataError(f"{path}: line {line_number}: {line!r} is not `word count`; mend the line")
+            raise DataError(f"{path}: line {line_number}: {line!r} is not `word count`; fix the line")
         if fields[0] in first_line:
             earlier = first_line[fields[0]]
-            raise DataError(f"{path}: line {line_number}: {fields[0]!r} stands in line {earlier} already; remove one")
+            raise DataError(f"{path}: line {line_number}: {fields[0]!r} is already in line {earlier}; remove one")
         first_line[fields[0]], counts[fields[0]] = line_number, int(fields[1])
     if not counts:
-        raise DataError(f"{path}: holds no words; give a file of `word count` lines")
+        raise DataError(f"{path}: has no words; give a file of `word count` lines")
     return counts

@@ -1,11 +1,10 @@
-"""Finds the nouns of captions by position, with lists of the words that are none; needs no tagger and no download.
+"""Finds the nouns of captions by their position and by lists of other words; needs no tagger and no download.
 
-The rule: a caption is cut into phrases at punctuation, at function words (articles, prepositions, pronouns,
-auxiliaries, conjunctions), at adverbs in -ly and at verbs (a list of the verbs of captions, and words in -ing or -ed
-after the first word of a phrase). The last word of a phrase is its head, taken for a noun; an adjective of the list
-is one only right after an article ("to the left"). A word that is the head in at least half of its occurrences is a
-noun, and all its occurrences count. Against a trained tagger it errs with rare verbs and with nouns that mostly
-qualify others ("football player").
+A caption is split into phrases at punctuation, function words (articles, prepositions, pronouns, auxiliaries,
+conjunctions), adverbs in -ly and verbs. Verbs are a list, and words in -ing or -ed after the first word of a phrase.
+The last word of a phrase is its head. A listed adjective is a head only directly after an article ("to the left").
+A word that is a head in at least half of its occurrences is a noun, and all its occurrences count. Compared with a
+trained tagger, the rule errs on rare verbs and on nouns that mostly qualify others ("football player").
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ _IRREGULAR = _words(
     hidden
     """
 )
-# Nouns more often than verbs in captions although a stem above gives the same form.
+# Forms of the stems above that are more often nouns in captions.
 _NOUNS_TOO = _words(
     "play work end place set cook show watch score drop wave start cut drink rest dance cry fall fight shot rose lead turn"
 )
@@ -91,10 +90,10 @@ _PIECE = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*|[^\w\s]|\d+")
 
 
 class NounFinder:
-    """Reads captions one by one, then tells the nouns of them all."""
+    """Reads captions one by one and finds the nouns of all of them."""
 
     def __init__(self) -> None:
-        self._seen: Counter[str] = Counter()
+        self._occurrences: Counter[str] = Counter()
         self._heads: Counter[str] = Counter()
 
     def add(self, caption: str) -> None:
@@ -102,20 +101,20 @@ class NounFinder:
         phrase: list[str] = []
         article = False
         for word in _PIECE.findall(caption.lower()):
-            if len(word) > 1 and word[0].isalpha() and not self._breaks(word, phrase, article):
+            if len(word) > 1 and word[0].isalpha() and not self._ends_phrase(word, phrase, article):
                 phrase.append(word)
-                self._seen[word] += 1
+                self._occurrences[word] += 1
                 continue
-            self._close(phrase, article)
+            self._count_head(phrase, article)
             phrase, article = [], word in ARTICLES
-        self._close(phrase, article)
+        self._count_head(phrase, article)
 
     def nouns(self) -> Counter[str]:
-        """Every noun with the number of its occurrences."""
-        return Counter({word: count for word, count in self._seen.items() if 2 * self._heads[word] >= count})
+        """Return every noun with the number of its occurrences."""
+        return Counter({word: count for word, count in self._occurrences.items() if 2 * self._heads[word] >= count})
 
     @staticmethod
-    def _breaks(word: str, phrase: list[str], article: bool) -> bool:
+    def _ends_phrase(word: str, phrase: list[str], article: bool) -> bool:
         if word in FUNCTION or (word.endswith("ly") and word not in ("family", "butterfly", "fly", "belly", "jelly", "lily")):
             return True
         if word in VERBS:
@@ -124,7 +123,7 @@ class NounFinder:
             return True
         return bool(phrase) and word.endswith("ed") and word not in _ED_NOUNS
 
-    def _close(self, phrase: list[str], article: bool) -> None:
+    def _count_head(self, phrase: list[str], article: bool) -> None:
         if not phrase:
             return
         head = phrase[-1]

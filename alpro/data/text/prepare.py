@@ -1,4 +1,4 @@
-"""What is made of a data set before any training: a vocabulary, and the entity list of PEM."""
+"""Preparation of texts before training: the vocabulary and the entity list of PEM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENTITY_FILE = "unigrams.txt"
 
 
 def training_texts(params: Params) -> Iterator[str]:
-    """Every caption and question of all training splits."""
+    """Yield all captions and questions of the training splits."""
     for corpus in params.corpora.values():
         for record in read_corpus(corpus):
             yield from record.captions
@@ -35,25 +35,26 @@ def make_vocabulary(params: Params, output: Path) -> None:
 
 
 def make_entities(params: Params, output: Path) -> list[str]:
-    """Write the folder of the entity list (`unigrams.txt`): given, or the captions' most frequent nouns; returns it.
+    """Write the folder of the entity list (`unigrams.txt`) and return its words.
 
-    The list may hold fewer than `entities.number` words where the captions do, and holds all where nothing learns of them
-    (0). `tagger.json` says which tagger found them, where one did. Raises DataError, ConfigError without such a tagger.
+    The words are those of `entities.source`, or else the most frequent nouns of the captions: `entities.number` of them, or
+    fewer if the captions have fewer. 0 keeps all. If a tagger is used, `tagger.json` records it. Raises DataError, and
+    ConfigError if the tagger is not installed.
     """
     number, tagger, source = params.entities.number or None, None, params.entities.source
     counts: Counter[str] = Counter()
     if source:
-        given = read_counts(source, number)
-        if number and len(given) < number:
-            raise DataError(f"{source}: holds {len(given)} words, entities.number asks for {number}")
+        listed = read_counts(source, number)
+        if number and len(listed) < number:
+            raise DataError(f"{source}: has {len(listed)} words, but entities.number is {number}; lower it or extend the list")
     else:
         tagger = Tagger(params.entities.tagger) if params.entities.tagger else None
         for name in params.pretrain.corpora:
             captions = (caption for record in read_corpus(params.corpora[name]) for caption in record.captions)
             counts += tagger.count_nouns(captions) if tagger else count_nouns(captions)
-    with new_dir(output) as aside:
+    with new_dir(output) as temporary:
         if source:
-            return write_lines(given, aside / ENTITY_FILE)
+            return write_lines(listed, temporary / ENTITY_FILE)
         if tagger:
-            write_json(aside / "tagger.json", tagger.about())
-        return write_entities(counts, aside / ENTITY_FILE, number)
+            write_json(temporary / "tagger.json", tagger.about())
+        return write_entities(counts, temporary / ENTITY_FILE, number)

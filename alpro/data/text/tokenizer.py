@@ -1,7 +1,7 @@
-"""The tokenizer: BERT's WordPiece, read from a folder; and a vocabulary of one's own in the same form.
+"""The tokenizer: BERT's WordPiece, loaded from a folder, and training of a vocabulary in the same format.
 
-A folder is BERT's (`ext/bert-base-uncased`) or one that `train_vocabulary` wrote: both hold `vocab.txt` or
-`tokenizer.json` and are read by the same code.
+A folder is BERT's (`ext/bert-base-uncased`) or written by `train_vocabulary`. Both contain `vocab.txt` or
+`tokenizer.json` and are loaded in the same way.
 """
 
 from __future__ import annotations
@@ -25,64 +25,56 @@ TOKENIZER_FILES = (*FILES, "tokenizer_config.json", "special_tokens_map.json")  
 
 
 def load_tokenizer(directory: str | Path, vocab_size: int | None = None) -> BertTokenizerFast:
-    """The tokenizer of a folder; nothing is downloaded.
+    """Load the tokenizer of a folder; nothing is downloaded.
 
-    Raises DataError when the folder holds none, lacks one of BERT's special tokens, or when its size isn't
-    `vocab_size` (the model's).
+    Raises DataError if the folder contains no tokenizer, if one of BERT's special tokens is missing, or if the size
+    differs from `vocab_size` (the model's).
     """
     directory = Path(directory)
     if not any((directory / name).is_file() for name in FILES):
         raise DataError(
-            f"{directory}: holds neither {' nor '.join(FILES)}; put BERT's there, or make one with `alpro data vocabulary`"
+            f"{directory}: contains neither {' nor '.join(FILES)}; copy BERT's, or create one with `alpro data vocabulary`"
         )
     from transformers import BertTokenizerFast  # type: ignore[attr-defined]  # known at run time only
 
     try:  # from_pretrained, not BertTokenizerFast(vocab_file=...), which leaves the file unread
         tokenizer = BertTokenizerFast.from_pretrained(str(directory), local_files_only=True)
-    except Exception as error:  # the Rust part raises bare Exception
-        raise DataError(f"{directory}: no tokenizer can be read: {' '.join(str(error).split())}") from None
-    own = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)  # what is lacking, transformers adds in silence
-    lost = [token for token in SPECIAL if token not in own]
-    if lost:
-        raise DataError(f"{directory}: the vocabulary lacks {', '.join(lost)}; it is no BERT vocabulary")
+    except Exception as error:  # the Rust code raises plain Exception
+        raise DataError(f"{directory}: the tokenizer cannot be loaded: {' '.join(str(error).split())}") from None
+    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)  # transformers silently adds missing ones
+    missing = [token for token in SPECIAL if token not in vocabulary]
+    if missing:
+        raise DataError(f"{directory}: the vocabulary lacks {', '.join(missing)}; use a BERT vocabulary")
     if vocab_size is not None and len(tokenizer) != vocab_size:
         raise DataError(
             f"{directory}: the vocabulary has {len(tokenizer)} tokens, the model {vocab_size} (model.vocab_size); "
-            "make the two equal, or take the tokenizer that belongs to the checkpoint"
+            "make them equal, or use the tokenizer of the checkpoint"
         )
     return tokenizer
 
 
 def train_vocabulary(texts: Iterable[str], directory: str | Path, size: int) -> None:
-    """Make a WordPiece vocabulary of exactly `size` tokens from texts, as a folder that `load_tokenizer` reads.
+    """Train a WordPiece vocabulary of exactly `size` tokens and write it as a folder for `load_tokenizer`.
 
-    Where the texts give fewer tokens the rest is `[unusedN]`, as in BERT's. The same texts, in any order, give the
-    same bytes. Raises DataError when the texts are empty or hold more characters than `size` has room for.
+    If the texts give fewer tokens, the rest are `[unusedN]` as in BERT's. The same texts in any order give the same
+    bytes. Raises DataError if there are no texts or their distinct characters alone exceed `size`.
     """
     words = count_words(texts)
     if not words:
-        raise DataError(f"{directory}: no texts to make a vocabulary from; give captions or questions")
+        raise DataError(f"{directory}: there are no texts to train a vocabulary on; give captions or questions")
     tokens = [*SPECIAL, *learn_pieces(words, size - len(SPECIAL))]
     if len(tokens) > size:
         raise DataError(
-            f"{directory}: the texts' characters alone make {len(tokens)} tokens, more than {size}; raise model.vocab_size"
+            f"{directory}: the distinct characters alone need {len(tokens)} tokens, more than {size}; raise model.vocab_size"
         )
     tokens += [f"[unused{number}]" for number in range(size - len(tokens))]
-    with new_dir(directory) as aside:
-        (aside / "vocab.txt").write_text("".join(token + "\n" for token in tokens), encoding="utf-8")
+    with new_dir(directory) as temporary:
+        (temporary / "vocab.txt").write_text("".join(token + "\n" for token in tokens), encoding="utf-8")
         settings: dict[str, Any] = {"do_lower_case": True, "model_max_length": 512, "tokenizer_class": "BertTokenizer"}
-        (aside / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        (temporary / "tokenizer_config.json").write_text(
+            json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )
 
 
-def copy_tokenizer(source: str | Path, directory: str | Path) -> None:
-    """Copy a tokenizer's files into a checkpoint, so that the checkpoint can be used alone."""
-    source, directory = Path(source), Path(directory)
-    load_tokenizer(source)
-    with new_dir(directory) as aside:
-        for name in TOKENIZER_FILES:
-            if (source / name).is_file():
-                (aside / name).write_bytes((source / name).read_bytes())
-
-
-# Tokenizing in several threads gains nothing on short captions, and warns in every forked reading process.
+# Tokenizing short captions in several threads is no faster, and it warns in every forked worker process.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,7 +1,7 @@
-"""Makes a WordPiece vocabulary: the most frequent pair of pieces becomes a piece, again and again.
+"""Training of a WordPiece vocabulary: the most frequent pair of pieces is merged to a new piece, repeatedly.
 
-This is the rule of the `tokenizers` package's trainer, whose ties, and with them the vocabulary, differ from run to
-run; here the same words give the same vocabulary. Words are split as BERT splits them, by `tokenizers` itself.
+The trainer of the `tokenizers` package uses the same rule, but breaks ties differently from run to run. Here the same
+words give the same vocabulary. `tokenizers` splits the texts into words as BERT does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import pairwise
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
-    """How often each word of the texts occurs, lower-cased and split as BERT's tokenizer does it."""
+    """Count the words of the texts, lower-cased and split like BERT's tokenizer."""
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
@@ -27,33 +27,33 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
 
 
 def learn_pieces(words: Counter[str], size: int) -> list[str]:
-    """At most `size` pieces, `##` before those that continue a word: all characters first, then merges by frequency.
+    """Return at most `size` pieces: all characters, then merges by frequency. `##` precedes pieces that continue a word.
 
-    Equally frequent pairs are taken in alphabetical order. All characters are kept, even where they are more than
-    `size`: the caller decides what to do then.
+    Equally frequent pairs are merged in alphabetical order. All characters are returned even if there are more than
+    `size`; the caller must check this.
     """
     spelled = {word: [word[0], *(f"##{char}" for char in word[1:])] for word in sorted(words)}
     characters = {piece for spelling in spelled.values() for piece in spelling}
     pieces = sorted(characters, key=lambda piece: (piece.startswith("##"), piece))
-    known = set(pieces)
+    vocabulary = set(pieces)
     counts: Counter[tuple[str, str]] = Counter()
-    where: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    words_with: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for word, spelling in spelled.items():
         for pair in pairwise(spelling):
             counts[pair] += words[word]
-            where[pair].add(word)
+            words_with[pair].add(word)
     heap = [(-count, pair) for pair, count in counts.items()]
     heapq.heapify(heap)
     while heap and len(pieces) < size:
         count, pair = heapq.heappop(heap)
         if counts[pair] != -count or count == 0:
-            continue  # outdated: the pair was counted anew since
+            continue  # outdated: the count has changed since
         piece = pair[0] + pair[1].removeprefix("##")
-        if piece not in known:
-            known.add(piece)
+        if piece not in vocabulary:
+            vocabulary.add(piece)
             pieces.append(piece)
         changed = set()
-        for word in where.pop(pair):
+        for word in words_with.pop(pair):
             before, after = spelled[word], _merge(spelled[word], pair, piece)
             spelled[word] = after
             for old in pairwise(before):
@@ -61,7 +61,7 @@ def learn_pieces(words: Counter[str], size: int) -> list[str]:
                 changed.add(old)
             for new in pairwise(after):
                 counts[new] += words[word]
-                where[new].add(word)
+                words_with[new].add(word)
                 changed.add(new)
         for pair in changed:
             if counts[pair] > 0:

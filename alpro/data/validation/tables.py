@@ -14,7 +14,7 @@ import pandas as pd
 
 from alpro.config import Corpus, Dataset
 from alpro.data.annotations import read as reading
-from alpro.data.annotations.layouts import answers_of, corpus_rows, split_rows
+from alpro.data.annotations.layouts import corpus_rows, label_answers, split_rows
 from alpro.data.annotations.media_files import MediaFolder, missing_paths
 from alpro.data.media.extensions import bare_name
 from alpro.data.sources.known_missing import known_missing
@@ -70,7 +70,7 @@ def read_tables(source: Corpus | Dataset, needed: Sequence[str]) -> Tables:
     rows = rows[~gone].reset_index(drop=True)
     rows["n"] = rows.index
     if answers == {}:
-        answers = answers_of(rows.loc[rows["split"] == "train", "answer"])
+        answers = label_answers(rows.loc[rows["split"] == "train", "answer"])
     rows["label"] = rows["answer"].map(answers) if answers is not None else 0  # without a list nothing is outside it
     rows["asked"] = rows["video"] + " / " + rows["text"]
     videos = (
@@ -124,7 +124,7 @@ def _rows(source: Corpus | Dataset, split: str, file: Path, folder: MediaFolder)
         name = _text(row, name_keys)
         video, path = name, None
         if name:
-            name = reading.in_page(name, row)
+            name = reading.with_page_folder(name, row)
             if name not in places:
                 places[name] = bare_name(name), str(folder.path(name))
             video, path = places[name]

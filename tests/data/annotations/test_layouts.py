@@ -1,4 +1,4 @@
-"""The sets' own distribution forms, and one table of one's own, become the same records as the official layouts."""
+"""The published formats and one table of your own become the same records as the official layouts."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ ANNOTATIONS = Path(__file__).parents[2] / "annotations"
 
 
 def unpacked(name, folder):
-    """The real annotation files of a set, in a folder of their own."""
+    """Unpack the real annotation files of a set into a folder."""
     folder.mkdir()
     for file in (ANNOTATIONS / name).glob("*.xz"):
         (folder / file.stem).write_bytes(lzma.decompress(file.read_bytes()))
@@ -78,7 +78,7 @@ def test_didemos_own_sentences_become_a_paragraph_a_video(tmp_path):
     assert found.path.name == bare_dot + "mp4"
 
 
-# --- made files of the other forms ------------------------------------------------------------------------
+# --- made files of the other formats ----------------------------------------------------------------------
 
 MSRVTT = {
     "videos": [{"video_id": f"video{i}", "split": s} for i, s in enumerate(["train", "train", "validate", "test", "test"])],
@@ -160,7 +160,7 @@ def test_moved_images_are_found_by_less_and_less_of_their_path(tmp_path):
     assert folder.path("/old/disk/training/3.jpg") == tmp_path / "3.jpg" and not folder.has("/old/disk/training/3.jpg")
 
 
-# --- one table of one's own -------------------------------------------------------------------------------
+# --- one table of your own --------------------------------------------------------------------------------
 
 
 def test_one_table_with_a_column_split_is_a_data_set(tmp_path):
@@ -187,10 +187,10 @@ def test_the_answers_of_ones_own_training_questions_are_the_answer_list(tmp_path
     ("content", "words"),
     [
         ("video,caption\na,x\n", ["own.csv: line 2: no column 'split'; add one"]),
-        ("split,video,caption\ntrain,a,x\n", ["holds no rows"]),
+        ("split,video,caption\ntrain,a,x\n", ["has no rows"]),
         (
             "split,video,caption\nval,a,x\ntrial,b,y\ntrain,c\n,d,z\n",
-            ["line 3: split: 'trial' is none", "line 5: split: '' is none"],
+            ["line 3: split: 'trial' must be train, val or test", "line 5: split: '' must be train, val or test"],
         ),
     ],
 )
@@ -211,7 +211,7 @@ def test_several_answer_lists_are_no_answer_list(tmp_path):
 # --- known to be missing ----------------------------------------------------------------------------------
 
 
-def test_only_what_is_known_to_be_missing_and_absent_is_left_out_and_said(tmp_path, caplog):
+def test_only_absent_videos_known_to_be_missing_are_left_out_and_logged(tmp_path, caplog):
     official = "77807177@N00_5753455690_1e04ccb364"
     rows = [{"clip_name": name, "caption": "x"} for name in (official, "gone", "here", "lost")]
     write(tmp_path / "txt" / "test.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,4 +1,4 @@
-"""A pickled table is converted with nothing of it run: to the rows that pandas sees, or it is refused by what it asks for."""
+"""A pickled table is converted to the rows that pandas reads, or refused by name, without running its code."""
 
 import builtins
 import os
@@ -55,7 +55,7 @@ def test_a_frame_of_the_installed_pandas_keeps_its_rows(tmp_path, protocol, stor
 
 
 class _Made:
-    """Is pickled as a call with a state."""
+    """An object pickled as a call with a state."""
 
     def __init__(self, *parts):
         self.parts = parts
@@ -65,7 +65,7 @@ class _Made:
 
 
 def test_a_frame_of_an_old_pandas_keeps_its_rows(tmp_path):
-    """The state that pandas wrote up to 1.2, and its and numpy's names of then; the installed one is the oracle."""
+    """The state that pandas up to 1.2 wrote, with its and numpy's old names; the installed pandas is the oracle."""
     axes = [pd.Index(["video_id", "txt_len"], dtype=object), pd.RangeIndex(2)]
     texts, numbers = np.array([["p/1", "p/2"]], dtype=object), np.array([[7, 3]])
     blocks = [{"values": numbers, "mgr_locs": slice(1, 2, 1)}, {"values": texts, "mgr_locs": np.array([0])}]
@@ -97,7 +97,7 @@ def test_a_csv_holds_the_same_texts_and_lists_want_a_parquet(tmp_path):
     rows = [{"image": "1.jpg", "caption": ["a dog", "a cat"]}, {"image": "2.jpg", "caption": ["a bird"]}]
     for content in (rows, {name: [row[name] for row in rows] for name in rows[0]}):
         (tmp_path / "b.pkl").write_bytes(pickle.dumps(content))
-        with pytest.raises(DataError, match=r"b\.pkl: column 'caption' holds lists, .* name a \.parquet"):
+        with pytest.raises(DataError, match=r"b\.pkl: column 'caption' contains lists, .* write a \.parquet"):
             convert(tmp_path / "b.pkl", tmp_path / "b.csv")
         convert(tmp_path / "b.pkl", tmp_path / "b.parquet")
         assert read(tmp_path / "b.parquet") == rows
@@ -115,13 +115,13 @@ def test_a_csv_holds_the_same_texts_and_lists_want_a_parquet(tmp_path):
         (getattr, "getattr"),
     ],
 )
-def test_what_asks_for_anything_else_is_refused_by_name_and_runs_nothing(tmp_path, monkeypatch, protocol, call, named):
+def test_a_pickle_that_names_anything_else_is_refused_and_runs_nothing(tmp_path, monkeypatch, protocol, call, named):
     monkeypatch.chdir(tmp_path)
     arguments = {os.system: ("touch ran",), getattr: (Path, "touch"), pd.read_pickle: ("no.pkl",)}
     trap = _Made(call, arguments.get(call, ("open('ran', 'w')",)))
     for content in (trap, [{"video_id": "1", "text": trap}], FRAME.assign(mixed=[trap, 1, 2])):
         Path("a.pkl").write_bytes(pickle.dumps(content, protocol))
-        with pytest.raises(DataError, match=rf"a\.pkl: wants '.*{named}', .*nothing of it was run"):
+        with pytest.raises(DataError, match=rf"a\.pkl: refers to '.*{named}', .*none of its code was run"):
             convert("a.pkl", "a.csv")
     assert sorted(os.listdir()) == ["a.pkl"]
 
@@ -129,19 +129,19 @@ def test_what_asks_for_anything_else_is_refused_by_name_and_runs_nothing(tmp_pat
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no pickle of a plain table"),
-        (b"a,b\n1,2\n", "no pickle of a plain table"),
-        (pickle.dumps(FRAME)[:-40], "no pickle of a plain table"),
-        (pickle.dumps("a text"), "it holds a str"),
-        (pickle.dumps([]), "holds no rows"),
-        (pickle.dumps({"a": [1, 2], "b": [1]}), "not of one length"),
-        (pickle.dumps([{"a": {"b": 1}}]), "row 1: a: a dict is no text and no number"),
-        (pickle.dumps(np.dtype("i8")), "it holds a dtype"),
+        (b"", "not a pickle of a plain table"),
+        (b"a,b\n1,2\n", "not a pickle of a plain table"),
+        (pickle.dumps(FRAME)[:-40], "not a pickle of a plain table"),
+        (pickle.dumps("a text"), "it contains a str"),
+        (pickle.dumps([]), "has no rows"),
+        (pickle.dumps({"a": [1, 2], "b": [1]}), "differ in length"),
+        (pickle.dumps([{"a": {"b": 1}}]), "row 1: a: a dict is neither a text nor a number"),
+        (pickle.dumps(np.dtype("i8")), "it contains a dtype"),
         (pickle.dumps(pd.DataFrame({"a": np.array([1, 2])})).replace(b"i8", b"V8"), "type 'V8' is neither"),
         (pickle.dumps(pd.DataFrame({"a": np.array([1, 2])})).replace(b"K\x01K\x02\x86", b"K\x01K\x09\x86"), "cannot reshape"),
     ],
 )
-def test_what_is_no_whole_table_is_refused_with_the_reason(tmp_path, content, words):
+def test_a_damaged_table_is_refused_with_the_reason(tmp_path, content, words):
     (tmp_path / "a.pkl").write_bytes(content)
     with pytest.raises(DataError, match=words) as error:
         convert(tmp_path / "a.pkl", tmp_path / "a.csv")
@@ -153,7 +153,7 @@ def test_texts_that_lie_about_their_length_are_refused(tmp_path):
     offsets = np.array([0, 3, 6], dtype="<i8").tobytes()
     assert offsets in content
     (tmp_path / "a.pkl").write_bytes(content.replace(offsets, np.array([0, 3, 6000], dtype="<i8").tobytes()))
-    with pytest.raises(DataError, match="no pickle of a plain table"):
+    with pytest.raises(DataError, match="not a pickle of a plain table"):
         convert(tmp_path / "a.pkl", tmp_path / "a.csv")
 
 

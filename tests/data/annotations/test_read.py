@@ -1,4 +1,4 @@
-"""The official layouts become typed records; every fault is named with its file, line and key."""
+"""The official layouts become typed records; every fault is reported with its file, line and key."""
 
 import json
 import pickle
@@ -93,7 +93,7 @@ def test_a_corpus_is_read_from_any_table(tmp_path, form):
     files(tmp_path / "media", "001.mp4")
     first, second = read_corpus(corpus(path))
     assert (first.id, first.captions) == ("001", ("a, b", "c"))  # an id stays text, with its zeros
-    assert second.captions == ("null",)  # a word that some table readers take for nothing
+    assert second.captions == ("null",)  # a word that some table readers take for an empty cell
     assert missing_files([first, second]) == [second]
 
 
@@ -125,7 +125,7 @@ def test_a_corpus_without_validation_has_no_records_for_it(tmp_path):
     assert read_corpus(corpus(tmp_path / "x.csv"), "val") == []
 
 
-def test_answers_are_labels_from_nought(tmp_path):
+def test_answers_have_labels_from_zero(tmp_path):
     jsonl(tmp_path / "txt" / "train_ans2label.json", '{"man": 1, "ball": 0}')
     assert read_answers(qa(tmp_path)) == {"man": 1, "ball": 0}
 
@@ -190,7 +190,7 @@ def test_bare_names():
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("{", r"train\.jsonl: line 2, column \d: no JSON"),
+        ("{", r"train\.jsonl: line 2, column \d: not valid JSON"),
         ("[1]", r"train\.jsonl: line 2: a list instead of an object"),
         ({"caption": "x"}, r"line 2: key 'clip_name' or .* is missing; the row has 'caption'"),
         ({"clip_name": "b"}, r"line 2: key 'caption' or .* is missing"),
@@ -200,7 +200,7 @@ def test_bare_names():
         ({"clip_name": "b", "caption": "  "}, r"line 2: caption: empty; give a text or remove the row"),
         ({"clip_name": "b", "caption": []}, r"line 2: caption: an empty list"),
         ({"clip_name": "b", "caption": ["x", ""]}, r"line 2: caption: empty"),
-        ({"clip_name": "a.avi", "caption": "x"}, r"line 2: 'a\.avi' and the earlier 'a' are both called 'a'"),
+        ({"clip_name": "a.avi", "caption": "x"}, r"line 2: 'a\.avi' and the earlier 'a' both have the id 'a'"),
     ],
 )
 def test_a_broken_caption_row_is_named(tmp_path, row, words):
@@ -238,7 +238,7 @@ def test_a_pickle_is_not_opened(tmp_path):
 
     path = tmp_path / "a 'train'.pkl"
     path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(DataError, match=r"a pickle runs .* converts it and runs none; name the \.csv") as error:
+    with pytest.raises(DataError, match=r"a pickle can run .* converts it without running code; then name the \.csv") as error:
         read_corpus(corpus(path))
     command = shlex.split(str(error.value).split("`")[1])
     assert command == ["alpro", "data", "unpickle", str(path), str(path.with_suffix(".csv"))]
@@ -248,11 +248,11 @@ def test_a_pickle_is_not_opened(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.xlsx", b"x", "no reader for such a file"),
+        ("a.xlsx", b"x", "unknown format"),
         ("a.csv", b"", "empty; the first line names the columns"),
         ("a.csv", b"video_id,text\n1,a,b,c\n2,d\n", r"line 2: 4 cells, but 2 columns are named; quote"),
-        ("a.csv", b"video_id,text\n", "holds no rows"),
-        ("a.csv", b'video_id,text\n1,"a\n', "line 2: no table"),
+        ("a.csv", b"video_id,text\n", "has no rows"),
+        ("a.csv", b'video_id,text\n1,"a\n', "line 2: not a table row"),
         ("a.csv", b"video_id,text\n1,\n", r"line 2: text: empty"),
         ("a.csv", b"id,text\n1,x\n", r"line 2: key 'video_id' or .* is missing; the row has 'id', 'text'"),
         ("a.csv", "video_id,text\n1,é\n".encode("latin-1"), "not UTF-8"),
@@ -263,11 +263,11 @@ def test_a_pickle_is_not_opened(tmp_path):
             b'[1, {"video_id": "a", "text": "b"}, null]',
             r"(?s)row 1: a number instead of an object.*row 3: null instead",
         ),
-        ("a.json", b"[{]", "line 1: no JSON"),
-        ("a.parquet", b"PAR1", "no Parquet file"),
+        ("a.json", b"[{]", "line 1: not valid JSON"),
+        ("a.parquet", b"PAR1", "not a Parquet file"),
     ],
 )
-def test_a_file_that_is_no_table_is_refused(tmp_path, name, content, words):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=words) as error:
         read_corpus(corpus(tmp_path / name))
@@ -277,9 +277,9 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, name, content, words):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[]", "must hold one object"),
+        ("[]", "must be one object"),
         ("{}", "at least one answer"),
-        ('{"a": "0", "b": 1, "c": null}', "(?s)'a': label '0' is no whole number.*'c': label None is"),
+        ('{"a": "0", "b": 1, "c": null}', "(?s)'a': label '0' is not a whole number.*'c': label None is"),
         ('{"a": 0, "b": 2}', "labels must be 0 to 1, each once"),
         ('{"a": 0, "b": 0}', "labels must be 0 to 1, each once"),
     ],

@@ -1,4 +1,4 @@
-"""Entities: nouns are found without a tagger, written in a fixed order, read in the official form."""
+"""Entities: nouns are found without a tagger, written in a fixed order, and read in the official format."""
 
 from collections import Counter
 
@@ -46,7 +46,7 @@ def test_the_order_is_by_count_then_by_word(tmp_path):
 
 def test_an_official_file_is_taken_as_it_is(tmp_path):
     path = tmp_path / "unigrams.txt"
-    path.write_text("man 900\nwoman 1000\nt-shirt 3\n\n")  # its own order stays
+    path.write_text("man 900\nwoman 1000\nt-shirt 3\n\n")  # its order is kept
     assert read_entities(path) == ["man", "woman", "t-shirt"]
     assert read_entities(path, 2) == ["man", "woman"]
     assert read_entities(path, 99) == ["man", "woman", "t-shirt"]
@@ -58,7 +58,7 @@ def test_a_given_list_keeps_its_counts_and_its_order(tmp_path):
     params = load("recipes/tiny.yaml", changes)
     assert make_entities(params, tmp_path / "entities") == ["man", "woman"]
     assert (tmp_path / "entities" / "unigrams.txt").read_text() == "man 900\nwoman 1000\n"
-    with pytest.raises(DataError, match=r"holds 3 words, entities\.number asks for 4"):
+    with pytest.raises(DataError, match=r"has 3 words, but entities\.number is 4"):
         make_entities(load("recipes/tiny.yaml", [changes[0], "entities.number=4"]), tmp_path / "more")
 
 
@@ -68,8 +68,8 @@ def test_a_given_list_keeps_its_counts_and_its_order(tmp_path):
         ("man 3\nold man 2\n", r"line 2: 'old man 2' is not `word count`"),
         ("man\n", "line 1"),
         ("man ²\n", "line 1: 'man ²' is not"),
-        ("man 3\nman 2\n", r"line 2: 'man' stands in line 1 already"),
-        ("\n", "holds no words"),
+        ("man 3\nman 2\n", r"line 2: 'man' is already in line 1"),
+        ("\n", "has no words"),
         (b"\xff\xfe", "not UTF-8"),
     ],
 )

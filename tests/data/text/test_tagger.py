@@ -1,4 +1,4 @@
-"""A spaCy pipeline finds the entities, and is recorded; without spaCy the parameter is refused."""
+"""A spaCy pipeline finds the entities and is recorded; without spaCy the parameter is refused."""
 
 import json
 import sys
@@ -22,19 +22,19 @@ SENTENCES = {
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
-    """A small pipeline, taught four sentences; only where spaCy is installed."""
+    """A small pipeline trained on four sentences; skipped without spaCy."""
     spacy = pytest.importorskip("spacy")
     from spacy.training import Example
 
     nlp = spacy.blank("en", meta={"name": "small", "version": "1.2.3"})
     nlp.add_pipe("morphologizer")
-    taught = [
+    examples = [
         Example.from_dict(nlp.make_doc(text), {"pos": pos.split(), "morphs": [""] * len(pos.split())})
         for text, pos in SENTENCES.items()
     ]
-    optimizer = nlp.initialize(lambda: taught)
+    optimizer = nlp.initialize(lambda: examples)
     for _ in range(40):
-        nlp.update(taught, sgd=optimizer)
+        nlp.update(examples, sgd=optimizer)
     folder = tmp_path_factory.mktemp("pipeline")
     nlp.to_disk(folder)
     return folder
@@ -53,20 +53,20 @@ def test_the_entity_list_records_its_tagger(pipeline, tmp_path):
     raw["entities"] = {"source": None, "tagger": str(pipeline), "number": 40}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
     assert make_entities(load(tmp_path / "params.yaml"), tmp_path / "entities") == ["dog", "man", "piano"]
-    told = json.loads((tmp_path / "entities" / "tagger.json").read_text())
-    assert told == {"pipeline": "en_small", "version": "1.2.3", "spacy": sys.modules["spacy"].__version__}
+    about = json.loads((tmp_path / "entities" / "tagger.json").read_text())
+    assert about == {"pipeline": "en_small", "version": "1.2.3", "spacy": sys.modules["spacy"].__version__}
 
 
 def test_a_pipeline_that_is_not_there_or_tags_nothing_is_refused(tmp_path):
     spacy = pytest.importorskip("spacy")
-    with pytest.raises(ConfigError, match="no spaCy pipeline of this name is installed"):
+    with pytest.raises(ConfigError, match="no spaCy pipeline is installed under this name"):
         Tagger("en_core_web_no")
     spacy.blank("en").to_disk(tmp_path)
-    with pytest.raises(ConfigError, match=r"tags no words \(it has no components\)"):
+    with pytest.raises(ConfigError, match=r"has no tagger \(components: none\)"):
         Tagger(str(tmp_path))
 
 
-def test_without_spacy_the_parameter_is_refused_with_what_to_do(monkeypatch):
+def test_without_spacy_the_parameter_is_refused_with_a_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(ConfigError, match=r"entities\.tagger 'en_core_web_sm' needs spaCy \(pip install spacy\); null takes"):
+    with pytest.raises(ConfigError, match=r"entities\.tagger 'en_core_web_sm' needs spaCy; run `pip install spacy`"):
         Tagger("en_core_web_sm")

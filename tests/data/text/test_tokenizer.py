@@ -1,10 +1,10 @@
-"""A vocabulary of one's own is read as BERT's is, has the asked size, and the same bytes each time."""
+"""A trained vocabulary loads like BERT's, has the requested size, and is the same bytes each time."""
 
 import random
 
 import pytest
 
-from alpro.data.text.tokenizer import SPECIAL, copy_tokenizer, load_tokenizer, train_vocabulary
+from alpro.data.text.tokenizer import SPECIAL, load_tokenizer, train_vocabulary
 from alpro.errors import DataError
 
 TEXTS = [
@@ -46,12 +46,12 @@ def test_texts_get_cls_sep_padding_and_unknowns(folder):
 def test_the_same_texts_in_any_order_give_the_same_bytes(tmp_path):
     words = ["red", "blue", "ball", "star", "moves", "rests", "left", "sea", "box"]
     texts = [" ".join(random.Random(n).choices(words, k=5)) for n in range(200)]
-    found = set()
+    contents = set()
     for seed in range(3):
         random.Random(seed).shuffle(texts)
-        train_vocabulary(texts, tmp_path / "text", 40)  # ends in the midst of the merges, where ties matter
-        found.add(tuple(path.read_bytes() for path in sorted((tmp_path / "text").iterdir())))
-    assert len(found) == 1
+        train_vocabulary(texts, tmp_path / "text", 40)  # stops amid the merges, where ties matter
+        contents.add(tuple(path.read_bytes() for path in sorted((tmp_path / "text").iterdir())))
+    assert len(contents) == 1
 
 
 def test_frequent_words_become_tokens_first(tmp_path):
@@ -63,14 +63,9 @@ def test_frequent_words_become_tokens_first(tmp_path):
 
 def test_a_folder_of_berts_form_is_read(tmp_path):
     words = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "##s", "world"]
-    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")  # as bert-base-uncased: the file alone, other ids
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")  # as in bert-base-uncased: only this file, with other ids
     tokenizer = load_tokenizer(tmp_path, 9)
     assert tokenizer("Hellos world")["input_ids"] == [3, 6, 7, 8, 4]
-
-
-def test_a_copy_reads_the_same(folder, tmp_path):
-    copy_tokenizer(folder, tmp_path / "checkpoint" / "tokenizer")
-    assert load_tokenizer(tmp_path / "checkpoint" / "tokenizer").get_vocab() == load_tokenizer(folder).get_vocab()
 
 
 def test_a_size_that_is_not_the_models_names_both(folder):
@@ -81,9 +76,9 @@ def test_a_size_that_is_not_the_models_names_both(folder):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, "holds neither vocab.txt nor tokenizer.json"),
+        ({}, "contains neither vocab.txt nor tokenizer.json"),
         ({"vocab.txt": "a\nb\n"}, r"lacks \[PAD\]"),
-        ({"tokenizer.json": "{"}, "no tokenizer can be read"),
+        ({"tokenizer.json": "{"}, "the tokenizer cannot be loaded"),
     ],
 )
 def test_a_folder_that_is_no_tokenizer_is_refused(tmp_path, files, words):

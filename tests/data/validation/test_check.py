@@ -89,8 +89,8 @@ def test_each_fault_of_a_bad_set_is_told_by_line_and_video_with_what_to_do(own):
         report.raise_for_errors()
     said = report.lines()
     for wanted in (
-        "error: own.csv: line 7: split: 'trial' is none of train, val and test; mend it",
-        "error: own.csv: line 9: 3 cells, but 4 columns are named; quote cells that hold ','",
+        "error: own.csv: line 7: split: 'trial' must be train, val or test; fix it",
+        "error: own.csv: line 9: 3 cells, but 4 columns are named; quote cells that contain ','",
         "error: own.csv: line 10: c: the question is empty; fill it in, or remove the row",
         "error: own.csv: line 8: a: stands in more than one split; keep the video in one split",
         "error: own.csv: line 11: e: not found (own/e.avi); put a whole copy of the file there, or remove its rows",

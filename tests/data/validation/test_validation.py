@@ -262,7 +262,7 @@ def test_broken_files_and_unknown_names_are_told(here: Path) -> None:
     (here / "qa" / "train_ans2label.json").write_text("[]")
     with pytest.raises(DataError) as raised:
         validate(qa_params(), ["msvd_qa"], "out")
-    assert "qa/val.jsonl: line 1" in str(raised.value) and "train_ans2label.json: must hold one object" in str(raised.value)
+    assert "qa/val.jsonl: line 1" in str(raised.value) and "train_ans2label.json: must be one object" in str(raised.value)
     with pytest.raises(ConfigError, match="did you mean 'msvd_qa'"):
         validate(qa_params(), ["msvd_q"], "out")
 
