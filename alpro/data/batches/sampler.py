@@ -150,7 +150,7 @@ class BatchPlan:
         return self.mix == "size" or len(self.corpora) == 1
 
     def _remainder(self, name: str, turns: int) -> _Remainder:
-        """Return what is unused of a corpus after so many of its steps in this plan."""
+        """Return the unused rows of a corpus after its first `turns` steps in this plan."""
         epoch, rows = self._carried[name]
         batches = len(rows) // self.global_batch
         if turns > batches:

@@ -41,7 +41,7 @@ def corpus(path, media="video"):
     return Corpus(media=media, train=str(path), root=str(path.parent / "media"))
 
 
-# --- what is read -----------------------------------------------------------------------------------------
+# --- rows and records --------------------------------------------------------------------------------------
 
 
 def test_captions_of_one_video_become_one_record_in_the_files_order(tmp_path):
