@@ -148,7 +148,7 @@ def test_a_damaged_table_is_refused_with_the_reason(tmp_path, content, words):
     assert "\n" not in str(error.value) and not (tmp_path / "a.csv").exists()
 
 
-def test_texts_that_lie_about_their_length_are_refused(tmp_path):
+def test_texts_with_a_wrong_length_are_refused(tmp_path):
     content = pickle.dumps(pd.DataFrame({"a": pd.array(["one", "two"], dtype="string[pyarrow]")}))
     offsets = np.array([0, 3, 6], dtype="<i8").tobytes()
     assert offsets in content

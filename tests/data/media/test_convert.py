@@ -137,7 +137,7 @@ def crash(source, target, settings):
     return ""
 
 
-def test_copies_never_lie_among_the_originals(tmp_path):
+def test_copies_are_never_written_among_the_originals(tmp_path):
     make_video(tmp_path / "a.avi")
     with pytest.raises(DataError, match=r"overlaps with .*; give the copies a separate folder"):
         convert(settings(tmp_path, tmp_path / "out"))

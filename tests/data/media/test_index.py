@@ -32,7 +32,7 @@ def files(folder):
     return sorted(path for path in folder.iterdir() if path.suffix in (".mp4", ".mov", ".webm"))
 
 
-def test_the_index_says_what_each_file_is(folder):
+def test_the_index_has_the_properties_of_each_file(folder):
     built = build_index([*files(folder), folder / "gone.mp4"], folder / "index.parquet")
     rows = pq.read_table(folder / "index.parquet").to_pylist()
     assert rows == [{"path": path, **info.as_dict()} for path, info in built.items()]

@@ -67,7 +67,7 @@ def test_both_decoders_give_the_same_pixels(file):
 
 
 @pytest.mark.parametrize("file", REFUSED)
-def test_what_no_decoder_reads_is_refused_with_its_name_and_reason(file):
+def test_a_file_that_no_decoder_reads_is_refused_with_its_name_and_reason(file):
     with pytest.raises(DataError, match=rf"{file}.*{REFUSED[file]}"):
         read_frames(VIDEOS / file, 8, 96)
     info = probe(VIDEOS / file)
