@@ -1,8 +1,8 @@
-"""What a training holds in memory: weights, gradients, AdamW's moments, and the activations that backward needs.
+"""Estimates the memory of a training: weights, gradients, AdamW's moments, and the activations stored for backward.
 
-Activations are counted from what each layer saves for backward with fused attention, which keeps queries, keys, values and
-its output but no attention map (where no fused kernel serves dropout with a mask, as on CPUs, BERT's maps come on top).
-A test compares these counts with what autograd saves. Not counted: a framework's own memory, and the workspace of kernels.
+Activations are counted from what each layer saves for backward with fused attention: queries, keys, values and the output,
+but no attention map. Without a fused kernel (dropout with a mask on CPUs), BERT's attention maps come on top. A test
+compares these counts with what autograd saves. Not counted: the framework's own memory, and workspace of kernels.
 Letters: T frames, N patches, S = N*T, L text tokens, V = 1+N video tokens, D width, I hidden width of an MLP.
 """
 
@@ -14,73 +14,77 @@ from alpro.config import Model
 from alpro.models.timesformer import Checkpointing
 from alpro.training.flops import PASSES, patches_of
 
-# in how many multimodal passes (flops.PASSES) the last layer computes all tokens, in how many the text's; else [CLS] alone
+# number of multimodal passes (flops.PASSES) whose last layer computes all tokens, and only the text's; the others: [CLS] only
 LAST_LAYERS = {"pretrain": (1, 1)}
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Numbers that are kept for backward: `full` ones in fp32 always, `half` ones in 16 bits under autocast."""
+class SavedForBackward:
+    """Counts of stored numbers: `full` ones are always fp32, `half` ones have 16 bits under autocast."""
 
     full: float = 0.0
     half: float = 0.0
 
-    def __add__(self, other: Kept) -> Kept:
-        return Kept(self.full + other.full, self.half + other.half)
+    def __add__(self, other: SavedForBackward) -> SavedForBackward:
+        return SavedForBackward(self.full + other.full, self.half + other.half)
 
-    def __mul__(self, times: float) -> Kept:
-        return Kept(self.full * times, self.half * times)
+    def __mul__(self, times: float) -> SavedForBackward:
+        return SavedForBackward(self.full * times, self.half * times)
 
     def bytes(self, precision: str) -> float:
-        """In bytes, in fp32, bf16 or fp16."""
+        """Return the size in bytes, in fp32, bf16 or fp16."""
         return 4 * self.full + (4 if precision == "fp32" else 2) * self.half
 
 
 def activations(
     task: str, model: Model, frames: int, text_tokens: int, checkpointing: Checkpointing = "none"
-) -> tuple[Kept, Kept]:
-    """What one clip and its text keep until backward, and what recomputing one block needs besides with checkpointing."""
+) -> tuple[SavedForBackward, SavedForBackward]:
+    """Return what one clip and its text store until backward, and what recomputing one block adds under checkpointing."""
     videos, texts, fusions, _ = PASSES[task]
     stored, working = _video(model, frames, checkpointing, cls_only=not fusions)
     fused = text_tokens + 1 + patches_of(model)
-    full, of_text = LAST_LAYERS.get(task, (0, 0))
-    last = _bert_layer(model, fused) * full + Kept(half=3.0 * fused * model.width) * (fusions - full)  # input, keys, values
-    last = last + _bert_layer(model, text_tokens) * of_text
+    full_passes, text_passes = LAST_LAYERS.get(task, (0, 0))
+    cls_pass = SavedForBackward(half=3.0 * fused * model.width)  # input, keys, values
+    last = _bert_layer(model, fused) * full_passes + cls_pass * (fusions - full_passes)
+    last = last + _bert_layer(model, text_tokens) * text_passes
     total = stored * videos + _bert_layer(model, text_tokens) * (model.text_layers * texts)
     total = total + _bert_layer(model, fused) * ((model.fusion_layers - 1) * fusions) + last
     return total, working
 
 
-def _video(model: Model, frames: int, checkpointing: Checkpointing, cls_only: bool) -> tuple[Kept, Kept]:
-    """The video encoder: all blocks, or with checkpointing their inputs, and one block that is recomputed."""
+def _video(
+    model: Model, frames: int, checkpointing: Checkpointing, cls_only: bool
+) -> tuple[SavedForBackward, SavedForBackward]:
+    """Count the video encoder: all blocks, or under checkpointing their inputs, and one block that is recomputed."""
     tokens = patches_of(model) * frames + 1
     normed = 1 if cls_only else tokens
-    ends = Kept(full=3.0 * model.image_size**2 * frames + normed * model.width)  # pixels, and the input of the last norm
+    # pixels, and the input of the last norm
+    ends = SavedForBackward(full=3.0 * model.image_size**2 * frames + normed * model.width)
     block = _block(model, frames)
     if checkpointing == "none":
-        return ends + block * (model.vision_layers - 1) + _block(model, frames, cls_only), Kept()
-    return ends + Kept(full=float(tokens * model.width)) * model.vision_layers, block
+        return ends + block * (model.vision_layers - 1) + _block(model, frames, cls_only), SavedForBackward()
+    return ends + SavedForBackward(full=float(tokens * model.width)) * model.vision_layers, block
 
 
-def _block(model: Model, frames: int, cls_only: bool = False) -> Kept:
-    """Divided space-time attention: each norm keeps its input, each linear layer its own, attention q, k, v and its output."""
+def _block(model: Model, frames: int, cls_only: bool = False) -> SavedForBackward:
+    """Count divided space-time attention: inputs of norms and linear layers, and q, k, v and output of attention."""
     space = patches_of(model) * frames  # S
     images, tokens = space + frames, space + 1
-    if cls_only:  # neither queries of the patches nor an MLP
-        return Kept(model.width * float(space + images), model.width * float(5 * space + 3 * images))
+    if cls_only:  # no queries of the patches and no MLP
+        return SavedForBackward(model.width * float(space + images), model.width * float(5 * space + 3 * images))
     norms = space + images + tokens
     linears = 5 * space + 5 * images + tokens
-    return Kept(model.width * norms, model.width * linears + 2 * model.intermediate * tokens)
+    return SavedForBackward(model.width * norms, model.width * linears + 2 * model.intermediate * tokens)
 
 
-def _bert_layer(model: Model, tokens: int) -> Kept:
-    """A BERT layer over so many tokens: two norms' inputs, four linear inputs, q, k, v, attention's output, the MLP's two."""
-    return Kept(2.0 * model.width * tokens, (6.0 * model.width + 2.0 * model.intermediate) * tokens)
+def _bert_layer(model: Model, tokens: int) -> SavedForBackward:
+    """Count a BERT layer: inputs of two norms and four linear layers, q, k, v and output of attention, two of the MLP."""
+    return SavedForBackward(2.0 * model.width * tokens, (6.0 * model.width + 2.0 * model.intermediate) * tokens)
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes that one process holds; `peak` is at most their sum, as gradients come while activations go."""
+class MemoryEstimate:
+    """Bytes of one process. The real peak is at most `peak`: gradients appear while activations are freed."""
 
     weights: float
     frozen: float  # weights without gradients: the prompter's, in pre-training
@@ -92,11 +96,11 @@ class Memory:
 
     @property
     def peak(self) -> float:
-        """The sum of all."""
+        """Sum of all parts."""
         return sum(vars(self).values())
 
 
-def memory(
+def estimate_memory(
     task: str,
     model: Model,
     *,
@@ -107,10 +111,10 @@ def memory(
     batch: int,
     checkpointing: Checkpointing,
     precision: str,
-) -> Memory:
-    """Of a training with so many trained and frozen parameters and so many clips in a batch."""
+) -> MemoryEstimate:
+    """Estimate the peak memory of one process; `trained` and `frozen` are numbers of parameters, `batch` of clips."""
     stored, working = activations(task, model, frames, text_tokens, checkpointing)
-    return Memory(
+    return MemoryEstimate(
         weights=4.0 * trained,
         frozen=4.0 * frozen,
         gradients=4.0 * trained,

@@ -1,8 +1,8 @@
-"""How large the public data sets are, for plans made where they are not at hand: videos and texts of a split.
+"""Published sizes of the public data sets, for plans without the data: videos and texts of each split.
 
 Sources: the ALPRO paper, section 4.1 (WebVid-2M, CC3M, DiDeMo's and MSRVTT's splits; 20 captions a video in MSRVTT), and
 Xu et al., "Video Question Answering via Gradually Refined Attention over Appearance and Motion" (2017) for both QA sets.
-A split without a published number here is unknown.
+Splits without a published number are missing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Size(NamedTuple):
-    """Of a split: videos (or images), and captions or questions."""
+    """Size of a split: videos (or images), and captions or questions."""
 
     clips: int
     texts: int

@@ -1,4 +1,4 @@
-"""`alpro plan` on the screen: the work, memory and disk of each training, and what was assumed."""
+"""Output of `alpro plan`: work, memory and disk of each training, and the assumptions."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ GB = 1e9
 def print_plan(
     params: Params, gpus: int | None, gpu: str | None, tflops: float | None, mfu: float | None, as_json: bool = False
 ) -> None:
-    """Print the plan of all trainings, as tables or JSON. Raises ConfigError and DataError as `make_plan`."""
+    """Print the plan of all trainings as tables or JSON. Raises ConfigError and DataError like `make_plan`."""
     device, gpus = device_of(gpu, tflops, mfu), gpus or params.launch.world
     plans, data = make_plan(params, gpus, device), data_bytes(params)
     if as_json:
-        given = {"gpus": gpus, "device": device.name, "assumption": device.assumption}
-        print(json.dumps({**given, "trainings": [plan.as_dict() for plan in plans], "data_bytes": data}, indent=1))
+        header = {"gpus": gpus, "device": device.name, "assumption": device.assumption}
+        print(json.dumps({**header, "trainings": [plan.as_dict() for plan in plans], "data_bytes": data}, indent=1))
         return
     rich.print(*plan_tables(plans, gpus, device), *plan_notes(plans, device, data), sep="\n")
 
 
 def plan_tables(plans: Sequence[TrainingPlan], gpus: int, device: Device) -> list[Table]:
-    """Two tables for `rich.print`."""
+    """Return two tables for `rich.print`."""
     work = make_table(
         "Work", "samples", "epochs", "batch", "steps", "FLOPs", "+ validation", "+ recomputed", f"hours on {gpus} {device.name}"
     )
@@ -40,34 +40,36 @@ def plan_tables(plans: Sequence[TrainingPlan], gpus: int, device: Device) -> lis
             plan.name, samples, str(plan.epochs), f"{plan.batch:,}", f"{plan.steps:,}", f"{plan.flops:.2e}", validation,
             f"{plan.recomputed_flops:.1e}" if plan.recomputed_flops else "", f"{plan.hours:.1f} ({plan.precision})",
         )  # fmt: skip
-    held = make_table(
-        "Memory of a process, and disk, GB", "parameters", "weights", "frozen", "gradients", "moments", "activations", "peak",
+    memory = make_table(
+        "Memory per process and disk, GB", "parameters", "weights", "frozen", "gradients", "moments", "activations", "peak",
         "checkpoint", "resume state",
     )  # fmt: skip
     for plan in plans:
         m = plan.memory
         numbers = (m.weights + m.casts, m.frozen, m.gradients, m.moments, m.activations + m.recomputed)
-        room = device.memory_gb
-        over = "" if room is None or m.peak / GB <= room else " !"
-        held.add_row(
+        capacity = device.memory_gb
+        too_large = "" if capacity is None or m.peak / GB <= capacity else " !"
+        memory.add_row(
             plan.name, f"{plan.parameters / 1e6:.1f} M", *(f"{number / GB:.1f}" for number in numbers),
-            f"{m.peak / GB:.1f}{over}", f"{plan.checkpoint_bytes / GB:.1f}", f"{plan.resume_bytes / GB:.1f}",
+            f"{m.peak / GB:.1f}{too_large}", f"{plan.checkpoint_bytes / GB:.1f}", f"{plan.resume_bytes / GB:.1f}",
         )  # fmt: skip
-    return [work, held]
+    return [work, memory]
 
 
 def plan_notes(plans: Sequence[TrainingPlan], device: Device, data: Mapping[str, int]) -> list[str]:
-    """What the tables' signs mean and what was assumed."""
-    notes = [f"Hours: {device.assumption} (assumed, not measured); reading the videos is not counted."]
+    """Explain the marks in the tables, and the assumptions."""
+    notes = [f"Hours: {device.assumption} (assumed, not measured); reading the videos is not included."]
     if not all(plan.counted for plan in plans):
-        notes.append("* published numbers (alpro/planning/published.py): the data are not here.")
+        notes.append("* published numbers (alpro/planning/published.py): the data are missing here.")
     if any(plan.validation_flops is None for plan in plans):
-        notes.append("unknown: the validation split is not here and its size not published; its time is not in the hours.")
+        notes.append(
+            "unknown: the validation split is missing here and its size is not published; the hours do not include it."
+        )
     if device.memory_gb is not None and any(plan.memory.peak / GB > device.memory_gb for plan in plans):
-        remedy = "a smaller batch_size with more accumulation, precision bf16 or gradient_checkpointing exact help"
+        remedy = "use a smaller batch_size with more accumulation, precision bf16, or gradient_checkpointing exact"
         notes.append(f"! more than the {device.memory_gb} GB of a {device.name}: {remedy}.")
     if data:
         notes.append("Videos and images: " + ", ".join(f"{name} {size / GB:.1f} GB" for name, size in data.items()))
     else:
-        notes.append("Disk for videos and images: not known, none are here.")
+        notes.append("Disk for videos and images: unknown, there are none here.")
     return notes

@@ -1,0 +1,1 @@
+"""The four trainings: engine, optimizer, schedule, resume state, log, record, and the tasks that they share."""

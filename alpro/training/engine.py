@@ -1,16 +1,15 @@
-"""The one engine of all four trainings: micro-steps, one gradient exchange, clip, schedule, step; validation, snapshots, log.
+"""Training loop of all four trainings: micro-steps, one gradient exchange, clipping, schedule, update, validation, log.
 
-A *task* says how its model, data and losses are made and how it is evaluated; the engine knows nothing of video or text.
-N processes of batch B do the mathematics of one with N x B: each loss is a mean over its items (clips, masked tokens, kept
-crops), so a rank's share of it is weighted by its count of items before the gradients are averaged.
+A task provides the model, the data, the losses and the validation; the engine knows nothing about video or text.
+N processes with batch size B compute the gradient of one process with N x B. Each loss is a mean over its items (clips,
+masked tokens, kept crops), so each rank's share is weighted by its number of items before the gradients are averaged.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -18,29 +17,31 @@ from torch import Tensor
 
 from alpro import distributed
 from alpro.config import Training
-from alpro.distributed import agreed
-from alpro.errors import ConfigError, TrainingError, nearest
+from alpro.errors import ConfigError, TrainingError
 from alpro.launch import heartbeat
 from alpro.objectives.precision import autocast, widened
 from alpro.system.allocator import keep_freed_memory
-from alpro.training import randomness, resume
-from alpro.training.finite import _spoil
+from alpro.training import randomness
+from alpro.training.checkpointer import Checkpointer
+from alpro.training.clipping import exchange_and_clip
+from alpro.training.finite import MicroStep, NonFiniteError
 from alpro.training.flops import peak_flops
-from alpro.training.log import Clock, Log
+from alpro.training.log import Clock, Log, LossWindow, last_validation, resized_warning
 from alpro.training.optim import AdamW
-from alpro.training.samples import SampleLog
-from alpro.training.schedule import Course, learning_rate, validation_steps
+from alpro.training.schedule import Schedule, learning_rate, validation_steps
 from alpro.training.signals import stop_on_signal
-from alpro.training.snapshots import Memory, Store
-from alpro.training.task import Best, Loader, Losses, Task
+from alpro.training.snapshots import Snapshot
+from alpro.training.task import BatchLoader, Best, Losses, Task, selection
+from alpro.training.weights import load_tensors, optimizer_moments, trained_weights, update_counts
 
 
 class Engine:
-    """One training; `run` does it."""
+    """Trains the model of one task: call `run`."""
 
-    course: Course
-    total: int  # the number of the last step
-    loader: Loader
+    worlds: list[tuple[int, int]]  # (first step, processes) of each world size so far
+    schedule: Schedule
+    total: int  # number of the last step
+    loader: BatchLoader
 
     def __init__(
         self,
@@ -49,132 +50,132 @@ class Engine:
         *,
         seed: int,
         device: torch.device | None = None,
-        store: Store | None = None,
+        checkpointer: Checkpointer | None = None,
         log: Log | None = None,
-        samples: SampleLog | None = None,
     ) -> None:
-        """`store`, `samples` and what `log` shows are the first rank's alone. Raises ConfigError for an unknown `select_by`."""
-        self.task, self.settings, self.seed, self.store = task, settings, seed, store
+        """Raise ConfigError if `select_by` is unknown, or if the data give fewer micro-steps than one step needs."""
+        self.task, self.settings, self.seed = task, settings, seed
         self.device = device or torch.device("cpu")
-        self.samples = samples
+        self.checkpointer = checkpointer or Checkpointer()
+        self.log, self.clock = log or Log(), Clock()
         self.rank, self.world = distributed.rank(), distributed.size()
         self.model = task.model.to(self.device)
-        self.named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self.parameters = list(self.named.values())
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = AdamW(self.parameters, settings.learning_rate, settings.betas, settings.epsilon, settings.weight_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.accumulation = settings.accumulation
-        self.follow([(0, self.world)])
+        self.replan([(0, self.world)])
         if self.total < 1:
             raise ConfigError(f"{settings.epochs} epochs have fewer micro-steps than accumulation {self.accumulation}")
-        self.metric, self.sign = settings.select_by.removeprefix("-"), -1 if settings.select_by.startswith("-") else 1
-        if self.metric not in task.metrics:
-            known = ", ".join(sorted(task.metrics))
-            hint = nearest(self.metric, task.metrics)
-            raise ConfigError(f"select_by {settings.select_by!r}: no such metric{hint}; there are {known}")
+        self.metric, self.sign = selection(settings.select_by, task.metrics)
         self.step = 0
         self.best: Best | None = None
-        self.validated = 0  # the last step that was
-        self.pending: list[tuple[int, list[str]]] = []  # this rank's samples of the steps since the last commit
-        self.memory: Memory | None = None  # of an elastic training
-        self.on_commit: Callable[[], None] | None = None
-        self.commit_every = 0  # steps
-        self.window = torch.zeros(len(task.losses) + 1, dtype=torch.float64, device=self.device)  # sums since the last line
-        self.window_steps = 0
-        self.log = log or Log()
-        self.clock = Clock()
+        self.validated = 0  # step of the last validation
+        self.window = LossWindow(("loss", *task.losses), self.device)
         peak = peak_flops(self.device, settings.precision)
         self.clip_share = task.flops_per_clip / peak if peak else None  # seconds
-        self.saved_s = time.monotonic()
 
-    # --- the training -----------------------------------------------------------------------------------------
+    def replan(self, worlds: Sequence[tuple[int, int]]) -> None:
+        """Plan steps and schedule for the world sizes so far, (first step, processes) each."""
+        self.worlds = list(worlds)
+        for count in range(1, len(self.worlds) + 1):
+            micro_steps = self.task.plan_for([(step * self.accumulation, world) for step, world in self.worlds[:count]])
+            total = min(micro_steps // self.accumulation, self.settings.max_steps or micro_steps)
+            self.schedule = Schedule(total, total) if count == 1 else self.schedule.resized(self.worlds[count - 1][0], total)
+        self.total = self.schedule.total
+        self.validation_points = validation_steps(self.schedule.length, self.settings.validations)
+
+    # --- training loop ---------------------------------------------------------------------------------------------
 
     def run(self) -> Best:
-        """Train to the end, from the newest snapshot if there is one; the model then has the best weights.
+        """Train to the last step, from the newest snapshot if there is one. The model then has the best weights.
 
-        Raises TrainingError, on all ranks, for numbers that are not finite, a full disk, or a stop that was asked for.
+        Raises TrainingError on all ranks if numbers are not finite, the disk fails, or a stop was requested.
         """
         if self.device.type == "cpu":
             keep_freed_memory()
             randomness.sum_in_one_order()
         self.rank, self.world = distributed.rank(), distributed.size()
-        # before anything is drawn, so that a first run and a resumed one start alike
+        # before anything is drawn, so that a first run and a resumed one start from the same state
         randomness.seed_everything(self.seed, "training", self.rank)
-        loader_states = resume.resume(self)
-        loader = self.loader = self.task.loader(self.step * self.accumulation, self.total * self.accumulation)
-        for state in loader_states:
-            loader.load_state_dict(state)
+        if not self.checkpointer.restore(self):
+            distributed.broadcast_state(self.model)
+            self._open_loader()
         self.model.train()
-        if self.memory is not None:
-            self._commit(loader)  # on all alike: who has just joined holds nothing yet, and the next loss may come at once
+        if self.checkpointer.commit_every:  # on every rank: one that just joined has no state, and a rank may be lost soon
+            with self.clock.paused():
+                self.checkpointer.commit(self)
         with stop_on_signal(), self.log.running(self.step, self.total):
-            batches = iter(loader)
+            batches = iter(self.loader)
             while self.step < self.total:
-                wanted = self._step(batches)
-                if self.course.due(self.step, self.due):
+                requests = self._step(batches)
+                if self.schedule.reaches(self.step, self.validation_points):
                     self._validate()
-                if wanted.save or wanted.stop:
-                    self._save(loader)
-                elif self.commit_every and self.step % self.commit_every == 0:
-                    self._commit(loader)
-                if wanted.stop:
-                    raise TrainingError(f"stopped at step {self.step} of {self.total}, as asked; {self._last_good()}")
-                if self.on_commit is not None and not self.pending:
-                    self.on_commit()
-            if self.best is None or self.validated < self.step:  # fewer processes left no step to do
+                if requests.save or requests.stop:
+                    heartbeat.beat("saving", self.step, self.total)
+                    with self.clock.paused():
+                        self.checkpointer.save(self)
+                elif self.checkpointer.commit_is_due(self.step):
+                    with self.clock.paused():
+                        self.checkpointer.commit(self)
+                if requests.stop:
+                    raise TrainingError(
+                        f"stopped at step {self.step} of {self.total} as requested; {self.checkpointer.last_snapshot()}"
+                    )
+                self.checkpointer.after_step()
+            if self.best is None or self.validated < self.step:  # a smaller world may have ended the plan early
                 self._validate()
-            self._committed(resume.facts(self, loader))
+            self.checkpointer.commit(self)
         assert self.best is not None
         if "best" not in self.settings.keep:
-            return self._last()
+            return last_validation(self.log.history, self.metric, self.task.metrics)
         if "last" in self.settings.keep:
-            self._keep("last")
-        self._take_best()
+            self.checkpointer.keep("last", self.step, trained_weights(self.model))
+        self.checkpointer.load_best(self.model, self.best.step)
         return self.best
 
-    def follow(self, worlds: Sequence[tuple[int, int]]) -> None:
-        """Plan steps and schedule for the numbers of processes so far, (first step, processes) each."""
-        self.worlds = list(worlds)
-        for count in range(1, len(self.worlds) + 1):
-            micro_steps = self.task.plan_for([(step * self.accumulation, world) for step, world in self.worlds[:count]])
-            total = min(micro_steps // self.accumulation, self.settings.max_steps or micro_steps)
-            self.course = Course(total, total) if count == 1 else self.course.changed(self.worlds[count - 1][0], total)
-        self.total = self.course.total
-        self.due = validation_steps(self.course.planned, self.settings.validations)
-
-    def _step(self, batches: Iterator[tuple[int, Any]]) -> _Wanted:
-        """One optimizer step: micro-steps, exchange, clip, update."""
-        step = self.step + 1
+    def _step(self, batches: Iterator[tuple[int, Any]]) -> _Requests:
+        """Do one optimizer step. Returns the requests that all ranks agreed on."""
+        # set the learning rate
+        step, settings = self.step + 1, self.settings
+        position = self.schedule.position(step)
         for group in self.optimizer.param_groups:
-            place, settings = self.course.at(step), self.settings
-            group["lr"] = learning_rate(place, settings.learning_rate, settings.warmup_ratio, self.course.planned)
+            group["lr"] = learning_rate(position, settings.learning_rate, settings.warmup_ratio, self.schedule.length)
+        # forward and backward of each micro-batch
         self.optimizer.zero_grad(set_to_none=True)
-        wanted = _Wanted(self.rank == 0 and self._save_is_due(), heartbeat.stop_asked())
-        done: list[_MicroStep] = []
+        requests = _Requests(self.rank == 0 and self.checkpointer.save_is_due(settings.save_every_s), heartbeat.stop_asked())
+        micro_steps: list[MicroStep] = []
         for _ in range(self.accumulation):
             heartbeat.beat("reading", step, self.total)
             with self.clock.waiting():
                 _, batch = next(batches)
             self.clock.clips += len(batch)
             heartbeat.beat("computing", step, self.total)
-            part = self._backward(batch.to(self.device), wanted)
-            done.append(_MicroStep(batch.ids, part, distributed.gathered_finite()))
+            losses = self._backward(batch.to(self.device), requests)
+            micro_steps.append(MicroStep(batch.ids, losses, distributed.gathered_finite()))
+        # average the gradients over all ranks and clip them
         heartbeat.beat("exchange", step, self.total)
-        norm, skipped = self._exchange_and_clip(step, done)
-        if not skipped:
+        try:
+            norm, overflowed = exchange_and_clip(
+                self.parameters, self.optimizer, self.scaler, settings, micro_steps, self.task.losses
+            )
+        except NonFiniteError as error:
+            raise TrainingError(f"step {step}: {error}; {self.checkpointer.last_snapshot()}") from None
+        # update the weights, unless the fp16 gradients overflowed
+        if not overflowed:
             self.scaler.step(self.optimizer)
         self.scaler.update()
+        # count the step and log it
         self.step = step
-        self.pending.append((step, [name for micro in done for name in micro.ids]))
-        self.window += torch.stack([micro.parts for micro in done]).sum(0)
-        self.window_steps += 1
-        if step % self.settings.log_every == 0 or step == self.total:
-            self._write_line(norm)
+        self.checkpointer.uncommitted_ids.append((step, [name for micro in micro_steps for name in micro.ids]))
+        self.window.add(torch.stack([micro.losses for micro in micro_steps]).sum(0))
+        if step % settings.log_every == 0 or step == self.total:
+            self._log_losses(norm)
         self.log.advance(step)
-        return wanted
+        return requests
 
-    def _backward(self, batch: Any, wanted: _Wanted) -> Tensor:
-        """Gradients of one micro-step; returns this rank's share of the world's mean loss and its parts, (1 + parts,)."""
+    def _backward(self, batch: Any, requests: _Requests) -> Tensor:
+        """Add the gradients of one micro-step. Returns this rank's share of the world's mean losses, (1 + losses,)."""
         with autocast(self.device, self.settings.precision):
             output: Losses = self.model(batch)
         names = self.task.losses
@@ -183,177 +184,106 @@ class Engine:
         scales = torch.ones_like(means)
         if self.world > 1:
             counts = torch.stack([torch.as_tensor(output.counts[name], dtype=torch.float64).to(self.device) for name in names])
-            asked = torch.tensor([wanted.save, wanted.stop], dtype=torch.float64, device=self.device)
-            everyone = distributed.all_reduce(torch.cat([counts, asked]), "sum", name="counts")
-            # mean over ranks of (mean_r * count_r * world / count) = mean over all items; no items anywhere: nothing
+            flags = torch.tensor([requests.save, requests.stop], dtype=torch.float64, device=self.device)
+            sums = distributed.all_reduce(torch.cat([counts, flags]), "sum", name="counts")
+            # mean over ranks of (mean_r * count_r * world / count) = mean over all items; 0 if no rank has items
             if self.settings.average == "items":
-                scales = (counts * self.world / everyone[:-2].clamp(min=1)).to(means.dtype)
-            wanted.save, wanted.stop = (everyone[-2:] > 0).tolist()
+                scales = (counts * self.world / sums[:-2].clamp(min=1)).to(means.dtype)
+            requests.save, requests.stop = (sums[-2:] > 0).tolist()
         divisor = self.accumulation if self.settings.accumulate == "mean" else 1
         self.scaler.scale((means * weights * scales).sum() / divisor).backward()
         shares = (means * scales).detach().double() / self.accumulation
         return torch.cat([(shares * weights.double()).sum()[None], shares])
 
-    def _exchange_and_clip(self, step: int, done: list[_MicroStep]) -> tuple[float, bool]:
-        """Exchange, and clip by the whole gradient's norm; returns it, and whether fp16's scale was too large for this step."""
-        losses = torch.stack([micro.parts for micro in done])
-        if self.world > 1 and not self.scaler.is_enabled():
-            _spoil(self.parameters, losses)
-        own = [p.grad for p in self.parameters if p.grad is not None]  # stay as they are: the exchange makes new ones
-        distributed.exchange_gradients(self.parameters, self.settings.compression)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if self.scaler.is_enabled():
-            self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.get_total_norm(gradients)
-        value = norm.item()
-        bad_loss = not math.isfinite(losses.sum().item())
-        if self.scaler.is_enabled():
-            bad_loss = distributed.any_true(bad_loss)
-        if math.isfinite(value) and not bad_loss:
-            if value + 1e-6 > self.settings.grad_clip:  # torch would multiply every gradient by 1; the 1e-6 is its own
-                torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.grad_clip, norm)
-            return value, False
-        if self.scaler.is_enabled() and not bad_loss and self.scaler.get_scale() > 1:
-            return 0.0, True
-        raise self._not_finite(step, done, all(bool(gradient.isfinite().all()) for gradient in own))
-
-    def _not_finite(self, step: int, done: list[_MicroStep], own_finite: bool) -> TrainingError:
-        """What to raise on all ranks; `own_finite`: this rank's gradient was, before the exchange."""
-        found = []
-        for micro in done:
-            names = [name for name, loss in zip(self.task.losses, micro.parts[1:], strict=True) if not loss.isfinite()]
-            # a loss over all ranks' rows is spoilt everywhere by the one rank whose rows are not finite, so those tell most
-            found.append((3 if not micro.rows_finite else 2 if names else 0 if own_finite else 1, self.rank, names, micro.ids))
-        everyone = [micro for rank in distributed.gather_objects(found) for micro in rank]
-        most = max(telling for telling, *_ in everyone)
-        where = "; ".join(
-            f"rank {rank}: {', '.join(names) or 'gradient'}; batch {', '.join(ids)}"
-            for telling, rank, names, ids in everyone
-            if telling == most
-        )
-        if not most:
-            where = f"each rank's gradient is, their mean or its norm is not; {where}"
-        return TrainingError(f"step {step}: loss or gradient is not finite ({where}); {self._last_good()}")
-
-    # --- validation -------------------------------------------------------------------------------------------
+    # --- validation and log ----------------------------------------------------------------------------------------
 
     def _validate(self) -> None:
         heartbeat.beat("validation", self.step, self.total)
-        with self.clock.paused(), randomness.aside(self.seed, "validation", self.rank), torch.no_grad():
+        with self.clock.paused(), randomness.isolated(self.seed, "validation", self.rank), torch.no_grad():
             self.model.eval()
             metrics = self.task.validate()
             self.model.train()
         if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
-            raise TrainingError(f"step {self.step}: validation gives no finite {', '.join(bad)}; {self._last_good()}")
+            raise TrainingError(
+                f"step {self.step}: validation metric {', '.join(bad)} is not finite; {self.checkpointer.last_snapshot()}"
+            )
         self.log.write({"step": self.step, "epoch": self._epoch(), "split": "val", **metrics})
         self.validated = self.step
         if "every" in self.settings.keep:
-            self._keep(f"step-{self.step:09d}")
+            self.checkpointer.keep(f"step-{self.step:09d}", self.step, trained_weights(self.model))
         value = metrics[self.metric]
-        if self.best is not None and self.sign * value <= self.sign * self.best.value:
-            return
-        self.best = Best(self.step, value, metrics)
-        with agreed("the best weights"):
-            if self.store is not None:
-                self.store.save_best(self.step, resume.weights(self))
-            elif self.rank == 0:
-                self.best.weights = {name: tensor.detach().clone() for name, tensor in resume.weights(self).items()}
+        if self.best is None or self.sign * value > self.sign * self.best.value:
+            self.best = Best(self.step, value, metrics)
+            self.checkpointer.save_best(self.step, trained_weights(self.model))
 
-    def _keep(self, name: str) -> None:
-        """Put the weights aside for the end, where there is a store."""
-        with agreed(f"the checkpoint {name}"):
-            if self.store is not None:
-                self.store.keep(name, self.step, resume.weights(self))
-
-    def _last(self) -> Best:
-        """The last step and its validation, of which the history has a row."""
-        row = next(row for row in reversed(self.log.history) if row["split"] == "val")
-        metrics = {name: value for name, value in row.items() if name in self.task.metrics}
-        return Best(row["step"], metrics[self.metric], metrics)
-
-    def kept(self) -> list[str]:
-        """The names of all that was put aside."""
-        steps = sorted({row["step"] for row in self.log.history if row["split"] == "val"})
-        every = [f"step-{step:09d}" for step in steps] if "every" in self.settings.keep else []
-        return [*every, "last"] if {"best", "last"} <= set(self.settings.keep) else every
-
-    def _take_best(self) -> None:
-        """Give the model the best weights, on every rank."""
-        assert self.best is not None
-        with agreed("the best weights"):
-            if self.rank == 0:
-                resume.put(self, self.store.best(self.best.step).tensors("weights") if self.store else self.best.weights or {})
-        distributed.broadcast_state(self.model)
-
-    # --- snapshots --------------------------------------------------------------------------------------------
-
-    def _save(self, loader: Loader) -> None:
-        """Write a snapshot, on which all ranks agreed to be at this step."""
-        heartbeat.beat("saving", self.step, self.total)
-        facts = resume.facts(self, loader)
-        with self.clock.paused(), agreed("the resume state"):
-            if self.store is not None:
-                self.store.save(self.step, facts, weights=resume.weights(self), moments=resume.moments(self))
-        self._committed(facts)
-        self.saved_s = time.monotonic()
-
-    def _commit(self, loader: Loader) -> None:
-        """Keep the state in every process, for when one of them is lost."""
-        with self.clock.paused():
-            self._committed(resume.facts(self, loader))
-
-    def _committed(self, facts: dict[str, Any]) -> None:
-        if self.memory is not None:
-            self.memory.save(self.step, facts, weights=resume.weights(self), moments=resume.moments(self))
-        self.pending = []
-        with agreed("the sample log"):
-            if self.samples is not None:
-                self.samples.extend(facts["samples"])
-
-    def _save_is_due(self) -> bool:
-        return self.store is not None and time.monotonic() - self.saved_s >= self.settings.save_every_s
-
-    def _last_good(self) -> str:
-        """Where a training that stops can be taken up; the first rank knows."""
-        last = self.store.last() if self.store is not None else None
-        place = distributed.broadcast_object(str(last) if last else None)
-        return f"the last good state is {place}; run the same command again to go on" if place else "no state was saved yet"
-
-    # --- what one sees ----------------------------------------------------------------------------------------
-
-    def _write_line(self, norm: float) -> None:
-        """A row of the history: means over the steps since the last one, the same on every rank and in every run."""
-        counts = torch.tensor(self.loader.counts, dtype=torch.float64, device=self.device)
-        everyone = distributed.all_reduce(torch.cat([self.window, counts]), "mean", name="window")
-        means = (everyone[:-2] / self.window_steps).tolist()
-        left_out, read = (round(count * self.world) for count in everyone[-2:].tolist())
-        self.window.zero_()
-        self.window_steps = 0
-        rate = self.optimizer.param_groups[0]["lr"]
-        names = ("loss", *self.task.losses)
-        row = {"step": self.step, "epoch": self._epoch(), "split": "train"} | dict(zip(names, means, strict=True))
-        if left_out:  # so far, by all ranks
+    def _log_losses(self, norm: float) -> None:
+        """Write a history row with means over the steps since the last one; the same on every rank and in every run."""
+        losses, left_out, requested = self.window.means(self.loader.counts, self.world)
+        row = {"step": self.step, "epoch": self._epoch(), "split": "train", **losses}
+        if left_out:  # by all ranks so far
             row["left_out"] = left_out
-        self.log.write({**row, "lr": rate, "grad_norm": norm}, self.clock.lap(self.world, self.device, self.clip_share))
-        self.loader.check_unreadable(left_out, read)
+        row |= {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": norm}
+        self.log.write(row, self.clock.lap(self.world, self.device, self.clip_share))
+        self.loader.check_unreadable(left_out, requested)
 
     def _epoch(self) -> int:
-        """The epoch, from 0, that the last step belonged to."""
+        """Return the epoch of the last step, counted from 0."""
         return self.task.epoch_of(self.step * self.accumulation - 1)
 
+    # --- state ---------------------------------------------------------------------------------------------------
 
-@dataclass(frozen=True)
-class _MicroStep:
-    """What this rank knows of a micro-step that is done; on the device, as looking at it would wait for it."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state after the last step: `shared` is the same on every rank, `rank` is this rank's own."""
+        return {
+            "shared": {
+                "step": self.step,
+                "total": self.total,
+                "worlds": self.worlds,
+                "updates": update_counts(self.model, self.optimizer),
+                "scaler": self.scaler.state_dict(),
+                "window_steps": self.window.steps,
+                "history": [list(row.items()) for row in self.log.history],  # JSON objects would lose the order of columns
+                "validated": self.validated,
+                "best": asdict(self.best) if self.best else {},
+            },
+            "rank": {"random": randomness.capture(), "window": self.window.sums.tolist(), "loader": self.loader.state_dict()},
+            "tensors": {"weights": trained_weights(self.model), "moments": optimizer_moments(self.model, self.optimizer)},
+        }
 
-    ids: list[str]
-    parts: Tensor  # (1 + parts,), as `_backward` returns it
-    rows_finite: Tensor  # of this rank's rows that all ranks see, () bool
+    def load_state_dict(self, state: Mapping[str, Any], snapshot: Snapshot | None, root: int) -> None:
+        """Load a state; every rank calls this, but only rank `root` has a snapshot with the tensors.
+
+        With the same number of processes the training continues bit-exactly. With another number it is planned anew from
+        the current step, and the random states are seeded anew.
+        """
+        load_tensors(self.model, self.optimizer, snapshot, state["updates"], root)
+        self.step, self.validated = state["step"], state["validated"]
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.best = Best(**state["best"]) if state["best"] else None
+        self.log.resume([dict(row) for row in state["history"]])
+        self.log.say(f"resume: continuing after step {self.step} of {state['total']}")
+        ranks, worlds = state["ranks"], [tuple(world) for world in state["worlds"]]
+        self.window.load(state["window_steps"], [rank["window"] for rank in ranks], self.rank, self.world)
+        if len(ranks) == self.world:
+            self.replan(worlds)
+            randomness.restore(ranks[self.rank]["random"])
+        else:
+            self.replan([*worlds, (self.step, self.world)] if self.step else [(0, self.world)])
+            randomness.seed_everything(self.seed, "training", self.rank, self.step, self.world)
+            self.log.say(resized_warning(len(ranks), self.world, self.total))
+        # ranks that have left hand their loader's counts to those that remain
+        self._open_loader([rank["loader"] for rank in ranks[self.rank :: self.world]])
+
+    def _open_loader(self, states: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.loader = self.task.loader(self.step * self.accumulation, self.total * self.accumulation)
+        for state in states:
+            self.loader.load_state_dict(state)
 
 
 @dataclass
-class _Wanted:
-    """What was asked for, and what all ranks, told so in the exchange of counts, do after this step."""
+class _Requests:
+    """Requests to save or to stop. Each rank sends its own with the counts, so all ranks act after the same step."""
 
     save: bool
     stop: bool

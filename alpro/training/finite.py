@@ -1,15 +1,55 @@
-"""alpro/training/finite.py: NEW MODULE."""
+"""Non-finite losses and gradients: all ranks stop at the same step, with a message that names the rank and its samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from alpro import distributed
 
-def _spoil(parameters: Sequence[nn.Parameter], losses: Tensor) -> None:
-    """Make a gradient NaN where a loss is not finite: the exchange carries it to all ranks, and they stop at the same step."""
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a gradient is not finite; the message names the ranks and samples."""
+
+
+@dataclass(frozen=True)
+class MicroStep:
+    """Results of one micro-step on this rank. They stay on the device: reading them would force a synchronisation."""
+
+    ids: list[str]  # of the samples
+    losses: Tensor  # (1 + losses,): this rank's share of the weighted sum, then of each loss
+    rows_finite: Tensor  # () bool: this rank's rows that all ranks gather
+
+
+def spread_non_finite(parameters: Sequence[nn.Parameter], losses: Tensor) -> None:
+    """Make one gradient NaN if a loss is not finite. The exchange carries it to all ranks, which stop at the same step."""
     for p in parameters:
         if p.grad is not None:
             p.grad.add_((losses.sum() * 0).to(p.grad.dtype))
             return
+
+
+def describe_non_finite(names: Sequence[str], micro_steps: Sequence[MicroStep], gradients: Sequence[Tensor]) -> str:
+    """Name the ranks, losses and samples with non-finite numbers; every rank must call it.
+
+    `names` are those of the losses, `gradients` this rank's own, from before the exchange.
+    """
+    gradient_finite = all(bool(gradient.isfinite().all()) for gradient in gradients)
+    reports = []
+    for micro in micro_steps:
+        bad = [name for name, loss in zip(names, micro.losses[1:], strict=True) if not loss.isfinite()]
+        # a loss over gathered rows is non-finite on every rank if one rank's rows are, so the rows are the strongest evidence
+        evidence = 3 if not micro.rows_finite else 2 if bad else 0 if gradient_finite else 1
+        reports.append((evidence, distributed.rank(), bad, micro.ids))
+    all_reports = [report for rank_reports in distributed.gather_objects(reports) for report in rank_reports]
+    strongest = max(evidence for evidence, *_ in all_reports)
+    culprits = "; ".join(
+        f"rank {rank}: {', '.join(bad) or 'gradient'}; batch {', '.join(ids)}"
+        for evidence, rank, bad, ids in all_reports
+        if evidence == strongest
+    )
+    if not strongest:
+        culprits = f"every rank's own gradient is finite, but their mean or its norm is not; {culprits}"
+    return f"loss or gradient is not finite ({culprits})"

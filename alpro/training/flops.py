@@ -1,8 +1,8 @@
-"""Nominal arithmetic of a training step, for model FLOPs utilisation (paper section 4.1 has the sizes).
+"""Nominal FLOPs of a training step, for model FLOPs utilisation (sizes: arXiv 2112.09583, section 4.1).
 
-Multiply-accumulates of one clip and one text through each part, attention included, norms and softmax not. A backward pass
-costs two forwards; recomputation (gradient checkpointing) and augmentation count as nothing. What the models leave out, because
-nothing reads it or two layers are one (tests/training/test_flops.py), counts as done.
+Counted are multiply-accumulates of one clip and one text in each part: attention yes, norms and softmax no. A backward pass
+costs two forward passes. Recomputation (gradient checkpointing) and augmentation are not counted. Work that the models save,
+because nothing reads the result or two layers are merged, is counted (see tests/training/test_flops.py).
 Letters: T frames, N patches, L text tokens, D width.
 """
 
@@ -14,20 +14,20 @@ import torch
 
 from alpro.config import Model
 
-# parts that one clip of a training goes through: video encoder, text encoder, multimodal encoder, the frozen prompter's video
+# passes of one training clip through: video encoder, text encoder, multimodal encoder, the frozen prompter's video encoder
 PASSES = {"prompter": (1, 1, 0, 0), "pretrain": (1, 2, 4, 1), "retrieval": (1, 1, 3, 0), "qa": (1, 1, 1, 0)}
 
 
 @dataclass(frozen=True)
 class GPU:
-    """What a maker's data sheet promises of dense matrix multiplication, in FLOP/s, and the memory in GB (1e9 bytes)."""
+    """Data-sheet values of a GPU: FLOP/s of dense matrix multiplication, and memory in GB (1e9 bytes)."""
 
     half: float  # bf16 or fp16
     single: float  # fp32, without TF32
     memory_gb: int
 
 
-# by a word in the device's name
+# key: a word of the device's name
 GPUS = {
     "H200": GPU(989e12, 67e12, 141),
     "H100": GPU(989e12, 67e12, 80),
@@ -40,12 +40,12 @@ GPUS = {
 
 
 def patches_of(model: Model) -> int:
-    """Patches of a frame, N."""
+    """Return the number of patches of a frame, N."""
     return (model.image_size // model.patch_size) ** 2
 
 
 def video_macs(model: Model, frames: int) -> float:
-    """The video encoder: divided space-time attention, the [CLS] repeated per frame in the spatial one."""
+    """Return the MACs of the video encoder: divided space-time attention, with [CLS] repeated per frame in the spatial one."""
     patches = patches_of(model)
     tokens, width = patches * frames, model.width
     temporal = 5 * width**2 * tokens + 2 * frames * tokens * width
@@ -55,13 +55,13 @@ def video_macs(model: Model, frames: int) -> float:
 
 
 def bert_macs(model: Model, layers: int, tokens: int) -> float:
-    """Some BERT layers over so many tokens."""
+    """Return the MACs of BERT layers on a number of tokens."""
     dense = (4 * model.width**2 + 2 * model.width * model.intermediate) * tokens
     return layers * (dense + 2 * tokens**2 * model.width)
 
 
 def training_flops(task: str, model: Model, frames: int, text_tokens: int) -> float:
-    """Floating-point operations of one clip in one training step."""
+    """Return the FLOPs of one clip in one training step."""
     patches = patches_of(model)
     video, text = video_macs(model, frames), bert_macs(model, model.text_layers, text_tokens)
     fusion = bert_macs(model, model.fusion_layers, text_tokens + 1 + patches)
@@ -70,12 +70,12 @@ def training_flops(task: str, model: Model, frames: int, text_tokens: int) -> fl
 
 
 def recomputed_flops(task: str, model: Model, frames: int) -> float:
-    """What gradient checkpointing of the video encoder adds to a clip: its forward pass once more."""
+    """Return the FLOPs that gradient checkpointing adds per clip: the video encoder's forward pass again."""
     return 2 * PASSES[task][0] * video_macs(model, frames)
 
 
 def validation_flops(task: str, model: Model, frames: int, text_tokens: int, clips: int, texts: int) -> float:
-    """One validation: each clip and text encoded once; retrieval fuses every pair, question answering each question."""
+    """Return the FLOPs of one validation: encode each clip and text once, then fuse every pair (retrieval) or question (QA)."""
     video, text = video_macs(model, frames), bert_macs(model, model.text_layers, text_tokens)
     fusion = bert_macs(model, model.fusion_layers, text_tokens + 1 + patches_of(model))
     if task in ("retrieval", "qa"):
@@ -85,7 +85,7 @@ def validation_flops(task: str, model: Model, frames: int, text_tokens: int, cli
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """What the device could do in half precision; None where it is unknown, or the training runs in fp32."""
+    """Return the device's peak FLOP/s in half precision; None if it is unknown or the training runs in fp32."""
     if device.type != "cuda" or precision == "fp32":
         return None
     name = torch.cuda.get_device_name(device)

@@ -1,24 +1,30 @@
-"""What one sees of a training: a line every few steps, a bar on a terminal, and the history, which holds no times."""
+"""Training log: a line every `log_every` steps, a progress bar on a terminal, and a history.
+
+The history has no timings, so equal trainings give equal histories.
+"""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from alpro import distributed
 from alpro.terminal import console
 from alpro.terminal.progress import Bar
+from alpro.training.task import Best
 
 Row = dict[str, Any]
 
 
 class Clock:
-    """Measures clips a second, the share of time spent waiting for data, and memory, between two lines."""
+    """Measures clips per second, the share of time spent waiting for data, and memory, between two lines."""
 
     def __init__(self) -> None:
         self.clips = 0
@@ -28,14 +34,14 @@ class Clock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time that goes into waiting for a batch."""
+        """Count the time inside as waiting for a batch."""
         began_s = time.monotonic()
         yield
         self._waited_s += time.monotonic() - began_s
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that does not count: validation, snapshots."""
+        """Do not count the time inside: validation, snapshots."""
         began_s = time.monotonic()
         try:
             yield
@@ -43,7 +49,7 @@ class Clock:
             self._paused_s += time.monotonic() - began_s
 
     def lap(self, world: int, device: torch.device, clip_share: float | None = None) -> dict[str, float]:
-        """Figures since the last call; clips of all `world` ranks, memory of this one.
+        """Return the figures since the last call: clips of all `world` ranks, memory of this one.
 
         `clip_share`: seconds that one clip would take at the device's peak, for model FLOPs utilisation.
         """
@@ -63,22 +69,52 @@ class Clock:
         return figures
 
 
+class LossWindow:
+    """Sums of this rank's share of each loss since the last line. They stay on the device, to avoid a synchronisation."""
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self.names = names
+        self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+        self.steps = 0
+
+    def add(self, losses: Tensor) -> None:
+        """Add the losses of one step, (names,)."""
+        self.sums += losses
+        self.steps += 1
+
+    def means(self, counts: tuple[int, int], world: int) -> tuple[dict[str, float], int, int]:
+        """Return the mean losses and the sums of two counts, over all ranks, and start the next window."""
+        on_device = torch.tensor(counts, dtype=torch.float64, device=self.sums.device)
+        averaged = distributed.all_reduce(torch.cat([self.sums, on_device]), "mean", name="window")
+        losses = dict(zip(self.names, (averaged[:-2] / self.steps).tolist(), strict=True))
+        first, second = (round(count * world) for count in averaged[-2:].tolist())
+        self.sums.zero_()
+        self.steps = 0
+        return losses, first, second
+
+    def load(self, steps: int, sums: Sequence[Sequence[float]], rank: int, world: int) -> None:
+        """Load the sums of all ranks: this rank's own, or their mean if the number of ranks has changed."""
+        saved = torch.tensor(sums, dtype=torch.float64, device=self.sums.device)
+        self.steps = steps
+        self.sums = saved[rank].clone() if len(sums) == world else saved.mean(0)  # a rank's sums are its share of a mean
+
+
 class Log:
-    """The history of a training, and its lines on stdout. On ranks other than the first it keeps and shows nothing."""
+    """History of a training and its lines on stdout. Only rank 0 prints."""
 
     def __init__(self, label: str = "", shown: bool = False, live: Callable[[Row], None] | None = None) -> None:
-        """`live` gets each row with its times as it comes."""
+        """`live` receives each row, with its timings, as soon as it is written."""
         self.label, self.shown, self.live = label, shown, live
         self.history: list[Row] = []
         self._bar = Bar(sys.stdout)
         self._total = 0
 
     def resume(self, history: list[Row]) -> None:
-        """Go on after what a snapshot holds."""
+        """Continue the history of a snapshot."""
         self.history = list(history)
 
     def write(self, row: Row, times: Mapping[str, float] | None = None) -> None:
-        """Take a row into the history and show it, together with figures that depend on the machine."""
+        """Add a row to the history and print it, together with figures that depend on the machine."""
         self.history.append(row)
         if self.shown:
             self.say(line(row, times or {}, self._total))
@@ -86,7 +122,7 @@ class Log:
             self.live({**row, **(times or {})})
 
     def say(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, above the progress bar if there is one."""
         if not self.shown:
             return
         if self._bar.visible:
@@ -95,12 +131,12 @@ class Log:
             console.say(f"{self.label}: {text}" if self.label else text)
 
     def advance(self, step: int) -> None:
-        """Move the bar."""
+        """Move the progress bar."""
         self._bar.update(self.label or "training", step, self._total)
 
     @contextmanager
     def running(self, step: int, total: int) -> Iterator[None]:
-        """Show a progress bar during a block, if stdout is a terminal."""
+        """Show a progress bar inside, if stdout is a terminal."""
         self._total = total
         if not self.shown:
             yield
@@ -112,19 +148,42 @@ class Log:
 
 
 def line(row: Mapping[str, Any], times: Mapping[str, float], total: int) -> str:
-    """One row as a line: `step 120/900  epoch 3  loss 3.21 (vtc 1.20, vtm 0.51)  lr 9.1e-05  norm 3.2  41.3 clips/s ...`."""
+    """Format a row: `step 120/900  epoch 3  loss 3.21 (vtc 1.20, vtm 0.51)  lr 9.1e-05  norm 3.2  41.3 clips/s ...`."""
     figures = {name: value for name, value in row.items() if name not in ("step", "epoch", "split", "lr", "grad_norm", "loss")}
-    parts = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
+    losses = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
     head = f"step {row['step']}/{total}  epoch {row['epoch']}"
     if row["split"] != "train":
         loss = f"loss {_short(row['loss'])}, " if "loss" in row else ""
-        return f"{head}  {row['split']}: {loss}{parts}"
-    text = f"{head}  loss {_short(row['loss'])} ({parts})  lr {row['lr']:.3g}  norm {_short(row['grad_norm'])}"
+        return f"{head}  {row['split']}: {loss}{losses}"
+    text = f"{head}  loss {_short(row['loss'])} ({losses})  lr {row['lr']:.3g}  norm {_short(row['grad_norm'])}"
     if times:
         text += f"  {times['clips_per_s']:.1f} clips/s  data {100 * times['data_wait']:.0f} %  {times['memory_gb']:.1f} GB"
     if "mfu" in times:
         text += f"  MFU {100 * times['mfu']:.0f} %"
     return text
+
+
+def last_validation(history: Sequence[Row], metric: str, metrics: Collection[str]) -> Best:
+    """Return the last validation in a history; `metric` is the one that selects."""
+    row = next(row for row in reversed(history) if row["split"] == "val")
+    values = {name: value for name, value in row.items() if name in metrics}
+    return Best(row["step"], values[metric], values)
+
+
+def kept_names(history: Sequence[Row], keep: Collection[str]) -> list[str]:
+    """Return the names of the weights that a training with the setting `keep` saves besides its final ones."""
+    steps = sorted({row["step"] for row in history if row["split"] == "val"})
+    every = [f"step-{step:09d}" for step in steps] if "every" in keep else []
+    return [*every, "last"] if {"best", "last"} <= set(keep) else every
+
+
+def resized_warning(before: int, processes: int, last_step: int) -> str:
+    """Explain why a training that resumes with another number of processes is no longer exact."""
+    return (
+        f"resume: {processes} processes instead of {before}, so the result will differ from an uninterrupted run: a batch has "
+        f"{processes}/{before} times as many clips at the same learning rate, the rest of the epoch is divided into new steps "
+        f"(the last is now {last_step}), and dropout is seeded anew"
+    )
 
 
 def _short(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""AdamW as the released code has it (paper section 4.2; REFERENCE "Optimisation"), on torch's fused kernel.
+"""AdamW as in the released code (arXiv 2112.09583, section 4.2), on torch's fused kernel.
 
-It differs from `torch.optim.AdamW` twice: epsilon is added to sqrt(v) *before* the bias correction, so that it weighs
-1/sqrt(1 - beta2^t) times more (visible where gradients are near epsilon), and the decoupled decay acts *after* the
+It differs from `torch.optim.AdamW` in two ways. Epsilon is added to sqrt(v) *before* the bias correction, so it weighs
+1/sqrt(1 - beta2^t) times more; this is visible when gradients are near epsilon. The decoupled decay acts *after* the
 update: p <- (p - update) * (1 - lr * decay).
 """
 
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 
 class AdamW(torch.optim.Optimizer):
-    """One pass over the parameters for the update, one more for the decay where there is any.
+    """AdamW in one pass over the parameters, and a second one if there is weight decay.
 
-    A parameter without a gradient is left alone, its moments too, and its own number of updates counts.
+    A parameter without a gradient is skipped with its moments; the bias correction counts each parameter's own updates.
     """
 
     def __init__(
@@ -34,20 +34,20 @@ class AdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update all parameters that have a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            moved = [p for p in group["params"] if p.grad is not None]
-            for p in moved:
+            updated = [p for p in group["params"] if p.grad is not None]
+            for p in updated:
                 state = self.state[p]
                 if not state:
                     state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
                 state["step"] += 1
-            for (step, device, _), alike in groupby(sorted(moved, key=self._kind), key=self._kind):
-                self._update(list(alike), step, torch.device(device), group)
+            for (step, device, _), group_params in groupby(sorted(updated, key=self._kind), key=self._kind):
+                self._update(list(group_params), step, torch.device(device), group)
         return loss
 
     def _kind(self, p: Tensor) -> tuple[int, str, str]:

@@ -1,4 +1,4 @@
-"""Random states: seeded alike and apart on every rank, put back to the bit, kept out of validation; sums in one order."""
+"""Random number generators: seeding per rank, saving and restoring their states, isolation; deterministic sums."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 
 def seed_everything(*parts: int | str) -> None:
-    """Seed Python's, NumPy's and torch's generators from any parts, such as the seed and the rank."""
+    """Seed the generators of Python, NumPy and torch from any parts, such as the seed and the rank."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     seed = int.from_bytes(digest[:8], "little") % 2**63
     random.seed(seed)
@@ -23,16 +23,16 @@ def seed_everything(*parts: int | str) -> None:
 
 
 def sum_in_one_order() -> None:
-    """Ask torch, for this process, for sums whose order does not depend on how its threads happen to come.
+    """Make torch add in an order that does not depend on the timing of its threads, in this process.
 
-    Without it the gradient of `x[rows]`, where a row is taken twice (VTM's pairs), differs in its last bits from run to run.
+    Otherwise the gradient of `x[rows]` with repeated rows (VTM's pairs) differs in its last bits from run to run.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def capture() -> dict[str, Any]:
-    """All random states of this process, as what JSON can hold."""
+    """Return all random states of this process as JSON values."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = cast("tuple[str, Any, int, int, float]", np.random.get_state(legacy=True))
     return {
@@ -44,7 +44,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Put back what `capture` returned."""
+    """Restore what `capture` returned."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -55,8 +55,8 @@ def restore(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def aside(*parts: int | str) -> Iterator[None]:
-    """Random numbers inside come from a seed of their own; outside everything goes on as if nothing had been drawn."""
+def isolated(*parts: int | str) -> Iterator[None]:
+    """Seed the generators for the block inside, and restore their states afterwards."""
     before = capture()
     seed_everything(*parts)
     try:

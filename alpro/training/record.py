@@ -1,7 +1,7 @@
-"""A training's record, `reports/<stage>`: what it was given and how it went; no times and no names of runs.
+"""Record of a training, in `reports/<stage>`: its inputs and its history, without timings and run names.
 
 params.json (parameters, digests of all inputs, environment), history.jsonl (a line for each logged step and validation),
-curves.csv (the training lines, for DVC's plots) and metrics.json (the final figures).
+curves.csv (the training rows, for DVC's plots) and metrics.json (the final figures).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from alpro.training.log import Row
 from alpro.training.task import Best
 
 
-def write_record(folder: Path, given: Mapping[str, Any], history: Sequence[Row], best: Best) -> None:
-    """Write the record, as a whole or not at all."""
-    with new_dir(folder) as made:
-        write_json(made / "params.json", given)
+def write_record(folder: Path, params: Mapping[str, Any], history: Sequence[Row], best: Best) -> None:
+    """Write the record atomically; `params` is the content of params.json."""
+    with new_dir(folder) as temporary:
+        write_json(temporary / "params.json", params)
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in history)
-        atomic_write(made / "history.jsonl", "".join(lines))
-        atomic_write(made / "curves.csv", curves([row for row in history if row["split"] == "train"]))
-        write_json(made / "metrics.json", final_figures(history, best))
+        atomic_write(temporary / "history.jsonl", "".join(lines))
+        atomic_write(temporary / "curves.csv", curves([row for row in history if row["split"] == "train"]))
+        write_json(temporary / "metrics.json", final_figures(history, best))
 
 
 def curves(rows: Sequence[Row]) -> str:
-    """Training rows as a table; what a row does not have stays empty."""
+    """Return training rows as CSV; values that a row does not have are empty."""
     columns = list(dict.fromkeys(name for row in rows for name in row if name != "split"))
     text = io.StringIO()
     table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
@@ -44,14 +44,14 @@ def curves(rows: Sequence[Row]) -> str:
 
 
 def final_figures(history: Sequence[Row], best: Best) -> dict[str, Any]:
-    """The chosen step with its validation, and the last line of the training."""
+    """Return the best step with its validation, and the last training row."""
     last = next((row for row in reversed(history) if row["split"] == "train"), {})
-    shown = {name: value for name, value in last.items() if name not in ("epoch", "split", "lr", "grad_norm", "step")}
-    return {"best_step": best.step, "steps": last.get("step", best.step), "train": shown, "val": best.metrics}
+    figures = {name: value for name, value in last.items() if name not in ("epoch", "split", "lr", "grad_norm", "step")}
+    return {"best_step": best.step, "steps": last.get("step", best.step), "train": figures, "val": best.metrics}
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What the numbers may depend on besides parameters and data."""
+    """Return versions and device: the numbers may depend on them too."""
     versions = {}
     for package in ("torch", "transformers", "timm", "numpy", "decord", "horovod"):
         try:

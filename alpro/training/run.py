@@ -1,17 +1,18 @@
-"""One training stage from params.yaml to its checkpoint and record: what `alpro train` runs, on every rank.
+"""Trains one stage, from params.yaml to the checkpoint and the record; `alpro train` calls it on every rank.
 
     run_training(params, "finetune", "msrvtt_ret", init="models/sample/pretrain",
                  output="models/sample/finetune/msrvtt_ret", record="reports/finetune/msrvtt_ret")
 
-Killed at any moment and started again with the same inputs it goes on, and ends in the same bytes. The output and the
-record appear at the end, each as a whole.
+A training that was killed resumes when it is started again with the same inputs, and ends in the same bytes. The output
+and the record are each written atomically at the end.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,20 @@ from alpro.files.json_files import write_json
 from alpro.files.locks import Lock, take_lock
 from alpro.launch import heartbeat
 from alpro.terminal import console
-from alpro.training import resume
+from alpro.training.checkpointer import Checkpointer
 from alpro.training.engine import Engine
-from alpro.training.log import Log
+from alpro.training.log import Log, kept_names
 from alpro.training.record import environment, write_record
 from alpro.training.samples import SampleLog
-from alpro.training.snapshots import PARTS, Memory, Store, prune, unused
+from alpro.training.snapshots import DEPENDENCIES, SnapshotStore, explain_unused, prune
 from alpro.training.task import Best
 from alpro.training.tasks.base import ClipTask
-from alpro.training.tasks.make import inputs, make_task
+from alpro.training.tasks.make import input_paths, make_task
+from alpro.training.weights import load_weights, trained_weights
 
 STAGES = ("prompter", "pretrain", "finetune")
-VIEWING = {"frames": "eval_frames", "max_text_tokens": "max_text_tokens"}  # with which a checkpoint is to be asked
+# preprocessing that inference must repeat, stored in the checkpoint's config.json
+VIEWING = {"frames": "eval_frames", "max_text_tokens": "max_text_tokens"}
 
 
 def run_training(
@@ -53,84 +56,24 @@ def run_training(
     max_steps: int | None = None,
     state: str | Path = ".state",
 ) -> Best:
-    """Train a stage; every rank of the world calls it. Returns the chosen step with its validation.
+    """Train a stage; every rank of the world calls it. Returns the best step with its validation.
 
-    `init` (and `teacher`, for pre-training) is a checkpoint or a file of recipes/init. Raises ConfigError, DataError,
-    CheckpointError before training, TrainingError when the training stops itself or already runs.
+    `init` (and `teacher`, for pre-training) is a checkpoint or a file of recipes/init. Raises ConfigError, DataError or
+    CheckpointError before training, and TrainingError if the training stops itself or is already running.
     """
     distributed.init()
     try:
-        return _train(params, stage, task, init, Path(output), Path(record), teacher, max_steps, Path(state))
+        settings = section(params, stage, task)
+        if max_steps is not None:
+            settings = settings.model_copy(update={"max_steps": max_steps})
+        return _train(_Job(params, stage, task, settings, init, teacher, Path(output), Path(record), Path(state)))
     except AlproError as error:
-        heartbeat.failed(str(error))  # before this rank's end can make the others fail
+        heartbeat.failed(str(error))  # before this rank exits and makes the others fail
         raise
 
 
-def _train(
-    params: Params,
-    stage: str,
-    task: str | None,
-    init: str,
-    output: Path,
-    record: Path,
-    teacher: str | None,
-    max_steps: int | None,
-    state: Path,
-) -> Best:
-    settings = section(params, stage, task)
-    if max_steps is not None:
-        settings = settings.model_copy(update={"max_steps": max_steps})
-    torch.set_num_threads(params.launch.threads)
-    device = distributed.device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        if settings.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise ConfigError(
-                f"precision bf16: {torch.cuda.get_device_name(device)} does not have it; set `precision` to fp16 or fp32"
-            )
-    name = stage if task is None else f"{stage}/{task}"
-    log = Log(name, shown=distributed.rank() == 0)
-
-    def given() -> dict[str, Any]:
-        return _given(params, stage, task, settings, init, teacher, device)
-
-    with _Place(state / name, given, output, log.say) as place:
-        made = make_task(params, stage, task, init, teacher, log.say)
-        engine = Engine(made, settings, seed=params.seed, device=device, log=log)
-
-        def attempt() -> Best:
-            place.enter()
-            first = distributed.rank() == 0
-            log.shown, engine.store = first, place.store
-            engine.samples = SampleLog(params.launch.sample_log) if first and params.launch.sample_log else None
-            if place.store is not None:
-                log.say(f"{distributed.size()} processes, {device.type}, resume state in {place.store.path}")
-            with _live(name, place, log):
-                best = engine.run()
-            with distributed.agreed("the checkpoint or the record"):
-                if first:
-                    _write(made, _final(place.given, engine), best, engine, output, record)
-            if first:
-                log.say(f"step {best.step} is the best by {settings.select_by}; checkpoint in {output}")
-            distributed.barrier()
-            return best
-
-        def again(check: Callable[[], None]) -> Best:
-            engine.on_commit = check
-            return attempt()
-
-        if distributed.is_elastic():
-            engine.memory, engine.commit_every = Memory(), params.launch.commit_every
-            best = distributed.run_elastic(again, lambda text: console.say(f"{name}: {text}"))
-        else:
-            best = attempt()
-        if place.store is not None:
-            place.store.delete()
-    return best
-
-
 def section(params: Params, stage: str, task: str | None) -> Training:
-    """The parameters of a stage. Raises ConfigError for an unknown stage or task."""
+    """Return the parameters of a stage. Raises ConfigError for an unknown stage or task."""
     if stage not in STAGES:
         raise ConfigError(f"stage {stage!r} is none of {', '.join(STAGES)}")
     if stage != "finetune":
@@ -140,68 +83,144 @@ def section(params: Params, stage: str, task: str | None) -> Training:
     return params.finetune[task]
 
 
-def _given(
-    params: Params, stage: str, task: str | None, settings: Training, init: str, teacher: str | None, device: torch.device
-) -> dict[str, Any]:
-    """All that the result depends on, as the record shows it."""
-    digests = {
-        what: {"path": path, "digest": getattr(fingerprint, kind)(path)}
-        for what, (kind, path) in inputs(params, stage, task, init, teacher).items()
+@dataclass(frozen=True)
+class _Job:
+    """The arguments of a training."""
+
+    params: Params
+    stage: str
+    task: str | None
+    settings: Training
+    init: str
+    teacher: str | None
+    output: Path
+    record: Path
+    state: Path
+
+    @property
+    def name(self) -> str:
+        """`prompter`, `pretrain` or `finetune/<task>`."""
+        return self.stage if self.task is None else f"{self.stage}/{self.task}"
+
+
+def _train(job: _Job) -> Best:
+    device = _prepare_device(job)
+    log = Log(job.name, shown=distributed.rank() == 0)
+    with _Workspace(job, device, log.say) as workspace:
+        task = make_task(job.params, job.stage, job.task, job.init, job.teacher, log.say)
+        elastic = distributed.is_elastic()
+        checkpointer = Checkpointer(commit_every=job.params.launch.commit_every if elastic else 0)
+        engine = Engine(task, job.settings, seed=job.params.seed, device=device, checkpointer=checkpointer, log=log)
+        if elastic:
+            best = distributed.run_elastic(
+                lambda check: _attempt(job, workspace, task, engine, check),
+                lambda text: console.say(f"{job.name}: {text}"),
+            )
+        else:
+            best = _attempt(job, workspace, task, engine)
+        if workspace.store is not None:
+            workspace.store.delete()
+    return best
+
+
+def _prepare_device(job: _Job) -> torch.device:
+    torch.set_num_threads(job.params.launch.threads)
+    device = distributed.device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        if job.settings.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            name = torch.cuda.get_device_name(device)
+            raise ConfigError(f"precision bf16: {name} does not support it; set `precision` to fp16 or fp32")
+    return device
+
+
+def _attempt(
+    job: _Job, workspace: _Workspace, task: ClipTask, engine: Engine, on_commit: Callable[[], None] | None = None
+) -> Best:
+    """Train to the end and write the output. An elastic training calls it again after each change of the world size."""
+    workspace.enter()
+    is_first = distributed.rank() == 0
+    log, checkpointer, sample_log = engine.log, engine.checkpointer, job.params.launch.sample_log
+    log.shown, checkpointer.store, checkpointer.on_commit = is_first, workspace.store, on_commit
+    checkpointer.samples = SampleLog(sample_log) if is_first and sample_log else None
+    if workspace.store is not None:
+        log.say(f"{distributed.size()} processes, {engine.device.type}, resume state in {workspace.store.path}")
+    with _live(job.name, workspace, log):
+        best = engine.run()
+    with distributed.agreed("the checkpoint or the record"):
+        if is_first:
+            _write_output(job, _final_params(workspace.params, engine), task, engine, best)
+    if is_first:
+        log.say(f"step {best.step} is the best by {job.settings.select_by}; checkpoint in {job.output}")
+    distributed.barrier()
+    return best
+
+
+def _record_params(job: _Job, device: torch.device) -> dict[str, Any]:
+    """Return params.json of the record: everything that the result depends on."""
+    params = job.params
+    inputs = {
+        name: {"path": path, "digest": getattr(fingerprint, kind)(path)}
+        for name, (kind, path) in input_paths(params, job.stage, job.task, job.init, job.teacher).items()
     }
     return {
         "recipe": params.recipe,
-        "stage": stage,
-        **({"task": task} if task else {}),
+        "stage": job.stage,
+        **({"task": job.task} if job.task else {}),
         "seed": params.seed,
         "processes": distributed.size(),
         "threads": params.launch.threads,
         "max_unreadable": params.loader.max_unreadable,
         "model": params.model.model_dump(),
         "resize": params.init.resize,
-        "training": settings.model_dump(exclude={"save_every_s"}),
-        "inputs": digests,
+        "training": job.settings.model_dump(exclude={"save_every_s"}),
+        "inputs": inputs,
         "environment": environment(device),
     }
 
 
-class _Place:
-    """The first rank's store of snapshots, and the right to write the output; refused on all ranks if somebody has them."""
+def _final_params(params: dict[str, Any], engine: Engine) -> dict[str, Any]:
+    """Return params.json with the number of processes at the end, and all world sizes if it has changed."""
+    changes = {"process_changes": [list(change) for change in engine.worlds]} if len(engine.worlds) > 1 else {}
+    return {**params, "processes": engine.world, **changes}
 
-    def __init__(
-        self, stage: Path, given: Callable[[], dict[str, Any]], output: Path, say: Callable[[str], None] = console.say
-    ) -> None:
-        self.stage, self.output, self.say = stage, output, say
-        self.store: Store | None = None
-        self.given: dict[str, Any] = {}
-        self._given = given
+
+class _Workspace:
+    """Rank 0's snapshot store and the lock on the output folder. If another process holds either, every rank raises."""
+
+    def __init__(self, job: _Job, device: torch.device, say: Callable[[str], None] = console.say) -> None:
+        self.job, self.device, self.say = job, device, say
+        self.store: SnapshotStore | None = None
+        self.params: dict[str, Any] = {}  # params.json of the record
         self._lock: Lock | None = None
 
     def enter(self) -> None:
-        """Take both, on whichever rank is the first. Raises TrainingError, on all ranks."""
+        """Open the store and lock the output on the rank that is now rank 0. Raises TrainingError on all ranks."""
         fault = ""
         if distributed.rank() == 0 and self.store is None:
             try:
-                self._take()
+                self._open()
             except (TrainingError, OSError) as error:
                 fault = str(error)
         if fault := distributed.broadcast_object(fault):
             raise TrainingError(fault)
 
-    def _take(self) -> None:
-        self.given = self._given()
-        name = hashlib.sha256(str(self.output.resolve()).encode()).hexdigest()[:12]
-        # a training may go on with another number of processes
-        parts = {what: value for what, value in self.given.items() if what != "processes"}
-        parts["code"] = fingerprint.code_version()
-        path = self.stage / fingerprint.fingerprint(**parts)
-        self._lock = take_lock(self.stage / f"output-{name}.lock", f"a training of {self.output}", TrainingError)
-        self.store = Store(path, self.say)
-        prune(self.stage, path)
-        write_json(path / PARTS, parts)
-        if self.store.last() is None and (other := unused(self.stage, parts)):
-            self.say(other)
+    def _open(self) -> None:
+        self.params = _record_params(self.job, self.device)
+        # the number of processes is left out: a training may resume with another one
+        dependencies = {name: value for name, value in self.params.items() if name != "processes"}
+        dependencies["code"] = fingerprint.code_version()
+        stage, output = self.job.state / self.job.name, self.job.output
+        path = stage / fingerprint.fingerprint(**dependencies)
+        digest = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:12]
+        self._lock = take_lock(stage / f"output-{digest}.lock", f"a training of {output}", TrainingError)
+        self.store = SnapshotStore(path, self.say)
+        prune(stage, path)
+        write_json(path / DEPENDENCIES, dependencies)
+        if self.store.last() is None and (explanation := explain_unused(stage, dependencies)):
+            self.say(explanation)
 
-    def __enter__(self) -> _Place:
+    def __enter__(self) -> _Workspace:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -211,57 +230,49 @@ class _Place:
             self._lock.release()
 
 
-def _final(given: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
-    """What the record says was given: the number of processes at the end, and all of them where it changed."""
-    changes = {"process_changes": [list(change) for change in engine.worlds]} if len(engine.worlds) > 1 else {}
-    return {**given, "processes": engine.world, **changes}
-
-
-def _live(name: str, place: _Place, log: Log) -> Any:
-    """The run in MLflow that shows the rows as they come, from the first rank."""
-    store = place.store
-    if store is None:
-        return nullcontext()
+@contextmanager
+def _live(name: str, workspace: _Workspace, log: Log) -> Iterator[None]:
+    """Show the rows of the history in MLflow as they are written; only rank 0 does."""
+    if workspace.store is None:
+        yield
+        return
     from alpro.tracking.live_run import live
 
-    @contextmanager
-    def shown() -> Iterator[None]:
-        with live(name, place.given, key=store.path.name) as run:
-            log.live = run.log
-            yield
-
-    return shown()
+    with live(name, workspace.params, key=workspace.store.path.name) as run:
+        log.live = run.log
+        yield
 
 
-def _write(task: ClipTask, given: Mapping[str, Any], best: Best, engine: Engine, output: Path, record: Path) -> None:
-    """The checkpoint and the record; where the record belongs into the checkpoint's folder they appear together."""
+def _write_output(job: _Job, params: dict[str, Any], task: ClipTask, engine: Engine, best: Best) -> None:
+    """Write the checkpoint and the record. If the record is inside the checkpoint folder, both appear atomically."""
 
     def config(step: int) -> dict[str, Any]:
         return {
-            "trained": {"stage": given["stage"], "task": given.get("task"), "seed": given["seed"], "step": step},
-            "viewing": {name: given["training"][key] for name, key in VIEWING.items()},
-            "inputs": given["inputs"],
+            "trained": {"stage": params["stage"], "task": params.get("task"), "seed": params["seed"], "step": step},
+            "viewing": {name: params["training"][key] for name, key in VIEWING.items()},
+            "inputs": params["inputs"],
         }
 
     extras: dict[str, str | Path] = dict(task.extras())
-    inside = output.resolve() in record.resolve().parents
-    with new_dir(output) as made:
-        save_checkpoint(made, task.model, config(best.step) | {"validation": best.metrics}, extras)
-        _write_kept(task, engine, made, config, extras)
-        place = made / record.resolve().relative_to(output.resolve()) if inside else record
-        write_record(place, given, engine.log.history, best)
+    output, record = job.output.resolve(), job.record.resolve()
+    with new_dir(job.output) as temporary:
+        save_checkpoint(temporary, task.model, config(best.step) | {"validation": best.metrics}, extras)
+        _write_kept(task, engine, temporary, config, extras)
+        folder = temporary / record.relative_to(output) if output in record.parents else job.record
+        write_record(folder, params, engine.log.history, best)
 
 
 def _write_kept(
-    task: ClipTask, engine: Engine, folder: Path, config: Callable[[int], dict[str, Any]], extras: Mapping[str, str | Path]
+    task: ClipTask, engine: Engine, folder: Path, config: Callable[[int], dict[str, Any]], extras: dict[str, str | Path]
 ) -> None:
-    """Checkpoints of what the training put aside (`keep`), by their names; the model keeps its weights."""
-    names = engine.kept() if engine.store is not None else []
-    chosen = {name: tensor.detach().clone() for name, tensor in resume.weights(engine).items()} if names else {}
+    """Write a checkpoint for each of the kept weights (`keep`), under its name. The model's weights stay as they are."""
+    store = engine.checkpointer.store
+    names = kept_names(engine.log.history, engine.settings.keep) if store is not None else []
+    if store is None or not names:
+        return
+    best = {name: tensor.detach().clone() for name, tensor in trained_weights(task.model).items()}
     for name in names:
-        assert engine.store is not None
-        snapshot = engine.store.kept(name)
-        resume.put(engine, snapshot.tensors("weights"))
-        save_checkpoint(folder / name, task.model, config(snapshot.facts["step"]), extras)
-    if names:
-        resume.put(engine, chosen)
+        snapshot = store.kept(name)
+        load_weights(task.model, snapshot.tensors("weights"))
+        save_checkpoint(folder / name, task.model, config(snapshot.state["step"]), extras)
+    load_weights(task.model, best)

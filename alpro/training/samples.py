@@ -1,6 +1,7 @@
-"""The log of which samples each committed step was made of: JSON lines of step, processes and ids, none twice, none missing.
+"""Sample log: JSON lines with step, processes and sample ids of each committed step, each step exactly once.
 
-A step is committed once no kill can undo it: with the resume state on disk, or in every process of an elastic training.
+A step is committed once no kill can undo it: when it is in a snapshot on disk, or in the memory of every process of an
+elastic training.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ Row = dict[str, Any]  # {"step": 3, "processes": 2, "ids": [...]}
 
 
 class SampleLog:
-    """The file, of the first rank."""
+    """The log file; only rank 0 writes it."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def resume(self, step: int, rows: Iterable[Row]) -> None:
-        """Forget the steps after `step`, and take those rows that a kill kept from being written."""
-        kept = [row for row in self.rows() if row["step"] <= step]
-        last = kept[-1]["step"] if kept else 0
-        kept += [row for row in rows if row["step"] > last]
-        atomic_write(self.path, "".join(_line(row) for row in kept))
+    def resume(self, step: int, committed: Iterable[Row]) -> None:
+        """Drop steps after `step`, and add committed ones that a killed process did not write."""
+        rows = [row for row in self.rows() if row["step"] <= step]
+        last = rows[-1]["step"] if rows else 0
+        rows += [row for row in committed if row["step"] > last]
+        atomic_write(self.path, "".join(_line(row) for row in rows))
 
     def extend(self, rows: Iterable[Row]) -> None:
-        """Add committed steps. Raises OSError when the disk refuses."""
+        """Append committed steps. Raises OSError if they can't be written."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(_line(row) for row in rows))
@@ -38,7 +39,7 @@ class SampleLog:
             os.fsync(file.fileno())
 
     def rows(self) -> list[Row]:
-        """All whole lines."""
+        """Return the complete lines of the file."""
         if not self.path.exists():
             return []
         return [

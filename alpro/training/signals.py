@@ -1,4 +1,4 @@
-"""alpro/training/signals.py: NEW MODULE."""
+"""Graceful stop of a training on SIGTERM and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from alpro.launch import heartbeat
 
 @contextmanager
 def stop_on_signal() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the training after the step, with a snapshot; a second Ctrl-C at once, without one.
+    """On SIGTERM or Ctrl-C, request a stop after the current step, with a snapshot; a second Ctrl-C interrupts at once.
 
-    Whoever can't wait so long kills, and the last snapshot is whole.
+    SIGKILL is always safe: the previous snapshot stays intact.
     """
 
-    def ask(number: int, frame: Any) -> None:
+    def request_stop(number: int, frame: Any) -> None:
         heartbeat.ask_to_stop()
         if signal.SIGINT in before:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before: dict[int, Any] = {}
     try:
-        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, ask)
-    except ValueError:  # not in the main thread: whoever runs it so decides about signals
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, request_stop)
+    except ValueError:  # not in the main thread: the caller handles signals
         yield
         return
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored, as in a script's background
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, ask)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in a script's background
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, request_stop)
     heartbeat.stoppable(True)
     try:
         yield

@@ -1,8 +1,8 @@
-"""What a killed training goes on from: snapshots on disk that are whole or not there, checked before they are believed.
+"""Resume state on disk: snapshots written atomically and verified by checksum before use.
 
-A store is one directory, `.state/<stage>/<fingerprint>`: `step-<n>` holds a snapshot (tensors as safetensors, the rest as
-JSON, and MANIFEST.json with every file's checksum), `best-<n>` the best weights so far. The last two snapshots are kept,
-and the best weights they speak of. `lock` is held by the process that trains; the kernel frees it when that process dies.
+A store is one directory, `.state/<stage>/<fingerprint>`. `step-<n>` holds a snapshot: tensors as safetensors, the rest as
+JSON, and MANIFEST.json with every file's checksum. `best-<n>` holds the best weights so far. The last two snapshots are
+kept, with the best weights that they refer to. The training process holds `lock`; the kernel releases it if it dies.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
@@ -25,165 +25,150 @@ from alpro.files.json_files import write_json
 from alpro.files.locks import take_lock
 from alpro.terminal import console
 
-KEEP = 2
-
-
+KEEP = 2  # snapshots
 MANIFEST = "MANIFEST.json"
-
-
-PARTS = "params.json"  # in a store: all that its snapshots depend on
-
-
-class Held(Protocol):
-    """A state that can be gone on from."""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """All but the tensors."""
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """One of its groups of tensors."""
+STATE = "facts.json"  # in a snapshot: everything but the tensors
+DEPENDENCIES = "params.json"  # in a store: everything that its snapshots depend on
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """A whole, checked directory of the store."""
+class DiskSnapshot:
+    """A complete, verified directory of the store."""
 
     path: Path
-    facts: dict[str, Any]
+    state: dict[str, Any]  # everything but the tensors
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """One of its groups of tensors, on the CPU."""
-        return safetensors.torch.load_file(self.path / f"{name}.safetensors")
+    def tensors(self, group: str) -> dict[str, Tensor]:
+        """Load one group of tensors, to the CPU."""
+        return safetensors.torch.load_file(self.path / f"{group}.safetensors")
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A state in memory."""
+class InMemorySnapshot:
+    """The last committed state of an elastic training; every rank has one, to resume from when another rank is lost."""
 
-    facts: dict[str, Any]
+    state: dict[str, Any]
     groups: dict[str, dict[str, Tensor]]
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """One of its groups of tensors."""
-        return self.groups[name]
+    def tensors(self, group: str) -> dict[str, Tensor]:
+        """Return one group of tensors."""
+        return self.groups[group]
 
 
-class Memory:
-    """The last committed state, in every process of an elastic training: what the others go on from when one is lost."""
-
-    def __init__(self) -> None:
-        self.snapshot: Kept | None = None
-
-    def save(self, step: int, facts: dict[str, Any], **groups: dict[str, Tensor]) -> None:
-        """Keep a copy, in place of the one before."""
-        old = self.snapshot.groups if self.snapshot is not None else {}
-        kept = {name: _copied(tensors, old.get(name, {})) for name, tensors in groups.items()}
-        self.snapshot = Kept({"step": step, **facts}, kept)
+Snapshot = DiskSnapshot | InMemorySnapshot
 
 
-def _copied(tensors: dict[str, Tensor], into: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies, into the memory of older ones where there are."""
+def copy_to_memory(
+    previous: InMemorySnapshot | None, state: dict[str, Any], **groups: Mapping[str, Tensor]
+) -> InMemorySnapshot:
+    """Copy a state into memory. The tensors of the previous copy are overwritten, not allocated again."""
+    old = previous.groups if previous is not None else {}
+    return InMemorySnapshot(state, {name: _copies(tensors, old.get(name, {})) for name, tensors in groups.items()})
+
+
+def _copies(tensors: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
-        name: into[name].copy_(tensor.detach()) if name in into else tensor.detach().clone() for name, tensor in tensors.items()
+        name: old[name].copy_(tensor.detach()) if name in old else tensor.detach().clone() for name, tensor in tensors.items()
     }
 
 
-class Store:
-    """The snapshots of one training; only the first rank has one."""
+class SnapshotStore:
+    """The snapshots of one training on disk; only rank 0 has one."""
 
     def __init__(self, path: str | Path, say: Callable[[str], None] = console.say) -> None:
+        """Lock the directory, and remove what a killed process left half-written. Raises TrainingError if it is in use."""
         self.path = Path(path)
         self.say = say
         self.lock = take_lock(self.path / "lock", "a training", TrainingError)
-        for left in self.path.glob(".*"):  # a write that a kill cut off
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in self.path.glob(".*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
-    def save(self, step: int, facts: dict[str, Any], **groups: dict[str, Tensor]) -> Path:
-        """Write the snapshot of a step, then drop older ones. Raises OSError when the disk refuses; nothing is lost then."""
-        path = self._write(self.path / f"step-{step:09d}", {"step": step, **facts}, groups)
-        snapshots = self._names("step-")
+    def save(self, state: Mapping[str, Any], **groups: Mapping[str, Tensor]) -> Path:
+        """Write the snapshot of `state["step"]`, then drop older ones. If it raises OSError, the older ones are still there."""
+        step = state["step"]
+        path = self._write(self.path / f"step-{step:09d}", state, groups)
+        snapshots = self._paths("step-")
         for old in snapshots[:-KEEP]:
             shutil.rmtree(old)
-        spoken_of = {self._facts(snapshot).get("best", {}).get("step") for snapshot in snapshots[-KEEP:]}
-        for best in self._names("best-"):
-            if _step(best) not in spoken_of and _step(best) < step:
+        referenced = {self._state(snapshot).get("best", {}).get("step") for snapshot in snapshots[-KEEP:]}
+        for best in self._paths("best-"):
+            if _step(best) not in referenced and _step(best) < step:
                 shutil.rmtree(best)
         return path
 
-    def save_best(self, step: int, weights: dict[str, Tensor]) -> Path:
-        """Write the best weights so far, as those of a step."""
+    def save_best(self, step: int, weights: Mapping[str, Tensor]) -> Path:
+        """Write the best weights so far, which are those after `step`."""
         return self._write(self.path / f"best-{step:09d}", {"step": step}, {"weights": weights})
 
-    def keep(self, name: str, step: int, weights: dict[str, Tensor]) -> Path:
-        """Write weights that stay until the end, under a name."""
+    def best(self, step: int) -> DiskSnapshot:
+        """Return the best weights, by their step. Raises TrainingError if they are damaged."""
+        return self._verified(self.path / f"best-{step:09d}")
+
+    def keep(self, name: str, step: int, weights: Mapping[str, Tensor]) -> Path:
+        """Write weights that stay until the training ends, under a name."""
         return self._write(self.path / f"kept-{name}", {"step": step}, {"weights": weights})
 
-    def kept(self, name: str) -> Snapshot:
-        """Weights that stayed. Raises TrainingError when they are not whole."""
-        return self._checked(self.path / f"kept-{name}")
-
-    def best(self, step: int) -> Snapshot:
-        """The best weights, by their step. Raises TrainingError when they are not whole."""
-        return self._checked(self.path / f"best-{step:09d}")
-
-    def _checked(self, path: Path) -> Snapshot:
-        if fault := check(path):
-            raise TrainingError(f"{path}: {fault}; remove {self.path} and train again")
-        return Snapshot(path, self._facts(path))
+    def kept(self, name: str) -> DiskSnapshot:
+        """Return weights that `keep` wrote. Raises TrainingError if they are damaged."""
+        return self._verified(self.path / f"kept-{name}")
 
     def last(self) -> Path | None:
-        """Where the newest snapshot lies."""
-        return next(reversed(self._names("step-")), None)
+        """Return the path of the newest snapshot."""
+        return next(reversed(self._paths("step-")), None)
 
-    def newest(self) -> Snapshot | None:
-        """The newest snapshot that is whole; damaged ones are named, and removed so that they are not counted again."""
-        for path in reversed(self._names("step-")):
-            fault = check(path)
-            best = self._facts(path).get("best", {}).get("step") if not fault else None
+    def newest(self) -> DiskSnapshot | None:
+        """Return the newest intact snapshot. Damaged ones are reported and removed."""
+        for path in reversed(self._paths("step-")):
+            damage = find_damage(path)
+            best = self._state(path).get("best", {}).get("step") if not damage else None
             if best is not None:
-                fault = check(self.path / f"best-{best:09d}")
-            if not fault:
-                return Snapshot(path, self._facts(path))
-            self.say(f"resume: {path}: {fault}; falling back to the snapshot before")
+                damage = find_damage(self.path / f"best-{best:09d}")
+            if not damage:
+                return DiskSnapshot(path, self._state(path))
+            self.say(f"resume: {path} is damaged ({damage}); falling back to the previous snapshot")
             shutil.rmtree(path)
         return None
 
     def delete(self) -> None:
-        """Remove everything: the training ended well."""
+        """Remove the whole store after a successful training."""
         shutil.rmtree(self.path, ignore_errors=True)
         self.close()
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Release the lock."""
         self.lock.release()
 
-    def _names(self, prefix: str) -> list[Path]:
+    def _verified(self, path: Path) -> DiskSnapshot:
+        if damage := find_damage(path):
+            raise TrainingError(f"{path} is damaged: {damage}; remove {self.path} and train again")
+        return DiskSnapshot(path, self._state(path))
+
+    def _paths(self, prefix: str) -> list[Path]:
         return sorted(self.path.glob(f"{prefix}*"))
 
-    def _facts(self, path: Path) -> dict[str, Any]:
-        facts: dict[str, Any] = json.loads((path / "facts.json").read_text())
-        return facts
+    def _state(self, path: Path) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads((path / STATE).read_text())
+        return state
 
-    def _write(self, path: Path, facts: dict[str, Any], groups: dict[str, dict[str, Tensor]]) -> Path:
-        with new_dir(path) as aside:
+    def _write(self, path: Path, state: Mapping[str, Any], groups: Mapping[str, Mapping[str, Tensor]]) -> Path:
+        with new_dir(path) as temporary:
             for name, tensors in groups.items():
-                whole = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
-                save_tensors(whole, aside / f"{name}.safetensors")
-            write_json(aside / "facts.json", facts)
-            write_json(aside / MANIFEST, {file.name: sha256(file) for file in sorted(aside.iterdir())})
+                contiguous = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
+                save_tensors(contiguous, temporary / f"{name}.safetensors")
+            write_json(temporary / STATE, state)
+            write_json(temporary / MANIFEST, {file.name: sha256(file) for file in sorted(temporary.iterdir())})
         return path
 
 
-def check(path: Path) -> str:
-    """What is wrong with a directory of the store; empty when it is whole."""
+def find_damage(path: Path) -> str:
+    """Describe the damage of a snapshot directory; empty if it is intact."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         for name, digest in manifest.items():
             if sha256(path / name) != digest:
                 return f"{name} does not have the checksum of {MANIFEST}"
-        if "facts.json" not in manifest:
-            return "facts.json is missing"
+        if STATE not in manifest:
+            return f"{STATE} is missing"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except ValueError:
@@ -192,40 +177,40 @@ def check(path: Path) -> str:
 
 
 def prune(stage: Path, keep: Path, others: int = 2) -> None:
-    """Remove all but the newest `others` stores of a stage besides `keep`, as long as nobody trains in them."""
+    """Remove old stores of a stage: all but `keep`, the newest `others`, and those in use."""
     stores = [path for path in stage.iterdir() if path.is_dir() and path != keep and not path.name.startswith(".")]
     for old in sorted(stores, key=lambda path: path.stat().st_mtime)[:-others]:
         try:
             lock = take_lock(old / "lock", "a training", TrainingError)
         except TrainingError:
             continue
-        gone = Path(tempfile.mkdtemp(dir=stage, prefix=".gone."))
-        os.replace(old, gone)
+        renamed = Path(tempfile.mkdtemp(dir=stage, prefix=".gone."))
+        os.replace(old, renamed)
         lock.release()
-        shutil.rmtree(gone)
+        shutil.rmtree(renamed)
 
 
-def unused(stage: Path, parts: dict[str, Any]) -> str:
-    """What to say of a stage's newest snapshot where it depends on other `parts`; empty where there is none."""
-    stores = {path.parent for path in stage.glob("[!.]*/step-*") if (path.parent / PARTS).exists()}
+def explain_unused(stage: Path, dependencies: dict[str, Any]) -> str:
+    """Explain why the newest snapshot of a stage can't be resumed: which inputs changed. Empty if there is no snapshot."""
+    stores = {path.parent for path in stage.glob("[!.]*/step-*") if (path.parent / DEPENDENCIES).exists()}
     if not stores:
         return ""
     path = max(stores, key=lambda store: store.stat().st_mtime)
-    then, now = json.loads((path / PARTS).read_text()), json.loads(json.dumps(parts))
-    changed = _differing(then, now)
+    then, now = json.loads((path / DEPENDENCIES).read_text()), json.loads(json.dumps(dependencies))
+    changed = _differing_keys(then, now)
     names = ", ".join(changed[:8]) + (f" and {len(changed) - 8} more" if len(changed) > 8 else "")
     return (
-        f"resume: starting anew, as the state in {path} was trained with another {names}; with these as they were "
-        f"({path / PARTS}) the same command goes on from it"
+        f"resume: starting from scratch: {names} changed since {path} was saved; "
+        f"restore the old values (see {path / DEPENDENCIES}) to resume it"
     )
 
 
-def _differing(one: Any, other: Any, at: str = "") -> list[str]:
-    """The dotted keys at which two trees differ."""
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return [] if one == other else [at]
-    names = sorted({*one, *other})
-    return [key for name in names for key in _differing(one.get(name), other.get(name), f"{at}.{name}".lstrip("."))]
+def _differing_keys(left: Any, right: Any, prefix: str = "") -> list[str]:
+    """Return the dotted keys at which two trees differ."""
+    if not (isinstance(left, dict) and isinstance(right, dict)):
+        return [] if left == right else [prefix]
+    names = sorted({*left, *right})
+    return [key for name in names for key in _differing_keys(left.get(name), right.get(name), f"{prefix}.{name}".lstrip("."))]
 
 
 def _step(path: Path) -> int:

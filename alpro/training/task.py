@@ -1,40 +1,42 @@
-"""alpro/training/task.py: NEW MODULE."""
+"""Interfaces between the engine and a training: the model's output, the data loader, and the task that combines them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from alpro.errors import ConfigError, nearest
+
 
 class Losses(Protocol):
-    """What a model's forward returns."""
+    """Output of a model's forward pass."""
 
     losses: Mapping[str, Tensor]  # means over this rank's items
-    counts: Mapping[str, Tensor | int]  # how many items
-    weights: Mapping[str, float]  # 1 where a name is missing
+    counts: Mapping[str, Tensor | int]  # numbers of items
+    weights: Mapping[str, float]  # 1 if a name is missing
 
 
-class Loader(Protocol):
+class BatchLoader(Protocol):
     """This rank's batches, by micro-step."""
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Samples that this rank left out so far because they can't be read, and all that it asked for."""
+        """Numbers of samples so far on this rank: left out as unreadable, and requested."""
 
     def check_unreadable(self, left_out: int, read: int) -> None:
-        """Raise TrainingError where all ranks together left out more than is allowed."""
+        """Raise TrainingError if all ranks together left out more samples than allowed."""
 
     def __iter__(self) -> Iterator[tuple[int, Any]]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; called once more for each rank that is no more, whose counts this one takes over."""
+        """Resume from a saved state. Called again for every rank that has left, so that this rank inherits its counts."""
 
 
 class Task(Protocol):
-    """What the engine has to know of a training. Batches have `ids`, a length, and `to(device)`."""
+    """A training as the engine sees it. Batches have `ids`, a length, and `to(device)`."""
 
     flops_per_clip: float  # nominal, of one training step
 
@@ -43,30 +45,38 @@ class Task(Protocol):
 
     @property
     def losses(self) -> Sequence[str]:
-        """The names that the model's output has."""
+        """Names of the losses in the model's output."""
 
     @property
     def metrics(self) -> Collection[str]:
-        """The names that `validate` returns."""
+        """Names of the metrics that `validate` returns."""
 
     def plan_for(self, worlds: Sequence[tuple[int, int]]) -> int:
-        """Plan the batches for the numbers of processes so far, (first micro-step, processes) each; how many micro-steps."""
+        """Plan the batches and return the number of micro-steps; `worlds`: (first micro-step, processes) of each world size."""
 
     def epoch_of(self, micro_step: int) -> int:
-        """The epoch, from 0, that a micro-step belongs to."""
+        """Return the epoch of a micro-step, counted from 0."""
 
-    def loader(self, start: int, stop: int) -> Loader:
-        """Batches of the micro-steps from `start` up to, without, `stop`."""
+    def loader(self, start: int, stop: int) -> BatchLoader:
+        """Return the batches of micro-steps `start` to `stop - 1`."""
 
     def validate(self) -> dict[str, float]:
-        """Metrics of the validation split, the same on every rank; called in evaluation mode, without gradients."""
+        """Return metrics of the validation split, the same on every rank. Called in evaluation mode, without gradients."""
 
 
 @dataclass
 class Best:
-    """The validation that the named metric likes best."""
+    """The validation with the best value of `select_by` so far."""
 
     step: int
     value: float
     metrics: dict[str, float]
-    weights: dict[str, Tensor] | None = field(default=None, repr=False)  # in memory, where there is no store
+
+
+def selection(select_by: str, metrics: Collection[str]) -> tuple[str, int]:
+    """Split `select_by` into the metric and its sign: -1 if smaller is better. Raises ConfigError for an unknown metric."""
+    metric, sign = select_by.removeprefix("-"), -1 if select_by.startswith("-") else 1
+    if metric not in metrics:
+        names = ", ".join(sorted(metrics))
+        raise ConfigError(f"select_by {select_by!r}: no such metric{nearest(metric, metrics)}; the metrics are {names}")
+    return metric, sign

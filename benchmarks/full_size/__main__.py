@@ -75,7 +75,7 @@ def train(name: str, work: Path, environment: dict[str, str], batch: int, thread
     command = alpro(*words, "--record", f"reports/{name}", "--max-steps", "2", *overrides(name, batch, threads))
     first = _watched(command, work, environment, until=f".state/{name}/*/step-000000001")
     second = _watched(command, work, environment)
-    if "going on after step 1 of 2" not in second["output"]:
+    if "continuing after step 1 of 2" not in second["output"]:
         raise SystemExit(f"{name}: the training did not resume:\n{second['output']}")
     rows = [json.loads(line) for line in (work / f"reports/{name}/history.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["loss"] for row in rows if row["split"] == "train"}

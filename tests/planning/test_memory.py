@@ -1,4 +1,4 @@
-"""What is planned for activations is what autograd keeps, for every training, with and without gradient checkpointing."""
+"""The planned activations are what autograd stores, for every training, with and without gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from alpro.config import Model
 from alpro.data.batches.batch import Batch
 from alpro.models import build_model
-from alpro.planning.memory import activations, memory
+from alpro.planning.memory import activations, estimate_memory
 from alpro.training.flops import PASSES
 
 SIZES = Model(
@@ -23,7 +23,7 @@ HEADS = {"prompter": {"num_entities": 0}, "pretrain": {"num_entities": 5}, "qa":
 
 
 def batch(clips: int = BATCH, tokens: int = TOKENS) -> Batch:
-    """Clips with all that any training needs."""
+    """Return clips with all fields that any training needs."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, SIZES.vocab_size, (clips, tokens), generator=generator)
     labels = torch.full_like(ids, -100)
@@ -43,13 +43,13 @@ def built(task: str, checkpointing: str = "none") -> Any:
 
 
 def kept_bytes(model: nn.Module) -> int:
-    """Bytes of all tensors but the model's own that a forward pass leaves for backward."""
+    """Return the bytes of all tensors, except the model's own, that a forward pass stores for backward."""
     own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     storages: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         if tensor.untyped_storage().data_ptr() not in own:
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # held, so that no other gets its place
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # held, so that its address is not reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -75,9 +75,9 @@ def test_a_recomputed_block_keeps_what_one_of_the_stored_blocks_does() -> None:
 
 
 def test_memory_is_counted_per_process_and_16_bits_save_less_than_half() -> None:
-    given: dict[str, Any] = {"trained": 100, "frozen": 10, "frames": FRAMES, "text_tokens": TOKENS, "checkpointing": "none"}
-    one, two = (memory("pretrain", SIZES, batch=n, precision="fp32", **given) for n in (1, 2))
+    sizes: dict[str, Any] = {"trained": 100, "frozen": 10, "frames": FRAMES, "text_tokens": TOKENS, "checkpointing": "none"}
+    one, two = (estimate_memory("pretrain", SIZES, batch=n, precision="fp32", **sizes) for n in (1, 2))
     assert (one.weights, one.frozen, one.gradients, one.moments) == (400, 40, 400, 800)
     assert two.activations == 2 * one.activations and two.peak - one.peak == one.activations
-    half = memory("pretrain", SIZES, batch=2, precision="bf16", **given)
+    half = estimate_memory("pretrain", SIZES, batch=2, precision="bf16", **sizes)
     assert 0.5 * two.activations < half.activations < 0.75 * two.activations and half.casts == 220

@@ -1,4 +1,4 @@
-"""A plan is what the training then does: steps, parameters, files; published numbers only where there is no data."""
+"""A plan matches the training: steps, parameters, files; published numbers are used only if the data are missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ H100 = device_of("h100")
 
 @pytest.fixture
 def paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Params:
-    """Recipe `paper` where none of its data are."""
+    """Recipe `paper`, in a folder without any of its data."""
     params = load(ROOT / "recipes/paper.yaml")
     monkeypatch.chdir(tmp_path)
     return params
@@ -57,8 +57,8 @@ def test_parameters_are_the_released_models(paper: Params, training: str, manife
 
 
 def test_twice_the_gpus_take_half_the_hours_and_other_devices_their_share(paper: Params) -> None:
-    one, two = (sum(plan.hours for plan in make_plan(paper, gpus, H100)) for gpus in (8, 16))
-    assert two == pytest.approx(one / 2, rel=0.01)
+    hours_8, hours_16 = (sum(plan.hours for plan in make_plan(paper, gpus, H100)) for gpus in (8, 16))
+    assert hours_16 == pytest.approx(hours_8 / 2, rel=0.01)
     slow = sum(plan.hours for plan in make_plan(paper, 8, device_of(None, tflops=10, mfu=0.5)))
     work = sum(p.flops + p.recomputed_flops + (p.validation_flops or 0) for p in make_plan(paper, 8, H100))
     assert slow == pytest.approx(work / (8 * 10e12 * 0.5) / 3600)
@@ -66,19 +66,19 @@ def test_twice_the_gpus_take_half_the_hours_and_other_devices_their_share(paper:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ({"gpu": "h10"}, "did you mean 'h100'"),
         ({"gpu": None, "tflops": 0}, "must be positive"),
         ({"gpu": "h100", "mfu": 1.2}, "at most 1"),
     ],
 )
-def test_devices_that_are_none_are_refused(given: dict[str, Any], message: str) -> None:
+def test_unknown_devices_and_impossible_shares_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        device_of(**given)
+        device_of(**options)
 
 
-def test_where_the_data_are_they_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_samples_are_counted_if_the_data_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from alpro.data.sample import make_sample
     from alpro.data.text.prepare import make_vocabulary
     from alpro.training.run import run_training
@@ -108,7 +108,7 @@ def test_a_data_set_of_unknown_size_is_named(paper: Params) -> None:
         for name, part in paper.model_dump().items()
         if name in ("datasets", "finetune", "evaluate")
     }
-    with pytest.raises(ConfigError, match="own: neither are its files there"):
+    with pytest.raises(ConfigError, match="own: its files are missing"):
         make_plan(Params.model_validate({**paper.model_dump(), **renamed, "zeroshot": {}}), 8, H100)
 
 
@@ -117,9 +117,9 @@ def test_the_command_says_what_is_assumed(paper: Params, monkeypatch: pytest.Mon
 
     monkeypatch.setenv("COLUMNS", "160")
     words = ["plan", "--params", str(ROOT / "recipes/paper.yaml"), "-S", "pretrain.batch_size=128"]
-    shown = CliRunner().invoke(app, words).output
-    assert "hours on 8 H100" in shown and "assumed" in shown and "published numbers" in shown
-    assert "more than the 80 GB of a H100" in shown  # 128 clips in fp32
+    output = CliRunner().invoke(app, words).output
+    assert "hours on 8 H100" in output and "assumed" in output and "published numbers" in output
+    assert "more than the 80 GB of a H100" in output  # 128 clips in fp32
     content = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
     (pretrain,) = (training for training in content["trainings"] if training["name"] == "pretrain")
     assert pretrain["batch"] == 1024 and content["gpus"] == 8

@@ -16,10 +16,11 @@ import torch
 
 from alpro import distributed
 from alpro.data.batches.sampler import BatchPlan
+from alpro.training.checkpointer import Checkpointer
 from alpro.training.engine import Engine
 from alpro.training.log import Log
 from alpro.training.samples import SampleLog
-from alpro.training.snapshots import Memory, Store
+from alpro.training.snapshots import SnapshotStore
 from alpro.training.task import Best
 from tests.training.toy import ITEMS, WIDTH, ToyBatch, ToyModel, settings
 
@@ -76,14 +77,14 @@ class PlannedTask:
 def main(folder: Path, samples: int, sleep_s: float) -> None:
     distributed.init()
     (folder / "processes" / str(os.getpid())).write_text(f"{distributed.rank()} {os.environ['HOROVOD_HOSTNAME']}")
-    engine = Engine(PlannedTask(samples, sleep_s), settings(validations=2), seed=SEED, log=Log())
-    engine.memory, engine.commit_every = Memory(), COMMIT_EVERY
+    checkpointer = Checkpointer(commit_every=COMMIT_EVERY)
+    engine = Engine(PlannedTask(samples, sleep_s), settings(validations=2), seed=SEED, checkpointer=checkpointer, log=Log())
 
     def attempt(check: Callable[[], None]) -> Best:
-        engine.on_commit = check
+        checkpointer.on_commit = check
         if distributed.rank() == 0:
-            engine.store = engine.store or Store(folder / "state")
-            engine.samples, engine.log.shown = SampleLog(folder / "samples.jsonl"), True
+            checkpointer.store = checkpointer.store or SnapshotStore(folder / "state")
+            checkpointer.samples, engine.log.shown = SampleLog(folder / "samples.jsonl"), True
         return engine.run()
 
     distributed.run_elastic(attempt, lambda text: print(text, flush=True))

@@ -1,6 +1,6 @@
 """`alpro VERB...` that kills its own process at a chosen point: `python -m tests.training.killed POINT COUNT VERB...`.
 
-POINT is one of POINTS; COUNT says at which of its occurrences, on the last rank or, where only the first one writes, on that.
+POINT is one of POINTS, COUNT the number of its occurrence. The last rank is killed, or rank 0 at points where only it writes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ POINTS = ("none", "step", "validation", "save", "manifest", "renamed")
 
 
 def arm(point: str, count: int) -> None:
-    """Make this process kill itself at an occurrence of a point."""
+    """Make this process kill itself at the given occurrence of a point."""
     from alpro import distributed
     from alpro.files import atomic as files
     from alpro.launch import heartbeat
-    from alpro.training import snapshots as state
+    from alpro.training import snapshots
 
     left = [count]
 
@@ -29,26 +29,26 @@ def arm(point: str, count: int) -> None:
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    beat, write, replace = heartbeat.beat, state.write_json, os.replace
+    beat, write, replace = heartbeat.beat, snapshots.write_json, os.replace
 
     def beating(what: str, *place: Any) -> None:
         beat(what, *place)
         if (what, point) in (("exchange", "step"), ("validation", "validation")):
-            here(last_rank=True)  # gradients are there, the step is not done; some clips or batches are validated
+            here(last_rank=True)  # before the update of a step, or in the middle of a validation
 
     def writing(path: Any, value: Any) -> None:
-        if point == "save" and path.name == "facts.json":
+        if point == "save" and path.name == snapshots.STATE:
             here()  # the tensors are written
         write(path, value)
-        if point == "manifest" and path.name == state.MANIFEST:
-            here()  # all is written, and nothing has its name
+        if point == "manifest" and path.name == snapshots.MANIFEST:
+            here()  # everything is written, nothing is renamed yet
 
     def replacing(old: Any, new: Any) -> None:
         replace(old, new)
         if point == "renamed" and os.path.basename(new).startswith(("step-", "best-")):
-            here()  # older ones are still there
+            here()  # older ones are not deleted yet
 
-    heartbeat.beat, state.write_json = beating, writing  # type: ignore[assignment]
+    heartbeat.beat, snapshots.write_json = beating, writing  # type: ignore[assignment]
     files.os.replace = replacing  # type: ignore[attr-defined]
 
 

@@ -18,7 +18,7 @@ from alpro.config import PEM, Model, Objectives
 from alpro.data.batches.batch import Batch
 from alpro.models import build_model
 from alpro.models.encoders import Output, normalize
-from alpro.training.engine import Engine, _Wanted
+from alpro.training.engine import Engine, _Requests
 from tests.training.toy import settings
 
 ROWS = 8
@@ -100,14 +100,14 @@ def gradients(
         made: Any = OneStep(task, kind)
         engine = Engine(made, settings(validations=1, **changes), seed=1)
         made.model.train()
-        parts: Tensor = engine._backward(mine, _Wanted(False, False))
+        parts: Tensor = engine._backward(mine, _Requests(False, False))
         distributed.exchange_gradients(engine.parameters)
         counts = {name: int(count) for name, count in made.model(mine).counts.items()}
         found[task] = {
             "losses": distributed.all_reduce(parts, "mean"),
             "counts": distributed.gather_objects(counts),
             "places": distributed.gather_objects((distributed.rank(), distributed.local_rank())),
-            "gradients": {name: p.grad for name, p in engine.named.items()},
+            "gradients": {name: p.grad for name, p in engine.model.named_parameters() if p.requires_grad},
         }
     return found
 

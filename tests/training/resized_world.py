@@ -10,10 +10,11 @@ from alpro import distributed
 from alpro.errors import TrainingError
 from alpro.files.json_files import write_json
 from alpro.launch import heartbeat
+from alpro.training.checkpointer import Checkpointer
 from alpro.training.engine import Engine
 from alpro.training.log import Log
 from alpro.training.samples import SampleLog
-from alpro.training.snapshots import Store
+from alpro.training.snapshots import SnapshotStore
 from tests.training.elastic_world import SEED, PlannedTask
 from tests.training.toy import ToyBatch, settings
 
@@ -26,22 +27,22 @@ class StoppedTask(PlannedTask):
     def __iter__(self) -> Iterator[tuple[int, ToyBatch]]:
         for step, batch in super().__iter__():
             if step == self.stop_at - 2:
-                heartbeat.ask_to_stop()  # which is seen when the next step begins
+                heartbeat.ask_to_stop()  # read when the next step begins
             yield step, batch
 
 
 def train(folder: Path, stop_at: int = 0) -> None:
-    """Train; what came out goes to FOLDER/result.json, the samples to FOLDER/samples.jsonl."""
+    """Train; write the result to FOLDER/result.json and the samples to FOLDER/samples.jsonl."""
     first = distributed.rank() == 0
     task = StoppedTask(SAMPLES, 0)
     task.stop_at = stop_at
-    store = Store(folder / "state") if first else None
-    engine = Engine(task, settings(validations=2), seed=SEED, store=store, log=Log(shown=first))
-    engine.samples = SampleLog(folder / "samples.jsonl") if first else None
+    store = SnapshotStore(folder / "state") if first else None
+    checkpointer = Checkpointer(store, SampleLog(folder / "samples.jsonl") if first else None)
+    engine = Engine(task, settings(validations=2), seed=SEED, checkpointer=checkpointer, log=Log(shown=first))
     try:
         engine.run()
     except TrainingError as error:
-        if not stop_at or "as asked" not in str(error):
+        if not stop_at or "as requested" not in str(error):
             raise
     finally:
         if store is not None:

@@ -1,4 +1,4 @@
-"""The engine: what it computes, what it says, and how it stops; on one process, with a toy task."""
+"""The engine on one process with a toy task: its numbers, its messages, and how it stops."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ from alpro.errors import ConfigError, TrainingError
 from alpro.launch import heartbeat
 from alpro.models import build_model
 from alpro.models.heads import match_pairs
-from alpro.training import engine as engine_module
+from alpro.training import checkpointer as checkpointer_module
+from alpro.training.checkpointer import Checkpointer
 from alpro.training.engine import Engine
+from alpro.training.log import kept_names
 from alpro.training.record import final_figures
-from alpro.training.snapshots import Store
+from alpro.training.snapshots import SnapshotStore
 from alpro.training.task import Best
+from alpro.training.weights import trained_weights
 from tests.training.processes import ROOT, forked
 from tests.training.toy import ToyTask, gradients, same, settings, train
 
@@ -119,16 +122,16 @@ def test_an_unknown_metric_is_refused_before_the_first_step() -> None:
 
 def test_a_full_disk_stops_with_one_line_and_the_last_good_state_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(8, dropout=0.3)
-    save, calls = Store.save, []
+    save, calls = SnapshotStore.save, []
 
-    def refuse(self: Store, step: int, *args: Any, **groups: Any) -> Path:
-        calls.append(step)
+    def refuse(self: SnapshotStore, state: dict[str, Any], **groups: Any) -> Path:
+        calls.append(state["step"])
         if len(calls) > 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return save(self, step, *args, **groups)
+        return save(self, state, **groups)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "save", refuse)
+        patch.setattr(SnapshotStore, "save", refuse)
         with pytest.raises(TrainingError, match=r"resume state could not be written.*No space left on device"):
             train(8, state=str(tmp_path), dropout=0.3, changes={"save_every_s": 1e-6})
     assert same(train(8, state=str(tmp_path), dropout=0.3), whole)  # there is room again
@@ -136,7 +139,7 @@ def test_a_full_disk_stops_with_one_line_and_the_last_good_state_stays(tmp_path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 24 MB."""
+    """A separate file system with 24 MB."""
     place = tmp_path / "disk"
     place.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], capture_output=True).returncode:
@@ -153,9 +156,9 @@ def test_a_disk_with_one_megabyte_left_stops_cleanly_and_with_room_again_the_tra
         train(12, fill_step=7, fill=str(small_disk / "filler"), **options)
     assert "could not be written" in str(stopped.value) and "\n" not in str(stopped.value)
     assert not list((small_disk / "state").glob(".*"))  # no half file takes room
-    store = Store(small_disk / "state", say=pytest.fail)
+    store = SnapshotStore(small_disk / "state", say=pytest.fail)
     newest = store.newest()
-    assert newest is not None and newest.facts["step"] == 6 and len(newest.tensors("weights")["ballast"]) == 500_000
+    assert newest is not None and newest.state["step"] == 6 and len(newest.tensors("weights")["ballast"]) == 500_000
     store.close()
     (small_disk / "filler").unlink()
     assert same(train(12, **options), whole)
@@ -207,14 +210,15 @@ def test_a_log_that_can_not_be_written_any_more_ends_no_training(tmp_path: Path,
 def test_every_validations_weights_and_the_last_ones_can_be_kept(tmp_path: Path) -> None:
     options: dict[str, Any] = {"validations": 4, "save_every_s": 1e-6}
     task = ToyTask(8)
-    store = Store(tmp_path)
-    engine = Engine(task, settings(keep=["best", "last", "every"], **options), seed=1, store=store)
+    store = SnapshotStore(tmp_path)
+    engine = Engine(task, settings(keep=["best", "last", "every"], **options), seed=1, checkpointer=Checkpointer(store))
     best = engine.run()
-    assert engine.kept() == ["step-000000002", "step-000000004", "step-000000006", "step-000000008", "last"]
-    kept = {name: store.kept(name) for name in engine.kept()}
+    names = kept_names(engine.log.history, engine.settings.keep)
+    assert names == ["step-000000002", "step-000000004", "step-000000006", "step-000000008", "last"]
+    kept = {name: store.kept(name) for name in names}
     assert same(kept["last"].tensors("weights"), kept["step-000000008"].tensors("weights"))
     chosen = kept[f"step-{best.step:09d}"].tensors("weights")
-    assert all(torch.equal(chosen[name], p) for name, p in engine.named.items())
+    assert all(torch.equal(chosen[name], tensor) for name, tensor in trained_weights(task.model).items())
     store.close()
     last = train(8, changes={"keep": ["last"], **options})
     assert last["best"][0] == 8
@@ -223,7 +227,7 @@ def test_every_validations_weights_and_the_last_ones_can_be_kept(tmp_path: Path)
 
 @pytest.fixture
 def terminal() -> Iterator[None]:
-    """Ctrl-C as a terminal has it; a script's background is deaf to it."""
+    """Ctrl-C as on a terminal; background processes of a script ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -235,20 +239,20 @@ def test_a_stop_that_is_asked_for_saves_however_long_that_takes_and_the_next_run
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     monkeypatch.setattr(heartbeat, "_stop", threading.Event())
-    save, later_s = Store.save, [0.0]
+    save, later_s = SnapshotStore.save, [0.0]
 
-    def slow(self: Store, step: int, *args: Any, **groups: Any) -> Path:
+    def slow(self: SnapshotStore, state: dict[str, Any], **groups: Any) -> Path:
         later_s[0] += 60
-        return save(self, step, *args, **groups)
+        return save(self, state, **groups)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "save", slow)
-        patch.setattr(engine_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + later_s[0]))
+        patch.setattr(SnapshotStore, "save", slow)
+        patch.setattr(checkpointer_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + later_s[0]))
         threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
         with pytest.raises(TrainingError) as stopped:
             train(30, state=str(tmp_path), dropout=0.3, sleep_s=0.02, changes={"save_every_s": 0.03})
     assert later_s[0] >= 120  # one before the stop
-    said = re.match(r"stopped at step (\d+) of 30, as asked; the last good state is (.*); run the same", str(stopped.value))
+    said = re.match(r"stopped at step (\d+) of 30 as requested; the last snapshot is (.*); run the same", str(stopped.value))
     assert said and int(said[1]) < 30 and said[2] == f"{tmp_path}/step-{int(said[1]):09d}"
     heartbeat._stop.clear()
     resumed = train(30, state=str(tmp_path), dropout=0.3)
@@ -275,8 +279,8 @@ def test_killed_again_and_again_a_training_ends_in_the_same_bits(tmp_path: Path)
     out, kills = tmp_path / "out.pt", 0
 
     def work() -> None:
-        torch.save(train(80, state=str(tmp_path / "state"), sleep_s=0.002, **options), tmp_path / "aside.pt")
-        os.replace(tmp_path / "aside.pt", out)
+        torch.save(train(80, state=str(tmp_path / "state"), sleep_s=0.002, **options), tmp_path / "temporary.pt")
+        os.replace(tmp_path / "temporary.pt", out)
 
     while not out.exists():
         with forked(work) as child:
@@ -298,7 +302,7 @@ def test_the_learning_rate_and_norm_that_are_shown_are_the_real_ones() -> None:
 
 
 def test_memory_that_is_freed_is_used_again() -> None:
-    """By itself glibc maps 64 MB anew each time; now soon no more: first its heap must have room for aligned blocks."""
+    """By default glibc maps 64 MB anew each time. With the engine's setting it soon stops, once the heap has room for them."""
     train(1)
     faults = []
     for _ in range(40):
@@ -327,7 +331,7 @@ def test_gradients_are_clipped_to_the_norm_and_not_touched_below_it(monkeypatch:
 
 
 def test_two_threads_sum_the_gradients_of_vtms_pairs_in_one_order() -> None:
-    """A clip is in several pairs. Without the engine's setting threads add their shares as they come, and last bits differ."""
+    """A clip is in several pairs. Without the engine's setting threads add in any order, and the last bits differ."""
     train(1)
     sizes = Model(
         width=128, heads=4, intermediate=512, vision_layers=1, text_layers=1, fusion_layers=2, embed_dim=32, dropout=0

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from alpro.training.snapshots import Store
+from alpro.training.snapshots import SnapshotStore
 from tests.training.processes import done, ended, first_failure, needs_horovod, world
 from tests.training.toy import gradients, same, train
 
@@ -52,12 +52,15 @@ def check_equal(found: list[Any]) -> None:
 
 
 def check_culprits(found: list[Any]) -> None:
-    """Rank 1's rows 5 to 7 of micro-step 3 are spoilt, or only its gradient, or no rank's own gradient is."""
+    """Non-finite are rank 1's rows 5 to 7 of micro-step 3, or only its gradient, or only the mean of finite gradients."""
     loss, gradient, mean = found[6:]
     rows = "batch toy/5, toy/6, toy/7"
-    assert f"step 2: loss or gradient is not finite (rank 1: contrast, items; {rows}); no state" in loss
-    assert f"step 2: loss or gradient is not finite (rank 1: gradient; {rows}; rank 1: gradient; {rows}); no state" in gradient
-    assert "step 1: loss or gradient is not finite (each rank's gradient is, their mean or its norm is not; rank 0: " in mean
+    assert f"step 2: loss or gradient is not finite (rank 1: contrast, items; {rows}); no snapshot" in loss
+    assert (
+        f"step 2: loss or gradient is not finite (rank 1: gradient; {rows}; rank 1: gradient; {rows}); no snapshot" in gradient
+    )
+    only_mean = "every rank's own gradient is finite, but their mean or its norm is not"
+    assert f"step 1: loss or gradient is not finite ({only_mean}; rank 0: " in mean
 
 
 def run(processes: int, out: Path, jobs: Any) -> list[Any]:
@@ -85,13 +88,13 @@ def test_a_fault_on_one_rank_ends_all_with_its_own_words_first(tmp_path: Path, f
     job = ["train", {"steps": 8, "show": True, "changes": {"save_every_s": 0.01}, **fault}]
     process = world(2, [*TOY, str(tmp_path / "out.pt"), json.dumps([job])], stderr=subprocess.PIPE)
     output, errors = ended(process, tmp_path / "fault")
-    store = Store(tmp_path / "state")
+    store = SnapshotStore(tmp_path / "state")
     newest = store.newest()
-    assert newest is not None and newest.facts["step"] == 3 and newest.tensors("weights")
+    assert newest is not None and newest.state["step"] == 3 and newest.tensors("weights")
     store.close()
     said = first_failure(errors)
     assert said.startswith("alpro launch: rank ")
-    if "bad_step" in fault:  # all stop together, and any may tell
+    if "bad_step" in fault:  # all stop together, and any of them may report it
         assert "step 4: loss or gradient is not finite (rank 1: contrast, items; " in said and "batch toy/" in said
     else:
         assert said.startswith("alpro launch: rank 1") and "a fault on one rank" in said
@@ -99,7 +102,7 @@ def test_a_fault_on_one_rank_ends_all_with_its_own_words_first(tmp_path: Path, f
 
 
 def kill_until_done(tmp_path: Path, kills: int, seed: int) -> list[Any]:
-    """Two processes, whose launcher is killed again and again."""
+    """Train with two processes whose launcher is killed repeatedly."""
     options = {"steps": 60, "dropout": 0.3, "sleep_s": 0.05, "state": str(tmp_path / "state")}
     jobs = [["train", {**options, "changes": {"save_every_s": 0.05, "validations": 12}}]]
     out, generator = tmp_path / "out.pt", torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""A training goes on from its state on disk with another number of processes: what is lost is said, and nothing else is."""
+"""A training resumes from disk with another number of processes: it reports what is no longer exact, and loses nothing else."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def test_with_other_numbers_of_processes_samples_and_schedule_go_on_and_what_is_
     monkeypatch.setattr(heartbeat, "_stop", threading.Event())
     train(tmp_path, FIRST)
     heartbeat._stop.clear()
-    said = done(world(2, ["-m", "tests.training.resized_world", str(tmp_path), str(SECOND)]))
+    resized = done(world(2, ["-m", "tests.training.resized_world", str(tmp_path), str(SECOND)]))
     capfd.readouterr()
     train(tmp_path)
     plan = planned(SAMPLES, 1)
-    length = plan.total_steps  # of the schedule, which is pressed or stretched to a new end
-    places = [float(step) for step in range(FIRST + 1)]
-    for step, before, after, output in ((FIRST, 1, 2, said), (SECOND, 2, 1, capfd.readouterr().out)):
+    length = plan.total_steps  # of the schedule, which is compressed or stretched to a new last step
+    positions = [float(step) for step in range(FIRST + 1)]
+    for step, before, after, output in ((FIRST, 1, 2, resized), (SECOND, 2, 1, capfd.readouterr().out)):
         plan = plan.resized(step, after)
-        total, place = plan.total_steps, places[step]
-        assert f"resume: going on after step {step} of " in output
-        assert f"resume: {after} processes instead of {before}, so no longer the numbers of an undisturbed run" in output
-        assert f"a batch has {after}/{before} as many clips" in output and f"(the last is now {total})" in output
-        places[step:] = [place + k * (length - place) / (total - step) for k in range(total - step + 1)]
+        total, position = plan.total_steps, positions[step]
+        assert f"resume: continuing after step {step} of " in output
+        assert f"resume: {after} processes instead of {before}, so the result will differ from an uninterrupted run" in output
+        assert f"a batch has {after}/{before} times as many clips" in output and f"(the last is now {total})" in output
+        positions[step:] = [position + k * (length - position) / (total - step) for k in range(total - step + 1)]
 
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["step"] == total and result["worlds"] == [[0, 1], [FIRST, 2], [SECOND, 1]]
@@ -46,13 +46,15 @@ def test_with_other_numbers_of_processes_samples_and_schedule_go_on_and_what_is_
     counts = Counter(name for row in rows for name in row["ids"])
     assert [row["step"] for row in rows] == list(range(1, total + 1))
     assert [row["processes"] for row in rows] == [1] * FIRST + [2] * (SECOND - FIRST) + [1] * (total - SECOND)
-    assert set(counts.values()) == {1} and SAMPLES - len(counts) < 2 * BATCH + BATCH  # what fills no batch, at either change
-    assert result["read"] == [len(counts)]  # also by the process that is no more
+    assert (
+        set(counts.values()) == {1} and SAMPLES - len(counts) < 2 * BATCH + BATCH
+    )  # samples that fill no batch, at both changes
+    assert result["read"] == [len(counts)]  # also by the process that has left
 
     shown = {row["step"]: row["lr"] for row in result["history"] if row["split"] == "train"}
     assert list(shown) == [*range(2, total, 2), total]
     for step, rate in shown.items():
-        assert rate == pytest.approx(learning_rate(places[step], 0.01, 0.2, length)), step
+        assert rate == pytest.approx(learning_rate(positions[step], 0.01, 0.2, length)), step
     validated = [row["step"] for row in result["history"] if row["split"] == "val"]
     assert len(validated) == 2 and validated[1] == total
-    assert places[validated[0] - 1] < round(length / 2) <= places[validated[0]]
+    assert positions[validated[0] - 1] < round(length / 2) <= positions[validated[0]]

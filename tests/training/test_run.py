@@ -1,4 +1,4 @@
-"""A training from an official checkpoint to one of our own, which can then be asked as it was trained."""
+"""A fine-tuning from an official checkpoint; its own checkpoint stores the preprocessing for inference."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_bf16_is_refused_at_the_start_where_the_gpu_does_not_have_it(
     raw = params.model_dump()
     raw["finetune"]["msrvtt_ret"] |= {"precision": "bf16"}
     places = {"output": tmp_path / "out", "record": tmp_path / "record", "state": tmp_path / "state"}
-    with pytest.raises(ConfigError, match=r"^precision bf16: Tesla V100 does not have it; set `precision` to fp16 or fp32$"):
+    with pytest.raises(ConfigError, match=r"^precision bf16: Tesla V100 does not support it; set `precision` to fp16 or fp32$"):
         run_training(parse(raw), "finetune", "msrvtt_ret", init="nowhere", **places)
 
 
@@ -157,11 +157,11 @@ def test_a_state_of_other_parameters_is_named_with_what_differs_and_goes_on_when
         patch.setattr(run, "save_checkpoint", broken)  # ends after two saved steps
         assert "resume:" not in train()
         (store,) = (path.parent for path in tmp_path.glob("state/finetune/msrvtt_ret/*/params.json"))
-        (told,) = (line for line in train(learning_rate=0.5, max_text_tokens=8).splitlines() if "resume:" in line)
+        (message,) = (line for line in train(learning_rate=0.5, max_text_tokens=8).splitlines() if "resume:" in line)
     changed = "training.learning_rate, training.max_text_tokens"
-    assert f"starting anew, as the state in {store} was trained with another {changed}; with these as they were " in told
-    assert f"({store}/params.json) the same command goes on from it" in told
-    assert "resume: going on after step 2 of 2" in train() and (tmp_path / "out/model.safetensors").exists()
+    assert f"starting from scratch: {changed} changed since {store} was saved; restore the old values" in message
+    assert f"(see {store}/params.json) to resume it" in message
+    assert "resume: continuing after step 2 of 2" in train() and (tmp_path / "out/model.safetensors").exists()
 
 
 def test_a_training_video_that_can_not_be_read_is_left_out_and_a_validation_video_refused_at_the_start(
@@ -179,8 +179,8 @@ def test_a_training_video_that_can_not_be_read_is_left_out_and_a_validation_vide
     raw["loader"]["max_unreadable"] = 0.01  # of a thousand
     scratch = str(ROOT / "recipes/init/scratch.yaml")
     assert run_training(parse(raw), "finetune", "msrvtt_ret", init=scratch, **places).step > 0
-    (told,) = {message.split(": ", 1)[1] for message in caplog.messages if "left out" in message}
-    assert told.startswith(f"left out msrvtt_ret/broken#0: {folder}/videos/broken.mp4: can't be read")
+    (message,) = {message.split(": ", 1)[1] for message in caplog.messages if "left out" in message}
+    assert message.startswith(f"left out msrvtt_ret/broken#0: {folder}/videos/broken.mp4: can't be read")
     (folder / "val.jsonl").write_text(row + json.dumps({"clip_name": "gone.mp4", "caption": CAPTIONS[1]}) + "\n")
     with pytest.raises(DataError, match=r"(?s)2 videos can't be read.*gone\.mp4: not found.*broken\.mp4: can't be read"):
         run_training(parse(raw), "finetune", "msrvtt_ret", init=scratch, **places)

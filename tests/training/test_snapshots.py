@@ -1,4 +1,4 @@
-"""Snapshots are whole or not there, a damaged one falls back aloud, and one process at a time has a store."""
+"""Snapshots are complete or absent, a damaged one is reported and skipped, and one process at a time has a store."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 
 from alpro.errors import TrainingError
 from alpro.files.locks import Lock
-from alpro.training.snapshots import KEEP, MANIFEST, Store, check, prune
+from alpro.training.snapshots import KEEP, MANIFEST, SnapshotStore, find_damage, prune
 from tests.training.processes import forked
 
 
-def filled(path: Path, steps: int = 3) -> Store:
-    store = Store(path, say=print)
+def filled(path: Path, steps: int = 3) -> SnapshotStore:
+    store = SnapshotStore(path, say=print)
     for step in range(1, steps + 1):
-        store.save(step, {"best": {}}, weights={"w": torch.full((4,), float(step))})
+        store.save({"step": step, "best": {}}, weights={"w": torch.full((4,), float(step))})
     return store
 
 
@@ -28,7 +28,7 @@ def test_the_last_snapshots_are_kept_and_the_newest_comes_back_to_the_bit(tmp_pa
     store = filled(tmp_path / "s", steps=4)
     assert len(list(store.path.glob("step-*"))) == KEEP
     newest = store.newest()
-    assert newest is not None and newest.facts["step"] == 4
+    assert newest is not None and newest.state["step"] == 4
     assert torch.equal(newest.tensors("weights")["w"], torch.full((4,), 4.0))
     store.delete()
     assert not (tmp_path / "s").exists()
@@ -52,36 +52,36 @@ def test_a_damaged_newest_snapshot_falls_back_aloud(tmp_path: Path, capsys: pyte
         manifest.unlink()
     else:
         manifest.write_text(manifest.read_text()[:10])
-    found = store.newest()
-    assert found is not None and found.facts["step"] == 2
+    intact = store.newest()
+    assert intact is not None and intact.state["step"] == 2
     assert "falling back" in capsys.readouterr().out
     store.close()
 
 
 def test_a_snapshot_whose_best_weights_are_damaged_is_not_believed(tmp_path: Path) -> None:
-    store = Store(tmp_path / "s", say=lambda text: None)
+    store = SnapshotStore(tmp_path / "s", say=lambda text: None)
     store.save_best(1, {"w": torch.ones(2)})
-    store.save(2, {"best": {"step": 1}}, weights={})
+    store.save({"step": 2, "best": {"step": 1}}, weights={})
     store.save_best(3, {"w": torch.ones(2)})
-    store.save(4, {"best": {"step": 3}}, weights={})
+    store.save({"step": 4, "best": {"step": 3}}, weights={})
     shutil.rmtree(store.path / "best-000000003")
-    found = store.newest()
-    assert found is not None and found.facts["step"] == 2
+    intact = store.newest()
+    assert intact is not None and intact.state["step"] == 2
     store.close()
 
 
 def test_best_weights_go_when_no_snapshot_speaks_of_them(tmp_path: Path) -> None:
-    store = Store(tmp_path / "s")
+    store = SnapshotStore(tmp_path / "s")
     for step in (1, 2, 3):
         store.save_best(step, {"w": torch.ones(2)})
-        store.save(step, {"best": {"step": step}}, weights={})
+        store.save({"step": step, "best": {"step": step}}, weights={})
     assert sorted(path.name for path in store.path.glob("best-*")) == ["best-000000002", "best-000000003"]
     store.close()
 
 
 def test_a_second_training_is_refused_and_a_dead_holder_is_not_waited_for(tmp_path: Path) -> None:
     def hold() -> None:
-        Store(tmp_path / "s")
+        SnapshotStore(tmp_path / "s")
         (tmp_path / "held").touch()
         signal.pause()
 
@@ -89,20 +89,20 @@ def test_a_second_training_is_refused_and_a_dead_holder_is_not_waited_for(tmp_pa
         while not (tmp_path / "held").exists():
             time.sleep(0.01)
         with pytest.raises(TrainingError, match=f"a training is already running .process {child} ") as refused:
-            Store(tmp_path / "s")
+            SnapshotStore(tmp_path / "s")
         assert "\n" not in str(refused.value)
-    Store(tmp_path / "s").close()  # the holder was killed: its lock died with it
+    SnapshotStore(tmp_path / "s").close()  # the holder was killed: its lock died with it
 
 
 def test_a_kill_in_the_middle_of_writing_leaves_a_whole_snapshot(tmp_path: Path) -> None:
     def write() -> None:
-        store = Store(tmp_path / "s", say=lambda text: None)
+        store = SnapshotStore(tmp_path / "s", say=lambda text: None)
         last = store.newest()
-        step = last.facts["step"] if last else 0
+        step = last.state["step"] if last else 0
         while True:
             step += 1
             store.save_best(step, {"w": torch.full((50_000,), float(step))})
-            store.save(step, {"best": {"step": step}}, weights={"w": torch.full((50_000,), float(step))})
+            store.save({"step": step, "best": {"step": step}}, weights={"w": torch.full((50_000,), float(step))})
 
     reached = 0
     generator = torch.Generator().manual_seed(3)
@@ -110,11 +110,11 @@ def test_a_kill_in_the_middle_of_writing_leaves_a_whole_snapshot(tmp_path: Path)
         with forked(write) as child:
             time.sleep(0.02 + 0.2 * torch.rand((), generator=generator).item())
             os.kill(child, signal.SIGKILL)
-        store = Store(tmp_path / "s", say=pytest.fail)  # nothing falls back: a kill damages nothing
+        store = SnapshotStore(tmp_path / "s", say=pytest.fail)  # nothing falls back: a kill damages nothing
         newest = store.newest()
         if newest is not None:
-            step = newest.facts["step"]
-            assert step >= reached and check(newest.path) == ""
+            step = newest.state["step"]
+            assert step >= reached and find_damage(newest.path) == ""
             assert torch.equal(store.best(step).tensors("weights")["w"], torch.full((50_000,), float(step)))
             assert not [path for path in store.path.iterdir() if path.name.startswith(".")]
             reached = step

@@ -1,6 +1,6 @@
-"""A training small enough to be done many times: two losses, one over all ranks' rows, one with uneven counts.
+"""A small, fast training with two losses: one over all ranks' rows, one with uneven counts.
 
-As a script it is one process of a world: `python -m tests.training.toy OUT.pt '{"steps": 12, ...}'`.
+As a script this is one process of a world: `python -m tests.training.toy OUT.pt '{"steps": 12, ...}'`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from alpro import distributed
 from alpro.config import Training
 from alpro.distributed.world import active_horovod
 from alpro.errors import TrainingError
-from alpro.training.engine import Engine, _Wanted
+from alpro.training.checkpointer import Checkpointer
+from alpro.training.engine import Engine, _Requests
 from alpro.training.log import Log
-from alpro.training.snapshots import Store
+from alpro.training.snapshots import SnapshotStore
 
 WIDTH, ITEMS = 6, 5
 
@@ -35,7 +36,7 @@ class ToyBatch:
     ids: list[str]
     x: Tensor  # (B, WIDTH)
     y: Tensor  # (B, WIDTH)
-    labels: Tensor  # (B, ITEMS), -100 where nothing is to be predicted
+    labels: Tensor  # (B, ITEMS), -100: not predicted
 
     def to(self, device: torch.device) -> ToyBatch:
         return ToyBatch(self.ids, self.x.to(device), self.y.to(device), self.labels.to(device))
@@ -146,7 +147,7 @@ class ToyTask:
         return ToyBatch([f"toy/{n}" for n in range(ends[rank], ends[rank + 1])], x[mine], y[mine], labels[mine])
 
     def validate(self) -> dict[str, float]:
-        torch.rand(3)  # whatever it draws must not be felt by the training
+        torch.rand(3)  # drawing here must not change the training
         return {"score": float(self.model.left.weight.sum().abs())}
 
 
@@ -172,12 +173,14 @@ def train(
     show: bool = False,
     **of_task: Any,
 ) -> dict[str, Any]:
-    """Train; everything there is to compare about it."""
+    """Train and return everything that can be compared."""
     task = ToyTask(steps, **of_task)
     first = distributed.rank() == 0
-    store = Store(state) if state and first else None
+    store = SnapshotStore(state) if state and first else None
     try:
-        engine = Engine(task, settings(**(changes or {})), seed=seed, store=store, log=Log(shown=show and first))
+        engine = Engine(
+            task, settings(**(changes or {})), seed=seed, checkpointer=Checkpointer(store), log=Log(shown=show and first)
+        )
         best = engine.run()
     finally:
         if store:
@@ -191,7 +194,7 @@ def train(
 
 
 def stopped(**options: Any) -> str:
-    """What a training says that is to stop on all ranks together."""
+    """Return the message of a training that must stop on all ranks together."""
     try:
         train(**options)
     except TrainingError as error:
@@ -200,7 +203,7 @@ def stopped(**options: Any) -> str:
 
 
 def exchanges(steps: int, accumulation: int) -> int:
-    """How often a training hands gradients to Horovod for exchange, all of which fit into one piece here."""
+    """Count the exchanges of gradients through Horovod; here one exchange holds all gradients."""
     sent: list[str] = []
     send = active_horovod().allreduce_async_
 
@@ -217,19 +220,18 @@ def exchanges(steps: int, accumulation: int) -> int:
 
 
 def gradients(dtype: str = "float32", changes: dict[str, Any] | None = None, **of_task: Any) -> dict[str, Any]:
-    """The first step's losses and gradients, as the optimizer would get them."""
-    kind = getattr(torch, dtype)
-    task = ToyTask(4, dtype=kind, **of_task)
+    """Return the first step's losses and gradients as the optimizer would get them."""
+    task = ToyTask(4, dtype=getattr(torch, dtype), **of_task)
     engine = Engine(task, settings(**(changes or {})), seed=1)
     task.model.train()
-    parts = [engine._backward(task.batch(step), _Wanted(False, False)) for step in range(engine.accumulation)]
+    parts = [engine._backward(task.batch(step), _Requests(False, False)) for step in range(engine.accumulation)]
     distributed.exchange_gradients(engine.parameters)
     losses = distributed.all_reduce(torch.stack(parts).sum(0), "mean")
-    return {"losses": losses, "gradients": {name: p.grad for name, p in engine.named.items()}}
+    return {"losses": losses, "gradients": {name: p.grad for name, p in engine.model.named_parameters() if p.requires_grad}}
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal to the bit, however deep, and in the same order."""
+    """Return True if two nested values are bit-identical and in the same order."""
     if isinstance(a, Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -238,14 +240,14 @@ def same(a: Any, b: Any) -> bool:
 
 
 def main(out: str, jobs: str) -> None:
-    """Do jobs, `[["train", {...}], ...]`, on every rank; the first one writes what came out."""
+    """Do jobs, `[["train", {...}], ...]`, on every rank; rank 0 writes the results."""
     distributed.init()
-    known: dict[str, Any] = {"train": train, "gradients": gradients, "stopped": stopped, "exchanges": exchanges}
-    results = [known[job](**options) for job, options in json.loads(jobs)]
+    functions: dict[str, Any] = {"train": train, "gradients": gradients, "stopped": stopped, "exchanges": exchanges}
+    results = [functions[job](**options) for job, options in json.loads(jobs)]
     if distributed.rank() == 0:
-        aside = Path(out + ".aside")
-        torch.save(results, aside)
-        os.replace(aside, out)
+        temporary = Path(out + ".temporary")
+        torch.save(results, temporary)
+        os.replace(temporary, out)
     distributed.barrier()
     distributed.shutdown()
 

@@ -1,7 +1,4 @@
-"""The four trainings as the engine sees them: each puts together its model, its data, its losses and its validation.
-
-`make_task(params, stage, name, ...)` gives the task of a stage: `prompter`, `pretrain`, or `finetune` for a data set.
-"""
+"""Base class of the four tasks: clips with text, in planned batches."""
 
 from __future__ import annotations
 
@@ -24,9 +21,9 @@ from alpro.training.flops import training_flops
 
 
 class ClipTask(ABC):
-    """What the four have in common: clips with text, batched by a plan."""
+    """A training on clips with text. Subclasses provide the model, the losses and the validation."""
 
-    kind: str  # as `build_model` knows it
+    kind: str  # name of the model for `build_model`
     model: Alpro
     losses: Sequence[str]
     metrics: Sequence[str]
@@ -37,7 +34,7 @@ class ClipTask(ABC):
         self.flops_per_clip = training_flops(self.kind, params.model, settings.num_frames, settings.max_text_tokens)
 
     def plan_for(self, worlds: Sequence[tuple[int, int]]) -> int:
-        """Plan the batches for the numbers of processes so far, (first micro-step, processes) each; how many micro-steps."""
+        """Plan the batches and return the number of micro-steps; `worlds`: (first micro-step, processes) of each world size."""
         settings, (_, processes) = self.settings, worlds[0]
         self.plan = BatchPlan(
             {name: len(dataset) for name, dataset in self.datasets.items()},
@@ -45,7 +42,7 @@ class ClipTask(ABC):
             processes,
             epochs=settings.epochs,
             seed=self.params.seed,
-            groups=_Groups(self.datasets),
+            groups=_VideoGroups(self.datasets),
             reshuffle=settings.reshuffle,
             distinct_videos=settings.distinct_videos,
             mix=settings.mix if isinstance(settings, CorpusTraining) else "equal",
@@ -56,11 +53,11 @@ class ClipTask(ABC):
         return self.plan.total_steps
 
     def epoch_of(self, micro_step: int) -> int:
-        """The epoch, from 0, that a micro-step belongs to."""
+        """Return the epoch of a micro-step, counted from 0."""
         return self.plan.epoch_of(micro_step)
 
     def loader(self, start: int, stop: int) -> TrainLoader:
-        """This rank's batches of some micro-steps."""
+        """Return this rank's batches of micro-steps `start` to `stop - 1`."""
         options = self.params.loader
         return TrainLoader(
             self.datasets,
@@ -76,16 +73,16 @@ class ClipTask(ABC):
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
-        """Metrics of the validation split, the same on every rank."""
+        """Return metrics of the validation split, the same on every rank."""
 
     def extras(self) -> dict[str, Path]:
-        """Files that a checkpoint takes along, by their names in it."""
+        """Return files to copy into the checkpoint, by their names there."""
         folder = Path(self.params.text.tokenizer)
         return {f"tokenizer/{name}": folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
 
 
-class _Groups(dict[str, np.ndarray]):
-    """The videos of each corpus's samples, looked up when the plan asks for them: that takes a while on millions."""
+class _VideoGroups(dict[str, np.ndarray]):
+    """Video of each sample, by corpus. Looked up only when the plan needs it, because that is slow for millions of samples."""
 
     def __init__(self, datasets: Mapping[str, ClipDataset]) -> None:
         super().__init__()
@@ -95,12 +92,13 @@ class _Groups(dict[str, np.ndarray]):
         return self.datasets[name].groups
 
 
-def _tokenizer(params: Params) -> Any:
+def load_task_tokenizer(params: Params) -> Any:
+    """Load the tokenizer of the parameters; its vocabulary must have the size of the model's."""
     return load_tokenizer(params.text.tokenizer, vocab_size=params.model.vocab_size)
 
 
-def _start(model: Alpro, init: str, params: Params, say: Callable[[str], None]) -> None:
-    """Give a model, until now without memory, its first weights."""
+def load_initial_weights(model: Alpro, init: str, params: Params, say: Callable[[str], None]) -> None:
+    """Load the weights that training starts from into a model, which may still be on the meta device."""
     if next(model.parameters()).is_meta:
         model.to_empty(device="cpu")
     for report in start(model, init, params.seed, params.init.resize):

@@ -1,4 +1,4 @@
-"""alpro/training/tasks/corpus.py: NEW MODULE."""
+"""Trainings on caption corpora: the prompter, and pre-training with the paper's four objectives."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from alpro.errors import ConfigError
 from alpro.launch import heartbeat
 from alpro.models import Alpro, Pretrain, Prompter, build_model
 from alpro.objectives.precision import autocast
-from alpro.training.tasks.base import ClipTask, _start, _tokenizer
+from alpro.training.tasks.base import ClipTask, load_initial_weights, load_task_tokenizer
 
-# --- on caption corpora -----------------------------------------------------------------------------------
+_ACCURACY = {"vtc": "vtc_r1", "vtm": "vtm_acc", "mlm": "mlm_acc"}  # metric of each loss that has an accuracy
 
 
 class CorpusTask(ClipTask):
-    """The prompter's training (VTC) and the pre-training (VTC, VTM, MLM, PEM)."""
+    """Base of the prompter's training (VTC) and of pre-training (VTC, VTM, MLM, PEM)."""
 
     def __init__(
         self, params: Params, settings: CorpusTraining, model: Alpro, losses: Sequence[str], collator: Collator
@@ -39,16 +39,20 @@ class CorpusTask(ClipTask):
             if (records := read_corpus(corpus, "val"))
         }
         if not self.val:
-            raise ConfigError(f"corpora {', '.join(corpora)}: none has a validation split (`val`), which select_by needs")
+            raise ConfigError(
+                f"corpora {', '.join(corpora)}: none has a validation split, which select_by needs; set `val` of one of them"
+            )
         super().__init__(params, settings, train, collator)
         self.model, self.losses = model, losses
-        self.right = tuple(name for name in ("vtc", "vtm", "mlm") if name in losses)
-        self.metrics = ("loss", *losses, *(_ACCURACY[name] for name in self.right))
+        self.with_accuracy = tuple(name for name in ("vtc", "vtm", "mlm") if name in losses)
+        self.metrics = ("loss", *losses, *(_ACCURACY[name] for name in self.with_accuracy))
 
     def validate(self) -> dict[str, float]:
-        """Mean losses over the validation splits, VTC's recall@1 in a batch, VTM's and MLM's accuracy in percent."""
+        """Return mean losses over the validation splits; in percent, VTC's recall@1 in a batch and VTM's and MLM's accuracy."""
         device = self.model.temp.device
-        sums = torch.zeros(2, len(self.losses) + len(self.right), dtype=torch.float64, device=device)  # of values, of counts
+        sums = torch.zeros(
+            2, len(self.losses) + len(self.with_accuracy), dtype=torch.float64, device=device
+        )  # rows: values, counts
         world, rank = distributed.size(), distributed.rank()
         weights: Mapping[str, float] = {}
         for dataset in self.val.values():
@@ -58,23 +62,20 @@ class CorpusTask(ClipTask):
                 with autocast(device, self.settings.precision):
                     output = self.model(batch.to(device))
                 weights = output.weights
-                for place, name in enumerate(self.losses):
+                for column, name in enumerate(self.losses):
                     count = torch.as_tensor(output.counts[name], dtype=torch.float64, device=device)
-                    sums[:, place] += torch.stack([output.losses[name].double() * count, count])
-                for place, name in enumerate(self.right, len(self.losses)):
+                    sums[:, column] += torch.stack([output.losses[name].double() * count, count])
+                for column, name in enumerate(self.with_accuracy, len(self.losses)):
                     hits = output.logits[name].argmax(-1) == output.targets[name]
-                    sums[:, place] += torch.tensor([100.0 * hits.sum().item(), hits.numel()], device=device)
+                    sums[:, column] += torch.tensor([100.0 * hits.sum().item(), hits.numel()], device=device)
         total, count = distributed.all_reduce(sums, "sum", name="validation").tolist()
         means = [t / c if c else 0.0 for t, c in zip(total, count, strict=True)]
-        found = dict(zip((*self.losses, *(_ACCURACY[name] for name in self.right)), means, strict=True))
-        return {"loss": math.fsum(weights.get(name, 1.0) * found[name] for name in self.losses), **found}
-
-
-_ACCURACY = {"vtc": "vtc_r1", "vtm": "vtm_acc", "mlm": "mlm_acc"}
+        metrics = dict(zip((*self.losses, *(_ACCURACY[name] for name in self.with_accuracy)), means, strict=True))
+        return {"loss": math.fsum(weights.get(name, 1.0) * metrics[name] for name in self.losses), **metrics}
 
 
 class PrompterTask(CorpusTask):
-    """VTC alone; the entity prompts are made when pre-training takes the prompter up."""
+    """Training of the prompter with VTC. Its entity prompts are computed when pre-training loads it."""
 
     kind = "prompter"
 
@@ -88,13 +89,13 @@ class PrompterTask(CorpusTask):
             gradient_checkpointing=settings.gradient_checkpointing,
             seed=None,
         )
-        _start(model, init, params, say)
-        collator = Collator(_tokenizer(params), settings.max_text_tokens, params.seed)
+        load_initial_weights(model, init, params, say)
+        collator = Collator(load_task_tokenizer(params), settings.max_text_tokens, params.seed)
         super().__init__(params, settings, model, ("vtc",), collator)
 
 
 class PretrainTask(CorpusTask):
-    """The four objectives; PEM asks a frozen prompter, the teacher."""
+    """Pre-training with up to four objectives; PEM takes its targets from a frozen prompter, the teacher."""
 
     kind = "pretrain"
 
@@ -113,26 +114,28 @@ class PretrainTask(CorpusTask):
             pem=settings.pem,
             seed=None,
         )
-        tokenizer = _tokenizer(params)
-        _start(model, init, params, say)
+        tokenizer = load_task_tokenizer(params)
+        load_initial_weights(model, init, params, say)
         if pem:
             if teacher is None:
-                raise ConfigError("pre-training with PEM (pretrain.objectives.pem) needs a prompter: give --teacher")
+                raise ConfigError(
+                    "pre-training with PEM (pretrain.objectives.pem) needs a trained prompter; pass it as --teacher"
+                )
             prompter = cast(Prompter, cast(Pretrain, model).prompter)
-            _start(prompter, teacher, params, say)
+            load_initial_weights(prompter, teacher, params, say)
             prompter.set_prompts(words, tokenizer, settings.pem.ensemble)
-        on = settings.objectives.model_dump() | ({} if pem else {"pem": 0})
+        loss_weights = settings.objectives.model_dump() | ({} if pem else {"pem": 0})
         collator = Collator(
             tokenizer,
             settings.max_text_tokens,
             params.seed,
-            mlm_probability=settings.mlm_probability if on["mlm"] else None,
+            mlm_probability=settings.mlm_probability if loss_weights["mlm"] else None,
             crop=settings.pem if pem else None,
             patch_size=params.model.patch_size,
         )
-        losses = [name for name in ("vtc", "vtm", "mlm", "pem") if on[name]]
+        losses = [name for name in ("vtc", "vtm", "mlm", "pem") if loss_weights[name]]
         super().__init__(params, settings, model, losses, collator)
 
     def extras(self) -> dict[str, Path]:
-        """The entity list too."""
+        """Add the entity list."""
         return super().extras() | ({"entities.txt": self.entities} if self.entities else {})

@@ -1,4 +1,4 @@
-"""alpro/training/tasks/dataset.py: NEW MODULE."""
+"""Fine-tuning on a data set: retrieval and question answering."""
 
 from __future__ import annotations
 
@@ -18,24 +18,21 @@ from alpro.evaluation.retrieval import evaluate_retrieval
 from alpro.files.json_files import write_json
 from alpro.launch import heartbeat
 from alpro.models import build_model
-from alpro.training.tasks.base import ClipTask, _start, _tokenizer
+from alpro.training.tasks.base import ClipTask, load_initial_weights, load_task_tokenizer
 
-RETRIEVAL_METRICS = tuple(f"{way}{name}" for way in ("", "v2t_") for name in ("r1", "r5", "r10", "medianR", "meanR"))
-
-
+RETRIEVAL_METRICS = tuple(
+    f"{direction}{name}" for direction in ("", "v2t_") for name in ("r1", "r5", "r10", "medianR", "meanR")
+)
 QA_METRICS = ("overall_acc", *(f"{kind}_acc" for kind in QUESTION_TYPES))
 
 
-# --- down-stream ------------------------------------------------------------------------------------------
-
-
 class DatasetTask(ClipTask):
-    """Fine-tuning for a data set, validated as its evaluation does."""
+    """Base of fine-tuning; the validation computes the metrics of the data set's evaluation."""
 
     def __init__(self, params: Params, name: str) -> None:
         dataset, settings = params.datasets[name], params.finetune[name]
         self.answers = read_answers(dataset) if dataset.task == "qa" else None
-        self.name, self.tokenizer = name, _tokenizer(params)
+        self.name, self.tokenizer = name, load_task_tokenizer(params)
         self.val: list[Record] = read_dataset(dataset, "val")
         refuse_unreadable(self.val, settings.num_frames, settings.eval_frames, probe_cache_path(dataset.videos))
         view = View.training(settings, params.model)
@@ -51,7 +48,7 @@ class DatasetTask(ClipTask):
 
 
 class RetrievalTask(DatasetTask):
-    """VTC and VTM; validated by ranking every video for every caption of the validation split."""
+    """Fine-tuning with VTC and VTM; validated by ranking every video for every caption of the validation split."""
 
     kind = "retrieval"
     losses = ("vtc", "vtm")
@@ -66,15 +63,15 @@ class RetrievalTask(DatasetTask):
             gradient_checkpointing=self.settings.gradient_checkpointing,
             seed=None,
         )
-        _start(self.model, init, params, say)
+        load_initial_weights(self.model, init, params, say)
 
     def validate(self) -> dict[str, float]:
-        """Recalls and ranks in both directions."""
+        """Return recalls and ranks in both directions."""
         return evaluate_retrieval(self.model, self.val, self.tokenizer, **self._evaluation()).flat()
 
 
 class QuestionAnsweringTask(DatasetTask):
-    """Cross-entropy over the answer list; validated by accuracy on the validation split."""
+    """Fine-tuning with cross-entropy over the answer list; validated by accuracy on the validation split."""
 
     kind = "qa"
     losses = ("qa",)
@@ -91,17 +88,17 @@ class QuestionAnsweringTask(DatasetTask):
             gradient_checkpointing=self.settings.gradient_checkpointing,
             seed=None,
         )
-        _start(self.model, init, params, say)
+        load_initial_weights(self.model, init, params, say)
 
     def validate(self) -> dict[str, float]:
-        """Accuracy, overall and by type of question, in percent."""
+        """Return the accuracy in percent, overall and by question type."""
         result = evaluate_qa(self.model, self.val, self.tokenizer, self.answers or {}, **self._evaluation())  # type: ignore[arg-type]
         return result.flat()
 
     def extras(self) -> dict[str, Path]:
-        """The answer list too."""
+        """Add the answer list."""
         file = answer_file(self.params.datasets[self.name])
-        if file is None:  # they are those of the one table
+        if file is None:  # the answers come from the annotation table
             file = Path(".state") / "answers" / f"{self.name}.json"
             write_json(file, self.answers)
         return super().extras() | {"answers.json": file}
