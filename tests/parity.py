@@ -301,7 +301,7 @@ def _pretraining_outputs(model: Alpro, batch: Any, golden: dict[str, Any], saved
     yield output("PEM logits", logits, saved["mpm_logits"])
     yield from statistics("PEM logits", logits, golden["mpm_logits"])
     yield output("PEM per sample", per_sample, saved["mpm_per_sample_ce"])
-    official, paper = pem.kept(labels, "argmax_zero", 0.2), pem.kept(labels, "max_probability", 0.2)
+    official, paper = pem.keep_mask(labels, "argmax_zero", 0.2), pem.keep_mask(labels, "max_probability", 0.2)
     yield exact("ignored by the released rule", (~official).tolist(), golden["ignore_official"])
     yield exact("ignored by the paper's rule", (~paper).tolist(), golden["ignore_rule_max_softmax_lt_0p2"])
     yield output("PEM without ignoring", pem.pem_loss(logits, labels, torch.ones(2).bool()), golden["mpm_loss_no_ignore"])
@@ -316,8 +316,10 @@ def soft_labels() -> Differences:
     yield output("soft labels", labels, golden["soft_labels"])
     yield output("largest probability", labels.amax(1), golden["max_softmax"])
     yield exact("likeliest entity", labels.argmax(1).tolist(), golden["argmax"])
-    yield exact("ignored by the released rule", (~pem.kept(labels, "argmax_zero", 0.2)).tolist(), golden["ignore_official"])
-    paper = (~pem.kept(labels, "max_probability", 0.2)).tolist()
+    yield exact(
+        "ignored by the released rule", (~pem.keep_mask(labels, "argmax_zero", 0.2)).tolist(), golden["ignore_official"]
+    )
+    paper = (~pem.keep_mask(labels, "max_probability", 0.2)).tolist()
     yield exact("ignored by the paper's rule", paper, golden["ignore_rule_max_softmax_lt_0p2"])
 
 

@@ -1,1 +1,1 @@
-"""alpro/checkpoints."""
+"""Checkpoints: files, parameter names, loading into models, starts of trainings, and conversion."""

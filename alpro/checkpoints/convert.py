@@ -1,4 +1,4 @@
-"""What `alpro weights` prints and writes: a checkpoint's sizes and tensors, official files as checkpoints of our own."""
+"""Functions of `alpro weights`: describe checkpoints, and import official files as checkpoints of our own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from alpro.models.heads import TASKS, build_model
 
 
 def describe_checkpoint(path: str | Path, task: str | None = None) -> str:
-    """A checkpoint's sizes, tensors and parameter count; with `task`, what a model of that task takes of it.
+    """Describe a checkpoint: sizes, tensors and parameter count; with `task`, also what a model of that task loads from it.
 
-    Raises CheckpointError as reading a checkpoint does, and for an unknown task.
+    Raises CheckpointError for an unknown task or an unreadable checkpoint.
     """
     state, info = load_checkpoint(path)
     lines = [f"{key:60} {'x'.join(map(str, tensor.shape)) or 'scalar':16} {tensor.dtype}" for key, tensor in state.items()]
@@ -42,14 +42,14 @@ def import_checkpoint(
     image_size: int | None = None,
     resize: Resize = "flat_nearest",
 ) -> Report:
-    """Write an official file as a checkpoint directory, with its tokenizer and answer list; returns what was done.
+    """Write an official file as a checkpoint directory, with its tokenizer and answer list; returns the loading report.
 
-    Raises CheckpointError for a file that can't be used and for an answer list of another length than the answer head's,
-    DataError for a tokenizer or an answer list that can't be read.
+    Raises CheckpointError for an unusable file or an answer list that does not fit the answer head, DataError for an
+    unreadable tokenizer or answer list.
     """
-    changes: dict[str, Any] = {"num_frames": num_frames, "image_size": image_size}
-    wanted = {name: value for name, value in changes.items() if value is not None}
-    model, info, report = load_model(path, _task(task) if task else None, resize=resize, **wanted)
+    sizes: dict[str, Any] = {"num_frames": num_frames, "image_size": image_size}
+    overrides = {name: value for name, value in sizes.items() if value is not None}
+    model, info, report = load_model(path, _task(task) if task else None, resize=resize, **overrides)
     extras: dict[str, str | Path] = {}
     if tokenizer is not None:
         from alpro.data.text.tokenizer import TOKENIZER_FILES, load_tokenizer
@@ -67,7 +67,7 @@ def _check_answers(path: Path, width: int | None) -> None:
     from alpro.data.annotations.read import read_answer_list
 
     if width is None:
-        raise CheckpointError(f"{path}: the checkpoint has no answer head")
+        raise CheckpointError(f"{path}: the checkpoint has no answer head; import it without an answer list")
     check_answer_head(len(read_answer_list(path)), width)
 
 
@@ -80,5 +80,5 @@ def _arguments(info: dict[str, Any]) -> dict[str, Any]:
 
 def _task(name: str) -> str:
     if name not in TASKS:
-        raise CheckpointError(f"task {name!r} is none of {', '.join(TASKS)}{nearest(name, TASKS)}")
+        raise CheckpointError(f"task {name!r}: must be one of {', '.join(TASKS)}{nearest(name, TASKS)}")
     return name

@@ -1,4 +1,4 @@
-"""Weights into models: by the table of names, resized where that is allowed, every other difference an error.
+"""Loading of weights into models: by the table of names, resized where allowed; every other difference is an error.
 
 state, info = load_checkpoint("alpro_pretrained.pt")      # or a directory of our own
 model = build_model("retrieval", num_frames=8)
@@ -25,17 +25,17 @@ from alpro.models.heads import Alpro, build_model
 from alpro.models.timesformer import resize_grid, resize_time
 
 Resize = Literal["flat_nearest", "bicubic"]
-HINTS = {  # what a wrong shape most likely means, by the end of the name
-    "word_embeddings.weight": "the vocabulary is another one: use the tokenizer that belongs to the checkpoint",
-    "classifier.2.weight": "the answer list is another one: build the model with the checkpoint's num_answers and answers",
-    "mpm_head.2.weight": "the entity list is another one: build the model with the checkpoint's num_entities and entities",
+HINTS = {  # likely cause of a wrong shape, by the end of the name
+    "word_embeddings.weight": "the vocabulary differs: use the checkpoint's tokenizer",
+    "classifier.2.weight": "the answer list differs: build the model with the checkpoint's num_answers and answers",
+    "mpm_head.2.weight": "the entity list differs: build the model with the checkpoint's num_entities and entities",
 }
-SHOWN = 6  # differences that an error lists
+SHOWN = 6  # differences listed in an error
 
 
 @dataclass
 class Report:
-    """What became of a checkpoint's tensors; printing it says so in a few lines."""
+    """Result of loading a checkpoint: which tensors were loaded, resized, dropped or left new; str() summarises it."""
 
     source: str
     target: str
@@ -48,47 +48,49 @@ class Report:
         lines = [f"{self.source} weights into the {self.target}: {len(self.loaded)} tensors loaded"]
         lines += [f"  resized {key}: {change}" for key, change in self.resized.items()]
         if self.dropped:
-            lines.append(f"  not used: {_parts(self.dropped)}")
+            lines.append(f"  not used: {_by_module(self.dropped)}")
         if self.new:
-            lines.append(f"  not in the checkpoint, left as initialised: {_parts(self.new)}")
+            lines.append(f"  not in the checkpoint, left as initialised: {_by_module(self.new)}")
         return "\n".join(lines)
 
 
 def load_into(
     model: Alpro, state: Mapping[str, Tensor], info: Mapping[str, Any] | None = None, resize: Resize = "flat_nearest"
 ) -> Report:
-    """Copy a checkpoint's tensors into a model, which may be another task's where that makes sense (names.TRANSFERS).
+    """Copy a checkpoint's tensors into a model of the same task, or of another one if names.TRANSFERS allows it.
 
-    Position embeddings of other sizes are resized: in time to the nearest, in space as the released code (`flat_nearest`,
-    over the flattened patches) or over both dimensions (`bicubic`). A prompter's prompts are dropped when they are of another
-    entity list; make them again with `set_prompts`. Raises CheckpointError, before anything is changed, for every other
-    difference; the message names the tensors.
+    Position embeddings of other sizes are resized: in time to the nearest, in space as the released code does
+    (`flat_nearest`, over the flattened patches) or in two dimensions (`bicubic`). A prompter's prompts of another entity list
+    are dropped; recompute them with `set_prompts`. Every other difference raises CheckpointError, which names the tensors,
+    before anything is changed.
     """
     source = (info or {}).get("task") or names.task_of(state)
     target = task_of_model(model)
     where = (info or {}).get("source", f"{source} checkpoint")
     rule = names.transfer(source, target)
-    # Both sides are named with `.bert`, so that question answering meets the others.
+    # Names of both sides get the `.bert` level, which question answering lacks.
     have = {names.with_bert(key): tensor for key, tensor in state.items()}
-    own = {names.with_bert(key): tensor for key, tensor in model.state_dict().items()}
+    needed = {names.with_bert(key): tensor for key, tensor in model.state_dict().items()}
     if rule.take:
         have = {key.removeprefix(rule.take): tensor for key, tensor in have.items() if key.startswith(rule.take)}
         if not have:
-            raise CheckpointError(f"{where}: holds no {rule.take}*; it was pre-trained without PEM")
+            raise CheckpointError(
+                f"{where}: has no {rule.take}* tensors: it was pre-trained without PEM; use one that was pre-trained with PEM"
+            )
     drop, new = rule.drop, rule.new
-    if source == target == "pretrain":  # PEM may be on one side only
-        drop = tuple(part for part in names.PEM_PARTS if not any(key.startswith(part) for key in own))
+    if source == target == "pretrain":  # only one side may have PEM
+        drop = tuple(part for part in names.PEM_PARTS if not any(key.startswith(part) for key in needed))
         new = tuple(part for part in names.PEM_PARTS if not any(key.startswith(part) for key in have))
 
     def optional(key: str) -> bool:
         return key.startswith(names.UNUSED_WEIGHTS[target]) or key.endswith((names.CONSTANT, *names.PROMPTS))
 
     report = Report(source, f"{target} model")
-    return fit(own, have, report, where, drop=drop, new=new, optional=optional, resize=resize)
+    return fit(needed, have, report, where, drop=drop, new=new, optional=optional, resize=resize)
 
 
 def fit(
-    own: Mapping[str, Tensor],
+    needed: Mapping[str, Tensor],
     have: Mapping[str, Tensor],
     report: Report,
     where: str,
@@ -98,19 +100,19 @@ def fit(
     optional: Callable[[str], bool] = lambda key: False,
     resize: Resize = "flat_nearest",
 ) -> Report:
-    """Copy the tensors that a model has (`own`) from those that a file has, and note in the report what became of each.
+    """Copy a file's tensors (`have`) into a model's (`needed`), and record in the report what happened to each.
 
-    Names that start with `drop` are left out of the file's, with `new` may be missing in it; `optional` ones may be missing,
-    unknown or of another shape. Raises CheckpointError listing every other difference, before anything is copied.
+    Names that start with `drop` are ignored in the file; names that start with `new` may be missing in it; `optional` ones
+    may be missing, unknown or of another shape. Raises CheckpointError that lists every other difference before copying.
     """
     copies: State = {}
-    faults: list[str] = []
+    differences: list[str] = []
     for key, tensor in have.items():
-        like = own.get(key)
+        like = needed.get(key)
         if (drop and key.startswith(drop)) or (like is None and optional(key)):
             report.dropped.append(key)
         elif like is None:
-            faults.append(f"{key} is unknown to the model")
+            differences.append(f"{key} is unknown to the model")
         elif tensor.shape == like.shape:
             copies[key] = tensor
         elif (fitted := _resized(key, tensor, like, resize)) is not None:
@@ -120,20 +122,20 @@ def fit(
             report.dropped.append(key)
         else:
             hint = next((f" ({text})" for end, text in HINTS.items() if key.endswith(end)), "")
-            faults.append(f"{key} is {_dims(tensor)}, the model's {_dims(like)}{hint}")
-    for key in own:
+            differences.append(f"{key} is {_dims(tensor)}, the model's {_dims(like)}{hint}")
+    for key in needed:
         if key in copies or (key in have and key not in report.dropped):
             continue
         if optional(key) or (new and key.startswith(new)):
             report.new.append(key)
         else:
-            faults.append(f"{key} is missing")
-    if faults:
-        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise CheckpointError(f"{where} does not fit the {report.target}: {'; '.join(faults[:SHOWN])}{more}")
+            differences.append(f"{key} is missing")
+    if differences:
+        more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+        raise CheckpointError(f"{where} does not fit the {report.target}: {'; '.join(differences[:SHOWN])}{more}")
     with torch.no_grad():
         for key, tensor in copies.items():
-            own[key].copy_(tensor)
+            needed[key].copy_(tensor)
     report.loaded = sorted(copies)
     return report
 
@@ -141,10 +143,11 @@ def fit(
 def load_model(
     path: str | Path, task: str | None = None, *, resize: Resize = "flat_nearest", **overrides: Any
 ) -> tuple[Alpro, Info, Report]:
-    """Build the model that a checkpoint describes, for its own task or another, and load it, in evaluation mode.
+    """Build the model that a checkpoint describes, for its own task or another, and load the weights.
 
-    `overrides` are arguments of `build_model` (num_frames, image_size, num_answers, config, ...). Returns the model, the
-    checkpoint's description and the report. Raises as `load_checkpoint`, `build_model` and `load_into`.
+    `overrides` are arguments of `build_model` (num_frames, image_size, num_answers, config, ...). Returns the model in
+    evaluation mode, the checkpoint's description and the report. Raises the errors of `load_checkpoint`, `build_model` and
+    `load_into`.
     """
     state, info = load_checkpoint(path)
     try:
@@ -159,33 +162,33 @@ def load_model(
 
 
 def _resized(key: str, tensor: Tensor, like: Tensor, mode: Resize) -> Tensor | None:
-    """A position embedding at the size of another; None for every other tensor."""
+    """Resize a position embedding to the size of another; None for every other tensor."""
     if tensor.dim() != 3 or tensor.shape[-1] != like.shape[-1]:
         return None
     if key.endswith("visual_encoder.model.time_embed"):
         return resize_time(tensor.float(), like.shape[1])
     if not key.endswith("visual_encoder.model.pos_embed"):
         return None
-    cls, places = tensor[:, :1].float(), tensor[:, 1:].float()
-    old, now = (round(n**0.5) for n in (places.shape[1], like.shape[1] - 1))
-    if old * old != places.shape[1]:
+    cls, positions = tensor[:, :1].float(), tensor[:, 1:].float()
+    old, now = (round(n**0.5) for n in (positions.shape[1], like.shape[1] - 1))
+    if old * old != positions.shape[1]:
         return None
     if mode == "bicubic":
-        places = resize_grid(places, (old, old), (now, now), "bicubic")
+        positions = resize_grid(positions, (old, old), (now, now), "bicubic")
     else:
-        places = F.interpolate(places.transpose(1, 2), size=now * now, mode="nearest").transpose(1, 2)
-    return torch.cat([cls, places], 1)
+        positions = F.interpolate(positions.transpose(1, 2), size=now * now, mode="nearest").transpose(1, 2)
+    return torch.cat([cls, positions], 1)
 
 
 def _dims(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
 
 
-def _parts(keys: list[str]) -> str:
-    """Names gathered by the module that they belong to: `prompter (463), mpm_head (4)`."""
+def _by_module(keys: list[str]) -> str:
+    """Summarise names by their module: `prompter (463), mpm_head (4)`."""
     counts: dict[str, int] = {}
     for key in keys:
         depth = {"visual_encoder": 3, "text_encoder": 2}.get(key.split(".")[0], 1)
-        part = ".".join(key.split(".")[:depth])
-        counts[part] = counts.get(part, 0) + 1
-    return ", ".join(f"{part} ({count})" for part, count in counts.items())
+        module = ".".join(key.split(".")[:depth])
+        counts[module] = counts.get(module, 0) + 1
+    return ", ".join(f"{module} ({count})" for module, count in counts.items())

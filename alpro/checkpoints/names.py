@@ -1,7 +1,7 @@
-"""The names of parameters: one table for both directions, and which of them go from one task's model to another's.
+"""Parameter names: one table for both directions, and the transfers from one task's model to another's.
 
-The official names are the models' own. Two things differ between files: question answering (and LAVIS' ALPRO, in every task)
-has no `.bert` level in the text encoder, and tied tensors may be written once or twice.
+The models use the official names. Files differ in two ways: question answering (and LAVIS' ALPRO, in every task) has no
+`.bert` level in the text encoder, and tied tensors may be saved once or twice.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from alpro.errors import CheckpointError
 
-# Level in the models with a masked-language head -> in question answering's, and in LAVIS' files.
+# Prefix in models with a masked-language head; prefix in question answering and in LAVIS' files.
 WITH_BERT, WITHOUT_BERT = "text_encoder.bert.", "text_encoder."
 BERT_PARTS = ("embeddings.", "encoder.")
 
-# The end of a tied name -> the end of the name whose tensor it is.
+# End of a tied name -> end of the name whose tensor it shares.
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 
-# Weights that official checkpoints carry and a task's model never reads; a file may lack them.
+# Weights in official checkpoints that a task's model never uses; they may be missing in a file.
 UNUSED_WEIGHTS = {
     "prompter": ("visual_encoder.model.head.", "text_encoder.cls.", "itm_head."),
     "pretrain": (
@@ -42,11 +42,11 @@ CONSTANT = "position_ids"  # a buffer of 0, 1, 2, ..., which not every version o
 
 @dataclass(frozen=True)
 class Transfer:
-    """What happens to the parts of a model when its weights start another: prefixes of names."""
+    """Transfer of one task's weights to another task's model, as prefixes of names."""
 
-    take: str = ""  # only names under this prefix, without it
-    drop: tuple[str, ...] = ()  # of the source
-    new: tuple[str, ...] = ()  # of the target: stay as they were initialised
+    take: str = ""  # take only names with this prefix, and remove it
+    drop: tuple[str, ...] = ()  # names of the source to ignore
+    new: tuple[str, ...] = ()  # names of the target that stay as initialised
 
 
 PEM_PARTS = ("prompter.", "mpm_head.")
@@ -64,21 +64,21 @@ TRANSFERS = {
 
 
 def transfer(source: str, target: str) -> Transfer:
-    """The rule from one task's weights to another's model. Raises CheckpointError where there is none."""
+    """Return the transfer from one task's weights to another's model. Raises CheckpointError if there is none."""
     try:
         return TRANSFERS[source, target]
     except KeyError:
         takes = ", ".join(s for s, t in TRANSFERS if t == target)
-        raise CheckpointError(f"a {source} checkpoint can't start a {target} model, which takes: {takes}") from None
+        raise CheckpointError(f"a {source} checkpoint can't start a {target} model; use a checkpoint of: {takes}") from None
 
 
 def task_of(keys: Iterable[str]) -> str:
-    """The task whose model has these names. Raises CheckpointError when it is none of ALPRO's."""
+    """Return the task whose model has these names. Raises CheckpointError if they are not ALPRO's."""
     keys = set(keys)
     heads = {key.split(".")[0] for key in keys}
     if not {"visual_encoder", "text_encoder"} <= heads:
-        some = ", ".join(sorted(keys)[:3]) or "nothing"
-        raise CheckpointError(f"no ALPRO model: neither visual_encoder.* nor text_encoder.* in it (found {some}, ...)")
+        examples = f"its names are {', '.join(sorted(keys)[:3])}, ..." if keys else "it is empty"
+        raise CheckpointError(f"no ALPRO model: visual_encoder.* or text_encoder.* is missing ({examples})")
     if {"prompter", "mpm_head"} & heads:
         return "pretrain"
     if "classifier" in heads:
@@ -87,29 +87,29 @@ def task_of(keys: Iterable[str]) -> str:
 
 
 def with_bert(key: str) -> str:
-    """A name with the `.bert` level."""
-    head, found, tail = key.partition(WITHOUT_BERT)
-    return head + WITH_BERT + tail if found and tail.startswith(BERT_PARTS) else key
+    """Return a name with the `.bert` level."""
+    head, prefix, tail = key.partition(WITHOUT_BERT)
+    return head + WITH_BERT + tail if prefix and tail.startswith(BERT_PARTS) else key
 
 
 def without_bert(key: str) -> str:
-    """A name without the `.bert` level."""
+    """Return a name without the `.bert` level."""
     return key.replace(WITH_BERT, WITHOUT_BERT)
 
 
 def official(state: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:
-    """The tensors under a task's official names, tied ones under both. Raises CheckpointError when tied ones differ."""
+    """Return the tensors under a task's official names, tied ones under both. Raises CheckpointError if tied ones differ."""
     named = {without_bert(key) if task == "qa" else with_bert(key): tensor for key, tensor in state.items()}
     for key, source in list(tied(named)):
         if key not in named:
             named[key] = named[source]
         elif named[key] is not named[source] and not named[key].equal(named[source]):
-            raise CheckpointError(f"{key} and {source} are one tensor in the model and differ in the checkpoint")
+            raise CheckpointError(f"{key} and {source} are one tensor in the model but differ in the checkpoint")
     return named
 
 
 def tied(keys: Iterable[str]) -> Iterable[tuple[str, str]]:
-    """Pairs of names for one tensor, of those that belong to masked-language heads among `keys`: (second name, first name)."""
+    """Yield both names of each tied tensor of the masked-language heads in `keys`: (second name, first name)."""
     keys = set(keys)
     for source in keys:
         if source.endswith("cls.predictions.bias"):
@@ -118,10 +118,10 @@ def tied(keys: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 
 def sizes_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the shapes tell: a dict of `model` (fields of config.Model), num_frames, and num_answers or num_entities.
+    """Infer sizes from shapes: a dict of `model` (fields of config.Model), num_frames, and num_answers or num_entities.
 
-    The number of heads and the split of BERT's layers leave no trace in shapes: 64 wide heads and equal halves, as in every
-    official model, are assumed. Raises CheckpointError for tensors that are missing.
+    Shapes don't reveal the number of heads or the split of BERT's layers: heads of width 64 and equal halves are assumed, as
+    in every official model. Raises CheckpointError for missing tensors.
     """
     vision, text = "visual_encoder.model.", "text_encoder."
     shape = {without_bert(key): tuple(tensor.shape) for key, tensor in state.items()}
@@ -146,8 +146,10 @@ def sizes_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
             },
         }
     except (KeyError, ValueError, IndexError) as error:
-        what = error.args[0] if error.args else error
-        raise CheckpointError(f"not all of a model's tensors: {what} is missing or misshapen") from None
+        tensor = error.args[0] if error.args else error
+        raise CheckpointError(
+            f"incomplete model: {tensor} is missing or has a wrong shape; copy or download it again"
+        ) from None
     if "vision_proj.weight" in shape:
         sizes["model"]["embed_dim"] = shape["vision_proj.weight"][0]
     lists = {"classifier.2.weight": "num_answers", "mpm_head.2.weight": "num_entities", PROMPTS[0]: "num_entities"}

@@ -1,6 +1,6 @@
-"""Where a training starts: from nothing, from ImageNet and BERT, or from a checkpoint (paper section 4.1).
+"""Initial weights of a training: from scratch, from ImageNet and BERT, or from a checkpoint (paper section 4.1).
 
-`start(model, path, seed)` takes what params.yaml's `init.*` names: a file of recipes/init, or a checkpoint.
+`start(model, path, seed)` takes the value of params.yaml's `init.*`: a file of recipes/init, or a checkpoint.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from alpro.models.encoders import Alpro
 from alpro.models.initialise import initialise
 
 SCRATCH = "scratch"
-HUB_FAULTS = "no internet, no such model, or not in the cache"
+HUB_ERRORS = "no internet, no such model, or not in the cache"
 FILES = (".safetensors", ".pt", ".pth", ".pyth", ".bin")
 BERT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class Spec(BaseModel):
-    """A file of recipes/init."""
+    """Content of a file of recipes/init."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,9 +35,9 @@ class Spec(BaseModel):
 
 
 def start(model: Alpro, path: str | Path, seed: int = 0, resize: Resize = "flat_nearest") -> list[Report]:
-    """Give a model the weights that its training starts from, and say what was done. Raises CheckpointError.
+    """Load the initial weights of a training into a model; returns the loading reports. Raises CheckpointError.
 
-    Whatever the source does not hold is drawn from the seed.
+    Weights that the source lacks are drawn from the seed.
     """
     if Path(path).suffix in (".yaml", ".yml"):
         return init_weights(model, read_spec(path), seed)
@@ -47,17 +47,17 @@ def start(model: Alpro, path: str | Path, seed: int = 0, resize: Resize = "flat_
 
 
 def read_spec(path: str | Path) -> Spec:
-    """Read a file of recipes/init. Raises CheckpointError for one that is missing or holds other keys."""
+    """Read a file of recipes/init. Raises CheckpointError if it is missing or has other keys."""
     try:
         return Spec.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: not found; recipes/init holds scratch.yaml and imagenet.yaml") from None
+        raise CheckpointError(f"{path}: not found; recipes/init has scratch.yaml and imagenet.yaml") from None
     except (yaml.YAMLError, ValidationError) as error:
-        raise CheckpointError(f"{path}: must hold `vision` and `text`, a word each ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(f"{path}: must hold `vision` and `text`, a string each ({str(error).splitlines()[0]})") from None
 
 
 def init_weights(model: Alpro, spec: Spec, seed: int = 0) -> list[Report]:
-    """Initialise a whole model from the seed, then its encoders as the spec says. Raises CheckpointError."""
+    """Initialise a whole model from the seed, then load the encoders of the spec. Raises CheckpointError."""
     initialise(model, seed)
     reports = []
     if spec.vision != SCRATCH:
@@ -68,10 +68,10 @@ def init_weights(model: Alpro, spec: Spec, seed: int = 0) -> list[Report]:
 
 
 def load_vision(model: Alpro, source: str) -> Report:
-    """A ViT's weights into the video encoder; a ViT that knows no time lends its spatial attention to the temporal one.
+    """Load a ViT's or a TimeSformer's weights into the video encoder.
 
-    `source` is a timm model's name, or a file with a ViT's or a TimeSformer's weights. `temporal_fc` and the time embedding
-    are zero after a ViT, so that the video encoder starts as that ViT on each frame.
+    `source` is the name of a timm model or a weights file. Temporal attention starts as a copy of a ViT's spatial attention;
+    `temporal_fc` and the time embedding start at zero, so that the video encoder equals the ViT on each frame.
     """
     if Path(source).suffix in FILES:
         state = {key.removeprefix("model."): tensor for key, tensor in open_weights(Path(source)).items()}
@@ -81,40 +81,41 @@ def load_vision(model: Alpro, source: str) -> Report:
         temporal = key.replace(".attn.", ".temporal_attn.").replace(".norm1.", ".temporal_norm1.")
         state.setdefault(temporal, state[key])
     prefix = "visual_encoder.model."
-    own = {prefix + key: tensor for key, tensor in model.visual_encoder.model.state_dict().items()}
+    needed = {prefix + key: tensor for key, tensor in model.visual_encoder.model.state_dict().items()}
     have = {prefix + key: tensor for key, tensor in state.items()}
 
     def optional(key: str) -> bool:
         return ".temporal_fc." in key or key.endswith("time_embed") or key.startswith((prefix + "head.", prefix + "fc_norm."))
 
-    report = fit(own, have, Report(source, "video encoder"), f"vision: {source}", optional=optional, resize="bicubic")
-    with torch.no_grad():  # what a ViT has no weights for must start as nothing, or each frame would be another ViT's
-        for key, parameter in own.items():
+    report = fit(needed, have, Report(source, "video encoder"), f"vision: {source}", optional=optional, resize="bicubic")
+    with torch.no_grad():  # temporal weights that a ViT lacks
+        for key, parameter in needed.items():
             if key not in have and (".temporal_fc." in key or key.endswith("time_embed")):
                 parameter.zero_()
     return report
 
 
 def load_text(model: Alpro, source: str) -> Report:
-    """A BERT's weights into the text and multimodal encoders, its masked-language head where the model has one.
+    """Load BERT's weights into the text and multimodal encoders, and its masked-language head if the model has one.
 
-    `source` is a directory in Hugging Face's layout (looked for under ext/ too, where the released code has it), or a name
-    on the hub.
+    `source` is a directory in Hugging Face's layout, also below ext/ as in the released code, or a name on the hub.
     """
-    folder = next((place for place in (Path(source), Path("ext") / source) if place.is_dir()), None)
+    folder = next((path for path in (Path(source), Path("ext") / source) if path.is_dir()), None)
     if folder is None:
         file = _hub(source)
     else:
         file = next((folder / name for name in BERT_FILES if (folder / name).exists()), folder / BERT_FILES[0])
     state = official({f"text_encoder.{_modern(key)}": tensor for key, tensor in open_weights(file).items()}, "retrieval")
-    own = {with_bert(f"text_encoder.{key}"): tensor for key, tensor in model.text_encoder.state_dict().items()}
+    needed = {with_bert(f"text_encoder.{key}"): tensor for key, tensor in model.text_encoder.state_dict().items()}
     head, unused = "text_encoder.cls.predictions.", ("text_encoder.cls.seq_relationship.", "text_encoder.bert.pooler.")
     report = Report(source, "text encoder")
-    return fit(own, state, report, f"text: {source}", optional=lambda key: key.startswith((head, *unused)) or CONSTANT in key)
+    return fit(
+        needed, state, report, f"text: {source}", optional=lambda key: key.startswith((head, *unused)) or CONSTANT in key
+    )
 
 
 def _modern(key: str) -> str:
-    """A parameter's name in the masked-language model of today, from an older file's or a bare BERT's."""
+    """Convert a parameter name of an older file or a bare BERT to that of today's masked-language model."""
     key = key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
     return key if key.startswith(("bert.", "cls.")) else f"bert.{key}"
 
@@ -126,8 +127,8 @@ def _hub(name: str) -> Path:
         return Path(hf_hub_download(name, BERT_FILES[0]))
     except (OSError, ValueError):
         raise CheckpointError(
-            f"text: {name}: BERT can't be fetched ({HUB_FAULTS}); give `text` a directory with its {BERT_FILES[0]}, "
-            "or put one at ext/bert-base-uncased"
+            f"text: {name}: can't download BERT ({HUB_ERRORS}); set `text` to a directory with its {BERT_FILES[0]}, "
+            "or put that directory at ext/bert-base-uncased"
         ) from None
 
 
@@ -137,7 +138,7 @@ def _timm(name: str) -> dict[str, Tensor]:
     try:
         return dict(timm.create_model(name, pretrained=True).state_dict())
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) else HUB_FAULTS
+        reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) else HUB_ERRORS
         raise CheckpointError(
-            f"vision: {name}: timm can't load it ({reason}); give `vision` a file with its weights, as timm's model.safetensors"
+            f"vision: {name}: timm can't load it ({reason}); set `vision` to a file with its weights, such as model.safetensors"
         ) from None

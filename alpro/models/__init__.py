@@ -1,4 +1,4 @@
-"""The models: TimeSformer, BERT's two halves, ALPRO's four tasks, the prompter, and their weights."""
+"""ALPRO's models: TimeSformer, BERT as text and multimodal encoder, the tasks' models, and the prompter."""
 
 import alpro.models.torchvision_shim  # noqa: F401  before anything that imports timm or transformers
 from alpro.models.heads import TASKS, Alpro, Output, Pretrain, QuestionAnswering, Retrieval, build_model, normalize

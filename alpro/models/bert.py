@@ -20,8 +20,8 @@ from alpro.config import Model
 from alpro.models.dropout import Dropout
 from alpro.models.dropout import dropout as drop
 
-ATTENTION = "alpro"  # the name under which transformers knows `attend`
-MASKED = -10000.0  # what is added to the attention score of a padding token
+ATTENTION = "alpro"  # name of `attend` in transformers' registry
+MASKED = -10000.0  # added to the attention scores of padding tokens
 
 
 class Bert(nn.Module):
@@ -32,10 +32,10 @@ class Bert(nn.Module):
         self.text_layers = config.text_layers
         bert = bert_config(config)
         self.embeddings = BertEmbeddings(bert)
-        # Official files hold the positions, so the buffer is saved; token types are all zero and made on the fly.
+        # Official files contain position_ids, so the buffer is saved. Token types are all zero and created on the fly.
         self.embeddings.register_buffer("position_ids", torch.arange(config.max_positions).expand(1, -1))
         del self.embeddings.token_type_ids
-        self.encoder = nn.Module()  # the level of the official names
+        self.encoder = nn.Module()  # the official names have this level
         self.encoder.layer = nn.ModuleList(BertLayer(bert) for _ in range(bert.num_hidden_layers))
         for module in list(self.modules()):
             for name, child in module.named_children():
@@ -48,7 +48,7 @@ class Bert(nn.Module):
         return cast(list[BertLayer], list(self.encoder.get_submodule("layer").children()))
 
     def text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Tokens (B, L) and their mask (1 = a token) -> (B, L, D)."""
+        """Encode tokens (B, L) with their mask (1 = a token): (B, L, D)."""
         x = self.embeddings(input_ids)
         mask = additive(attention_mask, x.dtype)
         for layer in self.layers[: self.text_layers]:
@@ -56,27 +56,30 @@ class Bert(nn.Module):
         return x
 
     def fuse(self, text: Tensor, text_mask: Tensor, video: Tensor, cls_only: bool = False) -> Tensor:
-        """(B, L, D), (B, L), (B, V, D) -> (B, L+V, D); with `cls_only` (B, 1, D), for which the last layer does less work."""
+        """Fuse text (B, L, D), its mask (B, L) and video (B, V, D): (B, L+V, D), or only [CLS], (B, 1, D), with `cls_only`.
+
+        With `cls_only` the last layer does less work.
+        """
         size, tokens = len(text), 1 if cls_only else text.shape[1] + video.shape[1]
-        return self.fuse_parts(text, text_mask, video, [(size, tokens)])[0]
+        return self.fuse_groups(text, text_mask, video, [(size, tokens)])[0]
 
-    def fuse_parts(self, text: Tensor, text_mask: Tensor, video: Tensor, parts: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """As `fuse`, but each of the `parts`, (rows, how many of their first tokens are wanted), gives (rows, tokens, D).
+    def fuse_groups(self, text: Tensor, text_mask: Tensor, video: Tensor, groups: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Fuse as `fuse` does, but return (rows, tokens, D) for each of the consecutive `groups` (rows, first tokens needed).
 
-        All go through the layers together but for the last, which works for the tokens that are asked for.
+        All rows go through the layers together, except the last layer, which computes only the needed tokens of each group.
         """
         x = torch.cat([text, video], 1)
         mask = additive(F.pad(text_mask, (0, video.shape[1]), value=1), x.dtype)
         *layers, last = self.layers[self.text_layers :]
-        for layer in layers if len(x) else ():  # transformers' layers can't take no rows
+        for layer in layers if len(x) else ():  # transformers' layers can't take an empty batch
             x = layer(x, mask)
-        rows = [count for count, _ in parts]
-        wanted = zip(x.split(rows), mask.split(rows), parts, strict=True)
-        return [_first_tokens(last, own, own_mask, tokens) for own, own_mask, (_, tokens) in wanted]
+        rows = [count for count, _ in groups]
+        by_group = zip(x.split(rows), mask.split(rows), groups, strict=True)
+        return [_first_tokens(last, group, group_mask, tokens) for group, group_mask, (_, tokens) in by_group]
 
 
 class MaskedLM(nn.Module):
-    """Bert with the head of masked language modeling, whose decoder is the word embedding."""
+    """Bert with the masked-language-modeling head; its decoder is the word embedding."""
 
     def __init__(self, config: Model) -> None:
         super().__init__()
@@ -85,14 +88,14 @@ class MaskedLM(nn.Module):
         self.tie()
 
     def tie(self) -> None:
-        """Make the decoder share the word embedding, and the two names of its bias one tensor."""
+        """Tie the decoder to the word embedding, and both names of its bias to one tensor."""
         head = self.cls.predictions
         head.decoder.weight = self.bert.embeddings.word_embeddings.weight
         head.decoder.bias = head.bias
 
 
 def bert_config(config: Model) -> BertConfig:
-    """transformers' description of a BERT of these sizes."""
+    """Return transformers' configuration of a BERT of these sizes."""
     description = BertConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.width,
@@ -118,9 +121,10 @@ def attend(
     dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' interface: (B, heads, L, width of a head) thrice and a mask to add -> (B, L, heads, width of a head).
+    """Attend, behind transformers' interface: three (B, heads, L, head width), additive mask -> (B, L, heads, head width).
 
-    No fused kernel of a CPU knows dropout: torch would take explicit products there too, in fp32 also under autocast.
+    With dropout there is no fused kernel on a CPU. torch's fallback would compute in fp32 even under autocast, so the
+    products are explicit here.
     """
     if query.device.type != "cpu" or not dropout:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
@@ -133,22 +137,23 @@ AttentionInterface.register(ATTENTION, attend)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask (B, L) of 1 and 0 as (B, 1, 1, L) to add to attention scores."""
+    """Convert a mask (B, L) of 1 and 0 to (B, 1, 1, L), to be added to attention scores."""
     return (1 - mask[:, None, None, :].to(dtype)) * MASKED
 
 
 def _first_tokens(layer: BertLayer, x: Tensor, mask: Tensor, count: int) -> Tensor:
-    """What `layer(x, mask)[:, :count]` is, with so many queries instead of all."""
-    if not len(x):  # which transformers' layers can't take
+    """Compute `layer(x, mask)[:, :count]` with queries only for the first `count` tokens."""
+    if not len(x):  # transformers' layers can't take an empty batch
         return x[:, :count]
     if count == x.shape[1]:
         return cast(Tensor, layer(x, mask))
-    own, asked = layer.attention.self, x[:, :count]
+    attention, first = layer.attention.self, x[:, :count]
 
     def heads(t: Tensor) -> Tensor:
-        return t.unflatten(-1, (own.num_attention_heads, -1)).transpose(1, 2)
+        return t.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
 
-    q, k, v = heads(own.query(asked)), heads(own.key(x)), heads(own.value(x))
-    context, _ = attend(own, q, k, v, mask.to(q.dtype), dropout=own.dropout.p if own.training else 0.0, scaling=own.scaling)
-    context = layer.attention.output(context.flatten(2), asked)
+    q, k, v = heads(attention.query(first)), heads(attention.key(x)), heads(attention.value(x))
+    dropout = attention.dropout.p if attention.training else 0.0
+    context, _ = attend(attention, q, k, v, mask.to(q.dtype), dropout=dropout, scaling=attention.scaling)
+    context = layer.attention.output(context.flatten(2), first)
     return layer.feed_forward_chunk(context)

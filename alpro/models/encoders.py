@@ -1,4 +1,4 @@
-"""What ALPRO's models share: both encoders, the projections into the space of VTC, and what a forward returns.
+"""Base of ALPRO's models: both encoders, their projections into VTC's space, and the output of a forward pass.
 
 Letters: B batch, T frames, N patches, L text tokens, D width, E width of the shared space.
 """
@@ -23,17 +23,17 @@ from alpro.objectives.vtm import hard_negatives
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, RGB
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
-Negatives = tuple[Tensor, Tensor]  # for each text another clip, for each clip another text; (B,) row numbers each
-TEMPERATURES = (0.001, 0.5)  # to which the learned temperature is clamped
+Negatives = tuple[Tensor, Tensor]  # row numbers (B,): for each text another clip, for each clip another text
+TEMPERATURES = (0.001, 0.5)  # limits of the learned temperature
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a model's forward returns. Names are vtc, vtm, mlm, pem, qa.
+    """Output of a model's forward pass. Names are vtc, vtm, mlm, pem, qa.
 
-    `losses` are means over this process's items, unweighted; `counts` says over how many items (0: nothing to predict, the
-    loss is 0). `logits` and `targets` are those of the items, for accuracies: vtm (3B, 2) and (3B,), mlm (M, vocabulary) and
-    (M,), pem (B, entities) twice (the target is soft), qa (B, answers) and (B,), vtc (B, pairs of all processes) and (B,).
+    `losses` are unweighted means over this process's items; `counts` are the numbers of items (0: nothing to predict, the
+    loss is 0). `logits` and `targets` of the items serve accuracies: vtm (3B, 2) and (3B,), mlm (M, vocabulary) and (M,),
+    pem (B, entities) twice (the target is soft), qa (B, answers) and (B,), vtc (B, pairs of all processes) and (B,).
     """
 
     losses: dict[str, Tensor]
@@ -44,14 +44,14 @@ class Output:
 
     @property
     def total(self) -> Tensor:
-        """The sum of the losses, each times its weight (1 where none is given). Raises ValueError without a loss."""
+        """Weighted sum of the losses (default weight 1). Raises ValueError if there is no loss."""
         if not self.losses:
-            raise ValueError("the batch carried no labels, so there is no loss")
+            raise ValueError("the batch has no labels, so there is no loss")
         return torch.stack([widened(loss) * self.weights.get(name, 1.0) for name, loss in self.losses.items()]).sum()
 
 
 class Alpro(nn.Module):
-    """Both encoders under the official names. The tasks' models add their heads."""
+    """Both encoders with the official parameter names. The tasks' models add their heads."""
 
     text_encoder: Bert | MaskedLM
 
@@ -70,49 +70,49 @@ class Alpro(nn.Module):
 
     @property
     def bert(self) -> Bert:
-        """The text and multimodal encoder, under whichever name it has."""
+        """The text and multimodal encoder, under either of its names."""
         return self.text_encoder if isinstance(self.text_encoder, Bert) else self.text_encoder.bert
 
     def encode_video(self, pixels: Tensor, cls_only: bool = False) -> Tensor:
-        """Clips (B, T, 3, H, W), uint8 or already normalised, -> (B, 1+N, D): CLS and the patches averaged over time.
+        """Encode clips (B, T, 3, H, W), uint8 or normalised: (B, 1+N, D), CLS and the patches averaged over time.
 
-        With `cls_only` CLS alone, (B, 1, D): the same numbers for less work.
+        With `cls_only`, only CLS, (B, 1, D): the same numbers for less work.
         """
         return self.visual_encoder(pixels if pixels.is_floating_point() else normalize(pixels), cls_only)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Tokens and mask (B, L) -> (B, L, D)."""
+        """Encode tokens (B, L) with their mask (B, L): (B, L, D)."""
         return self.bert.text(input_ids, attention_mask)
 
     def fuse(self, text: Tensor, text_mask: Tensor, video: Tensor, cls_only: bool = False) -> Tensor:
-        """The multimodal encoder: (B, L, D), (B, L), (B, 1+N, D) -> (B, L+1+N, D), text first.
+        """Fuse text (B, L, D), its mask (B, L) and video (B, 1+N, D) in the multimodal encoder: (B, L+1+N, D), text first.
 
-        With `cls_only` only the multimodal [CLS] is computed, (B, 1, D): the same numbers for less work.
+        With `cls_only`, only the multimodal [CLS], (B, 1, D): the same numbers for less work.
         """
         return self.bert.fuse(text, text_mask, video, cls_only)
 
     def video_feature(self, video: Tensor) -> Tensor:
-        """Video tokens (B, 1+N, D) -> the unit vector (B, E) that VTC compares."""
+        """Project video tokens (B, 1+N, D) to unit vectors (B, E) in VTC's space."""
         return F.normalize(widened(self.vision_proj(video[:, 0])), dim=-1)
 
     def text_feature(self, text: Tensor) -> Tensor:
-        """Text tokens (B, L, D) -> the unit vector (B, E) that VTC compares."""
+        """Project text tokens (B, L, D) to unit vectors (B, E) in VTC's space."""
         return F.normalize(widened(self.text_proj(text[:, 0])), dim=-1)
 
     def match(self, text: Tensor, text_mask: Tensor, video: Tensor) -> Tensor:
-        """VTM's logits (B, 2) of encoded pairs; class 1 is a match."""
+        """Return VTM's logits (B, 2) of encoded pairs; class 1 is a match."""
         return self.itm_head(self.fuse(text, text_mask, video, cls_only=True)[:, 0])
 
-    def contrast(self, video: Tensor, text: Tensor, alone: bool = False) -> tuple[Tensor, Tensor, Tensor, int]:
-        """VTC over the batches of all processes: loss, similarities / temperature in both directions, this one's offset.
+    def contrast(self, video: Tensor, text: Tensor, local_only: bool = False) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Compute VTC over all processes' batches: loss, similarities / temperature in both directions, own row offset.
 
-        `alone` compares this process's pairs only, without a word to the others.
+        `local_only` compares this process's pairs only, without communication.
         """
         if self.training:
             with torch.no_grad():
                 self.temp.clamp_(*TEMPERATURES)
         v, t = self.video_feature(video), self.text_feature(text)
-        if alone:
+        if local_only:
             return *vtc_loss(v, t, v, t, 0, self.temp), 0
         everyone = distributed.gather(torch.cat([v, t], 1))
         all_v, all_t = everyone.split(v.shape[1], 1)
@@ -120,40 +120,40 @@ class Alpro(nn.Module):
         return *vtc_loss(v, t, all_v, all_t, offset, self.temp), offset
 
     def draw_negatives(self, v2t: Tensor, t2v: Tensor, offset: int, generator: torch.Generator | None) -> Negatives:
-        """VTM's negatives out of this process's batch, by the similarities (B, pairs of all processes).
+        """Draw VTM's negatives from this process's batch by the similarities (B, pairs of all processes).
 
-        A batch of one has none, and VTM sees the match alone: in training where the others could not be read, in evaluation as
-        a split's last batch.
+        A batch of one pair has no negatives: VTM then sees the match only. This happens in training if the other samples
+        can't be read, and in evaluation for a split's last batch.
         """
         if len(v2t) == 1:
-            return (none := torch.arange(0, device=v2t.device)), none
+            return (empty := torch.arange(0, device=v2t.device)), empty
         here = slice(offset, offset + len(v2t))
         clips = hard_negatives(t2v[:, here], generator)
         return clips, hard_negatives(v2t[:, here], generator)
 
 
 def normalize(pixels: Tensor) -> Tensor:
-    """Pixels (..., 3, H, W) uint8 -> float32, divided by 255 and with CLIP's mean and deviation.
+    """Convert pixels (..., 3, H, W) uint8 to float32: divide by 255, then normalise with CLIP's mean and deviation.
 
-    The released code leaves out the division for a batch whose largest value is at most 1, so that it reads an all but black
-    batch as a white one. Here pixels are always divided.
+    The released code skips the division for a batch without a value over 1, and so reads a nearly black batch as white.
+    Here pixels are always divided.
     """
     mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     return (pixels.float() / 255 - mean) / std
 
 
 def black(device: torch.device) -> Tensor:
-    """A black pixel after normalisation, (3,)."""
+    """Return a black pixel after normalisation, (3,)."""
     return normalize(torch.zeros(3, 1, 1, dtype=torch.uint8, device=device))[:, 0, 0]
 
 
-def labelled(loss_sum: Tensor, count: Tensor) -> Tensor:
-    """A mean that is 0, with zero gradients, over nothing."""
+def mean_loss(loss_sum: Tensor, count: Tensor) -> Tensor:
+    """Return the mean loss over `count` items; 0 with zero gradients if there are none."""
     return loss_sum / count.clamp(min=1)
 
 
 def require(batch: Batch, *names: str) -> list[Tensor]:
-    """The batch's tensors of these names. Raises ValueError naming one that is missing."""
+    """Return the batch's tensors of these names. Raises ValueError that names a missing one."""
     values = [getattr(batch, name) for name in names]
     for name, value in zip(names, values, strict=True):
         if value is None:

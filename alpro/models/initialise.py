@@ -1,4 +1,4 @@
-"""The weights of a model that starts from nothing: every tensor drawn from a seed, in a fixed order."""
+"""Initialisation of a model from a seed: every tensor is drawn in a fixed order."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from alpro.models.bert import MaskedLM
 from alpro.models.encoders import Alpro
 
-STD = 0.02  # BERT's and ViT's, at their width
+STD = 0.02  # BERT's and ViT's standard deviation, at width STD_WIDTH
 STD_WIDTH = 768
-PLACE_STD = 3**-0.5  # of the patches' embeddings, whose weights are drawn evenly: what places and times are added to
+POSITION_STD = 3**-0.5  # that of the patch embeddings, to which position and time embeddings are added
 
 
 def initialise(model: Alpro, seed: int) -> None:
-    """Fill every parameter and buffer of a model, in place; the same seed gives the same bits.
+    """Fill every parameter and buffer of a model in place; the same seed gives the same bits.
 
-    As in the papers of the parts: BERT normal, ViT truncated normal, biases zero; the heads uniform as of torch's linear
-    layers. The deviation is 0.02 at width 768 and keeps a layer's output as large at other widths. Attention over time
-    starts like the other layers; only weights that come from a ViT need it to start as nothing (`start.load_vision`).
-    Places and times start as large as the patches that they are added to: with 0.02 a model takes most of a short training
-    to find out where and when something is.
+    As in the original papers: BERT normal, ViT truncated normal, biases zero; heads uniform like torch's linear layers. The
+    deviation is 0.02 at width 768, scaled so that a layer's output is as large at other widths. Temporal attention starts
+    like the other layers; only a model that starts from a ViT needs it to start at zero (`start.load_vision`). Position and
+    time embeddings start as large as the patch embeddings: with 0.02, learning where and when something is would take most
+    of a short training.
     """
     generator = torch.Generator().manual_seed(seed)
     std = STD * math.sqrt(STD_WIDTH / model.config.width)
@@ -32,8 +32,8 @@ def initialise(model: Alpro, seed: int) -> None:
             if isinstance(module, MaskedLM):
                 module.tie()
         for name, module in model.named_modules():
-            own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
-            for key, tensor in own.items():
+            tensors = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+            for key, tensor in tensors.items():
                 if id(tensor) not in filled:
                     filled.add(id(tensor))
                     _fill(f"{name}.{key}".lstrip("."), key, module, tensor, std, generator)
@@ -54,7 +54,7 @@ def _fill(name: str, key: str, module: nn.Module, tensor: Tensor, std: float, ge
     elif key in ("video_prompt_feat", "image_prompt_feat"):
         tensor.zero_()
     elif vision and key in ("pos_embed", "time_embed"):
-        tensor.normal_(0, PLACE_STD, generator=generator)
+        tensor.normal_(0, POSITION_STD, generator=generator)
     elif vision:
         nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator)
     elif text:
@@ -64,7 +64,7 @@ def _fill(name: str, key: str, module: nn.Module, tensor: Tensor, std: float, ge
     elif isinstance(module, nn.Linear):
         _uniform(tensor, module.in_features, generator)
     else:
-        raise AssertionError(f"{name}: a new kind of parameter needs a rule here")
+        raise AssertionError(f"{name}: no rule to initialise this parameter; add one here")
 
 
 def _uniform(tensor: Tensor, fan_in: int, generator: torch.Generator) -> None:

@@ -1,4 +1,4 @@
-"""The prompter: VTC alone, trained first, then frozen to say which entities a crop shows (paper section 3.3).
+"""The prompter: trained first with VTC only, then frozen to label the entities of crops (paper section 3.3).
 
 Letters: B batch, E entities, P templates, L text tokens, C width of the shared space.
 """
@@ -51,7 +51,7 @@ TEMPLATES = {
 
 
 class Prompter(Alpro):
-    """Both encoders, and the features of each entity's prompts for videos and for images."""
+    """Both encoders, and the features of each entity's prompts, for videos and for images."""
 
     video_prompt_feat: Tensor  # (E, C)
     image_prompt_feat: Tensor
@@ -65,7 +65,7 @@ class Prompter(Alpro):
         self._prompts_checked = False
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Output:
-        """VTC of a batch of captioned clips. Nothing is random here but dropout."""
+        """Compute VTC of a batch of captioned clips. Only dropout is random."""
         video = self.encode_video(batch.pixels, cls_only=True)
         text = self.encode_text(batch.input_ids, batch.attention_mask)
         loss, video_to_text, _, offset = self.contrast(video, text)
@@ -74,9 +74,9 @@ class Prompter(Alpro):
 
     @torch.no_grad()
     def entity_logits(self, pixels: Tensor, media: str) -> Tensor:
-        """Similarity of clips (B, T, 3, H, W) to each entity's prompts, divided by the temperature: (B, E).
+        """Return the similarity of clips (B, T, 3, H, W) to each entity's prompts, divided by the temperature: (B, E).
 
-        Raises TrainingError when the prompts' features were never made: every entity would be equally likely.
+        Raises TrainingError if the prompt features were never computed: all entities would be equally likely.
         """
         prompts = self.image_prompt_feat if media == "image" else self.video_prompt_feat
         if not self._prompts_checked:
@@ -88,9 +88,9 @@ class Prompter(Alpro):
             return feature @ prompts.T / self.temp
 
     def set_prompts(self, entities: Sequence[str], tokenizer: Any, ensemble: bool = True, batch_size: int = 256) -> None:
-        """Make the prompts' features for an entity list; without `ensemble` from the first template alone.
+        """Compute the prompt features of an entity list; without `ensemble`, from the first template only.
 
-        `tokenizer` is a transformers tokenizer. Prompts are never cut, as 15 tokens (the official length) hold all of them.
+        `tokenizer` is a transformers tokenizer. Prompts are not truncated: all fit into 15 tokens, the official length.
         """
         for media, buffer in (("video", "video_prompt_feat"), ("image", "image_prompt_feat")):
             texts = entity_prompts(entities, TEMPLATES[media] if ensemble else TEMPLATES[media][:1])
@@ -101,9 +101,9 @@ class Prompter(Alpro):
 
     @torch.no_grad()
     def prompt_features(self, input_ids: Tensor, attention_mask: Tensor, entities: int, batch_size: int = 256) -> Tensor:
-        """Tokens (P*E, L), template after template, -> the mean of each entity's unit vectors (E, C).
+        """Encode tokens (P*E, L), template after template; returns the mean of each entity's unit vectors, (E, C).
 
-        As in the released code the mean is not made a unit vector again; its norm is a little under 1.
+        As in the released code, the mean is not normalised again; its norm is slightly under 1.
         """
         training, device = self.training, self.temp.device
         self.eval()
@@ -118,5 +118,5 @@ class Prompter(Alpro):
 
 
 def entity_prompts(entities: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Every entity in the first template, then every entity in the second, and so on."""
+    """Return every entity in the first template, then every entity in the second, and so on."""
     return [template.format(entity) for template in templates for entity in entities]

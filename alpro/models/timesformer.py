@@ -1,7 +1,7 @@
 """TimeSformer, the video encoder: a ViT whose blocks attend over time, then over space (paper section 3.1; arXiv 2102.05095).
 
-Letters: B batch, T frames, N patches of a frame, D width. Tokens are `[CLS]` and then the patches in the order (h w t):
-time runs fastest.
+Letters: B batch, T frames, N patches of a frame, D width. Tokens are [CLS], then the patches in the order (h w t): time varies
+fastest.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from alpro.config import Model
 from alpro.errors import ConfigError
 
 Checkpointing = Literal["none", "exact", "official"]
-KINETICS_CLASSES = 400  # of the classification head that every official checkpoint carries and nothing uses
+KINETICS_CLASSES = 400  # classes of the unused head in every official checkpoint
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class SelfAttention(Attention):
-    """timm's, which can leave out what is not asked for: all queries but [CLS]'s, or the projection.
+    """timm's attention, extended to compute only the [CLS] query, or to skip the output projection.
 
-    On a CPU under autocast it takes explicit products: torch's fused kernel is slow there in half precision.
+    On a CPU under autocast it uses explicit products: torch's fused kernel is slow there in half precision.
     """
 
     def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:  # type: ignore[override]
-        """(B, tokens, D) -> (B, tokens, D), or with `cls_only` (B, 1, D): what the first token takes from all."""
+        """Attend: (B, tokens, D) -> (B, tokens, D), or, with `cls_only`, only the first token's output, (B, 1, D)."""
         return self.proj(self.mix(x, cls_only))
 
     def mix(self, x: Tensor, cls_only: bool = False) -> Tensor:
-        """The same before the projection."""
+        """Attend without the output projection."""
         if cls_only:
             sizes = [self.attn_dim, 2 * self.attn_dim]
             (q_weight, weight), (q_bias, bias) = self.qkv.weight.split(sizes), self.qkv.bias.split(sizes)
@@ -49,12 +49,12 @@ class SelfAttention(Attention):
         return mixed.transpose(1, 2).flatten(2)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """(B, tokens, n D) -> (n, B, heads, tokens, width of a head)."""
+        """Reshape (B, tokens, n D) to (n, B, heads, tokens, head width)."""
         return x.unflatten(2, (-1, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
 
 
 class Block(nn.Module):
-    """Divided space-time attention: (B, 1+N*T, D) -> (B, 1+N*T, D), or (B, 1, D) where only CLS is asked for."""
+    """Divided space-time attention: (B, 1+N*T, D) -> (B, 1+N*T, D), or (B, 1, D) with `cls_only`."""
 
     def __init__(self, width: int, heads: int, intermediate: int, drop_path: float) -> None:
         super().__init__()
@@ -70,17 +70,16 @@ class Block(nn.Module):
     def forward(self, x: Tensor, frames: int, cls_only: bool = False) -> Tensor:
         batch, tokens, width = x.shape
         patches = (tokens - 1) // frames
-        cls, x = x.split([1, tokens - 1], 1)  # whose gradient is put together once, where two slices' would be padded and added
+        cls, x = x.split([1, tokens - 1], 1)  # the gradients of two slices would be padded and added
 
-        # Time: each place attends over its own T frames. The path is dropped per place, between the projection and temporal_fc,
-        # and scales the place as a whole, so that it may as well follow temporal_fc's weight, though not its bias. Then the
-        # weights' product does for both: of B*N*T rows one product of matrices less, for one more of D.
+        # Time: each patch attends over its own T frames. Drop path scales whole patches, so the projection and temporal_fc can
+        # be one product (cheaper for B*N*T rows), with only temporal_fc's bias added after it.
         projection, fc = self.temporal_attn.proj, self.temporal_fc
-        places = self.temporal_attn.mix(self.temporal_norm1(x.reshape(batch * patches, frames, width)))
-        places = F.linear(places, fc.weight @ projection.weight, F.linear(projection.bias, fc.weight))
-        x = x + self.drop_path(places).reshape(batch, patches * frames, width) + fc.bias
+        temporal = self.temporal_attn.mix(self.temporal_norm1(x.reshape(batch * patches, frames, width)))
+        temporal = F.linear(temporal, fc.weight @ projection.weight, F.linear(projection.bias, fc.weight))
+        x = x + self.drop_path(temporal).reshape(batch, patches * frames, width) + fc.bias
 
-        # Space: each frame attends over its own patches and a copy of CLS. The path is dropped per frame; CLS becomes the mean.
+        # Space: each frame attends over its own patches and a copy of CLS; CLS becomes the mean. Drop path acts per frame.
         images = x.reshape(batch, patches, frames, width).transpose(1, 2)  # (B, T, N, D)
         images = torch.cat([cls[:, None].expand(-1, frames, -1, -1), images], 2).reshape(batch * frames, 1 + patches, width)
         images = self.drop_path(self.attn(self.norm1(images), cls_only)).unflatten(0, (batch, frames))
@@ -95,7 +94,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """The encoder without pooling; embeddings of other sizes than the input's are interpolated (nearest, 2-D in space)."""
+    """The encoder without pooling; embeddings are interpolated to the input's size if it differs (nearest, 2-D in space)."""
 
     def __init__(self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing = "none") -> None:
         super().__init__()
@@ -110,26 +109,26 @@ class VisionTransformer(nn.Module):
         self.norm = LayerNorm(config.width)
         self.head = nn.Linear(config.width, KINETICS_CLASSES)
         if gradient_checkpointing == "official":
-            # The released checkpointing differentiates only with respect to a layer's input: attention and MLP never learn.
+            # The released checkpointing computes gradients of a layer's input only: attention and MLP are never trained.
             for block in self.blocks:
                 for layer in (block.attn, block.temporal_attn, block.mlp):
                     layer.requires_grad_(False)
 
     def forward(self, pixels: Tensor, cls_only: bool = False) -> Tensor:
-        """(B, T, 3, H, W) normalised float -> (B, 1+N*T, D), or CLS alone, (B, 1, D)."""
+        """Encode normalised pixels (B, T, 3, H, W): (B, 1+N*T, D), or only CLS, (B, 1, D)."""
         batch, frames, _, height, width = pixels.shape
         x = self.patch_embed(pixels.flatten(0, 1))  # (B*T, N, D)
-        cls_place, places = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        cls_position, positions = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         grid = (height // self.patch_embed.patch_size[0], width // self.patch_embed.patch_size[1])
         if grid != self.patch_embed.grid_size:
-            places = resize_grid(places, self.patch_embed.grid_size, grid, "nearest")
+            positions = resize_grid(positions, self.patch_embed.grid_size, grid, "nearest")
         times: Tensor = self.time_embed
         if frames != times.shape[1]:
             times = resize_time(times, frames)
 
-        x = (x + places).unflatten(0, (batch, frames)).transpose(1, 2)  # (B, N, T, D)
+        x = (x + positions).unflatten(0, (batch, frames)).transpose(1, 2)  # (B, N, T, D)
         x = (x + times[:, None]).flatten(1, 2)
-        x = torch.cat([(self.cls_token + cls_place).expand(batch, -1, -1), x], 1)
+        x = torch.cat([(self.cls_token + cls_position).expand(batch, -1, -1), x], 1)
         for number, block in enumerate(self.blocks, 1):
             last = cls_only and number == len(self.blocks)
             if self.checkpointing and torch.is_grad_enabled():
@@ -140,7 +139,7 @@ class VisionTransformer(nn.Module):
 
 
 class TimeSformer(nn.Module):
-    """The video encoder with its tokens averaged over time."""
+    """The video encoder; its patch tokens are averaged over time."""
 
     def __init__(self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing = "none") -> None:
         super().__init__()
@@ -149,15 +148,15 @@ class TimeSformer(nn.Module):
         self.model = VisionTransformer(config, num_frames, gradient_checkpointing)
 
     def forward(self, pixels: Tensor, cls_only: bool = False) -> Tensor:
-        """(B, T, 3, H, W) normalised float -> (B, 1+N, D), or CLS alone, (B, 1, D).
+        """Encode normalised pixels (B, T, 3, H, W): (B, 1+N, D), or only CLS, (B, 1, D).
 
-        Raises ConfigError when T, H or W are not the model's.
+        Raises ConfigError if T, H or W differ from the model's.
         """
         expected = (self.num_frames, 3, self.image_size, self.image_size)
         if pixels.dim() != 5 or tuple(pixels.shape[1:]) != expected:
             raise ConfigError(
-                f"video encoder: got pixels of shape {tuple(pixels.shape)}, built for (B, {', '.join(map(str, expected))}); "
-                "read as many frames of the size that the model was built for, or resize the checkpoint to them"
+                f"video encoder: pixels have the shape {tuple(pixels.shape)}, the model is built for "
+                f"(B, {', '.join(map(str, expected))}); change the number or the size of the frames, or resize the checkpoint"
             )
         x = self.model(pixels, cls_only)
         if cls_only:
@@ -167,12 +166,12 @@ class TimeSformer(nn.Module):
 
 
 def resize_time(times: Tensor, frames: int) -> Tensor:
-    """Nearest row for each frame: (1, T, D) -> (1, frames, D)."""
+    """Resize time embeddings to the nearest rows: (1, T, D) -> (1, frames, D)."""
     return F.interpolate(times.transpose(1, 2), size=frames, mode="nearest").transpose(1, 2)
 
 
-def resize_grid(places: Tensor, old: tuple[int, int], new: tuple[int, int], mode: Literal["nearest", "bicubic"]) -> Tensor:
-    """Patch embeddings resized over their two dimensions: (1, old h*w, D) -> (1, new h*w, D)."""
-    image = places.unflatten(1, old).permute(0, 3, 1, 2)
+def resize_grid(positions: Tensor, old: tuple[int, int], new: tuple[int, int], mode: Literal["nearest", "bicubic"]) -> Tensor:
+    """Resize patch embeddings in two dimensions: (1, old h*w, D) -> (1, new h*w, D)."""
+    image = positions.unflatten(1, old).permute(0, 3, 1, 2)
     image = F.interpolate(image, size=new, mode=mode, antialias=mode == "bicubic")
     return image.flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""The four objectives of the pre-training, each a function of tensors (paper section 3): VTC, VTM, MLM, PEM."""
+"""The four pre-training objectives as functions of tensors (paper section 3): VTC, VTM, MLM, PEM."""
 
 from alpro.objectives.mlm import masked_positions, mlm_loss
 from alpro.objectives.pem import pem_loss

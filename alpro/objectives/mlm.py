@@ -1,4 +1,4 @@
-"""MLM, masked language modeling: the masked tokens from the text and the video (paper section 3.2)."""
+"""MLM, masked language modeling: predicts masked tokens from the text and the video (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 from alpro.objectives.precision import widened
 
-IGNORED = -100  # the label of a position where nothing is to be predicted
+IGNORED = -100  # label of a position without a prediction
 
 
 def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of (M, vocabulary) logits over the M masked tokens (M,); 0, with zero gradients, when M is 0."""
+    """Return the mean cross-entropy of (M, vocabulary) logits over M masked tokens; 0 with zero gradients if M is 0."""
     return F.cross_entropy(widened(logits), labels, reduction="sum") / max(len(labels), 1)
 
 
 def masked_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of each position of labels (B, L) that is to be predicted, in reading order."""
+    """Return row and column of each position of labels (B, L) that has a label, in reading order."""
     rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
     return rows, columns

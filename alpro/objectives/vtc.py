@@ -1,4 +1,4 @@
-"""VTC, video-text contrastive: each clip against all workers' captions, each caption against all clips (paper eq. 1-2).
+"""VTC, video-text contrastive: each clip against all processes' captions, each caption against all clips (paper eq. 1-2).
 
 Letters: B this process's pairs, A all processes' pairs, E width of the shared space.
 """
@@ -15,11 +15,11 @@ from alpro.objectives.precision import widened
 def vtc_loss(
     video: Tensor, text: Tensor, all_video: Tensor, all_text: Tensor, offset: int, temperature: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean of both directions' cross-entropies over this process's pairs.
+    """Return the mean of both directions' cross-entropies over this process's pairs, and the similarities.
 
     `video`, `text` (B, E) and `all_video`, `all_text` (A, E) are unit vectors; row `offset + i` of all is row i of this
-    process. Returns the loss and the two similarities divided by the temperature, (B, A) each: video to text, text to video.
-    Computed in float32 or better also under autocast, where a product of unit vectors would keep two decimals.
+    process. The similarities, (B, A) each, are divided by the temperature: video to text, text to video. Computed in float32
+    or better, also under autocast: in half precision a product of unit vectors has only two decimals.
     """
     with torch.autocast(video.device.type, enabled=False):
         video_to_text = widened(video) @ widened(all_text).T / temperature

@@ -1,4 +1,4 @@
-"""VTM, video-text matching: does this caption belong to this clip? With two hard negatives a pair (paper section 3.2)."""
+"""VTM, video-text matching: classifies whether a caption belongs to a clip; two hard negatives per pair (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def hard_negatives(similarity: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """For each row of similarity / temperature (B, B), another row's index drawn by softmax: (B,) int64.
+    """Draw, for each row of similarity / temperature (B, B), the index of another row by softmax: (B,) int64.
 
-    The diagonal, the true pair, is never drawn. A generator may live on another device than the similarities. Raises
-    ValueError for B = 1, where there is no other.
+    The diagonal, the true pair, is never drawn. The generator may be on another device than the similarities. Raises
+    ValueError if B is 1.
     """
     if len(similarity) < 2:
         raise ValueError("a batch of one pair has no negatives")
@@ -21,5 +21,5 @@ def hard_negatives(similarity: Tensor, generator: torch.Generator | None = None)
 
 
 def vtm_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of (P, 2) logits; class 1 is a match."""
+    """Return the mean cross-entropy of (P, 2) logits; class 1 is a match."""
     return F.cross_entropy(logits, labels)

@@ -1,4 +1,4 @@
-"""Where a training starts: a seed, ImageNet's ViT and BERT, Kinetics, or a checkpoint."""
+"""Initial weights of a training: a seed, ImageNet's ViT and BERT, Kinetics, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_encoders_of_other_sizes_are_refused(small, vit, tmp_path):
     with pytest.raises(CheckpointError, match="does not fit the video encoder"):
         init_weights(wide, Spec(vision=vit[0]))
     BertForMaskedLM(bert_config(wide.config.model_copy(update={"vocab_size": 90}))).save_pretrained(tmp_path / "bert")
-    with pytest.raises(CheckpointError, match="vocabulary is another one"):
+    with pytest.raises(CheckpointError, match="vocabulary differs"):
         init_weights(wide, Spec(text=str(tmp_path / "bert")))
 
 

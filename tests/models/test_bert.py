@@ -55,9 +55,9 @@ def test_rows_fused_together_have_what_each_has_alone(small, batch):
     for together in (True, False):
         model.zero_grad()
         video, text = model.encode_video(b.pixels.double() / 255), model.encode_text(b.input_ids, b.attention_mask)
-        parts = [(2, text.shape[1] + video.shape[1]), (0, 1), (1, text.shape[1]), (len(text) - 3, 1)]
+        groups = [(2, text.shape[1] + video.shape[1]), (0, 1), (1, text.shape[1]), (len(text) - 3, 1)]
         if together:
-            fused = model.bert.fuse_parts(text, b.attention_mask, video, parts)
+            fused = model.bert.fuse_groups(text, b.attention_mask, video, groups)
         else:
             whole = [model.fuse(*(x[[row]] for x in (text, b.attention_mask, video))) for row in range(len(text))]
             fused = [torch.cat(whole[:2]), whole[0][:0, :1], whole[2][:, : text.shape[1]], torch.cat(whole[3:])[:, :1]]

@@ -197,10 +197,10 @@ def test_missing_tensor_is_named(small, batch):
 @pytest.mark.parametrize(
     ("task", "arguments", "message"),
     [
-        ("caption", {}, "none of prompter, pretrain, retrieval, qa"),
+        ("caption", {}, "must be one of prompter, pretrain, retrieval, qa"),
         ("qa", {}, "needs num_answers"),
         ("pretrain", {}, "needs num_entities"),
-        ("retrieval", {"image_size": 50}, "no multiple of patch_size"),
+        ("retrieval", {"image_size": 50}, "not a multiple of patch_size"),
     ],
 )
 def test_impossible_models_are_refused(task, arguments, message):

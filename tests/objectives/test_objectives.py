@@ -92,8 +92,8 @@ def test_pem_is_the_mean_over_kept_crops():
 
 def test_rules_for_crops_without_a_label():
     labels = torch.tensor([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.3, 0.35, 0.35]])
-    assert pem.kept(labels, "max_probability", 0.5).tolist() == [True, True, False]
-    assert pem.kept(labels, "argmax_zero", 0.5).tolist() == [False, True, True]
+    assert pem.keep_mask(labels, "max_probability", 0.5).tolist() == [True, True, False]
+    assert pem.keep_mask(labels, "argmax_zero", 0.5).tolist() == [False, True, True]
 
 
 def test_black_batches_are_divided_like_all_others():
