@@ -155,7 +155,7 @@ def test_the_gates_answer_is_the_runs_state(scratch: Path, server_home: Path) ->
     assert "| **NO** | gain | 1 | 2 | more than 0 |" in text
 
 
-def test_a_run_that_asks_keeps_nobody_waiting_and_promotes_what_passed(
+def test_a_paused_run_releases_the_run_lock_and_promotes_when_resumed(
     scratch: Path, server_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect.flow_runs import resume_flow_run
