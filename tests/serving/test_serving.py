@@ -134,7 +134,7 @@ def test_a_packed_model_holds_no_pickle_and_says_what_it_needs(packed):
 
 def test_a_checkpoint_that_names_no_task_is_not_packed(tmp_path):
     (tmp_path / "config.json").write_text('{"task": "poetry"}')
-    with pytest.raises(CheckpointError, match="'poetry', but must be one of prompter, pretrain, retrieval, qa"):
+    with pytest.raises(CheckpointError, match="'poetry' is unknown; expected one of prompter, pretrain, retrieval, qa"):
         package.save(tmp_path, tmp_path / "out", frames="uniform", max_text_tokens=20)
 
 
