@@ -67,9 +67,9 @@ def missing_inputs(params: Params) -> list[Missing]:
 
 def _fetching(path: str) -> str:
     """Return the command that fetches an official input, and its size; empty for other inputs."""
-    from alpro.data.sources.registry import set_of, source
+    from alpro.data.sources.registry import set_containing, source
 
-    name = set_of(Path(path).as_posix())
+    name = set_containing(Path(path).as_posix())
     if name is None:
         return ""
     entry = source(name)

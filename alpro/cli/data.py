@@ -85,7 +85,7 @@ def data_fetch(
     if name is None:
         typer.echo(sources.show(root))
         return
-    folders = sources.fetch(name, root, local or [], keep, typer.echo)
+    folders = sources.fetch(name, root, local or [], keep_archives=keep, say=typer.echo)
     if media and sources.has_media(name):
         folders.append(sources.fetch_media(name, root, workers, retry, typer.echo))
     if folders:

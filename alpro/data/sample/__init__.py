@@ -1,63 +1,62 @@
-"""Made data: real encoded files in the official layouts of all six sets, from a seed; for learning, tests and proofs.
+"""Synthetic sample data: encoded videos and images in the official layouts of all six sets, generated from a seed.
 
-Toys with a color move, grow, rest or change their color in a setting; captions tell it, questions ask for it.
-`make_sample` writes the same bytes whatever the number of cores.
+Colored toys move, grow, rest or change their color in a setting; captions describe this, and questions ask about it.
+`make_sample` writes the same bytes with any number of cores.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.connection import wait
 from pathlib import Path
 
 from alpro.config import Sample
-from alpro.data.sample.plan import Clip, Plan, make_plan
+from alpro.data.sample.plan import Plan, PlannedClip, make_plan
 from alpro.data.sample.questions import is_motion_question
 from alpro.files.atomic import new_dir
+from alpro.system.parent import die_with_parent
 
-__all__ = ["Clip", "Plan", "is_motion_question", "make_plan", "make_sample"]
+__all__ = ["Plan", "PlannedClip", "is_motion_question", "make_plan", "make_sample"]
 
 
 def make_sample(
     settings: Sample, root: Path, workers: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Write the made data at `root`, as a whole or not at all, replacing what stood there.
+    """Write the sample data to `root` atomically, replacing existing data.
 
     Layout: webvid2m/{txt,videos}, cc3m/{txt,images}, msrvtt_ret/{txt,videos}, didemo_ret/{txt,videos},
-    msrvtt_qa/txt (its videos are msrvtt_ret's), msvd_qa/{txt,videos}. `workers`: processes that draw and encode
-    (default: one per core); `progress(done, of)` is called as videos get ready. Raises DataError when more
-    different scenes are asked for than there are.
+    msrvtt_qa/txt (its videos are msrvtt_ret's), msvd_qa/{txt,videos}. `workers` is the number of processes that draw and
+    encode (default: one per core). `progress(done, total)` is called as videos are finished. Raises DataError if there are
+    not enough different scenes for the requested number of videos.
     """
     plan = make_plan(settings)
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with new_dir(root) as aside:
+    with new_dir(root) as temporary:
         for file, text in plan.texts.items():
-            (aside / file).parent.mkdir(parents=True, exist_ok=True)
-            (aside / file).write_text(text, encoding="utf-8")
-        for folder in {(aside / clip.file).parent for clip in plan.clips}:
+            (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / file).write_text(text, encoding="utf-8")
+        for folder in {(temporary / clip.file).parent for clip in plan.clips}:
             folder.mkdir(parents=True, exist_ok=True)
         done = 0
-        for made in _make_all(plan.clips, aside, settings.frame_size, workers):
-            done += made
+        for count in _write_clips(plan.clips, temporary, settings.frame_size, workers):
+            done += count
             if progress:
                 progress(done, len(plan.clips))
 
 
-def _make_all(clips: list[Clip], root: Path, size: int, workers: int) -> Iterator[int]:
-    """Make all clips, yielding how many were made since the last time."""
+def _write_clips(clips: list[PlannedClip], root: Path, size: int, workers: int) -> Iterator[int]:
+    """Write all clips; yield the number of clips in each finished chunk."""
     chunks = [clips[i : i + 25] for i in range(0, len(clips), 25)]
     if workers <= 1:
         for chunk in chunks:
-            yield _make(chunk, root, size)
+            yield _write_chunk(chunk, root, size)
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    context = multiprocessing.get_context("spawn")  # a forked child of a process with threads may hang
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        futures = [pool.submit(_make, chunk, root, size) for chunk in chunks]
+        futures = [pool.submit(_write_chunk, chunk, root, size) for chunk in chunks]
         try:
             for future in futures:
                 yield future.result()
@@ -66,8 +65,8 @@ def _make_all(clips: list[Clip], root: Path, size: int, workers: int) -> Iterato
             raise
 
 
-def _make(clips: list[Clip], root: Path, size: int) -> int:
-    """Draw and encode some clips; returns how many."""
+def _write_chunk(clips: list[PlannedClip], root: Path, size: int) -> int:
+    """Draw and encode some clips; return their number."""
     from alpro.data.sample.encode import write_image, write_video
     from alpro.data.sample.pixels import render
 
@@ -81,13 +80,8 @@ def _make(clips: list[Clip], root: Path, size: int) -> int:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work forever; it ends instead."""
+    """Have a worker end when its parent is killed; otherwise it would wait for work forever."""
+    die_with_parent()
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        sentinel = parent.sentinel
-
-        def watch() -> None:
-            wait([sentinel])
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
+    if parent is not None and not parent.is_alive():  # it died before the call above
+        os._exit(1)

@@ -1,4 +1,4 @@
-"""Encoding with the same bytes on any number of cores: one encoder thread, no dates, no library versions."""
+"""Reproducible encoding: one encoder thread, no dates and no library versions, so any number of cores gives equal bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from alpro.data.sample.film import FRAMES_PER_SECOND
 
-# Without x264's lookahead: on very small frames its decisions, and so the bytes, differ from run to run.
+# Without x264's lookahead, whose decisions on very small frames differ between runs.
 _CODECS = {
     ".mp4": (
         "libx264",

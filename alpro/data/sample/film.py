@@ -1,10 +1,9 @@
-"""Where each toy of a scene is in each moment of the video, so that its middle frame does not tell what only time shows.
+"""Position, size and color of each toy over time, chosen so that a single frame does not reveal the motion.
 
-Toys hop from cell to cell of a board, so that a small model's patches, which have the cells' size, show each shape whole.
-Whatever moves or changes its size does so in an odd number of even stops, and is at half time where it would be had it
-gone the other way: the middle frame can't tell left from right, nor growing from shrinking. A change of color goes between
-two colors drawn alike, so that a frame doesn't tell whether it was early or late. Lengths are in cells, time is a share of
-the video.
+Toys move from cell to cell of a board. The cells have the size of a small model's patches, so a patch shows a whole shape.
+A motion or change of size has an odd number of equal steps, so its middle frame is the same in both directions. A change of
+color goes between two colors of equal frequency, so a frame does not reveal whether the change was early or late. Lengths are
+in cells; time runs from 0 to 1.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ FRAMES_PER_SECOND = 10
 FRAMES = (16, 24)  # shortest and longest video
 CELLS = 5  # along a side of the frame
 SIDE = {"small": 1, "large": 3, "": 1}
-GROWN = {"single": 3, "pair": 2}  # a size that changes goes between one cell and so many
+GROWN = {"single": 3, "pair": 2}  # largest side of a toy that grows or shrinks; the smallest is one cell
 MOMENT = {"start": 0.25, "middle": 0.5, "end": 0.75}
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """A quantity over time: from `first` to `last` in even stops, an odd number of them; one stop stands still."""
+class Trajectory:
+    """A quantity over time, from `first` to `last` in an odd number of equal steps; with one step it is constant."""
 
     first: float
     last: float
     stops: int = 1
 
     def at(self, time: float) -> float:
-        """The value at a time in [0, 1]."""
+        """Return the value at a time in [0, 1]."""
         if self.stops == 1:
             return self.first
         stop = min(int(time * self.stops), self.stops - 1)
@@ -41,7 +40,7 @@ class Course:
 
     @property
     def largest(self) -> float:
-        """The highest value of the video."""
+        """Largest value over the video."""
         return max(self.first, self.last)
 
 
@@ -51,21 +50,21 @@ class Track:
 
     shape: str
     color: str
-    x: Course
-    y: Course
-    side: Course
+    x: Trajectory
+    y: Trajectory
+    side: Trajectory
     later: str = ""
     changes_at: float = 2.0  # never
 
     def at(self, time: float) -> tuple[float, float, float, str]:
-        """Middle x and y and side, as shares of the frame's side, and color at a time in [0, 1]."""
+        """Return center x, center y and side, as fractions of the frame's side, and the color, at a time in [0, 1]."""
         color = self.later if time >= self.changes_at else self.color
         return self.x.at(time) / CELLS, self.y.at(time) / CELLS, self.side.at(time) / CELLS, color
 
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """All that a video's pixels follow from, apart from the setting's decoration, which `seed` draws."""
+    """Everything that determines a video's pixels; `seed` draws the decoration of the setting."""
 
     setting: str
     frames: int
@@ -73,71 +72,71 @@ class Film:
     seed: int
 
     def times(self) -> NDArray[np.float64]:
-        """The moment of each frame."""
+        """Return the time of each frame, in [0, 1]."""
         return (np.arange(self.frames) + 0.5) / self.frames
 
 
-def shoot(scene: Scene, rng: np.random.Generator) -> Film:
-    """Draw courses for a scene's toys."""
+def make_film(scene: Scene, rng: np.random.Generator) -> Film:
+    """Draw trajectories for a scene's toys."""
     frames = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
     if scene.kind == "group":
         tracks = _group(scene, rng)
     elif scene.kind == "pair":
-        tracks = tuple(_in_lane(toy, rng) for toy in scene.toys)
+        tracks = tuple(_one_of_pair(toy, rng) for toy in scene.toys)
     else:
-        tracks = (_alone(scene.toys[0], rng),)
+        tracks = (_single(scene.toys[0], rng),)
     return Film(scene.setting, frames, tracks, seed=int(rng.integers(2**32)))
 
 
-def _stay(value: float) -> Course:
-    return Course(value, value)
+def _constant(value: float) -> Trajectory:
+    return Trajectory(value, value)
 
 
-def _run(low: float, high: float, backwards: bool) -> Course:
-    """Through all cells from `low` to `high`, an even number apart: at half time in the middle, whichever way."""
+def _crossing(low: float, high: float, backwards: bool) -> Trajectory:
+    """Cross all cells from `low` to `high`, which are an even number apart: the middle frame shows the center cell."""
     ends = (low, high)
-    return Course(*(ends[::-1] if backwards else ends), int(high - low) + 1)
+    return Trajectory(*(ends[::-1] if backwards else ends), int(high - low) + 1)
 
 
-def _any(low: float, high: float, rng: np.random.Generator) -> Course:
-    """In one of the cells, standing still."""
-    return _stay(low + int(rng.integers(int(high - low) + 1)))
+def _random_cell(low: float, high: float, rng: np.random.Generator) -> Trajectory:
+    """Rest in a random cell."""
+    return _constant(low + int(rng.integers(int(high - low) + 1)))
 
 
-def _track(toy: Toy, x: Course, y: Course, side: Course, rng: np.random.Generator) -> Track:
+def _track(toy: Toy, x: Trajectory, y: Trajectory, side: Trajectory, rng: np.random.Generator) -> Track:
     if not toy.moment:
         return Track(toy.shape, toy.color, x, y, side)
     return Track(toy.shape, toy.color, x, y, side, toy.later, MOMENT[toy.moment] + rng.uniform(-0.03, 0.03))
 
 
-def _side(toy: Toy, kind: str) -> Course:
+def _side(toy: Toy, kind: str) -> Trajectory:
     if toy.motion in ("grow", "shrink"):
         ends = (1, GROWN[kind])
-        return Course(*(ends if toy.motion == "grow" else ends[::-1]), 3)
-    return _stay(SIDE[toy.size])
+        return Trajectory(*(ends if toy.motion == "grow" else ends[::-1]), 3)
+    return _constant(SIDE[toy.size])
 
 
-def _alone(toy: Toy, rng: np.random.Generator) -> Track:
+def _single(toy: Toy, rng: np.random.Generator) -> Track:
     side = _side(toy, "single")
     low = side.largest / 2
     high, center = CELLS - low, CELLS / 2
-    if toy.motion in DIRECTIONS:  # at half time in the center: that tells neither the way nor the axis
-        along, across = _run(low, high, toy.motion in ("left", "up")), _stay(center)
+    if toy.motion in DIRECTIONS:  # the middle frame shows the center, so it reveals neither direction nor axis
+        along, across = _crossing(low, high, toy.motion in ("left", "up")), _constant(center)
         x, y = (along, across) if toy.motion in ("left", "right") else (across, along)
     elif toy.place:
         places = {"left": (low, center), "right": (high, center), "top": (center, low), "bottom": (center, high)}
-        x, y = (_stay(value) for value in places.get(toy.place, (center, center)))
+        x, y = (_constant(value) for value in places.get(toy.place, (center, center)))
     else:
-        x, y = _any(low, high, rng), _any(low, high, rng)
+        x, y = _random_cell(low, high, rng), _random_cell(low, high, rng)
     return _track(toy, x, y, side, rng)
 
 
-def _in_lane(toy: Toy, rng: np.random.Generator) -> Track:
-    """One of two toys, each in its half of the frame; both are spread alike along it."""
+def _one_of_pair(toy: Toy, rng: np.random.Generator) -> Track:
+    """Place one of two toys in its half of the frame; both have the same distribution along it."""
     side = _side(toy, "pair")
-    lane = _stay(3.5 if toy.place in ("bottom", "right") else 1.5)
-    moves = toy.motion in DIRECTIONS  # else near the middle, where its place is plain to see
-    along = _run(0.5, CELLS - 0.5, toy.motion in ("left", "up")) if moves else _any(1.5, CELLS - 1.5, rng)
+    lane = _constant(3.5 if toy.place in ("bottom", "right") else 1.5)
+    moves = toy.motion in DIRECTIONS  # else near the middle, where its half is unambiguous
+    along = _crossing(0.5, CELLS - 0.5, toy.motion in ("left", "up")) if moves else _random_cell(1.5, CELLS - 1.5, rng)
     x, y = (along, lane) if toy.place in ("top", "bottom") else (lane, along)
     return _track(toy, x, y, side, rng)
 
@@ -156,5 +155,6 @@ def _group(scene: Scene, rng: np.random.Generator) -> tuple[Track, ...]:
     }[scene.count]
     chosen = places[int(rng.integers(len(places)))]
     return tuple(
-        _track(scene.toys[0], _stay(float(rng.choice(x))), _stay(float(rng.choice(y))), _stay(1), rng) for x, y in chosen
+        _track(scene.toys[0], _constant(float(rng.choice(x))), _constant(float(rng.choice(y))), _constant(1), rng)
+        for x, y in chosen
     )

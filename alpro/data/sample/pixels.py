@@ -1,4 +1,4 @@
-"""The pixels of a film: settings with some decoration and toys on them, drawn by signed distances (antialiased).
+"""Rendering of a film: decorated settings with toys, drawn from signed distances (antialiased).
 
 H, W: frame height and width (equal here).
 """
@@ -20,8 +20,8 @@ RGB = {
     "green": (20, 140, 50),
     "blue": (38, 76, 222),
 }
-_DARK = ("blue", "green", "red")  # their rims are light
-_SPRITE = 192  # side of the distance maps, which cover [-1.25, 1.25] of a toy's half side
+_DARK = ("blue", "green", "red")  # colors with a light rim
+_SPRITE = 192  # side of the distance maps in pixels; they cover [-1.25, 1.25] half sides of a toy
 _REACH = 1.25
 _HOLE = 0.52  # radius of a ring's hole, in half sides
 
@@ -30,7 +30,7 @@ _HOLE = 0.52  # radius of a ring's hole, in half sides
 
 
 def _outline(shape: str) -> NDArray[np.float64]:
-    """(points, 2) polygon of a shape inside [-1, 1], y down."""
+    """Return the polygon (points, 2) of a shape inside [-1, 1], y down."""
     turn = np.linspace(0, 2 * np.pi, 73)[:-1]
     if shape in ("ball", "ring"):
         return np.stack([np.cos(turn), np.sin(turn)], 1)
@@ -47,7 +47,7 @@ def _outline(shape: str) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=16)
 def _sprite(shape: str) -> Floats:
-    """Distance map of a shape (inside negative, in half sides)."""
+    """Return the signed distance map of a shape in half sides, negative inside."""
     axis = np.linspace(-_REACH, _REACH, _SPRITE)
     x, y = np.meshgrid(axis, axis)
     points = np.stack([x, y], -1)[:, :, None, :]
@@ -66,12 +66,12 @@ def _sprite(shape: str) -> Floats:
 
 
 def _sample(distances: Floats, xs: NDArray[np.float64], ys: NDArray[np.float64]) -> Floats:
-    """Bilinear values of a map on the grid that xs and ys (in half sides) span."""
+    """Interpolate a map bilinearly on the grid of xs and ys (in half sides)."""
 
     def weights(values: NDArray[np.float64]) -> tuple[NDArray[np.intp], Floats]:
-        place = np.clip((values + _REACH) / (2 * _REACH) * (_SPRITE - 1), 0, _SPRITE - 1.001)
-        left = place.astype(np.intp)
-        return left, (place - left).astype(np.float32)
+        position = np.clip((values + _REACH) / (2 * _REACH) * (_SPRITE - 1), 0, _SPRITE - 1.001)
+        left = position.astype(np.intp)
+        return left, (position - left).astype(np.float32)
 
     ix, fx = weights(xs)
     iy, fy = weights(ys)
@@ -80,7 +80,7 @@ def _sample(distances: Floats, xs: NDArray[np.float64], ys: NDArray[np.float64])
 
 
 def _stamp(frame: Floats, shape: str, x: float, y: float, side: float, color: str) -> None:
-    """Draw one toy into a frame (H, W, 3); the middle and the side are shares of the frame's side."""
+    """Draw one toy into a frame (H, W, 3); center and side are fractions of the frame's side."""
     size = frame.shape[0]
     half = side * size / 2
     x0, x1 = max(int((x * size) - half * _REACH), 0), min(int(x * size + half * _REACH) + 2, size)
@@ -92,7 +92,7 @@ def _stamp(frame: Floats, shape: str, x: float, y: float, side: float, color: st
     fill = np.array(RGB[color], np.float32)
     patch = frame[y0:y1, x0:x1]
     rim = np.float32(max(0.045 * half, 0.6))
-    # A rim sets the toy off from a ground of its own color.
+    # The rim separates the toy from a background of the same color.
     for distances, paint in ((distance, ink), (distance + rim, fill)):
         alpha = np.clip(0.5 - distances, 0, 1)[..., None]
         patch += alpha * (paint - patch)
@@ -102,7 +102,7 @@ def _stamp(frame: Floats, shape: str, x: float, y: float, side: float, color: st
 
 
 def background(setting: str, size: int, rng: np.random.Generator) -> Floats:
-    """(H, W, 3) ground of a film, soft enough that toys of any color stand out."""
+    """Draw the background (H, W, 3) of a film, in pale colors so that all toys are visible."""
     y, x = np.meshgrid((np.arange(size) + 0.5) / size, (np.arange(size) + 0.5) / size, indexing="ij")
     unit = 1 / size
     picture = np.empty((size, size, 3), np.float32)
@@ -146,20 +146,20 @@ def background(setting: str, size: int, rng: np.random.Generator) -> Floats:
 
 
 def render(film: Film, size: int, frames: int | None = None) -> NDArray[np.uint8]:
-    """(T, H, W, 3) RGB frames of a film; with `frames`, only so many from its start."""
+    """Render the RGB frames (T, H, W, 3) of a film, or only its first `frames`."""
     rng = np.random.default_rng(film.seed)
-    ground = background(film.setting, size, rng)
+    empty_frame = background(film.setting, size, rng)
     times = film.times()[:frames]
     out = np.empty((len(times), size, size, 3), np.uint8)
-    before: list[tuple[float, float, float, str]] = []
+    previous: list[tuple[float, float, float, str]] = []
     for t, time in enumerate(times):
-        now = [track.at(float(time)) for track in film.tracks]
-        if now == before:  # nothing moved
+        current = [track.at(float(time)) for track in film.tracks]
+        if current == previous:  # nothing moved
             out[t] = out[t - 1]
             continue
-        frame = ground.copy()
-        for track, (x, y, side, color) in zip(film.tracks, now, strict=True):
+        frame = empty_frame.copy()
+        for track, (x, y, side, color) in zip(film.tracks, current, strict=True):
             _stamp(frame, track.shape, x, y, side, color)
         out[t] = np.clip(frame + 0.5, 0, 255).astype(np.uint8)
-        before = now
+        previous = current
     return out

@@ -1,8 +1,8 @@
-"""Which scenes the made data hold, and what is written of them: everything but the pixels.
+"""Plan of the sample data: its scenes and all of its texts, without the pixels.
 
-Splits share no scene: the test and validation splits are drawn first, and a scene of any training split that is one of
-theirs in all that can be told of it is drawn again. (To refuse all that a held-out caption fits would leave half of the
-directions of a shape, color and setting out of training.) In a retrieval gallery no caption fits a second video.
+Splits share no scene. Test and validation splits are drawn first; a training scene that cannot be distinguished from one of
+theirs is drawn again. (Refusing every scene that a held-out caption fits would remove half of the directions of a shape, color
+and setting from training.) Within a retrieval test or validation split, each caption fits only its own video.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from alpro.config import Sample
-from alpro.data.sample.film import Film, shoot
-from alpro.data.sample.questions import Asker
-from alpro.data.sample.scenes import Cards, Scene, Scenes, Tellings, draw
+from alpro.data.sample.film import Film, make_film
+from alpro.data.sample.questions import QuestionGenerator
+from alpro.data.sample.scenes import Cards, Descriptions, Scene, Scenes, draw
 from alpro.data.sample.words import caption, paragraph, still_caption
 from alpro.errors import DataError
 
 SETS = ("webvid2m", "cc3m", "msrvtt_ret", "didemo_ret", "msrvtt_qa", "msvd_qa")
-CAPTIONS = 2  # of each training video of msrvtt_ret
-QUESTIONS = 3  # of each video: those on motion first
-TRIES = 2000
+CAPTIONS = 2  # per training video of msrvtt_ret
+QUESTIONS = 3  # per video; those about motion first
+TRIES = 2000  # scenes drawn before giving up
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    """A video or image to be made."""
+class PlannedClip:
+    """A video or image to render."""
 
     file: str  # below the sample's root
     film: Film
@@ -39,22 +39,22 @@ class Clip:
 
 @dataclass
 class Plan:
-    """What `make_sample` writes; paths are relative to its root."""
+    """Content of the sample data; paths are relative to its root."""
 
-    clips: list[Clip] = field(default_factory=list)
+    clips: list[PlannedClip] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     scenes: dict[tuple[str, str], dict[str, Scene]] = field(default_factory=dict)  # (set, split) -> name -> scene
-    tellings: dict[tuple[str, str], list[tuple[str, Scene]]] = field(default_factory=dict)  # name and what was told
+    descriptions: dict[tuple[str, str], list[tuple[str, Scene]]] = field(default_factory=dict)  # name and description
 
 
-Teller = Callable[[Scene, np.random.Generator], tuple[str, Scene]]
+Captioner = Callable[[Scene, np.random.Generator], tuple[str, Scene]]
 Namer = Callable[[int, np.random.Generator], str]
 
 
 def make_plan(settings: Sample) -> Plan:
-    """Draw all scenes and texts; a pure function of the settings. Raises DataError when too many are asked for."""
+    """Draw all scenes and texts; a pure function of the settings. Raises DataError if too many videos are requested."""
     plan = Plan()
-    secret = Tellings()  # the held-out scenes; no training scene may be one of them
+    held_out = Descriptions()  # scenes of the validation and test splits, which training must not contain
     streams = {name: np.random.default_rng([settings.seed, number]) for number, name in enumerate(SETS)}
     counts = {"train": settings.train_videos, "val": settings.val_videos, "test": settings.test_videos}
     collections = {
@@ -65,18 +65,18 @@ def make_plan(settings: Sample) -> Plan:
         "cc3m": _Collection(plan, "cc3m", ".jpg", streams["cc3m"], _cc3m_name, still_caption),
     }
     for split in ("test", "val"):
-        drawn = [collection.hold_out(split, counts[split], secret) for collection in list(collections.values())[:3]]
+        drawn = [collection.hold_out(split, counts[split], held_out) for collection in list(collections.values())[:3]]
         for scenes in drawn:
-            for told in scenes:
-                secret.add(told)
-    for told in collections["webvid2m"].hold_out("val", settings.val_videos, secret):
-        secret.add(told)
+            for scene in scenes:
+                held_out.add(scene)
+    for scene in collections["webvid2m"].hold_out("val", settings.val_videos, held_out):
+        held_out.add(scene)
     for name, number in (
         *((name, settings.train_videos) for name in ("msrvtt_ret", "didemo_ret", "msvd_qa")),
         ("webvid2m", settings.pretrain_videos),
         ("cc3m", settings.pretrain_images),
     ):
-        collections[name].fill("train", number, secret, captions=CAPTIONS if name == "msrvtt_ret" else 1)
+        collections[name].fill("train", number, held_out, captions=CAPTIONS if name == "msrvtt_ret" else 1)
     for name in ("msrvtt_ret", "didemo_ret"):
         for split in counts:
             rows = [{"clip_name": clip, "caption": text} for clip, text in collections[name].written[split]]
@@ -92,63 +92,68 @@ def make_plan(settings: Sample) -> Plan:
 
 
 class _Collection:
-    """One set's videos: draws scenes, names them, shoots them and tells of them."""
+    """Draws, names, films and captions the scenes of one set."""
 
-    def __init__(self, plan: Plan, name: str, suffix: str, rng: np.random.Generator, namer: Namer, teller: Teller) -> None:
+    def __init__(
+        self, plan: Plan, name: str, suffix: str, rng: np.random.Generator, namer: Namer, captioner: Captioner
+    ) -> None:
         self.plan, self.name, self.suffix = plan, name, suffix
-        self.rng, self.namer, self.teller = rng, namer, teller
+        self.rng, self.namer, self.captioner = rng, namer, captioner
         self.written: dict[str, list[tuple[str, str]]] = {}
         self._number = 0
 
-    def hold_out(self, split: str, number: int, secret: Tellings) -> list[Scene]:
-        """Draw a split in which every text fits its own video alone; returns its scenes."""
-        shown, told, cards = Scenes(), Tellings(), Cards(self.rng)
-        kept: list[Scene] = []
+    def hold_out(self, split: str, number: int, held_out: Descriptions) -> list[Scene]:
+        """Draw a split in which every text fits only its own video; return its scenes."""
+        split_scenes, split_descriptions, cards = Scenes(), Descriptions(), Cards(self.rng)
+        scenes: list[Scene] = []
         for _ in range(number):
-            scene, text, telling = self._draw(
-                cards, lambda scene, telling: not (secret.describe(scene) or told.describe(scene) or shown.shows(telling))
+            scene, text, description = self._draw(
+                cards,
+                lambda scene, description: (
+                    not (held_out.fit(scene) or split_descriptions.fit(scene) or split_scenes.fit(description))
+                ),
             )
-            shown.add(scene)
-            told.add(telling)
-            self._keep(split, scene, [(text, telling)])
-            kept.append(scene)
-        return kept
+            split_scenes.add(scene)
+            split_descriptions.add(description)
+            self._add(split, scene, [(text, description)])
+            scenes.append(scene)
+        return scenes
 
-    def fill(self, split: str, number: int, secret: Tellings, captions: int) -> None:
-        """Draw a training split: any scenes that are not held out."""
+    def fill(self, split: str, number: int, held_out: Descriptions, captions: int) -> None:
+        """Draw a training split, without the held-out scenes."""
         cards = Cards(self.rng)
         for _ in range(number):
-            scene, text, telling = self._draw(cards, lambda scene, telling: not secret.describe(scene))
-            more = [self.teller(scene, self.rng) for _ in range(captions - 1)]
-            self._keep(split, scene, [(text, telling), *more])
+            scene, text, description = self._draw(cards, lambda scene, description: not held_out.fit(scene))
+            more = [self.captioner(scene, self.rng) for _ in range(captions - 1)]
+            self._add(split, scene, [(text, description), *more])
 
-    def _draw(self, cards: Cards, good: Callable[[Scene, Scene], bool]) -> tuple[Scene, str, Scene]:
+    def _draw(self, cards: Cards, accept: Callable[[Scene, Scene], bool]) -> tuple[Scene, str, Scene]:
         for _ in range(TRIES):
             scene = draw(cards, moving=self.suffix != ".jpg")
-            text, telling = self.teller(scene, self.rng)
-            if good(scene, telling):
-                return scene, text, telling
-        raise DataError(f"params.yaml: sample: no further scene for {self.name} differs from the others; ask for fewer videos")
+            text, description = self.captioner(scene, self.rng)
+            if accept(scene, description):
+                return scene, text, description
+        raise DataError(f"params.yaml: sample: no further distinct scene for {self.name}; request fewer videos")
 
-    def _keep(self, split: str, scene: Scene, told: list[tuple[str, Scene]]) -> None:
+    def _add(self, split: str, scene: Scene, captions: list[tuple[str, Scene]]) -> None:
         name = self.namer(self._number, self.rng)
         self._number += 1
         folder = "images" if self.suffix == ".jpg" else "videos"
-        self.plan.clips.append(Clip(f"{self.name}/{folder}/{name}{self.suffix}", shoot(scene, self.rng)))
+        self.plan.clips.append(PlannedClip(f"{self.name}/{folder}/{name}{self.suffix}", make_film(scene, self.rng)))
         self.plan.scenes.setdefault((self.name, split), {})[name] = scene
-        self.plan.tellings.setdefault((self.name, split), []).extend((name, telling) for _, telling in told)
-        self.written.setdefault(split, []).extend((name, text) for text, _ in told)
+        self.plan.descriptions.setdefault((self.name, split), []).extend((name, description) for _, description in captions)
+        self.written.setdefault(split, []).extend((name, text) for text, _ in captions)
 
 
 def _write_questions(plan: Plan, name: str, videos: str, rng: np.random.Generator) -> None:
-    """Question files on a collection's videos, and the list of the answers that training holds."""
+    """Add question files on a collection's videos, and the list of the training answers."""
     answers: Counter[str] = Counter()
     for split in ("train", "val", "test"):
-        asker = Asker(rng)
+        generator = QuestionGenerator(rng)
         rows = [
-            {"video_id": video, "question": asked.text, "answer": asked.answer, "answer_type": asked.type}
+            {"video_id": video, "question": question.text, "answer": question.answer, "answer_type": question.type}
             for video, scene in plan.scenes.get((videos, split), {}).items()
-            for asked in asker.ask(scene, QUESTIONS)
+            for question in generator.draw(scene, QUESTIONS)
         ]
         plan.texts[f"{name}/txt/{split}.jsonl"] = _jsonl(rows)
         if split == "train":
@@ -157,7 +162,7 @@ def _write_questions(plan: Plan, name: str, videos: str, rng: np.random.Generato
     plan.texts[f"{name}/txt/train_ans2label.json"] = _json({answer: label for label, answer in enumerate(ranked)})
 
 
-# --- names and files in each set's manner -----------------------------------------------------------------
+# --- names and files in each set's format -----------------------------------------------------------------
 
 
 def _msrvtt_name(number: int, rng: np.random.Generator) -> str:

@@ -1,7 +1,7 @@
-"""Questions on a scene with one-word answers, of the five types what, who, how, where and when.
+"""Questions about a scene with one-word answers, of the five types what, who, how, where and when.
 
-Rule by which a question needs time (`is_motion_question`): its text holds a word of going, changing, growing or
-turning. The scenes are drawn so that one frame says nothing about the answer to those (see `film`).
+A question needs motion to answer (`is_motion_question`) if it contains a word about going, changing, growing or turning. The
+scenes are drawn so that a single frame reveals nothing about these answers (see `film`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ MOTION_WORDS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A question with its answer; `family` is what it is about."""
+class GeneratedQuestion:
+    """A question with its answer; `family` is its topic."""
 
     family: str
     text: str
@@ -30,12 +30,12 @@ class Asked:
 
     @property
     def type(self) -> str:
-        """The official type: the question's first word."""
+        """Official type: the question's first word."""
         return self.text.split(" ", 1)[0]
 
 
 def is_motion_question(text: str) -> bool:
-    """Whether a question of the made data asks for something that only time shows: it holds one of MOTION_WORDS."""
+    """Return True if a question of the sample data needs more than one frame, i.e. contains one of MOTION_WORDS."""
     return not MOTION_WORDS.isdisjoint(text.lower().rstrip("?").split())
 
 
@@ -51,7 +51,10 @@ _ASK: dict[str, tuple[str, ...]] = {
     "who goes": ("who moves {motion}?", "who goes {motion}?", "who is going {motion}?"),
     "who grows": ("who grows?", "who gets bigger?"),
     "who shrinks": ("who shrinks?", "who gets smaller?"),
-    "who changes": ("who changes color?", "who changes its color?"),  # naming the color would let one frame answer
+    "who changes": (
+        "who changes color?",
+        "who changes its color?",
+    ),  # with the color, one frame would do
     "number": ("how many toys are there?", "how many toys do we see?"),
     "number of": ("how many {toys} are there?", "how many {toys} do we see?"),
     "size": ("how big is the {toy}?", "how large is the {toy}?"),
@@ -60,66 +63,66 @@ _ASK: dict[str, tuple[str, ...]] = {
     "goal": ("where does the {toy} go?", "where is the {toy} going?", "where does the {toy} move?"),
     "moment": ("when does the {toy} change color?", "when does the {toy} change its color?"),
 }
-# Families that hold motion words come first: they are fewer than the others, and every one is wanted.
+# Families with motion words are asked first, because they are fewer than the others.
 MOTION_FAMILIES = ("direction", "later", "who goes", "who grows", "who shrinks", "who changes", "size change", "goal", "moment")
 
 
-def _facts(scene: Scene) -> list[tuple[str, Toy, str]]:
-    """Everything that can be asked: (family, the toy that the question names, answer)."""
+def _candidates(scene: Scene) -> list[tuple[str, Toy, str]]:
+    """Return all possible questions as (family, the toy that the question names, answer)."""
     first = scene.toys[0]
-    facts = [("setting", first, scene.setting), ("number", first, COUNT_WORDS[scene.number])]
+    candidates = [("setting", first, scene.setting), ("number", first, COUNT_WORDS[scene.number])]
     if scene.kind == "group":
-        return [*facts, ("number of", first, COUNT_WORDS[scene.count]), ("colors", first, first.color)]
+        return [*candidates, ("number of", first, COUNT_WORDS[scene.count]), ("colors", first, first.color)]
     for toy in scene.toys:
         if toy.motion != "change":
-            facts += [("color", toy, toy.color), ("shape", toy, toy.shape), ("who is", toy, toy.shape)]
+            candidates += [("color", toy, toy.color), ("shape", toy, toy.shape), ("who is", toy, toy.shape)]
         if toy.size:
-            facts.append(("size", toy, toy.size))
+            candidates.append(("size", toy, toy.size))
         if toy.place and toy.motion not in DIRECTIONS:
-            facts.append(("place", toy, toy.place))
+            candidates.append(("place", toy, toy.place))
         if toy.motion == "change":
-            facts += [("moment", toy, toy.moment), ("later", toy, toy.later)]
+            candidates += [("moment", toy, toy.moment), ("later", toy, toy.later)]
     if scene.kind == "single":
         if first.motion in DIRECTIONS:
-            facts += [("direction", first, first.motion), ("goal", first, first.motion)]
+            candidates += [("direction", first, first.motion), ("goal", first, first.motion)]
         if first.motion in ("grow", "shrink"):
-            facts.append(("size change", first, "bigger" if first.motion == "grow" else "smaller"))
-        return facts
+            candidates.append(("size change", first, "bigger" if first.motion == "grow" else "smaller"))
+        return candidates
     families = {"grow": "who grows", "shrink": "who shrinks", "change": "who changes"}
     for toy in scene.toys:
         if toy.motion != "still":
-            facts.append((families.get(toy.motion, "who goes"), toy, toy.shape))
+            candidates.append((families.get(toy.motion, "who goes"), toy, toy.shape))
         if toy.motion not in DIRECTIONS:
-            facts.append(("who is at", toy, toy.shape))
+            candidates.append(("who is at", toy, toy.shape))
         if toy.motion in ("grow", "shrink"):
-            facts.append(("size change", toy, "bigger" if toy.motion == "grow" else "smaller"))
-    return facts
+            candidates.append(("size change", toy, "bigger" if toy.motion == "grow" else "smaller"))
+    return candidates
 
 
-class Asker:
-    """Chooses the questions of a split so that types and, within each family, answers stay balanced."""
+class QuestionGenerator:
+    """Draws the questions of a split, balancing the types and the answers within each family."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self._answers: Counter[tuple[str, str]] = Counter()
         self._families: Counter[str] = Counter()
 
-    def ask(self, scene: Scene, number: int) -> list[Asked]:
-        """So many different questions on a scene, those on motion first, then the rarest families and answers."""
-        facts = _facts(scene)
-        order = [facts[i] for i in self.rng.permutation(len(facts))]
-        chosen: list[Asked] = []
+    def draw(self, scene: Scene, number: int) -> list[GeneratedQuestion]:
+        """Draw different questions about a scene: those about motion first, then the rarest families and answers."""
+        candidates = _candidates(scene)
+        order = [candidates[i] for i in self.rng.permutation(len(candidates))]
+        chosen: list[GeneratedQuestion] = []
         while order and len(chosen) < number:
             best = min(order, key=self._rank)
             order.remove(best)
             family, toy, answer = best
             self._families[family] += 1
             self._answers[family, answer] += 1
-            chosen.append(Asked(family, self._phrase(family, toy), answer))
+            chosen.append(GeneratedQuestion(family, self._phrase(family, toy), answer))
         return [chosen[i] for i in self.rng.permutation(len(chosen))]
 
-    def _rank(self, fact: tuple[str, Toy, str]) -> tuple[bool, int, int]:
-        family, _, answer = fact
+    def _rank(self, candidate: tuple[str, Toy, str]) -> tuple[bool, int, int]:
+        family, _, answer = candidate
         return family not in MOTION_FAMILIES, self._answers[family, answer], self._families[family]
 
     def _phrase(self, family: str, toy: Toy) -> str:

@@ -1,7 +1,7 @@
-"""The scenes of the made data: which toys, where, in which setting, doing what; and which description fits which scene.
+"""Scenes of the sample data: toys, their places and motions, and a setting; and which descriptions fit which scene.
 
-A scene is drawn so that a balanced number of each color, shape, motion... comes out (`Cards`). A *telling* is a
-scene with blanks: what a caption says of a scene. `fits` decides whether a caption also describes another scene.
+Scenes are drawn with balanced numbers of each color, shape, motion and so on (`Cards`). A *description* is a scene with empty
+fields for what a caption does not mention; `fits` decides if it also describes another scene.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ import numpy as np
 
 Card = TypeVar("Card")
 
-SHAPES = ("ball", "ring", "bar", "pole", "cross")  # told apart by where their mass lies: a small ViT sees no fine outline
+SHAPES = (
+    "ball",
+    "ring",
+    "bar",
+    "pole",
+    "cross",
+)  # of distinct mass distributions: a small ViT sees no fine outlines
 COLORS = ("red", "yellow", "green", "blue")
 SETTINGS = ("meadow", "sea", "desert", "night")
 DIRECTIONS = ("left", "right", "up", "down")
@@ -24,8 +30,8 @@ SIZES = ("small", "large")
 PLACES = ("left", "right", "top", "bottom", "middle")
 MOMENTS = ("start", "middle", "end")
 
-# How often each kind of scene and each motion is dealt: the decks hold these cards. Half of the questions are on what only time
-# shows. Most of those are on changes of color, which a model of this size learns in minutes; where a toy goes to it does not.
+# Frequencies of the kinds of scene and of the motions: the decks hold these cards. Half of the questions are about motion. Most
+# of those are about changes of color, which a model of this size learns in minutes, unlike directions.
 _KINDS = ("single",) * 14 + ("pair",) * 4 + ("group",) * 2
 _SINGLE_MOTIONS = DIRECTIONS * 2 + ("grow", "shrink") * 2 + ("still",) * 6 + ("change",) * 12
 _PAIR_MOTIONS = ("opposite",) * 3 + ("sizes",) * 3 + ("change",) * 7 + ("still",) * 4
@@ -33,20 +39,20 @@ _PAIR_MOTIONS = ("opposite",) * 3 + ("sizes",) * 3 + ("change",) * 7 + ("still",
 
 @dataclass(frozen=True, slots=True)
 class Toy:
-    """One toy; an empty field says that the scene has no such thing, or, in a telling, that it isn't told."""
+    """One toy; an empty field is absent from the scene or, in a description, not mentioned."""
 
     shape: str
     color: str
     motion: str = "still"  # still, left, right, up, down, grow, shrink, or change (of color)
-    size: str = ""  # small, large; empty where the size changes, or where toys share the frame
-    place: str = ""  # left, right, top, bottom, middle; empty where the toy roams over the frame
-    later: str = ""  # the color that it takes, when it changes color
-    moment: str = ""  # when it does: start, middle, end
+    size: str = ""  # small, large; empty if the size changes or toys share the frame
+    place: str = ""  # left, right, top, bottom, middle; empty if the toy is not bound to a place
+    later: str = ""  # the new color, if it changes color
+    moment: str = ""  # time of the change of color: start, middle, end
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a video shows: one toy, two different ones, or a group of `count` equal ones."""
+    """Content of a video: one toy, two different ones, or a group of `count` equal ones."""
 
     setting: str
     toys: tuple[Toy, ...]
@@ -54,35 +60,35 @@ class Scene:
 
     @property
     def kind(self) -> str:
-        """single, pair or group."""
+        """Kind of scene: single, pair or group."""
         return "pair" if len(self.toys) == 2 else "group" if self.count > 1 else "single"
 
     @property
     def number(self) -> int:
-        """How many toys there are to see."""
+        """Number of visible toys."""
         return self.count if len(self.toys) == 1 else len(self.toys)
 
 
 class Cards:
-    """Decks of options: every option comes equally often, in an order that can't be guessed."""
+    """Shuffled decks of options: every option is dealt equally often, in random order."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self._decks: dict[str, list[Any]] = {}
 
     def deal(self, deck: str, options: Sequence[Card], but: Iterable[Card] = ()) -> Card:
-        """The next card of a deck; cards in `but` stay in it for later."""
+        """Return the next card of a deck; cards in `but` stay in it for later."""
         left = self._decks.setdefault(deck, [])
-        refused = set(but)
-        place = next((i for i in reversed(range(len(left))) if left[i] not in refused), None)
-        if place is None:
+        excluded = set(but)
+        position = next((i for i in reversed(range(len(left))) if left[i] not in excluded), None)
+        if position is None:
             left[:0] = [options[i] for i in self.rng.permutation(len(options))]
-            place = next(i for i in reversed(range(len(left))) if left[i] not in refused)
-        return left.pop(place)
+            position = next(i for i in reversed(range(len(left))) if left[i] not in excluded)
+        return left.pop(position)
 
 
 def draw(cards: Cards, moving: bool = True) -> Scene:
-    """A scene; without `moving`, one that a still image can show."""
+    """Draw a scene; without `moving`, one that a still image can show."""
     kind = cards.deal("kind", _KINDS)
     setting = cards.deal("setting", SETTINGS)
     if kind == "group":
@@ -103,10 +109,10 @@ def draw(cards: Cards, moving: bool = True) -> Scene:
 
 
 def _pair(cards: Cards, program: str) -> tuple[Toy, Toy]:
-    """Two toys that differ in shape and color, side by side or one above the other.
+    """Draw two toys that differ in shape and color, side by side or one above the other.
 
-    Where one of them does something that is asked about, the other does the opposite, or looks the same in any
-    single frame: so a frame never tells which of the two it is.
+    If a question can be about the motion of one toy, the other does the opposite or looks the same in any single frame. So a
+    frame never reveals which of the two is meant.
     """
     rows = cards.deal("rows", (True, False))
     first = Toy(cards.deal("shape", SHAPES), cards.deal("color", COLORS), place="top" if rows else "left")
@@ -136,69 +142,69 @@ def _changing(cards: Cards, toy: Toy, taken: set[str]) -> Toy:
     return replace(toy, motion="change", later=later, moment=cards.deal("moment", MOMENTS))
 
 
-# --- which telling fits which scene -----------------------------------------------------------------------
+# --- which description fits which scene -------------------------------------------------------------------
 
 
-def fits(telling: Scene, scene: Scene) -> bool:
-    """Whether everything told is so in the scene; a telling of one toy also fits a scene with more toys."""
-    if telling.setting and telling.setting != scene.setting:
+def fits(description: Scene, scene: Scene) -> bool:
+    """Return True if everything in the description holds in the scene; one toy also fits a scene with more toys."""
+    if description.setting and description.setting != scene.setting:
         return False
-    if telling.count > 1 and telling.count != scene.count:
+    if description.count > 1 and description.count != scene.count:
         return False
-    if len(telling.toys) > len(scene.toys):
+    if len(description.toys) > len(scene.toys):
         return False
     return any(
-        all(_same(told, toy) for told, toy in zip(telling.toys, order, strict=True))
-        for order in permutations(scene.toys, len(telling.toys))
+        all(_agrees(described, toy) for described, toy in zip(description.toys, order, strict=True))
+        for order in permutations(scene.toys, len(description.toys))
     )
 
 
-def _same(told: Toy, toy: Toy) -> bool:
+def _agrees(described: Toy, toy: Toy) -> bool:
     return all(
-        not want or want == got
-        for want, got in (
-            (told.shape, toy.shape),
-            (told.color, toy.color),
-            (told.motion, toy.motion),
-            (told.size, toy.size),
-            (told.place, toy.place),
-            (told.later, toy.later),
-            (told.moment, toy.moment),
+        not expected or expected == actual
+        for expected, actual in (
+            (described.shape, toy.shape),
+            (described.color, toy.color),
+            (described.motion, toy.motion),
+            (described.size, toy.size),
+            (described.place, toy.place),
+            (described.later, toy.later),
+            (described.moment, toy.moment),
         )
     )
 
 
-class Tellings:
-    """What was told so far, found fast by setting, shape and color: `describe(scene)` says whether any of it fits."""
+class Descriptions:
+    """Descriptions, indexed by setting, shape and color."""
 
     def __init__(self) -> None:
         self._by_key: dict[tuple[str, str, str], list[Scene]] = defaultdict(list)
 
-    def add(self, telling: Scene) -> None:
-        """Remember a telling; it must tell the setting, and the first toy's shape and color."""
-        self._by_key[telling.setting, telling.toys[0].shape, telling.toys[0].color].append(telling)
+    def add(self, description: Scene) -> None:
+        """Add a description; it must contain the setting, and the first toy's shape and color."""
+        self._by_key[description.setting, description.toys[0].shape, description.toys[0].color].append(description)
 
-    def describe(self, scene: Scene) -> bool:
-        """Whether one of the tellings fits the scene."""
+    def fit(self, scene: Scene) -> bool:
+        """Return True if one of the descriptions fits the scene."""
         return any(
-            fits(telling, scene)
+            fits(description, scene)
             for toy in scene.toys
-            for telling in self._by_key.get((scene.setting, toy.shape, toy.color), ())
+            for description in self._by_key.get((scene.setting, toy.shape, toy.color), ())
         )
 
 
 class Scenes:
-    """Scenes shown so far: `shows(telling)` says whether one of them fits a telling."""
+    """Scenes, indexed by setting, shape and color."""
 
     def __init__(self) -> None:
         self._by_key: dict[tuple[str, str, str], list[Scene]] = defaultdict(list)
 
     def add(self, scene: Scene) -> None:
-        """Remember a scene."""
+        """Add a scene."""
         for toy in scene.toys:
             self._by_key[scene.setting, toy.shape, toy.color].append(scene)
 
-    def shows(self, telling: Scene) -> bool:
-        """Whether the telling fits one of the scenes."""
-        first = telling.toys[0]
-        return any(fits(telling, scene) for scene in self._by_key.get((telling.setting, first.shape, first.color), ()))
+    def fit(self, description: Scene) -> bool:
+        """Return True if the description fits one of the scenes."""
+        first = description.toys[0]
+        return any(fits(description, scene) for scene in self._by_key.get((description.setting, first.shape, first.color), ()))

@@ -1,7 +1,7 @@
-"""What is told of a scene: captions from many templates, paragraphs, captions of stills; each with its telling.
+"""Captions of scenes: one sentence from many templates, a paragraph, or a caption of a still image.
 
-`caption`, `paragraph` and `still_caption` return the text and the telling (a scene with blanks for what the text
-leaves out), so that it can be checked which other scenes the text would describe as well.
+`caption`, `paragraph` and `still_caption` return the text and its description, a scene with empty fields for what the text does
+not mention. The description shows which other scenes the text fits as well.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _VERBS: dict[str, tuple[tuple[str, str], ...]] = {
     "shrink": (("shrinks", "shrinking"), ("gets smaller", "getting smaller"), ("becomes smaller", "becoming smaller")),
     "still": (("stays still", "staying still"), ("rests", "resting"), ("does not move", "not moving")),
     "change": (("turns {later}", "turning {later}"), ("changes its color to {later}", "changing its color to {later}")),
-    **{way: tuple((f"{one} {way}", f"{ing} {way}") for one, ing in _GOES) for way in DIRECTIONS},
+    **{way: tuple((f"{does} {way}", f"{doing} {way}") for does, doing in _GOES) for way in DIRECTIONS},
 }
 for _way in ("left", "right"):
     _VERBS[_way] += ((f"moves to the {_way}", f"moving to the {_way}"), (f"goes to the {_way}", f"going to the {_way}"))
@@ -79,8 +79,8 @@ def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def _tell_some(toy: Toy, rng: np.random.Generator, everything: bool) -> Toy:
-    """The toy with some of what may stay untold blanked."""
+def _drop_details(toy: Toy, rng: np.random.Generator, everything: bool) -> Toy:
+    """Return the toy without some of its optional details, or unchanged with `everything`."""
     keep = rng.random(3) < 0.6
     if everything:
         return toy
@@ -92,31 +92,34 @@ def _tell_some(toy: Toy, rng: np.random.Generator, everything: bool) -> Toy:
     )
 
 
-def _noun_phrase(told: Toy, rng: np.random.Generator, count: int = 1) -> str:
-    place = f" {_pick(rng, _PLACE[told.place])}" if told.place else ""
+def _noun_phrase(toy: Toy, rng: np.random.Generator, count: int = 1) -> str:
+    place = f" {_pick(rng, _PLACE[toy.place])}" if toy.place else ""
     if count > 1:
-        return f"{COUNT_WORDS[count]} {told.color} {PLURALS[told.shape]}{place}"
-    size = f"{told.size} " if told.size else ""
-    return f"a {size}{told.color} {told.shape}{place}"
+        return f"{COUNT_WORDS[count]} {toy.color} {PLURALS[toy.shape]}{place}"
+    size = f"{toy.size} " if toy.size else ""
+    return f"a {size}{toy.color} {toy.shape}{place}"
 
 
-def _verb(told: Toy, rng: np.random.Generator) -> tuple[str, str]:
-    verbs = _VERBS[told.motion]
+def _verb(toy: Toy, rng: np.random.Generator) -> tuple[str, str]:
+    verbs = _VERBS[toy.motion]
     does, doing = verbs[int(rng.integers(len(verbs)))]
-    when = f" {_MOMENT[told.moment]}" if told.moment else ""
-    return does.format(later=told.later) + when, doing.format(later=told.later) + when
+    when = f" {_MOMENT[toy.moment]}" if toy.moment else ""
+    return does.format(later=toy.later) + when, doing.format(later=toy.later) + when
 
 
 def caption(scene: Scene, rng: np.random.Generator, everything: bool = False) -> tuple[str, Scene]:
-    """One sentence on a video, and its telling. Sizes, places and moments are told by chance, or with `everything` always."""
-    toys = tuple(_tell_some(toy, rng, everything) for toy in scene.toys)
-    telling = replace(scene, toys=toys)
+    """Return one sentence about a video, and its description.
+
+    Sizes, places and moments are mentioned at random, or always with `everything`.
+    """
+    toys = tuple(_drop_details(toy, rng, everything) for toy in scene.toys)
+    description = replace(scene, toys=toys)
     where = _pick(rng, _SETTING[scene.setting])
     if scene.kind == "group":
-        return _pick(rng, _GROUP).format(toys=_noun_phrase(toys[0], rng, scene.count), where=where), telling
+        return _pick(rng, _GROUP).format(toys=_noun_phrase(toys[0], rng, scene.count), where=where), description
     does, doing = _verb(toys[0], rng)
     if scene.kind == "single":
-        return _pick(rng, _SINGLE).format(toy=_noun_phrase(toys[0], rng), does=does, doing=doing, where=where), telling
+        return _pick(rng, _SINGLE).format(toy=_noun_phrase(toys[0], rng), does=does, doing=doing, where=where), description
     if rng.random() < 0.5:
         toys = toys[::-1]
         does, doing = _verb(toys[0], rng)
@@ -134,7 +137,7 @@ def caption(scene: Scene, rng: np.random.Generator, everything: bool = False) ->
 
 
 def paragraph(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
-    """Several sentences that tell everything of a video, and the telling (the scene itself)."""
+    """Return several sentences that describe a video completely, and the description (the scene itself)."""
     where = _pick(rng, _SETTING[scene.setting])
     toys = list(scene.toys)
     if rng.random() < 0.5:
@@ -153,8 +156,8 @@ def paragraph(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
 
 
 def still_caption(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
-    """One sentence on a still image, and its telling, which leaves out motion."""
-    toys = tuple(_tell_some(toy, rng, everything=False) for toy in scene.toys)
+    """Return one sentence about a still image, and its description, which has no motion."""
+    toys = tuple(_drop_details(toy, rng, everything=False) for toy in scene.toys)
     if scene.kind == "group":
         phrase = _noun_phrase(toys[0], rng, scene.count)
     else:

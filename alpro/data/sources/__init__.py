@@ -1,4 +1,4 @@
-"""Where the data come from: registry.yaml, and how its files are fetched, checked, unpacked and laid out."""
+"""Data sources: registry.yaml lists them; this package fetches, verifies, unpacks and lays out their files."""
 
 from alpro.data.sources.fetch import fetch, show
 from alpro.data.sources.media import fetch_media, has_media

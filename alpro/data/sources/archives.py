@@ -1,8 +1,8 @@
-"""Unpacks archives that others made, believing nothing that stands in them.
+"""Safe unpacking of downloaded zip and tar files.
 
-A member is taken only when it is a plain file whose path stays inside; one with `..`, an absolute path, a link or a
-device spoils the whole archive, and nothing of it is laid out. What is written is bounded by what the archive
-declares, by the registry's limit, and by the room on the disk.
+Only plain files with a path inside the target folder are unpacked. A member with `..`, an absolute path, a link or a device
+makes the whole archive invalid. The unpacked size is limited by the archive's own declaration, by the registry and by the
+free disk space.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ def unpack(
     at_most: int | None = None,
     report: Report = lambda done, total: None,
 ) -> list[str]:
-    """Unpack the members that match a pattern into a folder; returns their paths below it, sorted.
+    """Unpack the members that match a pattern into a folder; return their paths below it, sorted.
 
-    `keep` "name" drops the folders of a member's path. `report` is called with bytes written.
-    Raises DataError for an archive that is none, is damaged, unpacks to more than `at_most` bytes, holds a member that
-    may not be written, or holds nothing that matches. Its files may be in `folder` then: hand in one to throw away.
+    `keep="name"` drops the folders of a member's path. `report` is called with the number of bytes written.
+    Raises DataError if the file is not an archive, is damaged, unpacks to more than `at_most` bytes, has an unsafe member,
+    or has no matching member. Some files may be in `folder` by then: pass a temporary folder.
     """
     archive, folder = Path(archive), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    taken: dict[str, str] = {}
+    unpacked: dict[str, str] = {}  # target path, case-folded -> member
     seen: list[str] = []
     written = 0
-    with _whole(archive):
-        for name, size, content in _contents(archive):
+    with _damage_as_data_error(archive):
+        for name, size, content in _plain_files(archive):
             seen.append(name)
             if not any(fnmatch.fnmatchcase(name, pattern) for pattern in members):
                 continue
             path = PurePosixPath(name).name if keep == "name" else name
-            if path.casefold() in taken:
-                raise DataError(f"{archive}: {taken[path.casefold()]!r} and {name!r} would both become {path!r}")
-            taken[path.casefold()] = name
+            if path.casefold() in unpacked:
+                raise DataError(f"{archive}: {unpacked[path.casefold()]!r} and {name!r} would both become {path!r}")
+            unpacked[path.casefold()] = name
             _check_room(archive, written + size, size, at_most, folder)
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,35 +63,35 @@ def unpack(
                 _copy(archive, name, content, file, size)
             written += size
             report(written, None)
-    if not taken:
-        some = ", ".join(sorted(seen)[:5]) or "nothing"
-        raise DataError(f"{archive}: holds nothing like {' or '.join(members)} (it holds {some})")
-    return sorted(PurePosixPath(name).name if keep == "name" else name for name in taken.values())
+    if not unpacked:
+        examples = ", ".join(sorted(seen)[:5]) or "nothing"
+        raise DataError(f"{archive}: contains nothing that matches {' or '.join(members)} (it contains {examples})")
+    return sorted(PurePosixPath(name).name if keep == "name" else name for name in unpacked.values())
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip or a tar, by its content."""
+    """Return True if a file's content is a zip or a tar."""
     return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
 
 
-def _contents(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """(path, bytes, content) of each plain file; raises DataError at the first member that may not be written."""
-    return _zip(archive) if zipfile.is_zipfile(archive) else _tar(archive)
+def _plain_files(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Yield path, size in bytes and content of each plain file. Raises DataError at the first unsafe member."""
+    return _files_of_zip(archive) if zipfile.is_zipfile(archive) else _files_of_tar(archive)
 
 
 @contextmanager
-def _whole(archive: Path) -> Iterator[None]:
-    """What the readers raise for damage, or for a compression that zipfile does not know (NotImplementedError), in one line."""
+def _damage_as_data_error(archive: Path) -> Iterator[None]:
+    """Turn what the readers raise for damage, or for an unknown compression (NotImplementedError), into a DataError."""
     try:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
         with archive.open("rb") as file:
-            page = file.read(200).lstrip().startswith(b"<")
-        hint = "; it is a web page, perhaps one that asks to log in or to wait" if page else ""
-        raise DataError(f"{archive}: no whole zip or tar ({_one_line(error)}){hint}") from None
+            is_page = file.read(200).lstrip().startswith(b"<")
+        hint = "; it is a web page, perhaps one that asks you to log in or to wait" if is_page else ""
+        raise DataError(f"{archive}: not a complete zip or tar ({_one_line(error)}){hint}") from None
 
 
-def _zip(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+def _files_of_zip(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
     with zipfile.ZipFile(archive) as file:
         for member in file.infolist():
             _check_name(archive, member.filename)
@@ -99,13 +99,13 @@ def _zip(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise DataError(f"{archive}: {member.filename!r} is a link or a device; nothing was unpacked")
             if member.flag_bits & 1:
-                raise DataError(f"{archive}: {member.filename!r} is encrypted; unpack it yourself and give the folder")
+                raise DataError(f"{archive}: {member.filename!r} is encrypted; unpack it yourself and pass the folder")
             if not member.is_dir() and not _JUNK.search(member.filename):
                 yield member.filename, member.file_size, file.open(member)
 
 
-def _tar(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    with tarfile.open(archive, "r|*") as file:  # a stream: a compressed one is read once
+def _files_of_tar(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+    with tarfile.open(archive, "r|*") as file:  # as a stream, so that a compressed archive is read once
         for member in file:
             _check_name(archive, member.name)
             if member.isdir():
@@ -121,8 +121,8 @@ def _tar(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
 
 
 def _check_name(archive: Path, name: str) -> None:
-    parts = name.split("/")
-    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or re.match("[A-Za-z]:", name) or not name:
+    folders = name.split("/")
+    if name.startswith("/") or ".." in folders or "\\" in name or "\0" in name or re.match("[A-Za-z]:", name) or not name:
         raise DataError(f"{archive}: {name!r} leads out of its folder; nothing was unpacked")
 
 
@@ -131,11 +131,11 @@ def _check_room(archive: Path, total: int, size: int, at_most: int | None, folde
         raise DataError(f"{archive}: unpacks to more than {at_most / 1e9:g} GB; nothing was unpacked")
     free = shutil.disk_usage(folder).free
     if size > free - ROOM_LEFT:
-        raise DataError(f"{folder}: no room to unpack {archive.name} ({free / 1e9:.1f} GB free); make room and run it again")
+        raise DataError(f"{folder}: no room to unpack {archive.name} ({free / 1e9:.1f} GB free); free some space and try again")
 
 
 def _copy(archive: Path, name: str, content: IO[bytes], file: IO[bytes], size: int) -> None:
-    """As many bytes as the archive declares, not one more or less."""
+    """Copy a member. Raises DataError if it is longer or shorter than the archive declares."""
     left = size
     for chunk in iter(lambda: content.read(CHUNK), b""):
         left -= len(chunk)
@@ -143,7 +143,7 @@ def _copy(archive: Path, name: str, content: IO[bytes], file: IO[bytes], size: i
             break
         file.write(chunk)
     if left:
-        raise DataError(f"{archive}: {name!r} is not as long as declared ({size} bytes)")
+        raise DataError(f"{archive}: {name!r} does not have its declared length ({size} bytes)")
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""One file from one address: resumed where it was cut, and only believed when its size and checksums agree.
+"""Download of one file from one address: resumed after an interruption, and verified by size and checksums.
 
-The bytes gather in `NAME.part`; beside it stands what the server called this version (ETag or date), so that a
-resumed file is never put together from two. A server that ignores ranges is read from the start again.
+The bytes are written to `NAME.part`. `NAME.part.json` beside it holds the server's version (ETag or date), so that parts of
+two versions are never joined. If a server ignores ranges, the download starts again.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from alpro.terminal.progress import Report
 
 CHUNK = 1 << 20
 TIMEOUT_S = 60.0
-TRIES = 5  # without a single new byte
+TRIES = 5  # in a row that bring no new byte
 ROOM_LEFT = 1 << 30  # bytes that a download leaves free on the disk
-_GONE = {400, 401, 403, 404, 405, 410, 451}  # asking again will not help
+_PERMANENT_ERRORS = {400, 401, 403, 404, 405, 410, 451}  # HTTP statuses that a retry does not change
 
 
 class Unavailable(DataError):
-    """The file can't be had from there; another address may have it."""
+    """The file is not available from this address; another one may have it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What is known of a file beforehand; None where nothing is published."""
+    """Published properties of a file; None if not published."""
 
     size: int | None = None
     md5: str | None = None
@@ -52,97 +52,101 @@ def download(
     pause_s: float = 1.0,
     timeout_s: float = TIMEOUT_S,
 ) -> Path:
-    """Bring a file to `target` and return it; what a broken-off download left is gone on with.
+    """Download a file to `target`, resuming an earlier attempt; return `target`.
 
-    Raises Unavailable when this address does not give the file as expected.
+    Raises Unavailable if the address does not provide the expected file.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     _check_address(url)
-    part = _Part(target)
-    resumed = part.have > 0
+    part = _PartialFile(target)
+    resumed = part.size > 0
     while True:
-        _transfer(url, part, expected, report, tries, pause_s, timeout_s)
+        _download_with_retries(url, part, expected, report, tries, pause_s, timeout_s)
         fault = mismatch(part.path, expected)
         if fault is None:
             part.finish(target)
             return target
         part.clear()
         if not resumed:
-            raise Unavailable(f"{url}: wrong bytes: {fault}; they were thrown away")
-        resumed = False  # perhaps two versions were put together: once more from the start
+            raise Unavailable(f"{url}: wrong content: {fault}; the download was deleted")
+        resumed = False  # two versions may have been joined: start again once
 
 
 def mismatch(path: Path, expected: Expected) -> str | None:
-    """What about a file is not as expected, or None."""
+    """Describe how a file differs from the published size and checksums; None if it does not."""
     size = path.stat().st_size
     if expected.size is not None and size != expected.size:
-        return f"{size} bytes, {expected.size} are published"
+        return f"it has {size} bytes, but the published size is {expected.size}"
     for kind, published in (("md5", expected.md5), ("sha256", expected.sha256)):
         if published:
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, kind).hexdigest()
-            if found != published:
-                return f"{kind} is {found}, {published} is expected"
+                digest = hashlib.file_digest(file, kind).hexdigest()
+            if digest != published:
+                return f"its {kind} is {digest}, expected {published}"
     return None
 
 
-class _Part:
-    """The bytes that came so far, and which version of the file they are of."""
+class _PartialFile:
+    """The bytes downloaded so far, with the version of the file that they belong to."""
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(target.name + ".part")
-        self._note = target.with_name(target.name + ".part.json")
+        self._version_file = target.with_name(target.name + ".part.json")
 
     @property
-    def have(self) -> int:
+    def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
     @property
     def version(self) -> str | None:
         try:
-            return json.loads(self._note.read_text(encoding="utf-8"))["version"]
+            return json.loads(self._version_file.read_text(encoding="utf-8"))["version"]
         except (OSError, ValueError, KeyError):
             return None
 
     def begin(self, version: str | None) -> None:
-        atomic_write(self._note, json.dumps({"version": version}))
+        atomic_write(self._version_file, json.dumps({"version": version}))
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        self._version_file.unlink(missing_ok=True)
 
     def finish(self, target: Path) -> None:
         self.path.replace(target)
-        self._note.unlink(missing_ok=True)
+        self._version_file.unlink(missing_ok=True)
 
 
-def _transfer(url: str, part: _Part, expected: Expected, report: Report, tries: int, pause_s: float, timeout_s: float) -> None:
-    """Until all bytes are there; as long as new ones come, it goes on asking."""
-    best, failed = part.have, 0
+def _download_with_retries(
+    url: str, part: _PartialFile, expected: Expected, report: Report, tries: int, pause_s: float, timeout_s: float
+) -> None:
+    """Request until the file is complete; give up after `tries` requests in a row that bring no new byte."""
+    best, failed = part.size, 0
     while True:
         try:
-            if _once(url, part, expected, report, timeout_s):
+            if _request(url, part, expected, report, timeout_s):
                 return
-            reason = f"cut after {part.have} bytes"
+            reason = f"the connection closed after {part.size} bytes"
         except urllib.error.HTTPError as error:
-            if error.code in _GONE:
+            if error.code in _PERMANENT_ERRORS:
                 raise Unavailable(f"{url}: HTTP {error.code} {error.reason}") from None
             reason = f"HTTP {error.code} {error.reason}"
         except (OSError, http.client.HTTPException) as error:  # also urllib.error.URLError
             reason = str(getattr(error, "reason", error)) or type(error).__name__
-        failed = 0 if part.have > best else failed + 1
-        best = max(best, part.have)
+        failed = 0 if part.size > best else failed + 1
+        best = max(best, part.size)
         if failed >= tries:
-            raise Unavailable(f"{url}: {reason}; given up after {failed} tries without a new byte; what came is kept") from None
+            raise Unavailable(
+                f"{url}: {reason}; stopped after {failed} tries without a new byte; run again to resume"
+            ) from None
         time.sleep(pause_s * min(2**failed, 60))
 
 
-def _once(url: str, part: _Part, expected: Expected, report: Report, timeout_s: float) -> bool:
-    """Ask once; whether the file is complete now."""
-    have, version = part.have, part.version
+def _request(url: str, part: _PartialFile, expected: Expected, report: Report, timeout_s: float) -> bool:
+    """Request the missing bytes once; return True if the file is complete."""
+    have, version = part.size, part.version
     headers = {"Accept-Encoding": "identity", "User-Agent": "alpro-data-fetch"}
-    if have and (version or expected.md5 or expected.sha256):  # else nothing would say that it still is the same file
+    if have and (version or expected.md5 or expected.sha256):  # else a changed file would go unnoticed
         headers |= {"Range": f"bytes={have}-"} | ({"If-Range": version} if version else {})
     try:
         answer = _opener().open(urllib.request.Request(url, headers=headers), timeout=timeout_s)
@@ -152,7 +156,7 @@ def _once(url: str, part: _Part, expected: Expected, report: Report, timeout_s: 
         length = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
         if length and int(length[1]) == have:
             return True
-        part.clear()  # more bytes than the file has now: another version
+        part.clear()  # the file has become shorter, so the part is of another version
         return False
     with answer:
         if answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
@@ -177,7 +181,7 @@ def _copy(answer: Any, file: IO[bytes], done: int, total: int | None, expected: 
     for chunk in iter(lambda: answer.read(CHUNK), b""):
         done += len(chunk)
         if limit is not None and done > limit:
-            raise Unavailable(f"{url}: sends more than the {limit} bytes that are expected")
+            raise Unavailable(f"{url}: sends more than the expected {limit} bytes")
         file.write(chunk)
         report(done, total)
     return done
@@ -185,16 +189,18 @@ def _copy(answer: Any, file: IO[bytes], done: int, total: int | None, expected: 
 
 def _check_size(url: str, total: int, expected: Expected, folder: Path, have: int) -> None:
     if expected.size is not None and total and total != expected.size:
-        raise Unavailable(f"{url}: offers {total} bytes, {expected.size} are published")
+        raise Unavailable(f"{url}: offers {total} bytes, but the published size is {expected.size}")
     if expected.at_most is not None and total > expected.at_most:
-        raise Unavailable(f"{url}: offers {total} bytes, at most {expected.at_most} are accepted")
+        raise Unavailable(f"{url}: offers {total} bytes, more than the limit of {expected.at_most}")
     free = shutil.disk_usage(folder).free
     if total - have > free - ROOM_LEFT:
-        raise DataError(f"{folder}: {total / 1e9:.1f} GB are to come, {free / 1e9:.1f} GB are free; make room and run it again")
+        raise DataError(
+            f"{folder}: needs {total / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; free some space and try again"
+        )
 
 
 def _version(headers: Any) -> str | None:
-    """A strong ETag, or the date: what `If-Range` takes."""
+    """Return a value for `If-Range`: a strong ETag, else the modification date."""
     tag = headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
 
@@ -205,7 +211,7 @@ def _check_address(url: str) -> None:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Redirects are followed, but never out of an encrypted connection."""
+    """Follows redirects, but never from https to http."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):

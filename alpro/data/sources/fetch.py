@@ -1,7 +1,7 @@
-"""`alpro data fetch`: a set's files, downloaded or given, checked and laid out as the official tree.
+"""`alpro data fetch`: downloads a set, or takes local files of it, verifies them and lays them out as the official tree.
 
-Everything gathers in data/.fetch/SET; the tree changes once a file is whole and checked. What no publisher gave a
-checksum for is hashed and recorded, so that the next fetch, or a colleague's, is checked against the first.
+Everything is prepared in data/.fetch/SET; the tree changes only after a file is complete and verified. A file without a
+published checksum is hashed, and the hash is recorded, so that later fetches are checked against the first one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from alpro.data.sources import layout
 from alpro.data.sources.archives import ARCHIVES, is_archive, unpack
 from alpro.data.sources.download import Expected, Unavailable, download, mismatch
-from alpro.data.sources.given import copy_folder, find
+from alpro.data.sources.local_files import copy_folder, match_local_files
 from alpro.data.sources.registry import File, Source, source
 from alpro.errors import DataError
 from alpro.files.locks import take_lock
@@ -25,12 +25,14 @@ from alpro.terminal.progress import reporting
 Say = Callable[[str], None]
 
 
-def fetch(name: str, root: str | Path = ".", given: Sequence[Path] = (), keep: bool = False, say: Say = print) -> list[str]:
-    """Bring a set into the tree below `root`; returns the folders that hold it now, as DVC should take them.
+def fetch(
+    name: str, root: str | Path = ".", local_paths: Sequence[Path] = (), keep_archives: bool = False, say: Say = print
+) -> list[str]:
+    """Bring a set into the tree below `root`; return the folders that now hold it, as arguments for `dvc add`.
 
-    `given` are files and folders that the user has; without them the registry's addresses are tried. `keep` leaves the
-    downloaded archives in data/.fetch. Raises DataError that names what could not be had and what to do; what could
-    be had is laid out by then.
+    `local_paths` are files and folders that the user already has; files that they lack are downloaded. With `keep_archives`
+    the downloaded archives stay in data/.fetch. Raises DataError that lists the unavailable files and what to do; all other
+    files are laid out by then.
     """
     entry, root = source(name), Path(root)
     say(f"{name}: {entry.title}")
@@ -40,74 +42,79 @@ def fetch(name: str, root: str | Path = ".", given: Sequence[Path] = (), keep: b
     work = root / "data" / ".fetch" / name
     work.mkdir(parents=True, exist_ok=True)
     with take_lock(work / "lock", "a fetch of this set", DataError):
-        files = [pair for path in given for pair in find(path, entry)]
-        for file, path in files:
-            folders += _take(name, file, path, root, work, say)
-        absent = _rest(name, entry, [file.name for file, _ in files], root, work, keep, folders, say)
-    _count(entry, root, say)
+        local_files = [match for path in local_paths for match in match_local_files(path, entry)]
+        for file, path in local_files:
+            folders += _install(name, file, path, root, work, say)
+        installed = [file.name for file, _ in local_files]
+        failures = _download_missing(name, entry, installed, root, work, keep_archives, folders, say)
+    _report_count(entry, root, say)
     for other in entry.needs:
-        say(f"  needs {other} too: alpro data fetch {other}")
-    if absent:
-        remedy = f"get it by hand from {entry.page} and run `alpro data fetch {name} --from FILE_OR_FOLDER`"
-        raise DataError("\n".join([f"{name}: could not be had:", *absent, f"  what to do: {remedy}", *_noted(entry)]))
+        say(f"  also needed: alpro data fetch {other}")
+    if failures:
+        remedy = f"  download them from {entry.page} yourself, then run `alpro data fetch {name} --from FILE_OR_FOLDER`"
+        note = [f"  note: {entry.note}"] if entry.note else []
+        raise DataError("\n".join([f"{name}: these files could not be fetched:", *failures, remedy, *note]))
     return sorted(set(folders))
 
 
 def show(root: str | Path = ".") -> str:
-    """All sets, and what of each is there."""
+    """Return a list of all sets, with the fetched files of each."""
     from alpro.data.sources.registry import registry
 
     lines = []
     for name, entry in registry().items():
-        there = [file for file, e in layout.read_receipt(Path(root), name).items() if layout.is_there(Path(root), e)]
-        lines.append(f"{name:12} {entry.title}{'; fetched: ' + ', '.join(there) if there else ''}")
+        receipt = layout.read_receipt(Path(root), name)
+        fetched = [file for file, record in receipt.items() if layout.is_complete(Path(root), record)]
+        lines.append(f"{name:12} {entry.title}{'; fetched: ' + ', '.join(fetched) if fetched else ''}")
         lines.extend([f"{'':12} {entry.extent}"] if entry.extent else [])
         lines.append(f"{'':12} licence: {entry.licence}")
     return "\n".join(lines)
 
 
-def _rest(
-    name: str, entry: Source, had: list[str], root: Path, work: Path, keep: bool, folders: list[str], say: Say
+def _download_missing(
+    name: str, entry: Source, installed: list[str], root: Path, work: Path, keep_archives: bool, folders: list[str], say: Say
 ) -> list[str]:
-    """Get what was not given, one way after the other; a line for each file that no way gave."""
-    ways = [way for way in entry.ways if any(file.name in had for file in way)] or list(entry.ways)
-    if had and not any(file.name in had for way in entry.ways for file in way):
-        return []  # the user's own packing stands for all of it
-    absent: list[str] = []
-    for way in ways:
-        wanted = [file for file in way if file.name not in had]
-        failed = []
-        for file in wanted:
+    """Download what is not installed, trying the set's alternatives in turn; return a line for each unavailable file."""
+    begun = [files for files in entry.alternatives if any(file.name in installed for file in files)]
+    if installed and not begun:
+        return []  # the user's own packing counts as the complete set
+    failures: list[str] = []
+    for files in begun or entry.alternatives:
+        failures_here = []
+        for file in files:
+            if file.name in installed:
+                continue
             try:
-                folders += _get(name, file, root, work, keep, say)
+                folders += _fetch_file(name, file, root, work, keep_archives, say)
             except Unavailable as error:
-                failed.append(f"  {file.name}: {error}")
-                say(failed[-1])
-        if not failed:
+                failures_here.append(f"  {file.name}: {error}")
+                say(failures_here[-1])
+        if not failures_here:
             return []
-        absent += failed
-    return absent
+        failures += failures_here
+    return failures
 
 
-def _get(name: str, file: File, root: Path, work: Path, keep: bool, say: Say) -> list[str]:
-    """Download one file and lay it out; returns what DVC should take. Raises Unavailable when no address gives it."""
-    recorded = layout.read_receipt(root, name).get(file.name)
-    if recorded and layout.is_there(root, recorded):
-        say(f"  {file.name}: is there already")
-        return layout.dvc_targets(recorded["placed"])
-    waiting = work / file.name
-    if not waiting.exists():
-        _download(file, recorded, waiting, say)
-    folder = _take(name, file, waiting, root, work, say, recorded)
-    if not keep:
-        waiting.unlink()
-    return folder
+def _fetch_file(name: str, file: File, root: Path, work: Path, keep_archive: bool, say: Say) -> list[str]:
+    """Download and install one file; return the arguments for `dvc add`. Raises Unavailable if no address provides it."""
+    record = layout.read_receipt(root, name).get(file.name)
+    if record and layout.is_complete(root, record):
+        say(f"  {file.name}: already fetched")
+        return layout.dvc_targets(record["placed"])
+    downloaded = work / file.name
+    if not downloaded.exists():
+        _try_addresses(file, record, downloaded, say)
+    folders = _install(name, file, downloaded, root, work, say, record)
+    if not keep_archive:
+        downloaded.unlink()
+    return folders
 
 
-def _download(file: File, recorded: dict[str, Any] | None, target: Path, say: Say) -> None:
+def _try_addresses(file: File, record: dict[str, Any] | None, target: Path, say: Say) -> None:
+    """Download a file from the first of its addresses that provides it. Raises Unavailable if none does."""
     if not file.urls:
-        raise Unavailable("no address is known that gives it to a program")
-    expected = _expected(file, recorded)
+        raise Unavailable("has no address for automatic download")
+    expected = _expected(file, record)
     reasons = []
     for url in file.urls:
         say(f"  {file.name}: from {url}")
@@ -120,16 +127,16 @@ def _download(file: File, recorded: dict[str, Any] | None, target: Path, say: Sa
     raise Unavailable("; ".join(reasons))
 
 
-def _take(
-    name: str, file: File, path: Path, root: Path, work: Path, say: Say, recorded: dict[str, Any] | None = None
+def _install(
+    name: str, file: File, path: Path, root: Path, work: Path, say: Say, record: dict[str, Any] | None = None
 ) -> list[str]:
-    """Check a file or folder that is on disk, unpack it aside, lay it out, record it."""
-    recorded = recorded or layout.read_receipt(root, name).get(file.name)
-    if path.is_file() and (fault := mismatch(path, _expected(file, recorded))):
-        raise DataError(f"{path}: not the file that is published: {fault}; if you trust it, unpack it and give the folder")
-    aside = work / "unpacked"
-    shutil.rmtree(aside, ignore_errors=True)
-    into = aside / file.into
+    """Verify a file or folder, unpack it in `work`, move it into the tree and record it; return arguments for `dvc add`."""
+    record = record or layout.read_receipt(root, name).get(file.name)
+    if path.is_file() and (fault := mismatch(path, _expected(file, record))):
+        raise DataError(f"{path}: not the published file: {fault}; if you trust it, unpack it and pass the folder")
+    staging = work / "unpacked"
+    shutil.rmtree(staging, ignore_errors=True)
+    into = staging / file.into
     into.mkdir(parents=True)
     with reporting(f"{file.name}: unpacking", "bytes" if path.is_file() else "files") as report:
         if path.is_dir() or (path.is_symlink() and not path.exists()):
@@ -140,27 +147,28 @@ def _take(
             placed = [file.rename or file.name]
             shutil.copyfile(path, into / placed[0])
     sizes = {os.path.normpath(f"{file.into}/{name}"): (into / name).stat().st_size for name in placed}
-    layout.lay_out(aside, root)
-    shutil.rmtree(aside, ignore_errors=True)
-    say(f"  {file.name}: {_verdict(name, file, path, recorded)}; {len(placed)} files in {file.into}")
+    layout.lay_out(staging, root)
+    shutil.rmtree(staging, ignore_errors=True)
+    say(f"  {file.name}: {_verification(name, file, path, record)}; {len(placed)} files in {file.into}")
     layout.write_receipt(root, name, {file.name: {"placed": sizes, **_hashes(path)}})
     return layout.dvc_targets(sizes)
 
 
-def _expected(file: File, recorded: dict[str, Any] | None) -> Expected:
+def _expected(file: File, record: dict[str, Any] | None) -> Expected:
     published = file.md5 or file.sha256
-    return Expected(file.size, file.md5, file.sha256 or (None if published else (recorded or {}).get("sha256")))
+    return Expected(file.size, file.md5, file.sha256 or (None if published else (record or {}).get("sha256")))
 
 
-def _verdict(name: str, file: File, path: Path, recorded: dict[str, Any] | None) -> str:
+def _verification(name: str, file: File, path: Path, record: dict[str, Any] | None) -> str:
+    """Say how an installed file was verified."""
     if path.is_dir():
-        return "a folder, taken as it is"
+        return "not verified, as it is a folder"
     if file.md5 or file.sha256:
         return "verified by its published checksum"
-    where = layout.receipt_path(Path(), name)
-    if recorded and recorded.get("sha256"):
-        return f"verified by the sha256 recorded in {where}"
-    return f"not verified, as no checksum is published; its sha256 is recorded in {where}"
+    receipt = layout.receipt_path(Path(), name)
+    if record and record.get("sha256"):
+        return f"verified by the sha256 recorded in {receipt}"
+    return f"not verified, as no checksum is published; its sha256 is recorded in {receipt}"
 
 
 def _hashes(path: Path) -> dict[str, Any]:
@@ -170,31 +178,28 @@ def _hashes(path: Path) -> dict[str, Any]:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
 
 
-def _count(entry: Source, root: Path, say: Say) -> None:
-    """How many of a set's videos are there."""
+def _report_count(entry: Source, root: Path, say: Say) -> None:
+    """Report how many of a set's videos are present."""
     if entry.videos is None or not (root / entry.videos.folder).is_dir():
         return
     from alpro.data.media.extensions import VIDEO_EXTENSIONS
 
     names = [name for name in os.listdir(root / entry.videos.folder) if name.lower().endswith((*VIDEO_EXTENSIONS, "."))]
-    known = f"; known to be missing: {', '.join(entry.known_missing)}" if entry.known_missing else ""
-    say(f"  {len(names):,} of {entry.videos.number:,} videos are in {entry.videos.folder}{known}")
+    missing = f"; known to be missing: {', '.join(entry.known_missing)}" if entry.known_missing else ""
+    say(f"  {len(names):,} of {entry.videos.number:,} videos are in {entry.videos.folder}{missing}")
 
 
 def _check_link(entry: Source, root: Path, say: Say) -> None:
+    """Report the set's optional link. Raises DataError if it is broken."""
     if entry.link is None:
         return
-    link = root / entry.link.path
+    link, target = root / entry.link.path, entry.link.to
     if link.is_symlink() and not link.exists():
         raise DataError(
-            f"{link}: the link leads nowhere (to {link.readlink()}); it is not needed, as params.yaml names "
-            f"{entry.link.to}: remove it, or make it anew with `ln -s ../msrvtt_ret/videos {entry.link.path}`"
+            f"{link}: broken link (to {link.readlink()}); remove it, as params.yaml names {target} directly, "
+            f"or repair it with `ln -s ../msrvtt_ret/videos {entry.link.path}`"
         )
     if link.is_symlink():
-        say(f"  {link}: a link to {link.readlink()}, accepted (not needed: params.yaml names {entry.link.to})")
+        say(f"  {link}: a link to {link.readlink()}; optional, as params.yaml names {target}")
     elif link.exists():
-        say(f"  {link}: a second copy of the videos; not needed, as params.yaml names {entry.link.to}")
-
-
-def _noted(entry: Source) -> list[str]:
-    return [f"  note: {entry.note}"] if entry.note else []
+        say(f"  {link}: a second copy of the videos; not needed, as params.yaml names {target}")

@@ -1,6 +1,6 @@
-"""Videos that nobody has: known ones of the official sets, and those that a user or a fetch lists in known_missing.txt.
+"""Videos that are known to be unavailable: those of the official sets, and those listed in known_missing.txt.
 
-They are left out of every split, with a line in the log, where their files are indeed absent; validation counts them.
+If their files are absent, they are left out of every split, which is logged; validation counts them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from pathlib import Path
 from alpro.data.media.extensions import bare_name
 from alpro.files.atomic import atomic_write
 
-FILE = "known_missing.txt"  # beside the annotations; a name a line, `#` before a remark
+FILE = "known_missing.txt"  # beside the annotations; one name per line, remarks begin with `#`
 
 
 def known_missing(annotations: str | Path) -> frozenset[str]:
-    """Names, without extension, that may be missing of a set whose annotation file or folder this is."""
+    """Return the names, without extension, that may be absent from the set of this annotation file or folder."""
     annotations = Path(annotations)
     return _official() | _listed((annotations if annotations.is_dir() else annotations.parent) / FILE)
 
 
 def add_known_missing(folder: str | Path, names: Iterable[str], remark: str) -> Path:
-    """Add to the list of a folder of annotations, under a remark, the names that it lacks; what stands there stays."""
+    """Append the names that the list of an annotation folder lacks, under a remark; return the list's path."""
     path = Path(folder) / FILE
     listed = _listed(path)
     if new := [name for name in dict.fromkeys(names) if bare_name(name) not in listed]:
@@ -39,6 +39,6 @@ def _listed(path: Path) -> set[str]:
 
 @cache
 def _official() -> frozenset[str]:
-    from alpro.data.sources.registry import registry  # here: the sources' fetching imports this module
+    from alpro.data.sources.registry import registry  # imported here because the media module imports this one
 
     return frozenset(name for source in registry().values() for name in source.known_missing)

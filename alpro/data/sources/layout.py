@@ -1,4 +1,4 @@
-"""Lays files out in the official tree: from a folder beside it, as a whole, never over something else."""
+"""The official tree on disk: moves prepared files into it without overwriting anything, and records what was fetched."""
 
 from __future__ import annotations
 
@@ -13,66 +13,69 @@ from typing import Any
 from alpro.errors import DataError
 from alpro.files.json_files import read_json_object, write_json
 
-SHOWN = 5
+SHOWN = 5  # files that a message lists
 
 
 def lay_out(staged: Path, target: Path) -> None:
-    """Move everything below `staged` to the same place below `target`; a file that is there already, with the same
-    bytes, stays. Raises DataError, with nothing moved, when another file stands in the way, or a link leads nowhere.
+    """Move everything below `staged` to the same path below `target`; existing files with equal content stay.
+
+    Raises DataError, before anything is moved, if a file with different content exists or a link is broken.
     """
-    clashes = list(_clashes(staged, target))
-    if clashes:
-        more = f" and {len(clashes) - SHOWN} more" if len(clashes) > SHOWN else ""
-        raise DataError(f"{', '.join(clashes[:SHOWN])}{more}: in the way, with other content; move it away and run this again")
+    conflicts = list(_conflicts(staged, target))
+    if conflicts:
+        more = f" and {len(conflicts) - SHOWN} more" if len(conflicts) > SHOWN else ""
+        raise DataError(
+            f"{', '.join(conflicts[:SHOWN])}{more}: already exists with different content; move it away and try again"
+        )
     _merge(staged, target)
 
 
-def _clashes(staged: Path, target: Path) -> Iterator[str]:
+def _conflicts(staged: Path, target: Path) -> Iterator[str]:
     if target.is_symlink() and not target.exists():
-        raise DataError(f"{target}: the link leads nowhere (to {target.readlink()}); mend or remove it")
+        raise DataError(f"{target}: broken link (to {target.readlink()}); repair or remove it")
     if not target.exists():
         return
     if staged.is_dir() and target.is_dir():
         for child in sorted(staged.iterdir()):
-            yield from _clashes(child, target / child.name)
+            yield from _conflicts(child, target / child.name)
     elif staged.is_dir() or target.is_dir() or not filecmp.cmp(staged, target, shallow=False):
         yield str(target)
 
 
 def _merge(staged: Path, target: Path) -> None:
     if not target.exists():
-        _put(staged, target)
+        _move(staged, target)
     elif staged.is_dir():
         for child in sorted(staged.iterdir()):
             _merge(child, target / child.name)
 
 
-def _put(staged: Path, target: Path) -> None:
+def _move(staged: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.replace(staged, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        aside = target.with_name(f".{target.name}.part")  # `target` lies on another disk, behind a link
+        temporary = target.with_name(f".{target.name}.part")  # a link leads to another disk, so copy first
         if staged.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(staged, aside)
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copytree(staged, temporary)
         else:
-            shutil.copyfile(staged, aside)
-        os.replace(aside, target)
+            shutil.copyfile(staged, temporary)
+        os.replace(temporary, target)
 
 
-# --- what was fetched ---------------------------------------------------------------------------------------
+# --- receipts ---------------------------------------------------------------------------------------------
 
 
 def receipt_path(root: Path, name: str) -> Path:
-    """Where it is recorded what came from where, with its hashes; it belongs into git."""
+    """Return the path of a set's receipt: the fetched files with their hashes. It belongs in git."""
     return root / "data" / "fetched" / f"{name}.json"
 
 
 def read_receipt(root: Path, name: str) -> dict[str, Any]:
-    """{file name: its entry}; empty where nothing was recorded. Raises DataError for a file that is none."""
+    """Return a set's receipt, {file name: entry}; empty if there is none. Raises DataError if it is damaged."""
     path = receipt_path(root, name)
     if not path.exists():
         return {}
@@ -83,22 +86,22 @@ def read_receipt(root: Path, name: str) -> dict[str, Any]:
 
 
 def write_receipt(root: Path, name: str, entries: dict[str, Any]) -> None:
-    """Record entries by file name, beside what is recorded already."""
+    """Add entries to a set's receipt, by file name."""
     write_json(receipt_path(root, name), read_receipt(root, name) | entries)
 
 
 def dvc_targets(placed: Iterable[str]) -> list[str]:
-    """The folders, or single files, that `dvc add` should take for these files: data/SET/PART, else the folder."""
+    """Return what to pass to `dvc add` for these files: folders such as data/SET/videos, or single files."""
     targets = set()
     for path in placed:
-        parts = path.split("/")
-        alone = len(parts) < 3 or (parts[0] == "data" and len(parts) == 3)
-        targets.add(path if alone else "/".join(parts[: min(3, len(parts) - 1)]))
+        names = path.split("/")
+        single = len(names) < 3 or (names[0] == "data" and len(names) == 3)
+        targets.add(path if single else "/".join(names[: min(3, len(names) - 1)]))
     return sorted(targets)
 
 
-def is_there(root: Path, entry: dict[str, Any]) -> bool:
-    """Whether all files that an entry laid out still are there, with their sizes."""
+def is_complete(root: Path, entry: dict[str, Any]) -> bool:
+    """Return True if all files of a receipt entry still exist with their recorded sizes."""
     placed: dict[str, int] = entry["placed"]
     return bool(placed) and all(_size(root / path) == size for path, size in placed.items())
 

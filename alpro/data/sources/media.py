@@ -1,7 +1,7 @@
-"""The videos or images of a set whose tables name them by address, one download each (WebVid, Conceptual Captions).
+"""Download of the videos or images that a set's tables list by URL (WebVid, Conceptual Captions).
 
-What is gone at its source is listed in data/fetched/SET_failed.tsv and not asked for again, and in known_missing.txt beside
-the tables, so that trainings and validation leave it out; what is there already is skipped, so a run that was stopped goes on.
+Failed URLs are listed in data/fetched/SET_failed.tsv and not requested again. Their files are added to known_missing.txt beside
+the tables, so that trainings and validation leave them out. Existing files are skipped, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -21,74 +21,75 @@ from alpro.errors import DataError
 from alpro.terminal.progress import reporting
 
 TIMEOUT_S = 20.0
-IN_FLIGHT = 4  # downloads waiting for each worker
+IN_FLIGHT = 4  # queued downloads per worker
 
 
 def fetch_media(
     name: str, root: str | Path = ".", workers: int = 16, retry: bool = False, say: Callable[[str], None] = print
 ) -> str:
-    """Download what the set's tables name; returns the folder. `retry` asks again for what failed before.
+    """Download the files that the set's tables list; return their folder. `retry` requests failed URLs again.
 
-    Raises DataError when the set has no addresses, a table is missing, or nothing at all could be had.
+    Raises DataError if the set has no tables of URLs, a table is missing, or no file at all is available.
     """
     media, root = source(name).media, Path(root)
     if media is None:
-        raise DataError(f"{name}: its videos come as archives; there is no table of addresses")
-    failed = _Failed(root / "data" / "fetched" / f"{name}_failed.tsv", retry)
-    rows = _rows(media, root)
-    got = there = 0
-    lost: list[Path] = []
-    waiting: deque[tuple[Path, str, Future[str | None]]] = deque()
-    with ThreadPoolExecutor(workers) as pool, reporting(name) as report, failed:
-        for path, url in rows:
+        raise DataError(f"{name}: has no tables of URLs; its videos come as archives")
+    failures = _FailureLog(root / "data" / "fetched" / f"{name}_failed.tsv", retry)
+    listed_files = _listed_files(media, root)
+    downloaded = existing = 0
+    unavailable: list[Path] = []
+    queue: deque[tuple[Path, str, Future[str | None]]] = deque()
+    with ThreadPoolExecutor(workers) as pool, reporting(name) as report, failures:
+        for path, url in listed_files:
             if path.exists():
-                there += 1
+                existing += 1
                 continue
-            if str(path.relative_to(root)) in failed.known:
-                lost.append(path)
+            if str(path.relative_to(root)) in failures.earlier:
+                unavailable.append(path)
                 continue
-            waiting.append((path, url, pool.submit(_one, url, path, media)))
-            if len(waiting) >= IN_FLIGHT * workers:
-                got += _settle(waiting.popleft(), root, failed, lost)
-                report(there + got + len(lost), None)
-        while waiting:
-            got += _settle(waiting.popleft(), root, failed, lost)
-    say(f"  {there + got:,} files are in {media.folder}, {got:,} of them new; {len(lost):,} could not be had ({failed.path})")
-    if not there + got:
-        raise DataError(f"{name}: none of its {len(lost):,} files could be had; the first reasons are in {failed.path}")
-    if lost:
-        absent = [path.relative_to(root / media.folder).as_posix() for path in lost]
-        listed = add_known_missing(root / media.table, absent, f"could not be had by `alpro data fetch {name}`")
-        say(f"  what could not be had is in {listed}: trainings leave it out while it is absent; --retry asks for it again")
+            queue.append((path, url, pool.submit(_download_media, url, path, media)))
+            if len(queue) >= IN_FLIGHT * workers:
+                downloaded += _finish(queue.popleft(), root, failures, unavailable)
+                report(existing + downloaded + len(unavailable), None)
+        while queue:
+            downloaded += _finish(queue.popleft(), root, failures, unavailable)
+    total, missing = existing + downloaded, len(unavailable)
+    say(f"  {total:,} files are in {media.folder}, {downloaded:,} of them new; {missing:,} are unavailable ({failures.path})")
+    if not total:
+        raise DataError(f"{name}: none of its {missing:,} files is available; {failures.path} lists the reasons")
+    if unavailable:
+        absent = [path.relative_to(root / media.folder).as_posix() for path in unavailable]
+        known_missing = add_known_missing(root / media.table, absent, f"unavailable to `alpro data fetch {name}`")
+        say(f"  {known_missing} lists the unavailable files; trainings leave them out; --retry requests them again")
     return media.folder
 
 
 def has_media(name: str) -> bool:
-    """Whether a set's tables name its videos or images by address."""
+    """Return True if the set's tables list its videos or images by URL."""
     return source(name).media is not None
 
 
 def image_name(url: str, split: str) -> str:
-    """The name by which the released annotations call an image: the split, and the CRC-32 of its address."""
+    """Return an image's name in the released annotations: the split and the CRC-32 of the URL."""
     return f"{split}/{zlib.crc32(url.encode())}"
 
 
-def _rows(media: Media, root: Path) -> Iterator[tuple[Path, str]]:
-    """(where a file goes, its address); a name that leads out of the folder is an error."""
+def _listed_files(media: Media, root: Path) -> Iterator[tuple[Path, str]]:
+    """Yield target path and URL of each listed file. Raises DataError if a name leads out of the folder."""
     folder = root / media.folder
     csv.field_size_limit(sys.maxsize)
     for split, table in media.splits.items():
         path = root / media.table / table
         if not path.is_file():
-            raise DataError(f"{path}: not found; fetch the tables first, or give them with --from")
+            raise DataError(f"{path}: not found; fetch the tables first, or pass them with --from")
         with path.open(encoding="utf-8", newline="") as file:
-            for line, (url, name) in enumerate(_named(file, path, media, split), 1):
+            for line, (url, name) in enumerate(_urls_and_names(file, path, media, split), 1):
                 if name.startswith("/") or ".." in name.split("/") or "\0" in name:
                     raise DataError(f"{path}: row {line}: {name!r} leads out of {media.folder}")
                 yield folder / name, url
 
 
-def _named(file: Iterator[str], path: Path, media: Media, split: str) -> Iterator[tuple[str, str]]:
+def _urls_and_names(file: Iterator[str], path: Path, media: Media, split: str) -> Iterator[tuple[str, str]]:
     columns = media.columns
     if isinstance(columns["url"], int):
         for cells in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
@@ -96,55 +97,55 @@ def _named(file: Iterator[str], path: Path, media: Media, split: str) -> Iterato
                 yield cells[columns["url"]], image_name(cells[columns["url"]], split)
         return
     table = csv.DictReader(file)
-    lacking = [str(column) for column in columns.values() if column not in (table.fieldnames or [])]
-    if lacking:
-        raise DataError(f"{path}: has no column {', '.join(lacking)} (it has {', '.join(table.fieldnames or [])})")
+    missing = [str(column) for column in columns.values() if column not in (table.fieldnames or [])]
+    if missing:
+        raise DataError(f"{path}: has no column {', '.join(missing)} (it has {', '.join(table.fieldnames or [])})")
     for row in table:
         yield row[str(columns["url"])], f"{row[str(columns['folder'])]}/{row[str(columns['name'])]}{media.extension}"
 
 
-def _one(url: str, path: Path, media: Media) -> str | None:
-    """None, or why the file could not be had."""
-    aside = path.with_name(f".{path.name}")
+def _download_media(url: str, path: Path, media: Media) -> str | None:
+    """Download one file; return None, or the reason why it is unavailable."""
+    temporary = path.with_name(f".{path.name}")
     try:
-        download(url, aside, Expected(at_most=media.at_most_mb * 10**6), tries=2, pause_s=0.5, timeout_s=TIMEOUT_S)
+        download(url, temporary, Expected(at_most=media.at_most_mb * 10**6), tries=2, pause_s=0.5, timeout_s=TIMEOUT_S)
     except Unavailable as error:
         return str(error).removeprefix(f"{url}: ")
-    with aside.open("rb") as file:
+    with temporary.open("rb") as file:
         head = file.read(64).lstrip()
     if not head or head.startswith((b"<", b"{")):
-        aside.unlink()
-        return "a web page, or nothing, in its place"
-    aside.replace(path)
+        temporary.unlink()
+        return "the server sent a web page, or nothing, instead of the file"
+    temporary.replace(path)
     return None
 
 
-def _settle(item: tuple[Path, str, Future[str | None]], root: Path, failed: _Failed, lost: list[Path]) -> int:
-    """How many files came: one, or none, which is noted."""
+def _finish(item: tuple[Path, str, Future[str | None]], root: Path, failures: _FailureLog, unavailable: list[Path]) -> int:
+    """Wait for a download; return 1, or log the failure and return 0."""
     path, url, future = item
     reason = future.result()
     if reason is None:
         return 1
-    failed.add(str(path.relative_to(root)), url, reason)
-    lost.append(path)
+    failures.add(str(path.relative_to(root)), url, reason)
+    unavailable.append(path)
     return 0
 
 
-class _Failed:
-    """Lines of (file, address, reason), appended as they come."""
+class _FailureLog:
+    """A file with one line of path, URL and reason for each failed download."""
 
     def __init__(self, path: Path, retry: bool) -> None:
-        self.path, self.known = path, set[str]()
+        self.path, self.earlier = path, set[str]()
         if retry:
             path.unlink(missing_ok=True)
         elif path.exists():
-            self.known = {line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()}
+            self.earlier = {line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()}
 
     def add(self, name: str, url: str, reason: str) -> None:
-        """Record a file that could not be had."""
+        """Append a failed download."""
         print(name, url, " ".join(reason.split()), sep="\t", file=self._file, flush=True)
 
-    def __enter__(self) -> _Failed:
+    def __enter__(self) -> _FailureLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a", encoding="utf-8")
         return self

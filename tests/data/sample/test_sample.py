@@ -1,4 +1,4 @@
-"""The made data: same bytes on any number of cores, balanced, disjoint, and nothing of time in a single frame."""
+"""The sample data: equal bytes on any number of cores, balanced, disjoint, and no motion visible in a single frame."""
 
 import json
 from collections import Counter, defaultdict
@@ -10,7 +10,7 @@ import pytest
 from alpro.config import Corpus, Dataset, Sample
 from alpro.data.annotations.read import missing_files, read_answers, read_corpus, read_dataset
 from alpro.data.sample import is_motion_question, make_plan, make_sample
-from alpro.data.sample.film import FRAMES, shoot
+from alpro.data.sample.film import FRAMES, make_film
 from alpro.data.sample.pixels import render
 from alpro.data.sample.scenes import COLORS, MOMENTS, Cards, Scene, Toy, draw, fits
 from alpro.errors import DataError
@@ -83,14 +83,14 @@ def test_the_files_decode_with_the_planned_frames(tiny):
     for clip in make_plan(TINY).clips:
         if clip.file.endswith(".jpg"):
             pixels = np.asarray(Image.open(tiny / clip.file))
-            wanted = render(clip.film, TINY.frame_size, frames=1)[0]
+            expected = render(clip.film, TINY.frame_size, frames=1)[0]
         else:
             reader = decord.VideoReader(str(tiny / clip.file), num_threads=1)
             assert len(reader) == clip.film.frames and FRAMES[0] <= clip.film.frames <= FRAMES[1]
             frames = reader.get_batch(range(len(reader))).asnumpy()
-            pixels, wanted = frames[-1], render(clip.film, TINY.frame_size)[-1]
+            pixels, expected = frames[-1], render(clip.film, TINY.frame_size)[-1]
         assert pixels.shape == (64, 64, 3)
-        assert np.abs(pixels.astype(int) - wanted).mean() < 12, clip.file
+        assert np.abs(pixels.astype(int) - expected).mean() < 12, clip.file
 
 
 def test_no_split_shares_a_video(plan):
@@ -99,30 +99,30 @@ def test_no_split_shares_a_video(plan):
 
 
 def test_no_training_scene_is_a_held_out_one(plan):
-    shown = defaultdict(list)
+    training = defaultdict(list)
     for (_, split), videos in plan.scenes.items():
         if split == "train":
             for scene in videos.values():
-                shown[scene.setting].append(scene)
-    assert sum(map(len, shown.values())) == 3 * Sample().train_videos + Sample().pretrain_videos + Sample().pretrain_images
+                training[scene.setting].append(scene)
+    assert sum(map(len, training.values())) == 3 * Sample().train_videos + Sample().pretrain_videos + Sample().pretrain_images
     for held in (scene for key in HELD_OUT for scene in plan.scenes[key].values()):
         assert held.setting and held.toys[0].shape
-        assert not any(fits(held, scene) for scene in shown[held.setting]), held
+        assert not any(fits(held, scene) for scene in training[held.setting]), held
 
 
 def test_a_held_out_caption_fits_its_own_video_alone(plan):
     for key in HELD_OUT:
-        for name, telling in plan.tellings[key]:
-            assert [other for other, scene in plan.scenes[key].items() if fits(telling, scene)] == [name]
+        for name, description in plan.descriptions[key]:
+            assert [other for other, scene in plan.scenes[key].items() if fits(description, scene)] == [name]
     for name in ("msrvtt_ret", "didemo_ret"):
         captions = [row["caption"] for row in rows(plan, f"{name}/txt/test.jsonl")]
         assert len(set(captions)) == len(captions) == 120
 
 
 def test_captions_tell_only_what_the_video_shows(plan):
-    for key, tellings in plan.tellings.items():
-        for name, telling in tellings:
-            assert fits(telling, plan.scenes[key][name])
+    for key, descriptions in plan.descriptions.items():
+        for name, description in descriptions:
+            assert fits(description, plan.scenes[key][name])
 
 
 @pytest.mark.parametrize("name", ["msrvtt_qa", "msvd_qa"])
@@ -161,7 +161,7 @@ def test_without_the_video_a_third_of_the_answers_can_be_guessed_at_most(plan, n
         answers[form(row["question"])][row["answer"]] += 1
     test = rows(plan, f"{name}/txt/test.jsonl")
     best = {asked: answer for asked, counts in answers.items() for answer, _ in counts.most_common(1)}
-    guessed = sum(best.get(form(row["question"])) == row["answer"] for row in test)  # a form new in the test can't be guessed
+    guessed = sum(best.get(form(row["question"])) == row["answer"] for row in test)  # a new form cannot be guessed
     assert guessed / len(test) < 0.33
     moving = [row for row in test if is_motion_question(row["question"])]
     assert len(moving) >= 0.2 * len(test)
@@ -177,14 +177,14 @@ def test_motion_questions_are_known_by_their_words():
 
 
 def looks(motion: str, time: float, clips: int = 2000, **toy: str) -> np.ndarray:
-    """(clips, 3): x, y and side at a moment, of toys that differ only in chance."""
+    """Return x, y and side (clips, 3) at a time, of toys that differ only by chance."""
     rng = np.random.default_rng(0)
     scene = Scene("sea", (Toy("ball", "red", motion, **toy),))
-    return np.array([shoot(scene, rng).tracks[0].at(time)[:3] for _ in range(clips)])
+    return np.array([make_film(scene, rng).tracks[0].at(time)[:3] for _ in range(clips)])
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Kolmogorov-Smirnov distance of two samples."""
+    """Return the Kolmogorov-Smirnov distance of two samples."""
     both = np.sort(np.concatenate([a, b]))
     shares = [np.searchsorted(np.sort(values), both, "right") / len(values) for values in (a, b)]
     return float(np.abs(shares[0] - shares[1]).max())
@@ -195,7 +195,7 @@ def test_at_half_time_places_and_sizes_are_spread_alike(pair):
     size = {} if "grow" in pair else {"size": "small"}
     one, other = (looks(motion, 0.5, **size) for motion in pair)
     for column in range(3):
-        assert distance(one[:, column], other[:, column]) < 0.065  # one of some 3,000 pairs of equal samples differs by more
+        assert distance(one[:, column], other[:, column]) < 0.065  # equal distributions exceed it once in 3,000
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_of_two_moving_toys_the_middle_frame_does_not_tell_which_goes_where():
     while len(left) < 1500:
         scene = draw(cards)
         if scene.kind == "pair" and {toy.motion for toy in scene.toys} == {"left", "right"}:
-            for toy, track in zip(scene.toys, shoot(scene, rng).tracks, strict=True):
+            for toy, track in zip(scene.toys, make_film(scene, rng).tracks, strict=True):
                 (left if toy.motion == "left" else right).append(track.at(0.5)[:2])
     for column in range(2):
         assert distance(np.array(left)[:, column], np.array(right)[:, column]) < 0.075
@@ -237,7 +237,7 @@ def test_toys_stay_inside_the_frame():
     rng = np.random.default_rng(2)
     cards = Cards(rng)
     for _ in range(300):
-        for track in shoot(draw(cards), rng).tracks:
+        for track in make_film(draw(cards), rng).tracks:
             for time in np.linspace(0, 1, 9):
                 x, y, side, _ = track.at(time)
                 assert side / 2 <= x <= 1 - side / 2 and side / 2 <= y <= 1 - side / 2
@@ -247,8 +247,8 @@ def test_toys_stay_inside_the_frame():
 
 
 def test_more_scenes_than_there_are_is_one_clear_error(monkeypatch):
-    monkeypatch.setattr("alpro.data.sample.plan.TRIES", 3)  # stands for a number of videos that takes long to reach
-    with pytest.raises(DataError, match=r"sample: no further scene for \w+ .* fewer videos"):
+    monkeypatch.setattr("alpro.data.sample.plan.TRIES", 3)  # as reaching the real limit takes long
+    with pytest.raises(DataError, match=r"sample: no further distinct scene for \w+; request fewer videos"):
         make_plan(TINY.model_copy(update={"test_videos": 4000}))
 
 

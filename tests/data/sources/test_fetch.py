@@ -1,4 +1,4 @@
-"""A set comes from its addresses or from what the user has, and lies as the official tree, or is refused with what to do."""
+"""Sets are fetched from their URLs or from the user's files into the official tree; failures say what to do."""
 
 import hashlib
 import io
@@ -51,7 +51,7 @@ def md5(content):
 
 @pytest.fixture
 def sets(monkeypatch):
-    """The real registry, its checksums those of these small files; `sets(address)` puts a server behind every address."""
+    """The real registry with the checksums of these small files; `sets(address)` points every URL to a test server."""
 
     real = registry.registry()
 
@@ -59,8 +59,8 @@ def sets(monkeypatch):
         raw = {name: entry.model_dump() for name, entry in real.items()}
         sums = {"train_val_videos.zip": md5(TRAIN), "test_videos.zip": md5(TEST), "YouTubeClips.tar": md5(CLIPS)}
         for entry in raw.values():
-            for way in entry["ways"]:
-                for file in way:
+            for files in entry["alternatives"]:
+                for file in files:
                     file["urls"] = [f"{address}/{file['name']}"] if file["urls"] else []
                     file["md5"] = sums.get(file["name"])
         table = {name: Source.model_validate(entry) for name, entry in raw.items()}
@@ -80,10 +80,10 @@ def tree(root):
 
 def test_every_input_of_the_official_recipe_comes_from_some_set():
     params = load("recipes/official.yaml")
-    wanted = {d.videos for d in params.datasets.values()} | {d.annotations for d in params.datasets.values()}
+    needed = {d.videos for d in params.datasets.values()} | {d.annotations for d in params.datasets.values()}
     table = registry.registry()
-    given = {entry.videos.folder for entry in table.values() if entry.videos}
-    assert wanted - given == {f"data/{name}/txt" for name in params.datasets}  # annotations: data.zip holds data/*
+    provided = {entry.videos.folder for entry in table.values() if entry.videos}
+    assert needed - provided == {f"data/{name}/txt" for name in params.datasets}  # annotations: data.zip holds data/*
     assert {table["webvid2m"].media.folder, table["cc3m"].media.folder} == {c.root for c in params.corpora.values()}
     assert table["annotations"].files[0].members == ("data/*",)
 
@@ -100,7 +100,7 @@ def test_an_archive_is_fetched_verified_laid_out_and_recorded(tmp_path, sets):
         record = json.loads((tmp_path / "data/fetched/msvd_qa.json").read_text())["YouTubeClips.tar"]
         assert record["sha256"] == hashlib.sha256(CLIPS).hexdigest()
         fetch("msvd_qa", tmp_path, say=lines.append)
-        assert "is there already" in "\n".join(lines) and len(page.seen) == 2  # cut once, resumed once
+        assert "already fetched" in "\n".join(lines) and len(page.seen) == 2  # cut once, resumed once
         (tmp_path / "data/msvd_qa/videos/a_1_5.avi").unlink()
         fetch("msvd_qa", tmp_path, say=lines.append)
     assert tree(tmp_path) == ["data/msvd_qa/videos/a_1_5.avi"]
@@ -109,7 +109,7 @@ def test_an_archive_is_fetched_verified_laid_out_and_recorded(tmp_path, sets):
 def test_wrong_bytes_leave_the_tree_untouched_and_say_what_to_do(tmp_path, sets):
     with hostile({"/YouTubeClips.tar": Page(CLIPS + b"x")}) as address:
         sets(address)
-        with pytest.raises(DataError, match=r"(?s)wrong bytes: md5 is .* what to do: get it by hand .* --from FILE_OR_FOLDER"):
+        with pytest.raises(DataError, match=r"(?s)wrong content: its md5 is .* download them from .* --from FILE_OR_FOLDER"):
             fetch("msvd_qa", tmp_path, say=lambda _: None)
     assert tree(tmp_path) == []
 
@@ -123,7 +123,7 @@ def test_an_unsafe_archive_leaves_the_tree_untouched(tmp_path, sets, name):
     assert tree(tmp_path) == ["clips.tar"]
 
 
-def test_without_a_published_checksum_the_first_fetch_is_what_later_ones_are_held_to(tmp_path, sets):
+def test_without_a_published_checksum_later_fetches_are_checked_against_the_first(tmp_path, sets):
     pages = {"/data.zip": Page(DATA)}
     with hostile(pages) as address:
         sets(address)
@@ -133,7 +133,7 @@ def test_without_a_published_checksum_the_first_fetch_is_what_later_ones_are_hel
         assert "not verified, as no checksum is published; its sha256 is recorded in data/fetched/annotations.json" in lines[-1]
         (tmp_path / "data/unigrams.txt").unlink()
         pages["/data.zip"].content = DATA + b"other"
-        with pytest.raises(DataError, match="sha256 is"):
+        with pytest.raises(DataError, match="its sha256 is"):
             fetch("annotations", tmp_path, say=lines.append)
         pages["/data.zip"].content = DATA
         fetch("annotations", tmp_path, say=lines.append)
@@ -153,7 +153,7 @@ def test_what_the_bucket_refuses_can_be_given(tmp_path, sets, status):
     assert "data/unigrams.txt" in tree(tmp_path / "tree")
 
 
-def test_the_mirror_is_tried_where_the_first_way_needs_a_person(tmp_path, sets):
+def test_the_mirror_is_used_if_the_first_alternative_has_no_address(tmp_path, sets):
     with hostile({"/MSRVTT.zip": Page(MIRROR)}) as address:
         sets(address)
         fetch("msrvtt_ret", tmp_path, say=lambda _: None)
@@ -162,7 +162,7 @@ def test_the_mirror_is_tried_where_the_first_way_needs_a_person(tmp_path, sets):
 
 def test_half_of_what_is_needed_is_laid_out_and_the_other_half_asked_for(tmp_path, sets):
     (tmp_path / "train_val_videos.zip").write_bytes(TRAIN)
-    with pytest.raises(DataError, match=r"test_videos.zip: no address is known") as caught:
+    with pytest.raises(DataError, match=r"test_videos.zip: has no address for automatic download") as caught:
         fetch("msrvtt_ret", tmp_path / "tree", [tmp_path / "train_val_videos.zip"], say=lambda _: None)
     assert "train_val" not in str(caught.value)
     (tmp_path / "test_videos.zip").write_bytes(TEST)
@@ -172,7 +172,7 @@ def test_half_of_what_is_needed_is_laid_out_and_the_other_half_asked_for(tmp_pat
 
 def test_a_given_file_with_another_checksum_is_refused(tmp_path, sets):
     (tmp_path / "test_videos.zip").write_bytes(TRAIN)
-    with pytest.raises(DataError, match="not the file that is published: md5 is"):
+    with pytest.raises(DataError, match="not the published file: its md5 is"):
         fetch("msrvtt_ret", tmp_path, [tmp_path / "test_videos.zip"], say=lambda _: None)
 
 
@@ -217,10 +217,10 @@ def test_the_official_link_is_accepted_and_a_dangling_one_is_named(tmp_path, set
     link.symlink_to("../msrvtt_ret/videos")
     lines = []
     fetch("msrvtt_qa", tmp_path, say=lines.append)
-    assert "a link to ../msrvtt_ret/videos, accepted" in "\n".join(lines)
+    assert "a link to ../msrvtt_ret/videos; optional" in "\n".join(lines)
     link.unlink()
-    link.symlink_to("data/msrvtt_ret/videos")  # what the released README's command makes
-    with pytest.raises(DataError, match=r"msrvtt_qa/videos: the link leads nowhere \(to data/msrvtt_ret/videos\)"):
+    link.symlink_to("data/msrvtt_ret/videos")  # the link that the released README's command makes
+    with pytest.raises(DataError, match=r"msrvtt_qa/videos: broken link \(to data/msrvtt_ret/videos\)"):
         fetch("msrvtt_qa", tmp_path, say=lines.append)
 
 
@@ -228,7 +228,7 @@ def test_a_file_of_the_user_is_never_overwritten(tmp_path, sets):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/unigrams.txt").write_text("mine\n")
     (tmp_path / "data.zip").write_bytes(DATA)
-    with pytest.raises(DataError, match=r"data/unigrams.txt: in the way, with other content"):
+    with pytest.raises(DataError, match=r"data/unigrams.txt: already exists with different content"):
         fetch("annotations", tmp_path, [tmp_path / "data.zip"], say=lambda _: None)
     assert tree(tmp_path / "data") == ["unigrams.txt"]
     assert (tmp_path / "data/unigrams.txt").read_text() == "mine\n"
@@ -248,7 +248,7 @@ def test_an_unknown_set_names_the_nearest(tmp_path):
         fetch("msvd", tmp_path)
 
 
-# --- sets whose tables name files by address ----------------------------------------------------------------
+# --- sets whose tables list files by URL ---------------------------------------------------------------------
 
 
 def test_videos_named_by_address_are_fetched_once_and_what_is_gone_is_listed(tmp_path, sets):
@@ -262,8 +262,8 @@ def test_videos_named_by_address_are_fetched_once_and_what_is_gone_is_listed(tmp
         lines = []
         for _ in range(2):
             fetch_media("webvid2m", tmp_path / "tree", workers=2, say=lines.append)
-    assert "2 files are in data/webvid2m/videos, 2 of them new; 4 could not be had" in lines[0]
-    assert "2 files are in data/webvid2m/videos, 0 of them new; 4 could not be had" in lines[2]
+    assert "2 files are in data/webvid2m/videos, 2 of them new; 4 are unavailable" in lines[0]
+    assert "2 files are in data/webvid2m/videos, 0 of them new; 4 are unavailable" in lines[2]
     assert len(pages["/2.mp4"].seen) == 2  # once for each table, and not in the second run
     failed = (tmp_path / "tree/data/fetched/webvid2m_failed.tsv").read_text()
     assert "HTTP 404" in failed and "a web page" in failed
@@ -300,21 +300,21 @@ def test_images_that_are_gone_are_left_out_of_the_corpus_until_they_come(tmp_pat
             assert [record.captions for record in read_corpus(corpus)] == [("picture a",), ("picture c",)]
             tables = read_tables(corpus, ["train"])
             assert (len(tables.rows), tables.known_missing) == (2, 1)
-        assert f"{folder}/known_missing.txt: trainings leave it out" in lines[-1]
+        assert f"{folder}/known_missing.txt lists the unavailable files; trainings leave them out" in lines[-1]
         listed = (folder / "known_missing.txt").read_text().splitlines()
         gone = [image_name(f"{address}/b.jpg", split) for split in ("training", "validation")]
-        assert listed == ["# of my own", "other", "# could not be had by `alpro data fetch cc3m`", *gone]
+        assert listed == ["# of my own", "other", "# unavailable to `alpro data fetch cc3m`", *gone]
         pages["/b.jpg"] = Page(b"\xff\xd8 b")
         fetch_media("cc3m", tmp_path, workers=2, retry=True, say=lines.append)
     assert [record.captions for record in read_corpus(corpus)] == [("picture a",), ("picture b",), ("picture c",)]
 
 
-def test_where_nothing_could_be_had_nothing_is_given_up(tmp_path, sets):
+def test_if_no_file_is_available_the_fetch_fails_and_lists_nothing_as_missing(tmp_path, sets):
     folder = tmp_path / "data/cc3m/txt"
     folder.mkdir(parents=True)
     for name in ("train.tsv", "val.tsv"):
         (folder / name).write_text("a picture\thttp://127.0.0.1:9/a.jpg\n")
-    with pytest.raises(DataError, match="none of its 2 files could be had"):
+    with pytest.raises(DataError, match="none of its 2 files is available"):
         fetch_media("cc3m", tmp_path, workers=1, say=lambda _: None)
     assert not (folder / "known_missing.txt").exists()
 
