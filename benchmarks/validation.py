@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 from alpro.config import Dataset
 from alpro.data.text.tokenizer import train_vocabulary
 from alpro.data.validation import docs, run
-from alpro.data.validation.facts import PUBLISHED
 from alpro.data.validation.limits import Limits
 from alpro.data.validation.problems import problems_of
+from alpro.data.validation.published_counts import PUBLISHED_COUNTS
 from alpro.data.validation.tables import read_tables
 from alpro.files.json_files import write_json
 
@@ -88,7 +88,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_set(root, args.rows, args.faults)
-        limits = Limits("qa", tuple(SHARES), 40, 16, 0.001, PUBLISHED["msrvtt_qa"])
+        limits = Limits("qa", tuple(SHARES), 40, 16, 0.001, PUBLISHED_COUNTS["msrvtt_qa"])
         with timed("rows read"):
             tables = read_tables(Dataset(task="qa", annotations=folder, videos=str(root / "videos")), limits.needed)
         with timed("tokens counted"):

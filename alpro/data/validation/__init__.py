@@ -1,8 +1,7 @@
-"""Great Expectations on a corpus or data set: what is wrong with it, row by row, before anything is trained on it.
+"""Validation of a corpus or data set with Great Expectations, before anything is trained on it.
 
-The published figures are in facts.py. For each set there are metrics.json,
-problems.jsonl, params.json, index.parquet (its files) and index.html (Data Docs that need no network); the same data
-give the same bytes.
+The output of each set is metrics.json, problems.jsonl, params.json, index.parquet (its files) and index.html (Data Docs that
+need no network). Equal data give equal bytes.
 """
 
 from __future__ import annotations
@@ -26,23 +25,23 @@ SHOWN = 10  # errors that the exception lists
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a validation found: all problems (of one check at most 1,000), and the figures of metrics.json by set."""
+    """Result of a validation: the problems (at most 1,000 of each check), and the content of metrics.json by set."""
 
     problems: tuple[Problem, ...]
     metrics: Mapping[str, Mapping[str, Any]]
 
     @property
     def errors(self) -> int:
-        """How many errors there are, those counted that are not listed."""
+        """Number of errors, including those that are not listed."""
         return sum(figures["errors"] for figures in self.metrics.values())
 
     @property
     def warnings(self) -> int:
-        """How many warnings there are."""
+        """Number of warnings."""
         return sum(figures["warnings"] for figures in self.metrics.values())
 
     def check(self) -> None:
-        """Raise DataError that lists the first errors by file, row and video."""
+        """Raise DataError that lists the first errors by file, row and video, if there are any."""
         errors = [problem.line() for problem in self.problems if problem.severity == "error"]
         if errors:
             more = [f"  and {self.errors - SHOWN} more"] if self.errors > SHOWN else []
@@ -52,27 +51,26 @@ class Summary:
 
 
 def validate(params: Params, names: Sequence[str], out_dir: str | Path) -> Summary:
-    """Validate corpora and data sets of `params` by their names; one folder each in `out_dir`, with its passed.json.
+    """Validate corpora and data sets of `params`; write a folder with passed.json for each into `out_dir`.
 
-    Everything is written for all sets before errors are raised, so that they can be looked at.
-    Raises DataError when there are errors, ConfigError for a name that `params` does not have.
+    The output of all sets is written before errors are raised. Raises DataError if there are errors, ConfigError for a name
+    that `params` does not have.
     """
     out_dir = Path(out_dir)
-    parts = [_validate(params, name, out_dir / name, out_dir / name / "passed.json") for name in names]
-    return _together(parts)
+    return _combine([_validate(params, name, out_dir / name, out_dir / name / "passed.json") for name in names])
 
 
 def validate_set(params: Params, name: str, output: str | Path, passed: str | Path) -> Summary:
-    """As `validate`, for one set: its folder is `output`; `passed` is written where it passed, and removed where not.
+    """Validate one set as `validate` does, into the folder `output`; write `passed` if it passes, else remove it.
 
-    `passed` holds hashes of annotations and videos alone, so what depends on it runs again when the data changed.
+    `passed` holds only hashes of annotations and videos, so stages that depend on it run again if the data changed.
     """
-    return _together([_validate(params, name, Path(output), Path(passed))])
+    return _combine([_validate(params, name, Path(output), Path(passed))])
 
 
-def _together(parts: Sequence[Summary]) -> Summary:
-    metrics = {name: figures for part in parts for name, figures in part.metrics.items()}
-    summary = Summary(tuple(problem for part in parts for problem in part.problems), metrics)
+def _combine(summaries: Sequence[Summary]) -> Summary:
+    metrics = {name: figures for summary in summaries for name, figures in summary.metrics.items()}
+    summary = Summary(tuple(problem for each in summaries for problem in each.problems), metrics)
     summary.check()
     return summary
 
@@ -82,12 +80,12 @@ def _validate(params: Params, name: str, output: Path, passed: Path) -> Summary:
     from alpro.errors import nearest
 
     if name not in params.corpora and name not in params.datasets:
-        known = {**params.corpora, **params.datasets}
-        raise ConfigError(f"neither `corpora` nor `datasets` has {name!r}{nearest(name, known)}")
+        names = {**params.corpora, **params.datasets}
+        raise ConfigError(f"neither `corpora` nor `datasets` has {name!r}{nearest(name, names)}")
     passed.unlink(missing_ok=True)
     limits = limits_of(params, name)
     with new_dir(output) as folder:
-        checked = run.check(params, name, limits, folder / "index.parquet")
+        checked = run.validate_tables(params, name, limits, folder / "index.parquet")
         write_json(folder / "params.json", {"set": name, **limits.as_dict()})
         write_json(folder / "metrics.json", checked.metrics)
         (folder / "problems.jsonl").write_text("".join(p.json() + "\n" for p in checked.problems), encoding="utf-8")

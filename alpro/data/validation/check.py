@@ -1,7 +1,7 @@
-"""`alpro data check`: what is wrong with a set, row by row, and what to do about it.
+"""`alpro data check`: reports each problem of a set by file, row and video, with a remedy.
 
-The checks are those of validation (alpro/data/validation), so what passes here passes in the pipeline; nothing is kept but
-what was seen of each video.
+The checks are those of the pipeline's validation, so a set that passes here passes there. Only the cache of inspected videos
+is kept.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from alpro.data.validation.problems import Problem
 from alpro.errors import ConfigError, DataError, nearest
 
 FILL_IN = "fill it in, or remove the row"
-TIE = "fine if meant so; else make them differ"
-MEND_VIDEO = "put a whole copy of the file there, or remove its rows"
-PUBLISHED = "compare with the official files; `alpro data fetch` brings them"
-# by the name of the check
-REMEDIES = {
+TIE = "fine if intended; else make them different"
+REPLACE_VIDEO = "replace it with an intact copy, or remove its rows"
+PUBLISHED = "compare with the official files, which `alpro data fetch` downloads"
+REMEDIES = {  # by the name of the check
     "video_given": FILL_IN,
     "text_given": FILL_IN,
     "caption_given": FILL_IN,
@@ -34,30 +33,30 @@ REMEDIES = {
     "answer_not_empty": FILL_IN,
     "within_token_limit": "shorten it, or raise max_text_tokens",
     "row_once": "remove one of the two",
-    "id_once": "number them anew, or remove the row that stands twice",
+    "id_once": "renumber them, or remove the duplicate row",
     "val_captions_distinct": TIE,
     "test_captions_distinct": TIE,
-    "val_one_caption_a_video": "fine if meant so",
-    "test_one_caption_a_video": "fine if meant so",
+    "val_one_caption_a_video": "fine if intended",
+    "test_one_caption_a_video": "fine if intended",
     "val_content_distinct": "remove one of the two",
     "test_content_distinct": "remove one of the two",
-    "type_known": "counted in the overall accuracy alone; give `answer_type` to have it under one of these",
+    "type_known": "it counts only towards the overall accuracy; set `answer_type` to count it under a type",
     "answer_in_list": "add it to the answer list, or remove the row",
     "answer_list_fits": "put the answer list of this set into its folder",
-    "one_answer_a_question": "decide on one answer",
+    "one_answer_a_question": "keep one answer",
     "splits_disjoint": "keep the video in one split",
     "content_in_one_split": "keep one of the files, in one split",
-    "one_name_a_file": "call it by one name in all rows",
-    "enough_frames": "fine if few; else lower num_frames",
-    "readable": MEND_VIDEO,
-    "readable_in_training": f"{MEND_VIDEO}; training leaves it out",
-    "enough_readable_in_training": "mend the files that are named, or raise the bound",
+    "one_name_a_file": "use one name in all rows",
+    "enough_frames": "fine if rare; else lower num_frames",
+    "readable": REPLACE_VIDEO,
+    "readable_in_training": f"{REPLACE_VIDEO}; training leaves it out",
+    "enough_readable_in_training": "replace the listed files, or raise the limit",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class SetReport:
-    """The faults and counts of one set; `metrics` are those of validation's metrics.json."""
+    """Problems and counts of one set; `metrics` is the content of validation's metrics.json."""
 
     name: str
     problems: Sequence[Problem]
@@ -93,7 +92,7 @@ class SetReport:
 
     def summary(self) -> str:
         """Return the verdict on a set without errors."""
-        return f"{self.name}: good, {self.metrics['warnings']} warnings"
+        return f"{self.name}: passed, {self.metrics['warnings']} warnings"
 
 
 def check_set(params: Params, name: str) -> SetReport:
@@ -102,10 +101,10 @@ def check_set(params: Params, name: str) -> SetReport:
     from alpro.data.validation.limits import limits_of
 
     if name not in params.corpora and name not in params.datasets:
-        known = {**params.corpora, **params.datasets}
-        raise ConfigError(f"neither `corpora` nor `datasets` has {name!r}{nearest(name, known)}; declare it in params.yaml")
+        names = {**params.corpora, **params.datasets}
+        raise ConfigError(f"neither `corpora` nor `datasets` has {name!r}{nearest(name, names)}; declare it in params.yaml")
     with tempfile.TemporaryDirectory(prefix="alpro-check-") as folder:
-        checked = run.check(params, name, limits_of(params, name), Path(folder) / "index.parquet")
+        checked = run.validate_tables(params, name, limits_of(params, name), Path(folder) / "index.parquet")
     return SetReport(name, checked.problems, checked.metrics)
 
 

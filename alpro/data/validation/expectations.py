@@ -1,6 +1,6 @@
-"""Expectations that Great Expectations does not have: files that decode, and values that belong to one group only.
+"""Expectations that Great Expectations lacks: files that decode, and values that belong to one group only.
 
-Importing this module imports Great Expectations (seconds): it is imported where a validation really runs.
+Importing this module imports Great Expectations, which takes seconds; import it only when a validation runs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from great_expectations.expectations.metrics.map_metric_provider import (
 
 @lru_cache(maxsize=4)
 def _frames_of(index: str) -> dict[str, int]:
-    """path -> frames that decode, of every readable file of an index."""
+    """Return the number of decodable frames of every readable file of an index, by path."""
     table = pd.read_parquet(index, columns=["path", "readable", "frames"])
     table = table[table["readable"]]
     return dict(zip(table["path"], table["frames"].astype(int), strict=True))
 
 
 class ColumnValuesReadable(ColumnMapMetricProvider):
-    """True where the index says that the file could be read and holds `min_frames` frames."""
+    """True if, according to the index, the file can be read and has at least `min_frames` frames."""
 
     condition_metric_name = "column_values.readable_video"
     condition_value_keys = ("index", "min_frames")
@@ -39,9 +39,9 @@ class ColumnValuesReadable(ColumnMapMetricProvider):
 
 
 class ExpectColumnValuesToBeReadableVideos(ColumnMapExpectation):
-    """Paths whose file is there, decodes, and holds at least `min_frames` frames, by the index (a Parquet file).
+    """Expect each path to name a file that decodes to at least `min_frames` frames, according to the index (Parquet).
 
-    The index was made by decoding what training would read, so that a container that merely opens does not pass.
+    The index is built by decoding what training would read, so a container that merely opens does not pass.
     """
 
     index: str
@@ -53,7 +53,7 @@ class ExpectColumnValuesToBeReadableVideos(ColumnMapExpectation):
 
 
 class ColumnPairInOneGroup(ColumnPairMapMetricProvider):
-    """True where a value of column A meets one value of column B only."""
+    """True if all rows with this value of column A have the same value of column B."""
 
     condition_metric_name = "column_pair_values.in_one_group"
     condition_domain_keys = ("batch_id", "table", "column_A", "column_B", "row_condition", "condition_parser", "ignore_row_if")
@@ -65,7 +65,7 @@ class ColumnPairInOneGroup(ColumnPairMapMetricProvider):
 
 
 class ExpectColumnPairValuesToBeInOneGroup(ColumnPairMapExpectation):
-    """Each value of column A goes with one value of column B: a video with one split, a caption with one video."""
+    """Expect each value of column A to have one value of column B, such as one split for each video."""
 
     ignore_row_if: str = "either_value_is_missing"
 

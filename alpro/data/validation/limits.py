@@ -1,4 +1,4 @@
-"""What the parameters and the published figures ask of a set."""
+"""Limits that a set must meet, from the parameters and the published counts."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from alpro.config import Params, Training
-from alpro.data.validation.facts import PUBLISHED, Published
+from alpro.data.validation.published_counts import PUBLISHED_COUNTS, PublishedCounts
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is asked of one set. `needed` are the splits whose videos this pipeline reads."""
+    """Limits of one set. `needed` are the splits whose videos this pipeline reads."""
 
     kind: Literal["corpus", "retrieval", "qa"]
     needed: tuple[str, ...]
     max_text_tokens: int
     num_frames: int
     max_unreadable: float
-    published: dict[str, Published]
+    published: dict[str, PublishedCounts]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for params.json."""
+        """Return plain values for params.json."""
         return asdict(self)
 
 
 def limits_of(params: Params, name: str) -> Limits:
-    """The limits of a corpus or data set. Published figures hold for real data under their official name."""
-    published = PUBLISHED.get(name, {}) if params.sample is None else {}
+    """Return the limits of a corpus or data set. Published counts apply only to real data under its official name."""
+    published = PUBLISHED_COUNTS.get(name, {}) if params.sample is None else {}
     image = name in params.corpora and params.corpora[name].media == "image"  # a still is repeated as frames
     if name in params.corpora:
         trainings: list[Training] = [t for t in (params.prompter, params.pretrain) if name in t.corpora]
@@ -42,12 +42,12 @@ def limits_of(params: Params, name: str) -> Limits:
         min(t.max_text_tokens for t in trainings),
         1 if image else max(t.num_frames for t in trainings),
         params.loader.max_unreadable,
-        {split: facts for split, facts in published.items() if split in needed},
+        {split: counts for split, counts in published.items() if split in needed},
     )
 
 
 def _needed(params: Params, name: str) -> tuple[str, ...]:
-    """With a fine-tuned checkpoint given, a data set is only evaluated: nobody needs its training videos."""
+    """Return the splits that the pipeline reads: only the evaluated ones if a fine-tuned checkpoint is configured."""
     from alpro.config.pipeline import pipeline_outputs
 
     splits: set[str] = {section[name].split for section in (params.evaluate, params.zeroshot) if name in section}

@@ -1,4 +1,4 @@
-"""What a person reads of a validation: each problem by name, with its file, row and video."""
+"""Problems found by a validation, each with its file, row and video."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-LISTED = 1000  # problems of one check that are written out; the others are counted
+LISTED = 1000  # problems of each check that are written; the others are only counted
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A failed expectation on one row or video, or (file, row and video empty) on a whole set."""
+    """A failed expectation on one row or video, or on the whole set if file, place and video are None."""
 
     set: str
     severity: str  # error or warning
@@ -26,8 +26,8 @@ class Problem:
     value: str | None = None
 
     def line(self) -> str:
-        """One line for a terminal: where, what, value."""
-        if self.check == "file_readable":  # names its file and line itself
+        """Return one line for a terminal: location, message, value."""
+        if self.check == "file_readable":  # its message contains file and line
             return self.message
         where = self.file or self.set
         if self.place:
@@ -37,14 +37,14 @@ class Problem:
         return f"{where}:{name} {self.message}{value}"
 
     def json(self) -> str:
-        """One line of problems.jsonl."""
+        """Return one line of problems.jsonl."""
         return json.dumps({k: v for k, v in asdict(self).items() if v is not None}, ensure_ascii=False, sort_keys=True)
 
 
 def problems_of(name: str, result: Any, table: pd.DataFrame) -> tuple[list[Problem], dict[str, int]]:
-    """The problems in a suite result, at most LISTED a check, and how many each failed check found.
+    """Return the problems of a suite result, at most LISTED for each check, and the number that each failed check found.
 
-    `table` is what was validated; GX's unexpected rows are found in it by their column `n`.
+    `table` is the validated table; its column `n` identifies GX's unexpected rows.
     """
     problems: list[Problem] = []
     counts: dict[str, int] = {}
@@ -58,22 +58,22 @@ def problems_of(name: str, result: Any, table: pd.DataFrame) -> tuple[list[Probl
             continue
         rows = [] if meta["whole"] else [item["n"] for item in outcome.result.get("unexpected_index_list") or []]
         counts[meta["check"]] = len(rows) or 1
-        about = Problem(name, level, meta["check"], meta["message"])
+        summary = Problem(name, level, meta["check"], meta["message"])
         if not rows:
-            problems.append(replace(about, message=about.message.format(observed=outcome.result.get("observed_value"))))
+            problems.append(replace(summary, message=summary.message.format(observed=outcome.result.get("observed_value"))))
         for row in table.loc[rows[:LISTED]].to_dict("records"):
-            place = {"split": row["split"], "file": row["file"], "place": row["place"], "video": _or_none(row["video"])}
-            message = row["error"] if meta["check"].startswith("readable") else about.message
-            problems.append(replace(about, message=message, value=_value(row, outcome.expectation_config.kwargs), **place))
+            location = {"split": row["split"], "file": row["file"], "place": row["place"], "video": _or_none(row["video"])}
+            message = row["error"] if meta["check"].startswith("readable") else summary.message
+            problems.append(replace(summary, message=message, value=_value(row, outcome.expectation_config.kwargs), **location))
         if len(rows) > LISTED:
-            where = "; index.parquet has them all" if meta["check"].startswith("readable") else ""
-            more = f"{len(rows):,} in all, of which the first {LISTED:,} are listed{where}: {about.message}"
-            problems.append(replace(about, message=more))
+            where = "; index.parquet has all of them" if meta["check"].startswith("readable") else ""
+            more = f"{len(rows):,} problems, of which the first {LISTED:,} are listed{where}: {summary.message}"
+            problems.append(replace(summary, message=more))
     return problems, counts
 
 
 def _value(row: dict[str, Any], kwargs: dict[str, Any]) -> str | None:
-    """What stood in the column that was checked, where that says more than the row's name."""
+    """Return the value of the checked column; None if it is empty or only repeats the video's name."""
     column = str(kwargs.get("column") or kwargs.get("column_A") or "video")
     column = {"label": "answer", "asked": "text"}.get(column, column)
     value = None if column == "video" else _or_none(row.get(column))

@@ -1,4 +1,4 @@
-"""Runs Great Expectations over a set's two tables and makes figures and problems of the results."""
+"""Runs Great Expectations on a set's two tables, and derives metrics and problems from the results."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import pandas as pd
 
 from alpro.config import Corpus, Params
 from alpro.data.annotations.read import SPLITS
+from alpro.data.validation.inspection import inspect_videos
 from alpro.data.validation.limits import Limits
-from alpro.data.validation.look import look
 from alpro.data.validation.problems import Problem, problems_of
 from alpro.data.validation.tables import Tables, read_tables
 from alpro.files.atomic import sha256
 
-LONG = 4096  # texts of one call of the tokenizer
+TEXTS_PER_CALL = 4096  # of the tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """A validated set: its problems, its figures, GX's results by table, and what was read."""
+class ValidatedSet:
+    """A validated set: problems, metrics, GX's results by table, and the tables themselves."""
 
     problems: list[Problem]
     metrics: dict[str, Any]
@@ -31,7 +31,7 @@ class Checked:
     tables: Tables
 
     def identity(self) -> dict[str, Any]:
-        """Hashes of annotations and videos: other data, other identity; a warning more or less changes nothing."""
+        """Return hashes of the annotations and videos; they change only if the data change."""
         videos = self.tables.videos
         lines = sorted({f"{content}  {video}" for video, content in zip(videos["video"], videos["content"], strict=True)})
         return {
@@ -40,27 +40,27 @@ class Checked:
         }
 
 
-def check(params: Params, name: str, limits: Limits, index: Path) -> Checked:
-    """Validate one set and write the index of its files. Raises DataError without a tokenizer that fits the model."""
+def validate_tables(params: Params, name: str, limits: Limits, index: Path) -> ValidatedSet:
+    """Validate one set and write the index of its files. Raises DataError if no tokenizer fits the model."""
     source = params.corpora[name] if name in params.corpora else params.datasets[name]
     tables = read_tables(source, limits.needed)
     tables.rows["tokens"] = token_lengths(tables.rows["text"], params.text.tokenizer, params.model.vocab_size)
     if isinstance(source, Corpus):
-        look(tables.videos, source.media, source.root, index)
+        inspect_videos(tables.videos, source.media, source.root, index)
     else:
-        look(tables.videos, "video", source.videos, index)
+        inspect_videos(tables.videos, "video", source.videos, index)
     results = run_suites(tables, limits, str(index))
     problems = [Problem(name, "error", "file_readable", fault) for fault in tables.faults]
     counts = {"file_readable": len(problems)} if problems else {}
-    for part, table in (("rows", tables.rows), ("videos", tables.videos)):
-        found, counted = problems_of(name, results[part], table)
-        problems += found
-        counts |= counted
-    return Checked(problems, _metrics(tables, limits, problems, counts), results, tables)
+    for table_name, table in (("rows", tables.rows), ("videos", tables.videos)):
+        new_problems, new_counts = problems_of(name, results[table_name], table)
+        problems += new_problems
+        counts |= new_counts
+    return ValidatedSet(problems, _metrics(tables, limits, problems, counts), results, tables)
 
 
 def run_suites(tables: Tables, limits: Limits, index: str) -> dict[str, Any]:
-    """GX's results of both suites, in the order of the checks; `index` is a Parquet file of path, readable, frames."""
+    """Return GX's results of both suites, in the order of the checks. `index` is a Parquet file of path, readable, frames."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -71,12 +71,12 @@ def run_suites(tables: Tables, limits: Limits, index: str) -> dict[str, Any]:
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     source = context.data_sources.add_pandas("alpro")
     results = {}
-    for part, table, suite in (
+    for name, table, suite in (
         ("rows", tables.rows, rows_suite(limits)),
         ("videos", tables.videos, videos_suite(limits, index)),
     ):
-        batch = source.add_dataframe_asset(part).add_batch_definition_whole_dataframe(part)
-        # of the batch itself: a validation definition would store the result, which for many failures takes longest
+        batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
+        # Validate the batch itself: a validation definition would also store the result, which is slow for many failures.
         result: Any = batch.get_batch({"dataframe": table}).validate(
             suite,
             result_format={
@@ -86,25 +86,25 @@ def run_suites(tables: Tables, limits: Limits, index: str) -> dict[str, Any]:
                 "partial_unexpected_count": 20,
             },
         )
-        result.results.sort(key=lambda outcome: outcome.expectation_config.meta["place"])
-        results[part] = result
+        result.results.sort(key=lambda outcome: outcome.expectation_config.meta["position"])
+        results[name] = result
     return results
 
 
 def token_lengths(texts: pd.Series, tokenizer: str, vocab_size: int | None = None) -> pd.Series:
-    """Tokens of each text, [CLS] and [SEP] included; nothing where there is no text.
+    """Return the number of tokens of each text, with [CLS] and [SEP]; NaN if the text is missing.
 
-    Raises DataError if the vocabulary can't be read, or has not the `vocab_size` tokens that the model embeds.
+    Raises DataError if the vocabulary cannot be read, or does not have the model's `vocab_size` tokens.
     """
     from alpro.data.text.tokenizer import load_tokenizer
 
     encode = load_tokenizer(tokenizer, vocab_size)
     distinct = [text for text in texts.unique() if isinstance(text, str)]
     lengths: dict[str, int] = {}
-    for start in range(0, len(distinct), LONG):
-        part = distinct[start : start + LONG]
-        ids = encode(part, verbose=False, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
-        lengths |= zip(part, map(len, ids), strict=True)
+    for start in range(0, len(distinct), TEXTS_PER_CALL):
+        batch = distinct[start : start + TEXTS_PER_CALL]
+        ids = encode(batch, verbose=False, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+        lengths |= zip(batch, map(len, ids), strict=True)
     return texts.map(lengths)
 
 

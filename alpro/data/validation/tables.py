@@ -1,6 +1,6 @@
-"""A set as two tables, which is what Great Expectations validates: its annotation rows, and its videos.
+"""The two tables of a set that Great Expectations validates: its annotation rows and its videos.
 
-The rows are read as they stand, with their faults, where the readers (alpro/data/annotations/read.py) refuse the file.
+Faulty rows are read as they are, whereas the readers for training (alpro/data/annotations/read.py) refuse the file.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from alpro.data.media.extensions import bare_name
 from alpro.data.sources.known_missing import known_missing
 from alpro.errors import DataError
 
-ROWS = ["n", "file", "place", "split", "video", "text", "tokens", "answer", "type", "id", "label", "asked"]
-READ = ["file", "place", "split", "video", "path", "text", "answer", "type", "id"]
-ID_KEYS = ("sen_id", "question_id", "id")  # of a caption or question, where a set numbers them
-VIDEOS = ["n", "file", "place", "split", "video", "path", "content", "frames", "error"]
+ROW_COLUMNS = ["n", "file", "place", "split", "video", "text", "tokens", "answer", "type", "id", "label", "asked"]
+READ_COLUMNS = ["file", "place", "split", "video", "path", "text", "answer", "type", "id"]
+ID_KEYS = ("sen_id", "question_id", "id")  # id of a caption or question, if the set has one
+VIDEO_COLUMNS = ["n", "file", "place", "split", "video", "path", "content", "frames", "error"]
 
 
 @dataclass(slots=True)
 class Tables:
-    """`rows` has one entry a caption or question, `videos` one a video and split; `faults` is what could not be read at all.
+    """`rows` has one row per caption or question, `videos` one per video and split; `faults` lists unreadable annotations.
 
-    rows: n, file, place (`line 3`), split, video, text, tokens, id (where a data set numbers its rows), and for qa answer,
-    type, label (the answer's class) and asked (video and question). videos: n, file, place (of its first row), split, video,
-    path, content (hash), frames, error.
+    Columns of `rows`: n, file, place (`line 3`), split, video, text, tokens, id (if the set has ids), and for qa answer,
+    type, label (the answer's class) and asked (video and question). Columns of `videos`: n, file, place (of its first row),
+    split, video, path, content (hash), frames, error.
     """
 
     rows: pd.DataFrame
     videos: pd.DataFrame
-    files: dict[str, Path]  # of each split, and `answers`
+    files: dict[str, Path]  # annotations by split, and `answers`
     faults: list[str]
-    known_missing: int  # videos left out
+    known_missing: int  # number of videos left out
 
 
 def read_tables(source: Corpus | Dataset, needed: Sequence[str]) -> Tables:
-    """Read a corpus or data set; token lengths, content hashes and frames are still to be filled in.
+    """Read a corpus or data set, without token lengths, content hashes and frames.
 
-    Splits that are not `needed` may be missing, and their videos have no path: nobody reads them.
+    Splits that are not `needed` may be missing. Their videos get no path, as nothing reads them.
     """
     faults: list[str] = []
     splits = _files(source, needed, faults)
@@ -53,36 +53,39 @@ def read_tables(source: Corpus | Dataset, needed: Sequence[str]) -> Tables:
     answers = _answers(source, files, faults) if isinstance(source, Dataset) and source.task == "qa" else None
     media = source.media if isinstance(source, Corpus) else "video"
     folder = MediaFolder(source.root if isinstance(source, Corpus) else source.videos, media)
-    columns: dict[str, list[Any]] = {column: [] for column in READ}
+    columns: dict[str, list[Any]] = {column: [] for column in READ_COLUMNS}
     for split, file in splits.items():
         before = len(columns["file"])
         try:
             for row in _rows(source, split, file, folder):
-                for column, value in zip(READ, row, strict=True):
+                for column, value in zip(READ_COLUMNS, row, strict=True):
                     columns[column].append(value)
             if len(columns["file"]) == before and split in needed:
-                faults.append(f"{file}: holds no rows; put the {split} annotations there")
+                faults.append(f"{file}: contains no rows; put the {split} annotations there")
         except DataError as error:
             faults += str(error).splitlines()
-    rows = pd.DataFrame(columns, dtype=object).reindex(columns=[*ROWS, "path"])
-    gone = rows["path"].isin(_known_absent(files, rows))
-    rows_missing = int(rows.loc[gone, "video"].nunique())
-    rows = rows[~gone].reset_index(drop=True)
+    rows = pd.DataFrame(columns, dtype=object).reindex(columns=[*ROW_COLUMNS, "path"])
+    absent = rows["path"].isin(_known_absent(files, rows))
+    videos_missing = int(rows.loc[absent, "video"].nunique())
+    rows = rows[~absent].reset_index(drop=True)
     rows["n"] = rows.index
     if answers == {}:
         answers = label_answers(rows.loc[rows["split"] == "train", "answer"])
-    rows["label"] = rows["answer"].map(answers) if answers is not None else 0  # without a list nothing is outside it
+    rows["label"] = rows["answer"].map(answers) if answers is not None else 0  # without a list every answer is valid
     rows["asked"] = rows["video"] + " / " + rows["text"]
     videos = (
-        rows.dropna(subset=["path"]).drop_duplicates(["split", "video", "path"]).reindex(columns=VIDEOS).reset_index(drop=True)
+        rows.dropna(subset=["path"])
+        .drop_duplicates(["split", "video", "path"])
+        .reindex(columns=VIDEO_COLUMNS)
+        .reset_index(drop=True)
     )
     videos["n"] = videos.index
     videos.loc[~videos["split"].isin(needed), "path"] = None
-    return Tables(rows.drop(columns="path"), videos, files, list(dict.fromkeys(faults)), rows_missing)
+    return Tables(rows.drop(columns="path"), videos, files, list(dict.fromkeys(faults)), videos_missing)
 
 
 def _known_absent(files: dict[str, Path], rows: pd.DataFrame) -> set[str]:
-    """The paths of those known to be missing that are indeed absent, as the readers leave them out."""
+    """Return the paths of absent videos that are known to be missing; the readers leave them out."""
     allowed = frozenset().union(*map(known_missing, files.values()))
     paths = rows.loc[rows["video"].isin(allowed), "path"].dropna().unique()
     return set(map(str, missing_paths([Path(path) for path in paths])))
@@ -102,7 +105,7 @@ def _files(source: Corpus | Dataset, needed: Sequence[str], faults: list[str]) -
 
 
 def _answers(source: Dataset, files: dict[str, Path], faults: list[str]) -> dict[str, int] | None:
-    """The answer list, its file added to `files`; empty where the set has none, None where it can't be read."""
+    """Return the answer list and add its file to `files`; empty if the set has none, None if it cannot be read."""
     try:
         listed = reading.answer_file(source)
         answers = reading.read_answer_list(listed) if listed else {}
@@ -115,37 +118,37 @@ def _answers(source: Dataset, files: dict[str, Path], faults: list[str]) -> dict
 
 
 def _rows(source: Corpus | Dataset, split: str, file: Path, folder: MediaFolder) -> Iterator[tuple[str | None, ...]]:
-    """One tuple of the columns READ for each caption or question."""
+    """Yield a tuple of the columns READ_COLUMNS for each caption or question."""
     qa = isinstance(source, Dataset) and source.task == "qa"
     name_keys = reading.MEDIA_KEYS if isinstance(source, Corpus) else reading.VIDEO_KEYS
-    shown = str(file)
-    places: dict[str, tuple[str, str]] = {}
+    file_name = str(file)
+    names: dict[str, tuple[str, str]] = {}  # name in the annotations -> bare name and path
     for place, row in corpus_rows(file, folder) if isinstance(source, Corpus) else split_rows(source, split):
         name = _text(row, name_keys)
         video, path = name, None
         if name:
             name = reading.with_page_folder(name, row)
-            if name not in places:
-                places[name] = bare_name(name), str(folder.path(name))
-            video, path = places[name]
+            if name not in names:
+                names[name] = bare_name(name), str(folder.path(name))
+            video, path = names[name]
         number = _text(row, ID_KEYS) if isinstance(source, Dataset) else None
         if qa:
             question = _text(row, ("question",))
             kind = _text(row, ("answer_type",)) if "answer_type" in row else (question or "").split(" ")[0].lower()
-            yield shown, place, split, video, path, question, _text(row, ("answer",)), kind, number
+            yield file_name, place, split, video, path, question, _text(row, ("answer",)), kind, number
         else:
             for caption in _texts(row, reading.CAPTION_KEYS):
-                yield shown, place, split, video, path, caption, None, None, number
-                number = None  # a list of captions has it once
+                yield file_name, place, split, video, path, caption, None, None, number
+                number = None  # the id belongs to the whole list of captions
 
 
 def _texts(row: dict[str, Any], keys: tuple[str, ...]) -> list[str | None]:
     many = next((row[key] for key in keys if isinstance(row.get(key), list)), None)
-    return [_text(row, keys)] if many is None else [_text({"": one}, ("",)) for one in many] or [None]
+    return [_text(row, keys)] if many is None else [_text({"": text}, ("",)) for text in many] or [None]
 
 
 def _text(row: dict[str, Any], keys: tuple[str, ...]) -> str | None:
-    """The first of the keys that the row has, without outer blanks; None where it is no text."""
+    """Return the value of the first key that the row has, stripped; None if it is not a text."""
     value = next((row[key] for key in keys if key in row), None)
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return None

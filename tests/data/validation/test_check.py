@@ -1,4 +1,4 @@
-"""A good set of one's own passes; a bad one is told row by row, with what to do. Each video of a folder is shown."""
+"""A good custom set passes; the problems of a bad one are listed by row with a remedy. `data probe` lists each video."""
 
 import json
 import os
@@ -34,7 +34,7 @@ test,d.avi,what is it?,dog
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A set `own` of questions in one table, declared in params.yaml with what recipe `tiny` says of msvd_qa."""
+    """A custom set `own` of questions in one table, declared in params.yaml with recipe `tiny`'s settings of msvd_qa."""
     monkeypatch.chdir(tmp_path)
     train_vocabulary(["what is it", "who runs"], "vocabulary", TOKENS)
     (tmp_path / "own").mkdir()
@@ -59,12 +59,12 @@ def test_a_good_set_of_ones_own_passes(own, monkeypatch):
     done = alpro("data", "check", "own")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "warning: own.csv: line 3: a: the type is none of what, who, how, where, when (is); "
-        "counted in the overall accuracy alone; give `answer_type` to have it under one of these",
+        "warning: own.csv: line 3: a: the type is not one of what, who, how, where, when (is); "
+        "it counts only towards the overall accuracy; set `answer_type` to count it under a type",
         "own: train: 3 rows, 2 videos",
         "own: val: 1 rows, 1 videos",
         "own: test: 1 rows, 1 videos",
-        "own: good, 1 warnings",
+        "own: passed, 1 warnings",
     ]
 
 
@@ -75,7 +75,7 @@ def test_the_report_as_json_holds_every_problem_with_its_remedy(own, monkeypatch
     report = json.loads(done.stdout)
     assert done.returncode == 2 and done.stderr.startswith("alpro: own: ")
     assert report["set"] == "own" and report["errors"] == len([p for p in report["problems"] if p["severity"] == "error"]) > 0
-    assert {problem["video"]: problem["remedy"] for problem in report["problems"]}["e"].startswith("put a whole copy")
+    assert {problem["video"]: problem["remedy"] for problem in report["problems"]}["e"].startswith("replace it with")
 
 
 def test_each_fault_of_a_bad_set_is_told_by_line_and_video_with_what_to_do(own):
@@ -87,23 +87,23 @@ def test_each_fault_of_a_bad_set_is_told_by_line_and_video_with_what_to_do(own):
     report = check_set(load(), "own")
     with pytest.raises(DataError, match=r"own: \d+ errors, \d+ warnings; fix the errors"):
         report.raise_for_errors()
-    said = report.lines()
-    for wanted in (
+    reported = report.lines()
+    for expected in (
         "error: own.csv: line 7: split: 'trial' must be train, val or test; fix it",
         "error: own.csv: line 9: 3 cells, but 4 columns are named; quote cells that contain ','",
         "error: own.csv: line 10: c: the question is empty; fill it in, or remove the row",
-        "error: own.csv: line 8: a: stands in more than one split; keep the video in one split",
-        "error: own.csv: line 11: e: not found (own/e.avi); put a whole copy of the file there, or remove its rows",
-        "warning: own.csv: line 12: d: the answer is not in the answer list: it can be neither learned nor predicted (cow); "
+        "error: own.csv: line 8: a: the video is in more than one split; keep the video in one split",
+        "error: own.csv: line 11: e: not found (own/e.avi); replace it with an intact copy, or remove its rows",
+        "warning: own.csv: line 12: d: the answer is not in the answer list, so it can be neither learned nor predicted (cow); "
         "add it to the answer list, or remove the row",
     ):
-        assert said.count(wanted) == 1, (wanted, said)
-    (cut,) = [line for line in said if line.startswith("error: own.csv: line 6: d: ")]
+        assert reported.count(expected) == 1, (expected, reported)
+    (cut,) = [text for text in reported if text.startswith("error: own.csv: line 6: d: ")]
     assert "the file was cut" in cut
 
 
 def test_a_video_that_crashes_the_decoder_is_named_and_does_not_end_the_check(own, monkeypatch):
-    (own / "sitecustomize.py").write_text(  # of the processes that look, not of this one
+    (own / "sitecustomize.py").write_text(  # in the worker processes, not in this one
         "import os, alpro.data.media.probe as v\n"
         "real = v.probe\n"
         "v.probe = lambda name, *a, **k: os.abort() if str(name).endswith('d.avi') else real(name, *a, **k)\n"
@@ -130,9 +130,9 @@ def test_each_check_of_the_suites_has_a_remedy(own):
 
 
 def test_the_table_of_a_folder_has_each_videos_frames_and_size_or_the_reason_against_it():
-    shown = table(probe_folder(VIDEOS, workers=1)).splitlines()
-    assert shown[0].split() == list(COLUMNS)
-    rows = {line.split()[0]: line.split(maxsplit=7) for line in shown[1:]}
+    printed = table(probe_folder(VIDEOS, workers=1)).splitlines()
+    assert printed[0].split() == list(COLUMNS)
+    rows = {line.split()[0]: line.split(maxsplit=7) for line in printed[1:]}
     assert set(rows) == set(MANIFEST)
     for file, entry in MANIFEST.items():
         _, readable, frames, _, size, rotation, decoder, *reason = rows[file]

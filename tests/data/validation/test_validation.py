@@ -1,4 +1,4 @@
-"""Validation finds each fault by name, writes the same bytes for the same data, and stops what comes after."""
+"""Validation reports each fault by name, writes equal bytes for equal data, and stops the stages that depend on it."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def qa_params(**finetune: Any) -> Params:
     return params_with(datasets=datasets, finetune=raw["finetune"])
 
 
-def found(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Problems by check."""
+def problems_by_check(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read problems.jsonl; return the problems by check."""
     problems: dict[str, list[dict[str, Any]]] = {}
     for line in (folder / "problems.jsonl").read_text().splitlines():
         problem = json.loads(line)
@@ -92,8 +92,8 @@ def bad_qa(here: Path) -> Path:
     whole = (root / "videos" / "b.avi").read_bytes()
     (root / "videos" / "b.avi").write_bytes(whole[: len(whole) * 2 // 3])  # truncated
     (root / "videos" / "e.avi").unlink()  # missing
-    film(root / "videos" / "f.avi", 0)  # the bytes of a.avi, which is of train
-    film(root / "videos" / "c.avi", 2, frames=2)  # shorter than what is read
+    film(root / "videos" / "f.avi", 0)  # the bytes of a.avi, which is in train
+    film(root / "videos" / "c.avi", 2, frames=2)  # fewer frames than are read
     with (root / "test.jsonl").open("a") as file:
         for row in (
             question("a") | {"id": 6},  # a video of train
@@ -112,7 +112,7 @@ def test_each_fault_is_found_by_file_line_and_video(bad_qa: Path) -> None:
     with pytest.raises(DataError) as raised:
         validate(qa_params(), ["msvd_qa"], "out")
     folder = Path("out/msvd_qa")
-    problems = found(folder)
+    problems = problems_by_check(folder)
 
     def places(check: str) -> list[tuple[str | None, ...]]:
         return [(p.get("file"), p.get("place"), p.get("video")) for p in problems[check]]
@@ -147,7 +147,7 @@ def test_each_fault_is_found_by_file_line_and_video(bad_qa: Path) -> None:
 
     pages = {name: (folder / f"{name}.html").read_text() for name in ("index", "rows", "videos")}
     assert not [name for name, page in pages.items() if "http://" in page or "https://" in page or "<script" in page]
-    assert "<b>cat" not in pages["rows"] and "&lt;b&gt;cat" in pages["rows"], "what the data say is no markup"
+    assert "<b>cat" not in pages["rows"] and "&lt;b&gt;cat" in pages["rows"], "texts of the data are not markup"
     assert "splits_disjoint (error)" in pages["videos"] and 'class="failed"' in pages["index"]
 
 
@@ -173,7 +173,7 @@ def test_what_passed_is_known_by_its_data_and_a_failure_takes_it_away(here: Path
     limit = 20
     before = passed()
     limit = 4  # warnings, and nothing else
-    assert passed() == before and found(Path("out"))["within_token_limit"]
+    assert passed() == before and problems_by_check(Path("out"))["within_token_limit"]
     film(here / "qa" / "videos" / "a.avi", 77)
     assert passed() != before
     (here / "qa" / "videos" / "f.avi").unlink()
@@ -214,7 +214,7 @@ def test_ties_in_a_gallery_are_warnings(here: Path) -> None:
     film(root / "videos" / "e.mp4", ord("d"))
     lines(root / "test.jsonl", [{"clip_name": name, "caption": "a ball"} for name in "de"])
     summary = validate(retrieval_params(), ["msrvtt_ret"], "out")
-    problems = found(Path("out/msrvtt_ret"))
+    problems = problems_by_check(Path("out/msrvtt_ret"))
     assert summary.errors == 0 and summary.warnings == 4
     assert [p["video"] for p in problems["test_captions_distinct"]] == ["d", "e"]
     assert [p["video"] for p in problems["test_content_distinct"]] == ["d", "e"]
@@ -223,9 +223,9 @@ def test_ties_in_a_gallery_are_warnings(here: Path) -> None:
 def test_published_counts_hold_for_real_data_only(here: Path) -> None:
     good_retrieval(here / "ret")
     validate(retrieval_params(), ["msrvtt_ret"], "out")
-    assert found(Path("out/msrvtt_ret")) == {}
+    assert problems_by_check(Path("out/msrvtt_ret")) == {}
     validate(retrieval_params(sample=False), ["msrvtt_ret"], "out")
-    problems = found(Path("out/msrvtt_ret"))
+    problems = problems_by_check(Path("out/msrvtt_ret"))
     assert problems["published_test_rows"][0]["message"] == "the test split has 2 rows; 1000 are published"
     assert problems["published_test_videos"][0]["severity"] == "warning"
 
@@ -251,7 +251,7 @@ def test_a_corpus_of_images_is_read_as_training_reads_it(here: Path) -> None:
     corpora = raw["corpora"] | {"cc3m": {"media": "image", "train": "cc3m.json", "root": "images"}}
     with pytest.raises(DataError, match=r"cc3m\.json: row 1: a: the caption is empty"):
         validate(params_with(corpora=corpora), ["cc3m"], "out")
-    problems = found(Path("out/cc3m"))
+    problems = problems_by_check(Path("out/cc3m"))
     assert [p["video"] for p in problems["readable_in_training"]] == ["c"]
     assert "enough_frames" not in problems
 
@@ -285,14 +285,14 @@ def test_of_very_many_problems_the_full_number_is_told_and_where_all_are() -> No
     table = pd.DataFrame(
         {name: [f"{name}{i}" for i in range(1203)] for name in ("split", "file", "place", "video", "path", "error")}
     )
-    meta = {"check": "readable_in_training", "message": "can't be read", "whole": False}
+    meta = {"check": "readable_in_training", "message": "cannot be read", "whole": False}
     config = SimpleNamespace(meta=meta, severity="warning", kwargs={"column": "path"})
     failed = {"unexpected_index_list": [{"n": i} for i in range(1203)]}
     outcome = SimpleNamespace(expectation_config=config, exception_info={}, success=False, result=failed)
     problems, counts = problems_of("a", SimpleNamespace(results=[outcome]), table)
     assert counts == {"readable_in_training": 1203} and len(problems) == 1001
-    told = "1,203 in all, of which the first 1,000 are listed; index.parquet has them all: can't be read"
-    assert problems[-1].message == told
+    message = "1,203 problems, of which the first 1,000 are listed; index.parquet has all of them: cannot be read"
+    assert problems[-1].message == message
 
 
 def test_an_exception_lists_the_first_errors_and_counts_the_rest() -> None:
@@ -301,12 +301,12 @@ def test_an_exception_lists_the_first_errors_and_counts_the_rest() -> None:
     )
     with pytest.raises(DataError) as raised:
         Summary(problems, {"a": {"errors": 30, "warnings": 0}}).check()
-    said = str(raised.value).splitlines()
+    message = str(raised.value).splitlines()
     assert (
-        said[0] == "30 errors in a:"
-        and said[1] == "  f: line 0: v0: not found"
-        and said[-1] == "  and 20 more"
-        and len(said) == 12
+        message[0] == "30 errors in a:"
+        and message[1] == "  f: line 0: v0: not found"
+        and message[-1] == "  and 20 more"
+        and len(message) == 12
     )
 
 

@@ -1,4 +1,4 @@
-"""Looks at each video or image of a set once, as training would read it, and keeps what it saw as an index (Parquet)."""
+"""Inspection of each video or image of a set: reads it once, as training would, and writes an index (Parquet)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from alpro.data.media.shards import locate_clip, shard_of
 from alpro.errors import DataError
 from alpro.files.atomic import sha256
 
-A_WORKER = 256  # files that make another process worth its start
+FILES_PER_WORKER = 256  # fewer are not worth the start of another process
 
 
-def look(videos: pd.DataFrame, media: str, root: str, index: Path) -> None:
-    """Write the index of all files that `videos` names by `path`; fill in its columns content, frames and error."""
+def inspect_videos(videos: pd.DataFrame, media: str, root: str, index: Path) -> None:
+    """Write the index of the files in column `path`, and fill in the columns content, frames and error."""
     paths = sorted(set(videos["path"].dropna()))
-    workers = min(len(os.sched_getaffinity(0)), 1 + len(paths) // A_WORKER)
+    workers = min(len(os.sched_getaffinity(0)), 1 + len(paths) // FILES_PER_WORKER)
     if media == "image":
-        infos = _look_at_images(paths, workers, index)
+        infos = _inspect_images(paths, workers, index)
     else:
         infos = build_index(paths, index, workers, cache=probe_cache_path(root))
     videos["frames"] = videos["path"].map({path: infos[path].frames for path in paths if infos[path].readable})
@@ -34,19 +34,19 @@ def look(videos: pd.DataFrame, media: str, root: str, index: Path) -> None:
     videos["error"] = videos["path"].map({path: infos[path].reason for path in paths})
 
 
-def _look_at_images(paths: list[str], workers: int, index: Path) -> dict[str, VideoInfo]:
+def _inspect_images(paths: list[str], workers: int, index: Path) -> dict[str, VideoInfo]:
     if workers > 1:
-        # fresh processes: a fork of one that already has threads may hang
+        # spawned, because a forked child of a process with threads may hang
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            infos = list(pool.map(_look_at_image, paths, chunksize=64))
+            infos = list(pool.map(_inspect_image, paths, chunksize=64))
     else:
-        infos = [_look_at_image(path) for path in paths]
+        infos = [_inspect_image(path) for path in paths]
     columns = {name: [info.as_dict()[name] for info in infos] for name in SCHEMA.names if name != "path"}
     pq.write_table(pa.table({"path": paths, **columns}, schema=SCHEMA), index, compression="zstd")
     return dict(zip(paths, infos, strict=True))
 
 
-def _look_at_image(path: str) -> VideoInfo:
+def _inspect_image(path: str) -> VideoInfo:
     readable, reason, size, digest, length = False, "", (0, 0), "", 0
     try:
         size = read_image(path).size
