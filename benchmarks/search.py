@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alpro.search.index import FORMAT, Gallery, Video, write
+from alpro.search.index import FORMAT, Video, VideoIndex, write
 
 WIDTH, RERANK = 256, 128
 
@@ -31,14 +31,14 @@ def main() -> None:
     rows = [Video(f"videos/{n}.mp4", 1, 1, f"{n:064x}") for n in range(args.videos)]
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), rows, features, {"format": FORMAT, "tokens": "made", "videos": folder})
-        Gallery.open(folder)  # warm-up: pyarrow's own start is not measured
+        VideoIndex.open(folder)  # warm-up: pyarrow's own start is not measured
         start = time.perf_counter()
-        gallery = Gallery.open(folder)
+        index = VideoIndex.open(folder)
         opened = time.perf_counter() - start
         times = []
         for n in range(args.queries):
             start = time.perf_counter()
-            matches, _ = gallery.nearest(features[n], RERANK)
+            matches, _ = index.nearest(features[n], RERANK)
             times.append(time.perf_counter() - start)
             if matches[0] != n:
                 raise SystemExit(f"query {n}: the best match is video {matches[0]}, not its own")

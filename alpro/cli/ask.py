@@ -95,14 +95,14 @@ def search(
 ) -> None:
     """Find the clips that best match a text."""
     from alpro.search import query
-    from alpro.search.index import Gallery
+    from alpro.search.index import VideoIndex
     from alpro.search.page import page
     from alpro.serving import single
 
-    gallery = Gallery.open(folder)
-    finder = query.Searcher(single.load(checkpoint, step=step, tokenizer=tokenizer), gallery)
-    hits = finder.search(text, count, rerank)
+    video_index = VideoIndex.open(folder)
+    searcher = query.Searcher(single.load(checkpoint, step=step, tokenizer=tokenizer), video_index)
+    hits = searcher.search(text, count, rerank)
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(page(text, hits, gallery.facts["videos"]), encoding="utf-8")
-    typer.echo(query.show(hits, gallery.facts["videos"], as_json))
+        html.write_text(page(text, hits, video_index.metadata["videos"]), encoding="utf-8")
+    typer.echo(query.show(hits, video_index.metadata["videos"], as_json))

@@ -78,7 +78,7 @@ def _values(rows: Sequence[Row]) -> dict[str, tuple[list[float], list[str]]]:
 def _read(folder: Path) -> list[Row]:
     path = folder / "predictions.jsonl"
     record = "give the folder of an evaluation's record, for example reports/evaluate/msrvtt_ret"
-    rows = read_json_lines(path, DataError, "run the evaluation again", missing_hint=record)
+    rows: list[Row] = [*read_json_lines(path, DataError, "run the evaluation again", missing_hint=record)]
     needed = {"id", "video", "rank"} if rows and "direction" in rows[0] else {"id", "video", "type", "correct"}
     for number, row in enumerate(rows, 1):
         if missing := needed - set(row):

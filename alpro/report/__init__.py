@@ -1,4 +1,4 @@
-"""The results of the whole pipeline: reports/summary.json, a page to look at, and a table at the terminal."""
+"""Results of the whole pipeline: reports/summary.json, an HTML page, and tables for the terminal."""
 
 from alpro.report.make import make_report, show_report
 from alpro.report.table import results_table

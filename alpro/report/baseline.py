@@ -1,4 +1,4 @@
-"""The committed comparison of pre-training with training from scratch: benchmarks/baseline.json, over several seeds.
+"""Committed comparison of pre-training with training from scratch over several seeds: benchmarks/baseline.json.
 
 {"command": "make baseline", "date": "2026-01-31", "recipe": "sample", "seeds": [42, 43, 44],
  "tasks": {"msrvtt_ret": {"metric": "r1", "pretrained": [30.1, 29.4, 31.0], "scratch": [20.2, 19.0, 21.3]}}}
@@ -19,7 +19,7 @@ PATH = Path("benchmarks/baseline.json")
 
 
 class TaskBaseline(BaseModel):
-    """Both trainings of one task: the metric's value for each seed, in percent."""
+    """The metric of one task with and without pre-training, for each seed, in percent."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,12 +29,12 @@ class TaskBaseline(BaseModel):
 
     @property
     def gain(self) -> float:
-        """How much better pre-training is in the mean over the seeds."""
+        """Gain from pre-training, averaged over the seeds."""
         return mean(self.pretrained) - mean(self.scratch)
 
 
 class Baseline(BaseModel):
-    """The file."""
+    """Content of benchmarks/baseline.json."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,27 +45,27 @@ class Baseline(BaseModel):
     tasks: dict[str, TaskBaseline]
 
     @model_validator(mode="after")
-    def _a_value_a_seed(self) -> Baseline:
+    def _check_lengths(self) -> Baseline:
         for name, task in self.tasks.items():
             if not len(task.pretrained) == len(task.scratch) == len(self.seeds):
-                raise ValueError(f"{name}: {len(self.seeds)} seeds need as many values of each training")
+                raise ValueError(f"{name}: {len(self.seeds)} seeds, but another number of `pretrained` or `scratch` values")
         return self
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the baseline's table."""
+class BaselineRow:
+    """One row of the baseline table."""
 
     task: str
     metric: str
     pretrained: float
     scratch: float
     gain: float
-    each: list[float]  # the gain of each seed
+    gains: list[float]  # by seed
 
 
 def read_baseline(path: Path = PATH) -> Baseline | None:
-    """The committed baseline, or None where there is none yet. Raises DataError for a file that is not one."""
+    """Return the committed baseline; None if there is none yet. Raises DataError for an invalid file."""
     if not path.is_file():
         return None
     content = read_json_object(path, DataError, "`make baseline` writes it")
@@ -75,17 +75,17 @@ def read_baseline(path: Path = PATH) -> Baseline | None:
         return Baseline.model_validate(content)
     except ValidationError as error:
         fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise DataError(f"{path}: {where + ': ' if where else ''}{fault['msg']}; `make baseline` writes it") from None
+        key = ".".join(str(name) for name in fault["loc"])
+        raise DataError(f"{path}: {key + ': ' if key else ''}{fault['msg']}; `make baseline` writes it") from None
 
 
-def rows(baseline: Baseline) -> list[Row]:
-    """The table: means over the seeds, and the gain of each seed."""
+def baseline_rows(baseline: Baseline) -> list[BaselineRow]:
+    """Return the rows of the table: means over the seeds, and the gain of each seed."""
     return [
-        Row(name, task.metric, mean(task.pretrained), mean(task.scratch), task.gain, _each(task))
+        BaselineRow(name, task.metric, mean(task.pretrained), mean(task.scratch), task.gain, _gains(task))
         for name, task in baseline.tasks.items()
     ]
 
 
-def _each(task: TaskBaseline) -> list[float]:
+def _gains(task: TaskBaseline) -> list[float]:
     return [a - b for a, b in zip(task.pretrained, task.scratch, strict=True)]

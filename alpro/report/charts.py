@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: readable offline, following the page's colours in light and dark."""
+"""Small charts as inline SVG, which need no network and use the page's light or dark colours."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 Points = Sequence[tuple[float, float]]
-Scale = Callable[[float], float]  # from a value to its place in the picture
+Scale = Callable[[float], float]  # maps a value to a coordinate
 
 WIDTH, HEIGHT = 420, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34
@@ -15,7 +15,7 @@ COLOURS = ("var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var
 
 
 def line_chart(series: Mapping[str, Points], x_label: str, y_label: str, dotted: Sequence[str] = ()) -> str:
-    """Lines over numbers; a series of few points shows them as dots. Empty without points."""
+    """Draw a line chart, with dots for series of few points. Return an empty string if there are no points."""
     series = {name: points for name, points in series.items() if points}
     if not series:
         return ""
@@ -23,16 +23,16 @@ def line_chart(series: Mapping[str, Points], x_label: str, y_label: str, dotted:
     ys = [y for points in series.values() for _, y in points]
     x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(0.0, *ys), max(ys))
     x_of, y_of = _scale(x_ticks, LEFT, WIDTH - RIGHT), _scale(y_ticks, HEIGHT - BOTTOM, TOP)
-    parts = _axes(x_label, y_label, y_ticks, y_of)
-    parts += [_text(x_of(x), HEIGHT - BOTTOM + 14, label(x), "middle") for x in x_ticks]
+    elements = _axes(x_label, y_label, y_ticks, y_of)
+    elements += [_text(x_of(x), HEIGHT - BOTTOM + 14, label(x), "middle") for x in x_ticks]
     for n, (name, points) in enumerate(series.items()):
         colour = COLOURS[n % len(COLOURS)]
         path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
         dash = ' stroke-dasharray="4 3"' if name in dotted else ""
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
+        elements.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
         if len(points) <= 12:
-            parts += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="2.6" fill="{colour}"/>' for x, y in points]
-    return _svg(parts, f"{y_label} over {x_label}") + legend(list(series))
+            elements += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="2.6" fill="{colour}"/>' for x, y in points]
+    return _svg(elements, f"{y_label} over {x_label}") + legend(list(series))
 
 
 def bar_chart(
@@ -42,31 +42,33 @@ def bar_chart(
     y_label: str,
     intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> str:
-    """Grouped bars, with intervals as whiskers where given."""
+    """Draw a grouped bar chart; `intervals` are drawn as whiskers."""
     intervals = intervals or {}
     ends = [high for whiskers in intervals.values() for _, high in whiskers]
     y_ticks = ticks(0.0, max([*(v for values in series.values() for v in values), *ends, 1e-9]))
     y_of = _scale(y_ticks, HEIGHT - BOTTOM, TOP)
-    parts = _axes(x_label, y_label, y_ticks, y_of)
+    elements = _axes(x_label, y_label, y_ticks, y_of)
     slot = (WIDTH - LEFT - RIGHT) / len(labels)
     width = 0.8 * slot / len(series)
-    for place, name in enumerate(labels):
-        middle = LEFT + (place + 0.5) * slot
-        parts.append(_text(middle, HEIGHT - BOTTOM + 14, name, "middle"))
-        for n, (which, values) in enumerate(series.items()):
-            x, top = middle - 0.4 * slot + n * width, y_of(values[place])
+    for position, name in enumerate(labels):
+        middle = LEFT + (position + 0.5) * slot
+        elements.append(_text(middle, HEIGHT - BOTTOM + 14, name, "middle"))
+        for n, (series_name, values) in enumerate(series.items()):
+            x, top = middle - 0.4 * slot + n * width, y_of(values[position])
             size = f'width="{max(width - 1, 1):.1f}" height="{max(y_of(0) - top, 0):.1f}"'
-            shown = f"<title>{escape(f'{which}, {name}: {label(values[place])}')}</title>"
-            parts.append(f'<rect x="{x:.1f}" y="{top:.1f}" {size} fill="{COLOURS[n % len(COLOURS)]}" rx="1">{shown}</rect>')
-            if which in intervals:
-                low, high = (y_of(end) for end in intervals[which][place])
+            tooltip = f"<title>{escape(f'{series_name}, {name}: {label(values[position])}')}</title>"
+            elements.append(
+                f'<rect x="{x:.1f}" y="{top:.1f}" {size} fill="{COLOURS[n % len(COLOURS)]}" rx="1">{tooltip}</rect>'
+            )
+            if series_name in intervals:
+                low, high = (y_of(end) for end in intervals[series_name][position])
                 centre = x + width / 2 - 0.5
-                parts.append(f'<line x1="{centre:.1f}" x2="{centre:.1f}" y1="{low:.1f}" y2="{high:.1f}" class="whisker"/>')
-    return _svg(parts, f"{y_label} by {x_label or 'group'}") + legend(list(series))
+                elements.append(f'<line x1="{centre:.1f}" x2="{centre:.1f}" y1="{low:.1f}" y2="{high:.1f}" class="whisker"/>')
+    return _svg(elements, f"{y_label} by {x_label or 'group'}") + legend(list(series))
 
 
 def legend(names: Sequence[str]) -> str:
-    """A line of coloured names; nothing for a single series."""
+    """Draw the legend; return an empty string for a single series."""
     if len(names) < 2:
         return ""
     marks = (
@@ -76,7 +78,7 @@ def legend(names: Sequence[str]) -> str:
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that enclose low and high."""
+    """Return round numbers that enclose low and high."""
     if high <= low:
         high = low + (abs(low) or 1.0)
     raw = (high - low) / about
@@ -87,7 +89,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def label(value: float) -> str:
-    """A number without useless digits."""
+    """Format a number without superfluous digits."""
     return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
 
 
@@ -97,21 +99,21 @@ def _scale(marks: Sequence[float], start: float, stop: float) -> Scale:
 
 
 def _axes(x_label: str, y_label: str, y_ticks: Sequence[float], y_of: Scale) -> list[str]:
-    parts = []
+    elements = []
     for y in y_ticks:
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_of(y):.1f}" y2="{y_of(y):.1f}" class="grid"/>')
-        parts.append(_text(LEFT - 6, y_of(y) + 3.5, label(y), "end"))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, x_label, "middle"))
+        elements.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_of(y):.1f}" y2="{y_of(y):.1f}" class="grid"/>')
+        elements.append(_text(LEFT - 6, y_of(y) + 3.5, label(y), "end"))
+    elements.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, x_label, "middle"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(
+    elements.append(
         f'<text x="11" y="{middle:.1f}" text-anchor="middle" transform="rotate(-90 11 {middle:.1f})">{escape(y_label)}</text>'
     )
-    return parts
+    return elements
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(parts: Sequence[str], name: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>'
+def _svg(elements: Sequence[str], name: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}">{"".join(elements)}</svg>'

@@ -1,4 +1,4 @@
-"""What the stages' records say, gathered into the one summary that everybody quotes (figures of the paper's section 4.2)."""
+"""Collects the records of the stages into one summary (metrics of arXiv 2112.09583, section 4.2)."""
 
 from __future__ import annotations
 
@@ -19,45 +19,46 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRecord:
-    """One evaluation stage's record. `name` is the task, with `_zeroshot` where nothing was fine-tuned."""
+    """Record of one evaluation stage. `name` is the task, with `_zeroshot` if the model was not fine-tuned."""
 
     name: str
     task: str
     kind: str  # retrieval or qa
     folder: Path
-    given: Mapping[str, Any]  # params.json
+    params: Mapping[str, Any]  # params.json
     metrics: Mapping[str, Any]  # metrics.json
 
     @property
     def zero_shot(self) -> bool:
-        """Whether the model was not fine-tuned."""
+        """True if the model was not fine-tuned."""
         return self.name.endswith(SUFFIX)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The predictions, one row a query."""
+        """Read the predictions, one row per query."""
         return read_json_lines(self.folder / "predictions.jsonl", DataError, RERUN)
 
 
 def read_evaluations(params: Params, root: Path) -> list[EvaluationRecord]:
-    """The evaluation records under root, in the order of params.yaml; those of another recipe are passed over."""
-    found = []
+    """Read the evaluation records under root, in the order of params.yaml; records of another recipe are skipped."""
+    records = []
     for name, task in [*((task, task) for task in params.datasets), *((task + SUFFIX, task) for task in params.zeroshot)]:
         folder = root / "evaluate" / name
         if (folder / "metrics.json").is_file():
-            given = read_json_object(folder / "params.json", DataError, RERUN)
-            if given.get("recipe") == params.recipe:
+            record_params = read_json_object(folder / "params.json", DataError, RERUN)
+            if record_params.get("recipe") == params.recipe:
                 metrics = read_json_object(folder / "metrics.json", DataError, RERUN)
-                found.append(EvaluationRecord(name, task, params.datasets[task].task, folder, given, metrics))
-    return found
+                kind = params.datasets[task].task
+                records.append(EvaluationRecord(name, task, kind, folder, record_params, metrics))
+    return records
 
 
 def summarise(records: Sequence[EvaluationRecord]) -> dict[str, Entry]:
-    """One entry an evaluation: `n`, metrics under their official names, `ci95`, `chance` or `majority`, both ablations."""
+    """Return one entry per evaluation: `n`, metrics by official name, `ci95`, `chance` or `majority`, both ablations."""
     return {record.name: _retrieval(record) if record.kind == "retrieval" else _qa(record) for record in records}
 
 
 def _retrieval(record: EvaluationRecord) -> Entry:
-    """Text to video on the first level, as the paper's tables; video to text beneath."""
+    """Return text-to-video metrics at the top level, as in the paper's tables, and video-to-text metrics below."""
     metrics = record.metrics
     entry: Entry = {
         "task": "retrieval",
@@ -68,35 +69,35 @@ def _retrieval(record: EvaluationRecord) -> Entry:
         "video2text": {**metrics["video2text"], "ci95": metrics["ci95"]["video2text"]},
         "chance": metrics["chance"],
     }
-    for look in ABLATIONS:
-        if look in metrics:
-            of = metrics[look]
-            entry[look] = {**of["text2video"], "ci95": of["ci95"]["text2video"], "gain": of["gain"]}
+    for name in ABLATIONS:
+        if name in metrics:
+            ablation = metrics[name]
+            entry[name] = {**ablation["text2video"], "ci95": ablation["ci95"]["text2video"], "gain": ablation["gain"]}
     return entry
 
 
 def _qa(record: EvaluationRecord) -> Entry:
     metrics = dict(record.metrics)
-    kept = ("n", "videos", "ratios", "ci95", "majority", "majority_answer", "top5_acc", "calibration_error", "motion")
+    other = ("n", "videos", "ratios", "ci95", "majority", "majority_answer", "top5_acc", "calibration_error", "motion")
     accuracies = {name: value for name, value in metrics.items() if name.endswith("_acc")}
-    entry: Entry = {"task": "qa", **accuracies, **{name: metrics[name] for name in kept if name in metrics}}
-    for look in ABLATIONS:
-        if look in metrics:
-            entry[look] = {name: value for name, value in metrics[look].items() if name != "ratios"}
+    entry: Entry = {"task": "qa", **accuracies, **{name: metrics[name] for name in other if name in metrics}}
+    for ablation in ABLATIONS:
+        if ablation in metrics:
+            entry[ablation] = {name: value for name, value in metrics[ablation].items() if name != "ratios"}
     return entry
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """A training's figures by step: split -> name -> points (step, value)."""
+    """Logged values of a training: split -> name -> points (step, value)."""
 
     stage: str
     splits: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 
 
 def read_curves(params: Params, root: Path) -> list[Curves]:
-    """The histories of the trainings under root, the prompter's first."""
-    found = []
+    """Read the histories of the trainings under root, starting with the prompter."""
+    curves = []
     for stage in ("prompter", "pretrain", *(f"finetune/{task}" for task in params.datasets)):
         path = root / stage / "history.jsonl"
         if path.is_file():
@@ -106,5 +107,5 @@ def read_curves(params: Params, root: Path) -> list[Curves]:
                 for name, value in row.items():
                     if name not in ("step", "epoch", "split") and isinstance(value, (int, float)):
                         series.setdefault(name, []).append((row["step"], value))
-            found.append(Curves(stage, splits))
-    return found
+            curves.append(Curves(stage, splits))
+    return curves

@@ -1,4 +1,4 @@
-"""Write the report, and show it at the terminal."""
+"""Writes the report and prints it at the terminal."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ ROOT = Path("reports")
 
 
 def make_report(params: Params, root: str | Path = ROOT) -> dict[str, Entry]:
-    """Write summary.json and index.html under root from the records that lie there; returns the summary.
+    """Write summary.json and index.html from the records under `root`; return the summary.
 
-    The same records give the same bytes. Raises DataError when there is no evaluation's record at all, or a damaged one.
+    Equal records give equal bytes. Raises DataError if no evaluation has a record, or if a record is damaged.
     """
     from alpro.report.page import page
 
     root = Path(root)
     records = read_evaluations(params, root)
     if not records:
-        raise DataError(f"{root}/evaluate: no record of recipe {params.recipe}; `dvc repro` evaluates")
+        raise DataError(f"{root}/evaluate: no evaluation of recipe {params.recipe}; run `dvc repro`")
     summary = summarise(records)
     write_json(root / "summary.json", summary)
     atomic_write(root / "index.html", page(params, summary, records, read_curves(params, root), read_baseline()))
@@ -34,7 +34,7 @@ def make_report(params: Params, root: str | Path = ROOT) -> dict[str, Entry]:
 
 
 def show_report(params: Params, root: str | Path = ROOT) -> None:
-    """Print the results table, and where to look next. Raises DataError when there is no summary yet."""
+    """Print the results and where to find more. Raises DataError if there is no summary yet."""
     import rich
 
     from alpro.lineage import LOCKS
@@ -42,21 +42,21 @@ def show_report(params: Params, root: str | Path = ROOT) -> None:
 
     root = Path(root)
     summary = read_json_object(root / "summary.json", DataError, RERUN)
-    wanted = [*params.datasets, *(f"{task}_zeroshot" for task in params.zeroshot)]
+    tasks = [*params.datasets, *(f"{task}_zeroshot" for task in params.zeroshot)]
     rich.print()
-    for table in results_table({name: summary[name] for name in wanted if name in summary}):
+    for table in results_table({name: summary[name] for name in tasks if name in summary}):
         rich.print(table)
         rich.print()
-    if missing := [name for name in wanted if name not in summary]:
+    if missing := [name for name in tasks if name not in summary]:
         print(f"not evaluated: {', '.join(missing)}")
     print(f"report      {root / 'index.html'}")
     print(f"data docs   {root / 'validate'}/*/index.html")
     print(f"runs        {_program('mlflow')} ui --backend-store-uri {store_uri()}")
-    if locks := " ".join(name for name in LOCKS if Path(name).exists()):  # what only evaluates has no second one
+    if locks := " ".join(name for name in LOCKS if Path(name).exists()):  # stages/dvc.lock is missing if nothing was trained
         print(f"keep them   git add {locks} && git commit -m 'Results of recipe {params.recipe}'")
 
 
 def _program(name: str) -> Path:
-    """A program of the running environment, as it can be typed here: nothing needs to be activated."""
+    """Return the path of a program of the running environment, relative to the working directory if it is below."""
     path = Path(sys.executable).with_name(name)
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

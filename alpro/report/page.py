@@ -1,4 +1,4 @@
-"""The report's page: one HTML file without any link to the outside, readable offline in light and dark."""
+"""The report's page: one HTML file without external links, readable offline, in light and dark."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from alpro.config import Params
 from alpro.evaluation.metrics import QUESTION_TYPES
-from alpro.report.baseline import Baseline, rows
+from alpro.report.baseline import Baseline, baseline_rows
 from alpro.report.charts import bar_chart, line_chart
 from alpro.report.collect import Curves, EvaluationRecord
-from alpro.report.gallery import Films, gallery
+from alpro.report.gallery import FilmStrips, gallery
 from alpro.report.table import number, title
 
 Entry = Mapping[str, Any]
-LOOKS = {"full model": None, "one frame": "one_frame", "video-blind": "blind"}
+VARIANTS = {"full model": None, "one frame": "one_frame", "blind": "blind"}
 
 
 def page(
@@ -27,15 +27,15 @@ def page(
     curves: Sequence[Curves],
     baseline: Baseline | None,
 ) -> str:
-    """The whole page as text."""
-    films = Films()
-    looked_at = "".join(_gallery(record, params, films) for record in records)
+    """Return the page as HTML."""
+    films = FilmStrips()
+    examples = "".join(_gallery(record, params, films) for record in records)
     sections = {
         "Results": _results(summary),
-        "Pre-training against none": _baseline(baseline),
+        "Pre-training vs. training from scratch": _baseline(baseline),
         "Training": _training(curves),
         "Ranks and answers": _distributions(summary, records),
-        "Test videos": looked_at,
+        "Example test videos": examples,
     }
     sections = {name: content for name, content in sections.items() if content}
     links = "".join(f'<a href="#{_anchor(name)}">{name}</a>' for name in sections)
@@ -46,8 +46,8 @@ def page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>ALPRO, recipe {escape(params.recipe)}</title><style>\n{style}\n{films.css()}\n</style></head><body>\n"
         f"<header><h1>ALPRO: results of recipe <code>{escape(params.recipe)}</code></h1>"
-        "<p>Video-and-language pre-training with entity prompts, on the test splits. Recalls and accuracies are percentages; "
-        "brackets hold 95&nbsp;% bootstrap intervals over videos.</p>"
+        "<p>Video-and-language pre-training with entity prompts, evaluated on the test splits. Recall and accuracy are in "
+        "percent. Brackets show 95&nbsp;% bootstrap intervals, resampled by video.</p>"
         f"<nav>{links}</nav></header>\n{body}\n</body></html>\n"
     )
 
@@ -58,7 +58,7 @@ def page(
 def _results(summary: Mapping[str, Entry]) -> str:
     retrieval = {name: entry for name, entry in summary.items() if entry["task"] == "retrieval"}
     answering = {name: entry for name, entry in summary.items() if entry["task"] == "qa"}
-    parts = []
+    tables = []
     if retrieval:
         head = [
             "Text to video",
@@ -77,13 +77,13 @@ def _results(summary: Mapping[str, Entry]) -> str:
              _ablation(e, "blind", "r1"), number(e["chance"]), str(e["n"])]
             for name, e in retrieval.items()
         ]  # fmt: skip
-        parts.append(_table(head, body, main=1))
+        tables.append(_table(head, body, main=1))
         head = ["Video to text", "R@1", "R@5", "R@10", "median rank", "mean rank"]
         body = [
             [title(name), *(_figure(e["video2text"], m) for m in ("r1", "r5", "r10", "medianR", "meanR"))]
             for name, e in retrieval.items()
         ]
-        parts.append(f"<details><summary>Video to text</summary>{_table(head, body, main=1)}</details>")
+        tables.append(f"<details><summary>Video to text</summary>{_table(head, body, main=1)}</details>")
     if answering:
         head = ["Question answering", "accuracy", *QUESTION_TYPES, "one frame", "blind", "majority", "questions"]
         body = [
@@ -91,41 +91,41 @@ def _results(summary: Mapping[str, Entry]) -> str:
              _ablation(e, "one_frame", "overall_acc"), _ablation(e, "blind", "overall_acc"), number(e["majority"]), str(e["n"])]
             for name, e in answering.items()
         ]  # fmt: skip
-        parts.append(_table(head, body, main=1))
-        parts.append(_motion(answering))
-    parts.append(
-        '<p class="note">Blind: the same model shown black frames. One frame: the clip\'s middle frame, repeated. Small below '
-        "each: by how much the full model is better, with the interval of that difference, paired by query. Chance: R@1 of a "
-        "random order. Majority: always the most frequent answer.</p>"
+        tables.append(_table(head, body, main=1))
+        tables.append(_motion(answering))
+    tables.append(
+        '<p class="note">Blind: the same model with black frames. One frame: the same model with the middle frame of each '
+        "clip, repeated. The small figures below these show the full model's advantage with its interval, paired by query. "
+        "Chance: R@1 of a random ranking. Majority: accuracy of always giving the most frequent answer.</p>"
     )
-    return "".join(parts)
+    return "".join(tables)
 
 
 def _motion(answering: Mapping[str, Entry]) -> str:
-    """Questions that only time answers."""
+    """Return the table of questions about motion, which a single frame cannot answer."""
     body = []
     for name, entry in answering.items():
         motion = entry.get("motion")
         if motion and motion["n"]:
             cells = [f"{number(motion['acc'])}<small>{_interval(motion['ci95'])}</small>"]
-            for look in ("one_frame", "blind"):
-                of = motion.get(look)
-                cells.append(f"{number(of['acc'])}<small>{_gain(of['gain'], 'overall_acc')}</small>" if of else "")
+            for ablation in ("one_frame", "blind"):
+                result = motion.get(ablation)
+                cells.append(f"{number(result['acc'])}<small>{_gain(result['gain'], 'overall_acc')}</small>" if result else "")
             body.append([title(name), *cells, str(motion["n"])])
-    return _table(["Questions on motion", "accuracy", "one frame", "blind", "questions"], body, main=1) if body else ""
+    return _table(["Questions about motion", "accuracy", "one frame", "blind", "questions"], body, main=1) if body else ""
 
 
 def _baseline(baseline: Baseline | None) -> str:
     if baseline is None:
         return ""
     body = []
-    for row in rows(baseline):
-        each = ", ".join(f"{gain:+.1f}" for gain in row.each)
+    for row in baseline_rows(baseline):
+        gains = ", ".join(f"{gain:+.1f}" for gain in row.gains)
         name = f"{title(row.task)} <small>{escape(row.metric)}</small>"
-        body.append([name, number(row.pretrained), number(row.scratch), f"{row.gain:+.1f}<small>{each}</small>"])
+        body.append([name, number(row.pretrained), number(row.scratch), f"{row.gain:+.1f}<small>{gains}</small>"])
     seeds = ", ".join(map(str, baseline.seeds))
-    note = f"Means over the seeds {seeds}; recipe {baseline.recipe}, {baseline.date}, "
-    head = ["Test split", "pre-trained", "from scratch", "difference, of each seed"]
+    note = f"Means over the seeds {seeds}. Recipe {baseline.recipe}, {baseline.date}, command "
+    head = ["Test split", "pre-trained", "from scratch", "difference, and per seed"]
     return _table(head, body, main=1) + f'<p class="note">{escape(note)}<code>{escape(baseline.command)}</code></p>'
 
 
@@ -144,8 +144,10 @@ def _figure(entry: Entry, name: str) -> str:
     return f"{number(entry[name])}<small>{_interval(entry['ci95'][name])}</small>"
 
 
-def _ablation(entry: Entry, look: str, name: str) -> str:
-    return f"{number(entry[look][name])}<small>{_gain(entry[look]['gain'], name)}</small>" if look in entry else ""
+def _ablation(entry: Entry, ablation: str, name: str) -> str:
+    if ablation not in entry:
+        return ""
+    return f"{number(entry[ablation][name])}<small>{_gain(entry[ablation]['gain'], name)}</small>"
 
 
 def _gain(gain: Entry, name: str) -> str:
@@ -161,14 +163,14 @@ def _interval(ends: Sequence[float]) -> str:
 
 def _training(curves: Sequence[Curves]) -> str:
     figures = []
-    for of in curves:
-        train, val = of.splits.get("train", {}), of.splits.get("val", {})
+    for training in curves:
+        train, val = training.splits.get("train", {}), training.splits.get("val", {})
         losses = {name: points for name, points in train.items() if _is_loss(name)}
         losses |= {f"{name} (validation)": points for name, points in val.items() if _is_loss(name)}
         dotted = [name for name in losses if name.endswith("(validation)")]
-        figures.append(_chart(f"{of.stage}: loss", line_chart(losses, "step", "loss", dotted)))
-        shown = {name: points for name, points in val.items() if name in ("r1", "r5", "r10", "overall_acc")}
-        figures.append(_chart(f"{of.stage}: validation", line_chart(shown, "step", "percent")))
+        figures.append(_chart(f"{training.stage}: loss", line_chart(losses, "step", "loss", dotted)))
+        metrics = {name: points for name, points in val.items() if name in ("r1", "r5", "r10", "overall_acc")}
+        figures.append(_chart(f"{training.stage}: validation", line_chart(metrics, "step", "percent")))
     return f'<div class="charts">{"".join(figures)}</div>' if any(figures) else ""
 
 
@@ -185,7 +187,7 @@ def _distributions(summary: Mapping[str, Entry], records: Sequence[EvaluationRec
                 "text to video": [float(bar["text2video"]) for bar in bars],
                 "video to text": [float(bar["video2text"]) for bar in bars],
             }
-            chart = bar_chart([bar["ranks"] for bar in bars], series, "rank of the right one", "queries")
+            chart = bar_chart([bar["ranks"] for bar in bars], series, "rank of the correct match", "queries")
         else:
             chart = _by_type(summary[record.name])
         figures.append(_chart(title(record.name), chart))
@@ -195,11 +197,11 @@ def _distributions(summary: Mapping[str, Entry], records: Sequence[EvaluationRec
 def _by_type(entry: Entry) -> str:
     kinds = [kind for kind in ("overall", *QUESTION_TYPES) if f"{kind}_acc" in entry]
     series, intervals = {}, {}
-    for name, look in LOOKS.items():
-        of = entry if look is None else entry.get(look)
-        if of is not None:
-            series[name] = [of[f"{kind}_acc"] for kind in kinds]
-            intervals[name] = [of["ci95"][f"{kind}_acc"] for kind in kinds]
+    for name, ablation in VARIANTS.items():
+        result = entry if ablation is None else entry.get(ablation)
+        if result is not None:
+            series[name] = [result[f"{kind}_acc"] for kind in kinds]
+            intervals[name] = [result["ci95"][f"{kind}_acc"] for kind in kinds]
     return bar_chart(kinds, series, "question type", "accuracy, percent", intervals)
 
 
@@ -207,10 +209,10 @@ def _chart(name: str, chart: str) -> str:
     return f"<figure><figcaption>{escape(name)}</figcaption>{chart}</figure>" if chart else ""
 
 
-def _gallery(record: EvaluationRecord, params: Params, films: Films) -> str:
+def _gallery(record: EvaluationRecord, params: Params, films: FilmStrips) -> str:
     content = gallery(record, params.datasets[record.task], films)
     return f"<details open><summary>{escape(title(record.name))}</summary>{content}</details>" if content else ""
 
 
 def _anchor(name: str) -> str:
-    return name.lower().replace(" ", "-")
+    return name.lower().replace(".", "").replace(" ", "-")

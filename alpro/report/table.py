@@ -1,4 +1,4 @@
-"""The results at the terminal."""
+"""Tables of the results for the terminal."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TYPES = ("what", "who", "how", "where", "when")
 
 
 def results_table(summary: Mapping[str, Entry]) -> list[Table]:
-    """Tables of retrieval and question answering from reports/summary.json, each figure with its 95 % interval.
+    """Return tables of retrieval and question answering for the content of reports/summary.json.
 
-    Print them with rich: `rich.print(*results_table(summary))`.
+    Print them with `rich.print(*results_table(summary))`.
     """
     tables = []
     retrieval = {name: entry for name, entry in summary.items() if entry["task"] == "retrieval"}
@@ -43,36 +43,36 @@ def results_table(summary: Mapping[str, Entry]) -> list[Table]:
 
 
 def title(name: str) -> str:
-    """A set's name as people write it: `msrvtt_ret_zeroshot` -> MSRVTT retrieval, zero-shot."""
+    """Return the display name of a task: `msrvtt_ret_zeroshot` -> MSRVTT retrieval, zero-shot."""
     words = {"msrvtt": "MSRVTT", "didemo": "DiDeMo", "msvd": "MSVD"}
     stem, zero_shot = name.removesuffix("_zeroshot"), name.endswith("_zeroshot")
     data, _, task = stem.rpartition("_")
-    shown = {"ret": f"{words.get(data, data)} retrieval", "qa": f"{words.get(data, data)}-QA"}.get(task, stem)
-    return shown + (", zero-shot" if zero_shot else "")
+    display = {"ret": f"{words.get(data, data)} retrieval", "qa": f"{words.get(data, data)}-QA"}.get(task, stem)
+    return display + (", zero-shot" if zero_shot else "")
 
 
 def number(value: float) -> str:
-    """One decimal, as the paper's tables."""
+    """Format with one decimal, as in the paper's tables."""
     return f"{value:.1f}"
 
 
 def with_interval(entry: Entry, name: str) -> str:
-    """`33.9 [31.0, 36.8]`."""
+    """Format a metric with its 95 % interval: `33.9 [31.0, 36.8]`."""
     low, high = entry["ci95"][name]
     return f"{number(entry[name])} [{number(low)}, {number(high)}]"
 
 
-def ablation(entry: Entry, look: str, name: str) -> str:
-    """An ablation's figure, or nothing where it was not evaluated."""
-    return number(entry[look][name]) if look in entry else ""
+def ablation(entry: Entry, kind: str, name: str) -> str:
+    """Format a metric of an ablation; return an empty string if it was not evaluated."""
+    return number(entry[kind][name]) if kind in entry else ""
 
 
 def make_table(name: str, *columns: str) -> Table:
-    """A table with a title and a first column of names."""
+    """Return a table with a title and a first column for names."""
     table = Table(
         title=Text(name, style="bold"), title_justify="left", header_style="dim", box=None, padding=(0, 1, 0, 0), pad_edge=False
     )
-    table.add_column("", min_width=9)  # else it is the one that gives way on a narrow terminal
+    table.add_column("", min_width=9)  # else a narrow terminal shrinks this column first
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table

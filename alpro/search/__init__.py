@@ -1,1 +1,1 @@
-"""Text search in a folder of videos: an index of encoded videos, and queries that VTC answers first and VTM re-ranks."""
+"""Text search in a folder of videos: VTC searches an index of encoded videos, and VTM re-ranks the best matches."""

@@ -1,4 +1,4 @@
-"""The clips that were found, with frames of each, as one HTML file that reads without a network."""
+"""HTML page of a query's hits, with frames of each clip; needs no network."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from alpro.report.gallery import Films
+from alpro.report.gallery import FilmStrips
 from alpro.search.query import Hit
 
 
 def page(text: str, hits: Sequence[Hit], videos: str | Path) -> str:
-    """HTML of a query's hits; `videos` is the folder that their paths start from."""
-    films = Films()
+    """Return the HTML of a query's hits; their paths are relative to `videos`."""
+    films = FilmStrips()
     cards = []
-    for place, hit in enumerate(hits, 1):
+    for rank, hit in enumerate(hits, 1):
         score = "" if hit.score is None else f"match {hit.score:.3f} · "
         strip = films.strip(Path(videos) / hit.video, hit.video)
         cards.append(
-            f'<article>{strip}<p class="text"><b>{place}</b> {escape(hit.video)}</p>'
+            f'<article>{strip}<p class="text"><b>{rank}</b> {escape(hit.video)}</p>'
             f"<p><small>{score}cosine {hit.similarity:.3f}</small></p></article>"
         )
     style = files("alpro.report").joinpath("page.css").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def page(text: str, hits: Sequence[Hit], videos: str | Path) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>ALPRO: {escape(text)}</title><style>\n{style}\n{films.css()}\n</style></head><body>\n"
-        f"<header><h1>{escape(text)}</h1><p>The {len(hits)} best clips of {escape(str(videos))}: VTC searches the whole "
-        "index, VTM re-ranks its best.</p></header>\n"
+        f"<header><h1>{escape(text)}</h1><p>The {len(hits)} best clips of {escape(str(videos))}. VTC searches the whole "
+        "index, VTM re-ranks its best matches.</p></header>\n"
         f'<section><div class="cards">{"".join(cards)}</div></section>\n</body></html>\n'
     )

@@ -1,4 +1,4 @@
-"""A checkpoint as a service: a table of videos and texts in, scores or answers out; or one video with a question or texts."""
+"""Inference with a checkpoint, on a table of videos and texts or on a single video."""
 
 from alpro.serving.single import Answer, Match, ask, load, match
 

@@ -1,4 +1,4 @@
-"""One video and a question, or one video and some texts: what `alpro ask` and `alpro match` print, and the same in Python.
+"""Inference on one video with a question or with texts: `alpro ask` and `alpro match`, and the same in Python.
 
     from alpro.serving import ask, load, match
 
@@ -7,7 +7,7 @@
     model = load("model_step_best.pt", tokenizer="ext/bert-base-uncased")
     match(model, "video.mp4", ["a man cooks", "a dog runs"])  # [Match(text="a man cooks", probability=0.97, ...), ...]
 
-The numbers are those of the evaluation, through `service.Service`.
+The results equal those of the evaluation, through `service.Service`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from alpro.serving.service import TEXT_COLUMN, Service
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One of the likeliest answers to a question."""
+    """One of the most likely answers to a question."""
 
     answer: str
     probability: float
@@ -33,7 +33,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """How well a text fits a video: VTM's probability of a match (None of a prompter, which has no VTM), VTC's cosine."""
+    """Match of a text and a video: VTM's probability (None for a prompter, which has no VTM) and VTC's cosine."""
 
     text: str
     probability: float | None
@@ -49,54 +49,54 @@ def load(
     frames: str | None = None,
     max_text_tokens: int | None = None,
 ) -> Service:
-    """Load what `ask` and `match` need: a directory of our own, an official .pt, or an official output folder with its `step`.
+    """Load a checkpoint directory, an official .pt file, or an official output folder with its `step`, for `ask` and `match`.
 
-    What is left out comes with the checkpoint; failing that the tokenizer is BERT's in ext/bert-base-uncased, frames are
-    `uniform` and texts have 40 tokens at most. Raises CheckpointError or DataError for what is missing or does not fit,
-    ConfigError for an unknown way to choose frames.
+    Options that are not passed come from the checkpoint. If it lacks them, the tokenizer is BERT's in ext/bert-base-uncased,
+    frames are `uniform` and texts have at most 40 tokens. Raises CheckpointError or DataError for missing or mismatched files,
+    ConfigError for an unknown frame strategy.
     """
     from alpro.evaluation.official import find_checkpoint, official_preprocessing
 
-    looks = [name for name in get_args(Strategy) if name != "random"]
-    if frames is not None and frames not in looks:
-        raise ConfigError(f"frames {frames!r}: must be one of {', '.join(looks)}{nearest(frames, looks)}")
-    found = find_checkpoint(checkpoint, step)
-    given = official_preprocessing(found.training)
-    strategy = cast(Strategy | None, frames or given.get("eval_frames"))
-    longest = max_text_tokens or given.get("max_text_tokens")
-    return Service.load(found.path, strategy, longest, "/", tokenizer=tokenizer, answers=answers)
+    strategies = [name for name in get_args(Strategy) if name != "random"]
+    if frames is not None and frames not in strategies:
+        raise ConfigError(f"frames {frames!r}: must be one of {', '.join(strategies)}{nearest(frames, strategies)}")
+    checkpoint_file = find_checkpoint(checkpoint, step)
+    preprocessing = official_preprocessing(checkpoint_file.training)
+    strategy = cast(Strategy | None, frames or preprocessing.get("eval_frames"))
+    text_tokens = max_text_tokens or preprocessing.get("max_text_tokens")
+    return Service.load(checkpoint_file.path, strategy, text_tokens, "/", tokenizer=tokenizer, answers=answers)
 
 
 def ask(model: Service, video: str | Path, question: str) -> list[Answer]:
-    """The five likeliest answers to a question, the likeliest first.
+    """Return the five most likely answers to a question, most likely first.
 
-    Raises CheckpointError for a model that answers none, DataError for an empty question or a video that can't be read.
+    Raises CheckpointError if the model does not answer questions, DataError for an empty question or an unreadable video.
     """
     if TEXT_COLUMN[model.task] != "question":
-        raise CheckpointError(f"a {model.task} checkpoint answers no questions; give one of task qa")
+        raise CheckpointError(f"a {model.task} checkpoint cannot answer questions; use one of task qa")
     row = _rows(model, video, [question])[0]
     return [Answer(*pair) for pair in zip(row["top_answers"], row["top_probabilities"], strict=True)]
 
 
 def match(model: Service, video: str | Path, texts: Sequence[str]) -> list[Match]:
-    """How well each text fits the video, in the texts' order. Raises as `ask` does."""
+    """Return how well each text fits the video, in the order of the texts. Raises as `ask` does."""
     if TEXT_COLUMN[model.task] != "caption":
-        raise CheckpointError(f"a {model.task} checkpoint matches no texts; give one of task retrieval, pretrain or prompter")
+        raise CheckpointError(f"a {model.task} checkpoint cannot match texts; use one of task retrieval, pretrain or prompter")
     if not texts:
-        raise DataError("no text to match; give at least one")
+        raise DataError("no text to match; pass at least one")
     rows = _rows(model, video, texts)
     return [Match(text, row.get("score"), row["similarity"]) for text, row in zip(texts, rows, strict=True)]
 
 
 def show_answers(answers: Sequence[Answer], as_json: bool = False) -> str:
-    """Answers as a table, or as JSON."""
+    """Format answers as a table or as JSON."""
     if as_json:
         return json.dumps([asdict(answer) for answer in answers], ensure_ascii=False)
     return "\n".join(f"{100 * answer.probability:5.1f} %  {answer.answer}" for answer in answers)
 
 
 def show_matches(matches: Sequence[Match], as_json: bool = False) -> str:
-    """Matches as a table with the columns VTM and VTC, or as JSON."""
+    """Format matches as a table with the columns VTM and VTC, or as JSON."""
     if as_json:
         return json.dumps([asdict(match) for match in matches], ensure_ascii=False)
     rows = [
@@ -113,8 +113,8 @@ def _rows(model: Service, video: str | Path, texts: Sequence[str]) -> list[dict[
 
     path = Path(video).absolute()
     if not path.is_file():
-        raise DataError(f"{video}: no such file; give a video")
+        raise DataError(f"{video}: no such file; pass a video")
     if not all(text.strip() for text in texts):
-        raise DataError("a text is empty; give words")
+        raise DataError("a text is empty; pass some words")
     table = pandas.DataFrame({"video": [str(path)] * len(texts), TEXT_COLUMN[model.task]: list(texts)})
     return model.ask(table).to_dict("records")

@@ -1,4 +1,4 @@
-"""Records of a retrieval and a QA evaluation, written by the evaluation itself, and a training's history."""
+"""Records of a retrieval and a QA evaluation, written by the evaluation itself, and the history of a training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts: round ticks that enclose the data, and text that can't break the page."""
+"""Charts have round ticks that enclose the data, and escape all text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: the summary's entries, a page that needs nothing from outside, a table at the terminal."""
+"""The report: entries of the summary, a page without external links, tables at the terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BASELINE = {
 
 @pytest.fixture
 def made(reports: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the reports with a report made of them, in a folder with a committed baseline."""
+    """A copy of the records with their report, in a folder with a committed baseline."""
     shutil.copytree(reports, tmp_path / "reports")
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks/baseline.json").write_text(json.dumps(BASELINE))
@@ -54,7 +54,7 @@ def test_page_needs_nothing_from_outside(made: Path) -> None:
     assert not re.search(r'(?:src|href)\s*=\s*"(?!#|data:)', page)
     assert not re.search(r"url\((?!data:)|@import|<script|https?://", page)
     frames = re.findall(r"data:image/jpeg;base64,([^)]+)", page)
-    assert 5 <= len(frames) == len(set(frames)) <= 10  # each video's once, however often it is shown
+    assert 5 <= len(frames) == len(set(frames)) <= 10  # each video once, however often it is shown
 
 
 def test_page_is_well_formed_and_shows_every_part(made: Path) -> None:
@@ -62,7 +62,7 @@ def test_page_is_well_formed_and_shows_every_part(made: Path) -> None:
     checker = Nesting()
     checker.feed(page)
     assert checker.open == []
-    for part in ("Results", "Pre-training against none", "Training", "Ranks and answers", "Test videos"):
+    for part in ("Results", "Pre-training vs. training from scratch", "Training", "Ranks and answers", "Example test videos"):
         assert f">{part}</h2>" in page
     assert "make baseline" in page and "2026-01-31" in page and "+10.0" in page
     assert "MSRVTT retrieval, zero-shot" in page and "MSVD-QA" in page
@@ -80,11 +80,11 @@ def test_report_without_baseline_and_videos_is_still_made(made: Path, params: Pa
     absent = {name: dataset.model_copy(update={"videos": str(made / "none")}) for name, dataset in params.datasets.items()}
     make_report(params.model_copy(update={"datasets": absent}), "reports")
     page = (made / "index.html").read_text()
-    assert "Pre-training against none" not in page and 'class="film none"' in page
+    assert "training from scratch" not in page and 'class="film none"' in page
 
 
 def test_records_of_another_recipe_are_passed_over(made: Path, params: Params) -> None:
-    with pytest.raises(DataError, match="no record of recipe other"):
+    with pytest.raises(DataError, match="no evaluation of recipe other"):
         make_report(params.model_copy(update={"recipe": "other"}), "reports")
 
 
@@ -108,17 +108,17 @@ def test_terminal_shows_the_figures_and_where_to_look(
     Path("dvc.lock").touch()
     assert [table.row_count for table in results_table(summary)] == [2, 1]
     show_report(params, "reports")
-    shown = capsys.readouterr().out
-    assert f"{summary['msvd_qa']['overall_acc']:.1f}" in shown
-    assert "reports/index.html" in shown and f"{Path(sys.executable).with_name('mlflow')} ui" in shown
-    assert "git add dvc.lock && git commit" in shown.splitlines()[-1]
+    printed = capsys.readouterr().out
+    assert f"{summary['msvd_qa']['overall_acc']:.1f}" in printed
+    assert "reports/index.html" in printed and f"{Path(sys.executable).with_name('mlflow')} ui" in printed
+    assert "git add dvc.lock && git commit" in printed.splitlines()[-1]
     Path("stages").mkdir()
     Path("stages/dvc.lock").touch()
     monkeypatch.setattr(sys, "executable", str(Path(".venv/bin/python").absolute()))
     show_report(params, "reports")
-    shown = capsys.readouterr().out
-    assert " .venv/bin/mlflow ui" in shown, "as it can be typed in the checkout"
-    assert "git add dvc.lock stages/dvc.lock && git commit" in shown.splitlines()[-1]
+    printed = capsys.readouterr().out
+    assert " .venv/bin/mlflow ui" in printed, "relative to the checkout"
+    assert "git add dvc.lock stages/dvc.lock && git commit" in printed.splitlines()[-1]
 
 
 def test_titles_are_as_people_write_them() -> None:
@@ -128,7 +128,7 @@ def test_titles_are_as_people_write_them() -> None:
 
 
 class Nesting(HTMLParser):
-    """Raises where tags are not nested."""
+    """Fails if tags are not properly nested."""
 
     EMPTY = ("meta", "link", "br", "img", "input", "rect", "line", "circle", "polyline")
 

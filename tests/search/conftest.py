@@ -1,4 +1,4 @@
-"""The small videos, models and checkpoints of the evaluation's tests."""
+"""Small videos, models and checkpoints, from the tests of the evaluation."""
 
 from tests.evaluation.conftest import preprocessing, project, qa_model, records, retrieval_model, tokenizer
 

@@ -1,4 +1,4 @@
-"""Search finds what the evaluation finds, encodes only what is new, and says what it leaves out."""
+"""Search finds what the evaluation finds, encodes only new videos, and reports the ones it leaves out."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from alpro.data.annotations.records import Record
 from alpro.errors import CheckpointError, DataError
 from alpro.evaluation.clips import Preprocessing
 from alpro.evaluation.retrieval import evaluate_retrieval
-from alpro.search import index as galleries
-from alpro.search.index import Gallery, Video, build
+from alpro.search import index as indexing
+from alpro.search.index import Video, VideoIndex, build
 from alpro.search.page import page
 from alpro.search.query import Searcher, show
 from alpro.serving.service import Service
@@ -31,7 +31,7 @@ def service(project: Path) -> Service:
 
 @pytest.fixture
 def videos(records: list[Record], tmp_path: Path) -> Path:
-    """Copies in two folders."""
+    """Copies of the videos in two folders."""
     root = tmp_path / "videos"
     (root / "deeper").mkdir(parents=True)
     for n, record in enumerate(records):
@@ -56,11 +56,11 @@ def test_search_finds_what_the_evaluation_finds(
     tmp_path: Path,
 ) -> None:
     build(service, videos, tmp_path / "index")
-    searcher = Searcher(service, Gallery.open(tmp_path / "index"))
+    searcher = Searcher(service, VideoIndex.open(tmp_path / "index"))
     for rerank in (0, 3, 128):
         result = evaluate_retrieval(service.model, records, tokenizer, preprocessing)
         result = result if rerank == 128 else result.reranked(rerank)
-        found = 0
+        hits_at_5 = 0
         for text, owner in enumerate(result.owner):
             hits = searcher.search(result.texts[text], 5, rerank)
             assert [Path(hit.video).stem for hit in hits] == [video for video, _ in result.best_videos(text)]
@@ -68,8 +68,8 @@ def test_search_finds_what_the_evaluation_finds(
             assert [hit.score for hit in hits[:rerank]] == pytest.approx(
                 [result.scores[text, result.video_ids.index(Path(hit.video).stem)] for hit in hits[:rerank]], abs=1e-5
             )
-            found += any(Path(hit.video).stem == result.video_ids[owner] for hit in hits)
-        assert 100 * found / len(result.owner) == pytest.approx(result.metrics()["text2video"]["r5"])
+            hits_at_5 += any(Path(hit.video).stem == result.video_ids[owner] for hit in hits)
+        assert 100 * hits_at_5 / len(result.owner) == pytest.approx(result.metrics()["text2video"]["r5"])
 
 
 def test_only_new_and_changed_videos_are_encoded(
@@ -77,9 +77,9 @@ def test_only_new_and_changed_videos_are_encoded(
 ) -> None:
     counts, index = encoded(service, monkeypatch), tmp_path / "index"
     assert build(service, videos, index).encoded == 11 == sum(counts)
-    before = Gallery.open(index)
+    before = VideoIndex.open(index)
     counts.clear()
-    assert build(service, videos, index) == galleries.Changes(11, 0, 0, [])
+    assert build(service, videos, index) == indexing.IndexUpdate(11, 0, 0, [])
     (videos / "video0.mp4").rename(videos / "renamed.mp4")
     (videos / "video2.mp4").unlink()
     shutil.copyfile(videos / "video4.mp4", videos / "deeper/video1.mp4")
@@ -87,7 +87,7 @@ def test_only_new_and_changed_videos_are_encoded(
     assert (changes.videos, changes.encoded, changes.removed, sum(counts)) == (10, 0, 2, 0)
     shutil.copyfile(Path(__file__).parents[1] / "videos/small_webm.webm", videos / "new.webm")
     assert build(service, videos, index).encoded == 1 == sum(counts)
-    now = Gallery.open(index)
+    now = VideoIndex.open(index)
     rows = {video.path: row for row, video in enumerate(now.videos)}
     assert set(rows) == {str(p.relative_to(videos)) for p in videos.rglob("*.*") if p.suffix in (".mp4", ".webm")}
     old = [video.path for video in before.videos].index("video0.mp4")
@@ -99,12 +99,12 @@ def test_only_new_and_changed_videos_are_encoded(
 def test_killed_indexing_goes_on(service: Service, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = encoded(service, monkeypatch)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(galleries, "write", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(indexing, "write", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build(service, videos, tmp_path / "index")
     assert sum(counts) == 11
     build(service, videos, tmp_path / "index")
-    assert sum(counts) == 11 and len(Gallery.open(tmp_path / "index").videos) == 11
+    assert sum(counts) == 11 and len(VideoIndex.open(tmp_path / "index").videos) == 11
 
 
 def test_unreadable_videos_are_left_out_and_named(service: Service, videos: Path, tmp_path: Path) -> None:
@@ -125,37 +125,37 @@ def test_index_of_another_model_is_refused_for_a_search_and_made_anew(
     with torch.no_grad():
         service.model.vision_proj.bias.add_(0.1)
     with pytest.raises(CheckpointError, match="another checkpoint"):
-        Searcher(service, Gallery.open(tmp_path / "index"))
-    old = Gallery.open(tmp_path / "index").features.copy()
+        Searcher(service, VideoIndex.open(tmp_path / "index"))
+    old = VideoIndex.open(tmp_path / "index").features.copy()
     build(service, videos, tmp_path / "index")
-    assert not np.allclose(Gallery.open(tmp_path / "index").features, old)
+    assert not np.allclose(VideoIndex.open(tmp_path / "index").features, old)
 
 
 def test_nearest_keeps_the_rows_order_among_equals(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     features = np.repeat(rng.normal(size=(10, 4)).astype(np.float32), 3, axis=0)
     rows = [Video(f"{n}.mp4", 1, 1, "0") for n in range(30)]
-    galleries.write(tmp_path, rows, features, {"format": 1, "tokens": "x", "videos": "."})
-    opened = Gallery.open(tmp_path)
+    indexing.write(tmp_path, rows, features, {"format": 1, "tokens": "x", "videos": "."})
+    opened = VideoIndex.open(tmp_path)
     query = rng.normal(size=4).astype(np.float32)
-    wanted = np.argsort(-(features @ query), kind="stable")
+    expected = np.argsort(-(features @ query), kind="stable")
     for count in (1, 5, 30, 50):
-        assert opened.nearest(query, count)[0].tolist() == wanted[:count].tolist()
+        assert opened.nearest(query, count)[0].tolist() == expected[:count].tolist()
 
 
 def test_faults_are_named(service: Service, project: Path, videos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="alpro index"):
-        Gallery.open(tmp_path)
+        VideoIndex.open(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         build(service, tmp_path / "none", tmp_path / "index")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="has no videos"):
+    with pytest.raises(DataError, match="contains no videos"):
         build(service, tmp_path / "empty", tmp_path / "index")
     asks = Service.load(project / "models/msvd_qa", frames="uniform", max_text_tokens=12)
     with pytest.raises(CheckpointError, match="question-answering"):
         build(asks, videos, tmp_path / "index")
     build(service, videos, tmp_path / "index")
-    searcher = Searcher(service, Gallery.open(tmp_path / "index"))
+    searcher = Searcher(service, VideoIndex.open(tmp_path / "index"))
     with pytest.raises(DataError, match="query is empty"):
         searcher.search("  ")
     shutil.rmtree(tmp_path / "index/tokens")
@@ -163,14 +163,14 @@ def test_faults_are_named(service: Service, project: Path, videos: Path, tmp_pat
         searcher.search("a red circle")
     (tmp_path / "index/gallery/videos.parquet").write_bytes(b"cut")
     with pytest.raises(DataError, match="damaged"):
-        Gallery.open(tmp_path / "index")
+        VideoIndex.open(tmp_path / "index")
 
 
 def test_page_shows_frames_and_links_to_nothing(service: Service, videos: Path, tmp_path: Path) -> None:
     build(service, videos, tmp_path / "index")
-    gallery = Gallery.open(tmp_path / "index")
-    hits = Searcher(service, gallery).search("a red circle", 3)
-    text = page("<a red circle>", hits, gallery.facts["videos"])
+    opened = VideoIndex.open(tmp_path / "index")
+    hits = Searcher(service, opened).search("a red circle", 3)
+    text = page("<a red circle>", hits, opened.metadata["videos"])
     assert text.count("data:image/jpeg;base64,") == 3 and "&lt;a red circle&gt;" in text
     assert "http" not in text and "<script" not in text
     assert all(hit.video in text for hit in hits)
@@ -180,10 +180,10 @@ def test_page_shows_frames_and_links_to_nothing(service: Service, videos: Path, 
 
 def test_the_verbs_index_and_search(project: Path, videos: Path, tmp_path: Path) -> None:
     run, index, checkpoint = CliRunner(), str(tmp_path / "index"), str(project / "models/msrvtt_ret")
-    made = run.invoke(app, ["index", str(videos), "--checkpoint", checkpoint, "--index", index])
-    assert made.exit_code == 0 and "11 videos, 11 encoded now, 0 removed" in made.stdout
-    asked = ["search", "a red circle", "--checkpoint", checkpoint, "--index", index, "-k", "2"]
-    shown = run.invoke(app, [*asked, "--html", str(tmp_path / "page.html"), "--json"])
-    hits = json.loads(shown.stdout)
+    indexed = run.invoke(app, ["index", str(videos), "--checkpoint", checkpoint, "--index", index])
+    assert indexed.exit_code == 0 and "11 videos, 11 encoded now, 0 removed" in indexed.stdout
+    query_command = ["search", "a red circle", "--checkpoint", checkpoint, "--index", index, "-k", "2"]
+    printed = run.invoke(app, [*query_command, "--html", str(tmp_path / "page.html"), "--json"])
+    hits = json.loads(printed.stdout)
     assert len(hits) == 2 and all((videos / hit["video"]).is_file() for hit in hits)
     assert hits[0]["video"] in (tmp_path / "page.html").read_text()

@@ -1,4 +1,4 @@
-"""Small checkpoints of every task, with the texts that they know."""
+"""Small checkpoints of every task, and the texts of their vocabulary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint answers as a service what the evaluation finds, sees no file outside of its folder, and travels alone."""
+"""A service gives the evaluation's results, reads no file outside its folder, and needs nothing but its package."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .conftest import ANSWERS, PREPROCESSING, TESTS, TEXTS
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two videos; another file lies beside it."""
+    """A folder with two videos; another file is beside it."""
     folder = tmp_path_factory.mktemp("media") / "videos"
     folder.mkdir()
     shutil.copy(TESTS / "goldens" / "l_clip.mp4", folder / "one.mp4")
@@ -50,60 +50,60 @@ def service(checkpoints: Path, task: str, videos: Path) -> Service:
 
 
 def test_answers_are_those_of_the_evaluation(checkpoints, videos):
-    asked = service(checkpoints, "qa", videos)
+    loaded = service(checkpoints, "qa", videos)
     table = pandas.DataFrame(
         {"video": ["two.mp4", "one.mp4", "two.mp4"], "question": [TEXTS[1], TEXTS[3], TEXTS[3]]}, index=[7, 8, 9]
     )
-    found = asked.ask(table)
+    results = loaded.ask(table)
     two = Record(
         "two", videos / "two.mp4", questions=(Question(0, TEXTS[1], "red", "what"), Question(1, TEXTS[3], "red", "what"))
     )
     one = Record("one", videos / "one.mp4", questions=(Question(2, TEXTS[3], "red", "what"),))
-    expected = evaluate_qa(asked.model, [two, one], asked.tokenizer, ANSWERS, PREPROCESSING).predictions
-    assert list(found.index) == [7, 8, 9]
-    assert list(found.answer) == [expected[0].predicted, expected[2].predicted, expected[1].predicted]
-    assert found.probability[9] == pytest.approx(expected[1].top[0][1], abs=1e-6)
-    assert found.top_answers[7] == [answer for answer, _ in expected[0].top]
+    expected = evaluate_qa(loaded.model, [two, one], loaded.tokenizer, ANSWERS, PREPROCESSING).predictions
+    assert list(results.index) == [7, 8, 9]
+    assert list(results.answer) == [expected[0].predicted, expected[2].predicted, expected[1].predicted]
+    assert results.probability[9] == pytest.approx(expected[1].top[0][1], abs=1e-6)
+    assert results.top_answers[7] == [answer for answer, _ in expected[0].top]
 
 
 def test_scores_are_those_of_the_evaluation(checkpoints, videos):
-    asked = service(checkpoints, "retrieval", videos)
+    loaded = service(checkpoints, "retrieval", videos)
     pairs = [(video, text) for text in TEXTS for video in ("one.mp4", "two.mp4")]
-    found = asked.ask(pandas.DataFrame(pairs, columns=["video", "caption"]))
+    results = loaded.ask(pandas.DataFrame(pairs, columns=["video", "caption"]))
     records = [Record("one", videos / "one.mp4", captions=tuple(TEXTS)), Record("two", videos / "two.mp4")]
-    expected = evaluate_retrieval(asked.model, records, asked.tokenizer, PREPROCESSING)
-    np.testing.assert_allclose(found.score.to_numpy().reshape(4, 2), expected.scores, atol=1e-6)
-    np.testing.assert_allclose(found.similarity.to_numpy().reshape(4, 2), expected.similarities, atol=1e-6)
+    expected = evaluate_retrieval(loaded.model, records, loaded.tokenizer, PREPROCESSING)
+    np.testing.assert_allclose(results.score.to_numpy().reshape(4, 2), expected.scores, atol=1e-6)
+    np.testing.assert_allclose(results.similarity.to_numpy().reshape(4, 2), expected.similarities, atol=1e-6)
 
 
 @pytest.mark.parametrize(("task", "columns"), [("prompter", ["similarity"]), ("pretrain", ["score", "similarity"])])
 def test_models_before_the_fine_tuning_score_captions_too(checkpoints, videos, task, columns):
-    found = service(checkpoints, task, videos).ask(pandas.DataFrame({"video": ["one.mp4"], "caption": [TEXTS[0]]}))
-    assert list(found.columns) == columns
+    results = service(checkpoints, task, videos).ask(pandas.DataFrame({"video": ["one.mp4"], "caption": [TEXTS[0]]}))
+    assert list(results.columns) == columns
 
 
 @pytest.mark.parametrize("name", ["../secret.mp4", "link.mp4", "/etc/passwd", "x/../../secret.mp4"])
 def test_a_file_outside_of_the_folder_is_refused(checkpoints, videos, name):
-    with pytest.raises(DataError, match="lies outside of the folder of videos"):
+    with pytest.raises(DataError, match="outside the folder of videos"):
         service(checkpoints, "retrieval", videos).ask(pandas.DataFrame({"video": [name], "caption": [TEXTS[0]]}))
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
-        ({"video": "none.mp4", "caption": "a"}, "'none.mp4': there is no such file"),
-        ({"video": "a\0b", "caption": "a"}, "is no path"),
-        ({"video": "https://host/x.mp4", "caption": "a"}, "there is no such file"),
+        ({"video": "none.mp4", "caption": "a"}, "'none.mp4': not found"),
+        ({"video": "a\0b", "caption": "a"}, "not a valid path"),
+        ({"video": "https://host/x.mp4", "caption": "a"}, "not found in the folder of videos"),
         ({"video": "one.mp4", "caption": "  "}, "rows 0: caption is empty"),
         ({"video": "one.mp4"}, "no column caption; it needs video and caption"),
         ({"video": "bad.mp4", "caption": "a"}, "bad.mp4"),
     ],
 )
-def test_a_bad_row_is_named_without_the_folder(checkpoints, videos, row, said):
+def test_a_bad_row_is_named_without_the_folder(checkpoints, videos, row, message):
     (videos / "bad.mp4").write_text("no video")
     with pytest.raises(DataError) as caught:
         service(checkpoints, "retrieval", videos).ask(pandas.DataFrame([row]))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(videos) not in str(caught.value)
 
 
@@ -142,10 +142,10 @@ def test_a_packed_model_answers_as_its_signature_says(packed, videos):
     import mlflow
 
     model = mlflow.pyfunc.load_model(str(packed), model_config={"media_root": str(videos)})
-    found = model.predict(pandas.DataFrame({"video": ["one.mp4"], "question": [TEXTS[1]]}))
-    assert list(found.columns) == model.metadata.signature.outputs.input_names()
+    results = model.predict(pandas.DataFrame({"video": ["one.mp4"], "question": [TEXTS[1]]}))
+    assert list(results.columns) == model.metadata.signature.outputs.input_names()
     assert model.metadata.signature.inputs.input_names() == ["video", "question"]
-    with pytest.raises(mlflow.MlflowException, match="outside of the folder") as caught:
+    with pytest.raises(mlflow.MlflowException, match="outside the folder") as caught:
         model.predict(pandas.DataFrame({"video": ["../secret.mp4"], "question": [TEXTS[1]]}))
     assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
 
@@ -169,7 +169,7 @@ def test_a_server_that_was_told_no_folder_reads_no_video(packed, videos, monkeyp
 
 
 def outside(requirements: Iterable[str]) -> set[str]:
-    """The modules of this environment that an environment made from these requirements would not have."""
+    """Return the modules of this environment that an environment with only these requirements would not have."""
     seen: set[tuple[str, frozenset[str]]] = set()
     queue = [Requirement(line) for line in requirements]
     while queue:
@@ -184,14 +184,14 @@ def outside(requirements: Iterable[str]) -> set[str]:
         seen.add(key)
         queue += [n for n in needs if not n.marker or any(n.marker.evaluate({"extra": e}) for e in ("", *one.extras))]
     inside = {name for name, _ in seen}
-    found = metadata.packages_distributions()
-    return {module for module, names in found.items() if not {canonicalize_name(name) for name in names} & inside}
+    results = metadata.packages_distributions()
+    return {module for module, names in results.items() if not {canonicalize_name(name) for name in names} & inside}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "column"), [("qa", "question"), ("retrieval", "caption")])
 def test_a_packed_model_answers_where_only_its_requirements_are_installed(checkpoints, videos, tmp_path, task, column):
-    """It is loaded in a process that has no path to this checkout, and finds no module of any other package."""
+    """The model is loaded in a process without a path to this checkout and without modules of other packages."""
     package.save(checkpoints / task, tmp_path / task, frames="uniform", max_text_tokens=20)
     missing = outside((tmp_path / task / "requirements.txt").read_text().split())
     assert {"horovod", "dvc", "prefect", "great_expectations"} <= missing
@@ -203,8 +203,8 @@ find = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *where: None if name.partition(".")[0] in missing.split() else find(name, *where)
 import pandas, mlflow
 model = mlflow.pyfunc.load_model(folder, model_config={"media_root": videos})
-found = model.predict(pandas.DataFrame({"video": ["one.mp4"], column: ["what moves to the left ?"]}))
-assert list(found.columns) == model.metadata.signature.outputs.input_names()
+results = model.predict(pandas.DataFrame({"video": ["one.mp4"], column: ["what moves to the left ?"]}))
+assert list(results.columns) == model.metadata.signature.outputs.input_names()
 import alpro
 assert alpro.__file__.startswith(folder), alpro.__file__
 """
@@ -233,7 +233,7 @@ def champion(request: pytest.FixtureRequest, checkpoints: Path, tmp_path: Path) 
 
 @pytest.fixture
 def served(champion: tuple[str, str, str], videos: Path, tmp_path: Path) -> Iterator[str]:
-    """`mlflow models serve` of the champion; gives its address."""
+    """Serve the champion with `mlflow models serve`; yield its address."""
     uri, name, _ = champion
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -290,8 +290,8 @@ def test_a_champion_is_loaded_by_its_alias(champion, videos, monkeypatch):
     uri, name, column = champion
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     model = mlflow.pyfunc.load_model(f"models:/{name}@champion", model_config={"media_root": str(videos)})
-    found = model.predict(pandas.DataFrame({"video": ["one.mp4", "two.mp4"], column: TEXTS[:2]}))
-    assert len(found) == 2 and list(found.columns) == model.metadata.signature.outputs.input_names()
+    results = model.predict(pandas.DataFrame({"video": ["one.mp4", "two.mp4"], column: TEXTS[:2]}))
+    assert len(results) == 2 and list(results.columns) == model.metadata.signature.outputs.input_names()
 
 
 def _post(address: str, column: str, rows: list[list[str]]) -> tuple[int, dict]:

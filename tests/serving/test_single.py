@@ -1,4 +1,4 @@
-"""Single inputs: a question or texts about one video give the evaluation's numbers; what can't be used is one clear line."""
+"""Inference on one video gives the evaluation's results; unusable input is reported in one line."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from .conftest import ANSWERS, PREPROCESSING, TEXTS, VIDEO
 
 def test_ask_gives_the_evaluations_five_likeliest_answers(checkpoints):
     model = load(checkpoints / "qa")
-    found = ask(model, VIDEO, TEXTS[1])
+    results = ask(model, VIDEO, TEXTS[1])
     record = Record("one", VIDEO, questions=(Question(0, TEXTS[1], "red", "what"),))
     expected = evaluate_qa(model.model, [record], model.tokenizer, ANSWERS, PREPROCESSING).predictions[0].top
-    assert tuple((a.answer, a.probability) for a in found) == expected
-    assert sum(a.probability for a in found) == pytest.approx(1)  # a list of three answers
+    assert tuple((a.answer, a.probability) for a in results) == expected
+    assert sum(a.probability for a in results) == pytest.approx(1)  # a list of three answers
 
 
 def test_match_gives_the_evaluations_scores(checkpoints):
     model = load(checkpoints / "retrieval")
-    found = match(model, str(VIDEO), TEXTS)
+    results = match(model, str(VIDEO), TEXTS)
     expected = evaluate_retrieval(model.model, [Record("one", VIDEO, captions=tuple(TEXTS))], model.tokenizer, PREPROCESSING)
-    assert [m.text for m in found] == TEXTS
-    assert [m.probability for m in found] == pytest.approx(expected.scores[:, 0].tolist(), abs=1e-6)
-    assert [m.similarity for m in found] == pytest.approx(expected.similarities[:, 0].tolist(), abs=1e-6)
+    assert [m.text for m in results] == TEXTS
+    assert [m.probability for m in results] == pytest.approx(expected.scores[:, 0].tolist(), abs=1e-6)
+    assert [m.similarity for m in results] == pytest.approx(expected.similarities[:, 0].tolist(), abs=1e-6)
     assert match(load(checkpoints / "prompter"), VIDEO, TEXTS[:1])[0].probability is None
 
 
@@ -44,10 +44,10 @@ def test_an_official_file_answers_like_our_own_checkpoint(checkpoints, tmp_path)
     export_official(load_model(checkpoints / "qa")[0], folder / "ckpt/model_step_best.pt")
     named = {"tokenizer": checkpoints / "text", "answers": checkpoints / "answers.json"}
     own = ask(load(checkpoints / "qa"), VIDEO, TEXTS[1])
-    for place in (folder, folder / "ckpt/model_step_best.pt"):
-        found = ask(load(place, **named), VIDEO, TEXTS[1])[: len(own)]
-        assert [a.answer for a in found] == [a.answer for a in own]
-        assert [a.probability for a in found] == pytest.approx([a.probability for a in own], abs=1e-6)
+    for checkpoint in (folder, folder / "ckpt/model_step_best.pt"):
+        results = ask(load(checkpoint, **named), VIDEO, TEXTS[1])[: len(own)]
+        assert [a.answer for a in results] == [a.answer for a in own]
+        assert [a.probability for a in results] == pytest.approx([a.probability for a in own], abs=1e-6)
 
 
 def test_frames_and_text_tokens_are_those_of_the_training(checkpoints, tmp_path):
@@ -66,9 +66,9 @@ def test_frames_and_text_tokens_are_those_of_the_training(checkpoints, tmp_path)
 
 
 def test_a_checkpoint_of_the_wrong_task_is_refused(checkpoints):
-    with pytest.raises(CheckpointError, match="a retrieval checkpoint answers no questions; give one of task qa"):
+    with pytest.raises(CheckpointError, match="a retrieval checkpoint cannot answer questions; use one of task qa"):
         ask(load(checkpoints / "retrieval"), VIDEO, TEXTS[1])
-    with pytest.raises(CheckpointError, match="a qa checkpoint matches no texts"):
+    with pytest.raises(CheckpointError, match="a qa checkpoint cannot match texts"):
         match(load(checkpoints / "qa"), VIDEO, TEXTS)
 
 
@@ -88,9 +88,9 @@ def test_what_an_official_file_does_not_carry_must_be_named(checkpoints, tmp_pat
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "qa.pt"
     export_official(load_model(checkpoints / "qa")[0], file)
-    with pytest.raises(CheckpointError, match=r"qa\.pt: has no answer list with it; name its train_ans2label\.json"):
+    with pytest.raises(CheckpointError, match=r"qa\.pt: has no answer list; pass its train_ans2label\.json"):
         load(file)
-    with pytest.raises(DataError, match="ext/bert-base-uncased: holds neither"):
+    with pytest.raises(DataError, match="ext/bert-base-uncased: contains neither"):
         load(file, answers=checkpoints / "answers.json")
     (tmp_path / "long.json").write_text(json.dumps({f"word{n}": n for n in range(1600)}))
     with pytest.raises(CheckpointError, match="the answer list has 1600 answers, the checkpoint's head 1500 classes"):
@@ -101,13 +101,13 @@ def test_what_an_official_file_does_not_carry_must_be_named(checkpoints, tmp_pat
 
 def test_the_commands_print_a_table_or_json(checkpoints):
     run = CliRunner().invoke
-    shown = run(app, ["ask", str(VIDEO), TEXTS[1], "--checkpoint", str(checkpoints / "qa")])
-    assert shown.exit_code == 0, shown.output
-    assert len(shown.stdout.splitlines()) == 3 and all(" %  " in line for line in shown.stdout.splitlines())
+    printed = run(app, ["ask", str(VIDEO), TEXTS[1], "--checkpoint", str(checkpoints / "qa")])
+    assert printed.exit_code == 0, printed.output
+    assert len(printed.stdout.splitlines()) == 3 and all(" %  " in line for line in printed.stdout.splitlines())
     listed = json.loads(run(app, ["ask", str(VIDEO), TEXTS[1], "--checkpoint", str(checkpoints / "qa"), "--json"]).stdout)
-    assert [row["answer"] for row in listed] == [line.split()[-1] for line in shown.stdout.splitlines()]
-    shown = run(app, ["match", str(VIDEO), *TEXTS, "--checkpoint", str(checkpoints / "retrieval")])
-    assert [line.split(maxsplit=3)[-1] for line in shown.stdout.splitlines()[1:]] == TEXTS
+    assert [row["answer"] for row in listed] == [line.split()[-1] for line in printed.stdout.splitlines()]
+    printed = run(app, ["match", str(VIDEO), *TEXTS, "--checkpoint", str(checkpoints / "retrieval")])
+    assert [line.split(maxsplit=3)[-1] for line in printed.stdout.splitlines()[1:]] == TEXTS
     command = ["match", str(VIDEO), *TEXTS[:2], "--checkpoint", str(checkpoints / "retrieval"), "--json"]
     listed = json.loads(run(app, command).stdout)
     assert [row["text"] for row in listed] == TEXTS[:2] and set(listed[0]) == {"text", "probability", "similarity"}
