@@ -1,4 +1,4 @@
-"""What tests that look at pages need: Chromium, node, and playwright-core where node finds it."""
+"""The browser of the page tests: Chromium, driven by node with playwright-core."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 def missing() -> str | None:
-    """What the browser lacks: `npm install playwright-core` somewhere, and NODE_PATH pointing at its node_modules."""
+    """Return what is missing, or None. (`npm install playwright-core`, and set NODE_PATH to its node_modules.)"""
     if CHROMIUM is None:
         return "no Chromium on PATH"
     if shutil.which("node") is None:

@@ -79,11 +79,11 @@ class Clone:
         return {name: yaml.safe_load((self.root / name).read_text()) for name in LOCKS}
 
     def metrics(self) -> dict[str, object]:
-        """The report's figures."""
+        """Return the metrics of the report."""
         return json.loads((self.root / "reports" / "summary.json").read_text())
 
     def processes(self) -> list[str]:
-        """What still runs with the clone as its directory."""
+        """Return the processes that still run in the clone."""
         found = []
         for process in psutil.process_iter(["cwd", "cmdline", "status"]):
             if process.info["cwd"] == str(self.root) and process.info["status"] != psutil.STATUS_ZOMBIE:

@@ -76,7 +76,7 @@ def test_what_shows_a_switch_is_a_test_that_exists(row: list[str]) -> None:
 
 
 def test_every_departure_with_two_sides_is_a_row() -> None:
-    """What recipes `official` and `paper` say differently, but for paths, is in the table."""
+    """Every parameter in which recipes `official` and `paper` differ, except paths, is in the table."""
     sides = {name: leaves(json.loads(json.dumps(side).replace(f"models/{name}/", ""))) for name, side in SIDES.items()}
     differ = {
         path for path, value in sides["official"].items() if not isinstance(value, dict) and sides["paper"].get(path) != value

@@ -1,4 +1,4 @@
-"""What users of the released code (salesforce/ALPRO) bring along: its configuration files, turned into our parameters."""
+"""Conversion of configuration files of the released code (salesforce/ALPRO) to params.yaml."""
 
 from alpro.config.released.configs import Imported, import_configs
 

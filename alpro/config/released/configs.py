@@ -1,11 +1,11 @@
-"""Released configuration files into params.yaml: recipe `official` with their values, and an account of every key.
+"""Imports released configuration files: recipe `official` with their values, and a report on every key.
 
-    found = import_configs(["config_release/msrvtt_ret.json"], name="mine")
-    print(found)                        # what each key became, and why some have no effect
-    found.write("params.yaml")
+    imported = import_configs(["config_release/msrvtt_ret.json"], name="mine")
+    print(imported)                     # the parameters that each key sets, and why some have no effect
+    imported.write("params.yaml")
 
-What a file leaves out stays as in recipe `official`. The files that a configuration names (`model_config`,
-`visual_model_cfg`) are read with it where they are found.
+Parameters that a file does not set stay as in recipe `official`. Model files that a configuration refers to
+(`model_config`, `visual_model_cfg`) are read too if they exist.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NAMED_FILES = {"model_config": TEXT_RULES, "visual_model_cfg": VIDEO_RULES}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What became of one key: the parameters that it set, or why it set none."""
+    """The result for one key: the parameters that it sets, or the reason why it sets none."""
 
     file: str
     key: str
@@ -42,17 +42,17 @@ class Entry:
     why: str
 
     def __str__(self) -> str:
-        given = f"{self.key} = {json.dumps(self.value)}"
-        given = given if len(given) <= 60 else f"{given[:57]}..."
+        setting = f"{self.key} = {json.dumps(self.value)}"
+        setting = setting if len(setting) <= 60 else f"{setting[:57]}..."
         if not self.sets:
-            return f"  {given:60}  {self.why}"
-        made = ", ".join(f"{path}: {json.dumps(value)}" for path, value in self.sets.items())
-        return f"  {given:60}  {made}{f' ({self.why})' if self.why else ''}"
+            return f"  {setting:60}  {self.why}"
+        parameters = ", ".join(f"{path}: {json.dumps(value)}" for path, value in self.sets.items())
+        return f"  {setting:60}  {parameters}{f' ({self.why})' if self.why else ''}"
 
 
 @dataclass
 class Imported:
-    """Complete parameters, and what each key of the files became."""
+    """A complete set of parameters, and the result for each key of the files."""
 
     params: dict[str, Any]
     files: list[str]
@@ -61,26 +61,26 @@ class Imported:
     def __str__(self) -> str:
         lines = []
         for file in dict.fromkeys(entry.file for entry in self.entries):
-            of_file = [entry for entry in self.entries if entry.file == file]
+            entries = [entry for entry in self.entries if entry.file == file]
             for title, chosen in (
-                ("parameters", [e for e in of_file if e.sets]),
-                ("no parameter, or no effect", [e for e in of_file if not e.sets]),
+                ("parameters", [e for e in entries if e.sets]),
+                ("no parameter, or no effect", [e for e in entries if not e.sets]),
             ):
                 if chosen:
                     lines += [f"{file}: {title}", *map(str, chosen)]
         return "\n".join(lines)
 
     def write(self, path: str | Path) -> None:
-        """Write them as params.yaml, as a whole or not at all."""
-        head = f"# From {', '.join(self.files)}, on recipe `{BASE}`.\n"
+        """Write the parameters as params.yaml, atomically."""
+        head = f"# Imported from {', '.join(self.files)}; other values are those of recipe `{BASE}`.\n"
         atomic_write(path, head + yaml.safe_dump(self.params, sort_keys=False, allow_unicode=True, width=120))
 
 
 def import_configs(files: Sequence[str | Path], name: str = "imported") -> Imported:
-    """Turn released configuration files into one set of parameters, called `name`.
+    """Convert released configuration files to one set of parameters with the recipe name `name`.
 
-    Raises ConfigError, with one line a fault, for a file that is none, an unknown key (with the nearest known name), a value
-    that has no like here, and files that want different values for one parameter.
+    Raises ConfigError, one line per fault, for a file that is no configuration, an unknown key, a value that is not
+    supported here, and files that set one parameter to different values.
     """
     base = yaml.safe_load(path_of(BASE).read_text(encoding="utf-8"))
     importer = _Importer(_renamed(base, f"models/{BASE}/", f"models/{name}/") | {"recipe": name})
@@ -99,17 +99,17 @@ def import_configs(files: Sequence[str | Path], name: str = "imported") -> Impor
 
 
 class _Importer:
-    """Goes through files, and collects parameters, entries and faults."""
+    """Reads files and collects parameters, entries and faults."""
 
     def __init__(self, params: dict[str, Any]) -> None:
         self.params = params
         self.entries: list[Entry] = []
         self.faults: list[str] = []
-        self.named: set[Path] = set()  # model files that a configuration named
-        self._given: dict[str, tuple[Any, str]] = {}  # parameters that a file set, with the file
+        self.named: set[Path] = set()  # model files that a configuration refers to
+        self._set_by: dict[str, tuple[Any, str]] = {}  # parameter -> (value, file that set it)
 
     def training(self, path: Path, content: Mapping[str, Any]) -> None:
-        """A configuration of one of the trainings."""
+        """Import the configuration of a training."""
         try:
             kind, data = training_of(content)
             at = f"finetune.{data}" if data else kind
@@ -126,26 +126,26 @@ class _Importer:
                 self._key(path, content, key, value, RULES, kind, at, data)
 
     def model(self, path: Path, content: Mapping[str, Any]) -> None:
-        """A model file by itself."""
+        """Import a model file that no configuration refers to."""
         if "hidden_size" in content:
             self._model(path, content, TEXT_RULES, None, "")
         elif content.get("cls") == "TimeSformer":
             self._model(path, content, VIDEO_RULES, None, "")
         else:
             self.faults.append(
-                f"{path}: no configuration of the released code: neither train_datasets nor a model's sizes in it"
+                f"{path}: not a configuration of the released code: it has neither train_datasets nor model sizes"
             )
 
     def _named(self, path: Path, key: str, value: Any, kind: Kind, at: str) -> None:
-        places = [Path(value), path.parent / Path(value).name] if isinstance(value, str) else []
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
-            why = f"not found here; what it holds stays as in recipe {BASE}"
+        candidates = [Path(value), path.parent / Path(value).name] if isinstance(value, str) else []
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if file is None:
+            why = f"file not found; its parameters stay as in recipe {BASE}"
             self.entries.append(Entry(str(path), key, value, {}, why))
             return
-        self.named.add(found.resolve())
-        self.entries.append(Entry(str(path), key, value, {}, f"read: {found}"))
-        self._model(found, _read(found), NAMED_FILES[key], kind, at)
+        self.named.add(file.resolve())
+        self.entries.append(Entry(str(path), key, value, {}, f"read: {file}"))
+        self._model(file, _read(file), NAMED_FILES[key], kind, at)
 
     def _model(self, path: Path, content: Mapping[str, Any], rules: Mapping[str, Any], kind: Kind | None, at: str) -> None:
         for key, value in content.items():
@@ -163,19 +163,19 @@ class _Importer:
         data: str,
     ) -> None:
         if key not in rules:
-            self.faults.append(f"{path}: {key}: no key of the released code{nearest(key, [*rules, *NAMED_FILES])}")
+            self.faults.append(f"{path}: {key}: not a key of the released code{nearest(key, [*rules, *NAMED_FILES])}")
             return
         rule, names = rule_of(rules, key, kind), {"at": at, "data": data}
         if isinstance(rule, Nothing):
             self._enter(path, key, value, {}, rule.why.format(**names))
         elif isinstance(rule, Only):
             if value is not None and value != rule.value:
-                self.faults.append(f"{path}: {key}: {json.dumps(value)} can't be had here, only {rule.value} ({rule.why})")
-            self._enter(path, key, value, {}, f"its only value here: {rule.why}")
+                self.faults.append(f"{path}: {key}: {json.dumps(value)} is not supported, only {rule.value} ({rule.why})")
+            self._enter(path, key, value, {}, f"the only supported value: {rule.why}")
         elif value is None:
-            self._enter(path, key, value, {}, f"not given: stays as in recipe {BASE}")
+            self._enter(path, key, value, {}, f"null: stays as in recipe {BASE}")
         elif not at and any("{at}" in parameter for parameter in rule.changes):
-            self._enter(path, key, value, {}, "belongs to the trainings whose files name this one; import one of them")
+            self._enter(path, key, value, {}, "set for the trainings that refer to this file; import one of them")
         else:
             try:
                 sets = {parameter.format(**names): change(value, content) for parameter, change in rule.changes.items()}
@@ -185,18 +185,18 @@ class _Importer:
             self._enter(path, key, value, sets, rule.note.format(**names))
 
     def _enter(self, path: Path, key: str, value: Any, sets: Mapping[str, Any], why: str) -> None:
-        for parameter, wanted in sets.items():
-            before, file = self._given.setdefault(parameter, (wanted, str(path)))
-            if before != wanted:
+        for parameter, new in sets.items():
+            before, file = self._set_by.setdefault(parameter, (new, str(path)))
+            if before != new:
                 self.faults.append(
-                    f"{path}: {key}: {parameter} can't be both {json.dumps(wanted)} and {json.dumps(before)} ({file}); "
-                    "import the files one by one"
+                    f"{path}: {key}: {parameter} cannot be both {json.dumps(new)} and {json.dumps(before)} ({file}); "
+                    "import the files separately"
                 )
-            _put(self.params, parameter, wanted)
+            _set_parameter(self.params, parameter, new)
         self.entries.append(Entry(str(path), key, value, sets, why))
 
 
-def _put(params: dict[str, Any], parameter: str, value: Any) -> None:
+def _set_parameter(params: dict[str, Any], parameter: str, value: Any) -> None:
     *sections, last = parameter.split(".")
     here = params
     for section in sections:
@@ -205,7 +205,7 @@ def _put(params: dict[str, Any], parameter: str, value: Any) -> None:
 
 
 def _renamed(value: Any, old: str, new: str) -> Any:
-    """The same with every text that starts with `old` starting with `new`."""
+    """Return the value with the prefix `old` of every text replaced by `new`."""
     if isinstance(value, dict):
         return {key: _renamed(inner, old, new) for key, inner in value.items()}
     if isinstance(value, list):

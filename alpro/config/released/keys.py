@@ -1,8 +1,8 @@
-"""What becomes of each key of the released configuration files and options (config_release/*.json, log/args.json).
+"""One rule for each key of the released configuration files and options (config_release/*.json, log/args.json).
 
-A key sets parameters (`To`), has one possible value here (`Only`), or has no effect (`Nothing`), with the reason: most of
-those are parsed by the released code itself and never used. Where trainings differ, a key has a rule for each kind of them.
-`{at}` stands for the training's section in params.yaml, `{data}` for the data set.
+A key sets parameters (`To`), has one supported value (`Only`), or has no effect (`Nothing`). Most keys without effect are
+parsed by the released code and never used. If trainings differ, a key has one rule per kind of training. `{at}` stands for
+the section of the training in params.yaml, `{data}` for the dataset.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Change = Callable[[Any, Mapping[str, Any]], Any]
 
 @dataclass(frozen=True)
 class To:
-    """Sets parameters, each to what a function makes of the value and the whole file.
+    """The key sets parameters; a function computes each from the key's value and the whole file.
 
-    The function raises ValueError, which says what is possible, for a value that has no like here.
+    The function raises ValueError with the supported values if a value is not supported.
     """
 
     changes: Mapping[str, Change]
@@ -29,7 +29,7 @@ class To:
 
 @dataclass(frozen=True)
 class Only:
-    """Has one value here; another one is refused, as it would make another model or training."""
+    """The key has one supported value; another one would give a different model or training."""
 
     value: Any
     why: str
@@ -37,7 +37,7 @@ class Only:
 
 @dataclass(frozen=True)
 class Nothing:
-    """Has no effect here."""
+    """The key has no effect here."""
 
     why: str
 
@@ -46,7 +46,7 @@ Rule = To | Only | Nothing
 
 
 def rule_of(rules: Mapping[str, Rule | Mapping[str, Rule]], key: str, kind: Kind | None) -> Rule:
-    """The rule of a key in a training of this kind. Raises KeyError for an unknown key."""
+    """Return the rule of a key for a kind of training. Raises KeyError for an unknown key."""
     rule = rules[key]
     if isinstance(rule, Mapping):
         return rule.get(str(kind)) or rule["corpora" if kind in ("prompter", "pretrain") else "downstream"]
@@ -54,12 +54,12 @@ def rule_of(rules: Mapping[str, Rule | Mapping[str, Rule]], key: str, kind: Kind
 
 
 def to(path: str, note: str = "") -> To:
-    """A value taken as it is."""
+    """Return a rule that copies the value."""
     return To({path: lambda value, _: value}, note)
 
 
 def choice(paths: Mapping[str, Mapping[Any, Any]], note: str = "") -> To:
-    """One of some values, each with ours."""
+    """Return a rule that maps each supported value to a value of the parameter."""
 
     def chooser(choices: Mapping[Any, Any]) -> Change:
         def change(value: Any, _: Mapping[str, Any]) -> Any:
@@ -73,8 +73,8 @@ def choice(paths: Mapping[str, Mapping[Any, Any]], note: str = "") -> To:
 
 
 def objective(name: str) -> dict[str, Rule]:
-    """A loss that is on or off in pre-training, and has its fixed place elsewhere."""
-    on = Only(1, "the prompter's only loss") if name == "vtc" else Only(0, "the prompter is trained by VTC alone")
+    """Return the rules of a loss that can be turned off in pre-training only."""
+    on = Only(1, "the prompter's only loss") if name == "vtc" else Only(0, "the prompter is trained with VTC only")
     fixed = Nothing("fine-tuning has its own losses")
     return {"prompter": on, "pretrain": choice({f"pretrain.objectives.{name}": {0: 0.0, 1: 1.0}}), "downstream": fixed}
 
@@ -82,20 +82,20 @@ def objective(name: str) -> dict[str, Rule]:
 def _visual_weights(value: Any, _: Mapping[str, Any]) -> str:
     if value != "vit_base_patch16_224":
         raise ValueError(
-            "must be vit_base_patch16_224; for other weights write a file like recipes/init/imagenet.yaml and name it in init.*"
+            "must be vit_base_patch16_224; for other weights, write a file like recipes/init/imagenet.yaml and set init.* to it"
         )
     return "recipes/init/imagenet.yaml"
 
 
 def _same_dropout(value: Any, file: Mapping[str, Any]) -> Any:
     if value != file.get("attention_probs_dropout_prob", value):
-        raise ValueError("must equal attention_probs_dropout_prob, as model.dropout is both")
+        raise ValueError("must equal attention_probs_dropout_prob, as model.dropout sets both")
     return value
 
 
-CLASSIFIER = "the released classifier has two layers, the hidden one twice as wide, whatever this says; so has ours"
-CLIPBERT = "left over from ClipBERT; the released code never uses it"
-OPTION = "no parameter: an option of `alpro evaluate`"
+CLASSIFIER = "ignored by the released code, whose classifier always has a hidden layer of twice the width; same here"
+CLIPBERT = "a remnant of ClipBERT that the released code never uses"
+OPTION = "an option of `alpro evaluate`"
 
 RULES: dict[str, Rule | Mapping[str, Rule]] = {
     # --- texts, frames ---
@@ -108,8 +108,8 @@ RULES: dict[str, Rule | Mapping[str, Rule]] = {
             "the released code decodes straight to crop_img_size in fine-tuning; {at}.decode_size would use it"
         ),
     },
-    "img_pixel_mean": Only([0.48145466, 0.4578275, 0.40821073], "the checkpoints' own"),
-    "img_pixel_std": Only([0.26862954, 0.26130258, 0.27577711], "the checkpoints' own"),
+    "img_pixel_mean": Only([0.48145466, 0.4578275, 0.40821073], "the values of the checkpoints"),
+    "img_pixel_std": Only([0.26862954, 0.26130258, 0.27577711], "the values of the checkpoints"),
     "img_input_format": Only("RGB", "videos are decoded as RGB"),
     "frm_sampling_strategy": choice(
         {
@@ -118,11 +118,11 @@ RULES: dict[str, Rule | Mapping[str, Rule]] = {
         },
         "in evaluation `rand` becomes the released `uniform`",
     ),
-    "fps": Nothing("handed to the reader of video files and never used there: frames are counted, not seconds"),
-    "train_n_clips": Only(1, "the released code refuses any other number"),
-    "inference_n_clips": Only(1, "one clip a video"),
-    "max_n_example_per_group": Only(1, "one text a clip"),
-    "score_agg_func": Nothing("it joins the scores of several clips, and there is one"),
+    "fps": Nothing("passed to the video reader and never used there"),
+    "train_n_clips": Only(1, "the released code accepts no other number"),
+    "inference_n_clips": Only(1, "one clip per video"),
+    "max_n_example_per_group": Only(1, "one text per clip"),
+    "score_agg_func": Nothing("combines the scores of several clips, but there is one"),
     "random_sample_clips": Nothing(CLIPBERT),
     # --- model, weights ---
     "tokenizer_dir": To({"text.tokenizer": lambda value, _: str(PurePosixPath(value))}),
@@ -133,20 +133,20 @@ RULES: dict[str, Rule | Mapping[str, Rule]] = {
     "e2e_weights_path": {
         "prompter": to("init.prompter", "the released training of the prompter fails on it"),
         "pretrain": to("init.pretrain"),
-        "downstream": to("init.finetune", "one for all fine-tunings"),
+        "downstream": to("init.finetune", "one value for all fine-tunings"),
     },
     "teacher_weights_path": {"corpora": to("init.teacher"), "downstream": Nothing("fine-tuning has no prompter")},
-    "bert_weights_path": Nothing("handed on and never read; recipes/init names BERT for both encoders"),
-    "timesformer_model_cfg": Nothing("never read; visual_model_cfg is"),
-    "clip_init": Only(0, "CLIP's weights are of another model"),
-    "model_type": Only("pretrain", "the released code knows no other"),
+    "bert_weights_path": Nothing("never read; recipes/init sets BERT for both encoders"),
+    "timesformer_model_cfg": Nothing("never read; visual_model_cfg is used"),
+    "clip_init": Only(0, "CLIP's weights belong to another model"),
+    "model_type": Only("pretrain", "the released code has no other"),
     "entity_file_path": to("entities.source"),
     "num_entities": to("entities.number"),
-    "num_labels": Nothing("max(answers, 1500) takes its place in the released code; here the answer list's length"),
+    "num_labels": Nothing("the released code uses max(answers, 1500); here it is the length of the answer list"),
     "classifier": Nothing(CLASSIFIER),
     "cls_hidden_scale": Nothing(CLASSIFIER),
-    "loss_type": Nothing("overwritten in the released code; cross-entropy in both"),
-    "dropout": Nothing("never read: the rate is the model's (hidden_dropout_prob, model.dropout)"),
+    "loss_type": Nothing("overwritten by the released code; cross-entropy in both"),
+    "dropout": Nothing("never read; hidden_dropout_prob sets model.dropout"),
     # --- objectives ---
     "use_itc": objective("vtc"),
     "use_itm": objective("vtm"),
@@ -155,35 +155,35 @@ RULES: dict[str, Rule | Mapping[str, Rule]] = {
     # --- optimisation ---
     "train_batch_size": to("{at}.batch_size"),
     "val_batch_size": {
-        "corpora": Nothing("validation takes train_batch_size"),
-        "downstream": Nothing("no figure depends on it; evaluate.{data}.batch_pairs bounds the memory of validation"),
+        "corpora": Nothing("validation uses train_batch_size"),
+        "downstream": Nothing("does not affect results; evaluate.{data}.batch_pairs limits the memory of validation"),
     },
     "eval_retrieval_batch_size": {
-        "corpora": Nothing("pre-training retrieves nothing"),
+        "corpora": Nothing("pre-training has no retrieval"),
         "downstream": to("evaluate.{data}.batch_pairs", "pairs of validation and evaluation"),
     },
     "gradient_accumulation_steps": to("{at}.accumulation"),
     "num_train_epochs": to("{at}.epochs"),
     "learning_rate": to("{at}.learning_rate"),
-    "weight_decay": Nothing("never handed to the released optimizer; {at}.weight_decay would apply it, as recipe paper does"),
-    "optim": Only("adamw", "AdamW as the released code writes it"),
+    "weight_decay": Nothing("never passed to the released optimizer; {at}.weight_decay applies it, as in recipe paper"),
+    "optim": Only("adamw", "AdamW as implemented by the released code"),
     "betas": To({"{at}.betas": lambda value, _: [float(beta) for beta in value]}),
     "decay": Only("linear", "linear warm-up and decay"),
-    "step_decay_epochs": Nothing("only the decay multi_step reads it, which the options do not offer"),
+    "step_decay_epochs": Nothing("read only by the decay multi_step, which the options do not offer"),
     "warmup_ratio": to("{at}.warmup_ratio"),
     "grad_norm": to("{at}.grad_clip"),
     "cnn_lr_decay": Nothing(CLIPBERT),
     "transformer_lr_mul": Nothing(CLIPBERT),
-    "fp16": choice({"{at}.precision": {0: "fp32", 1: "fp16"}}, "torch's autocast in place of apex"),
+    "fp16": choice({"{at}.precision": {0: "fp32", 1: "fp16"}}, "torch's autocast instead of apex"),
     "seed": to("seed"),
-    # --- the course of a training ---
+    # --- running a training ---
     "num_valid": to("{at}.validations"),
-    "min_valid_steps": Nothing("rounds the steps between two validations up; here they are spread evenly over the training"),
-    "save_steps_ratio": Nothing("resume state is written by the clock: {at}.save_every_s"),
+    "min_valid_steps": Nothing("rounds the validation interval up; here validations are evenly spaced"),
+    "save_steps_ratio": Nothing("resume state is saved at time intervals: {at}.save_every_s"),
     "log_interval": to("{at}.log_every"),
     "n_workers": to("loader.workers"),
-    "num_workers": Nothing("never read: the released code reads n_workers; here loader.workers"),
-    "pin_mem": Nothing("memory is pinned where there is a GPU"),
+    "num_workers": Nothing("never read; n_workers sets loader.workers"),
+    "pin_mem": Nothing("memory is pinned if there is a GPU"),
     "data_ratio": Only(1.0, "shorten the annotation file instead"),
     "debug": Only(0, "`alpro train ... --max-steps N` stops early"),
     "output_dir": Nothing("an option of `alpro train`: --output; models/<recipe> in the pipeline"),
@@ -192,7 +192,7 @@ RULES: dict[str, Rule | Mapping[str, Rule]] = {
     "num_train_steps": Nothing("follows from the epochs"),
     "valid_steps": Nothing("follows from the validations"),
     # --- inference ---
-    "do_inference": Nothing("`alpro evaluate` in place of `alpro train`"),
+    "do_inference": Nothing("use `alpro evaluate` instead of `alpro train`"),
     "inference_model_step": Nothing(f"{OPTION}: --step"),
     "inference_split": Nothing(f"{OPTION}: the name of --annotations; evaluate.{{data}}.split"),
     "inference_txt_db": Nothing(f"{OPTION}: --annotations"),
@@ -207,20 +207,20 @@ TEXT_RULES: dict[str, Rule | Mapping[str, Rule]] = {
     "intermediate_size": to("model.intermediate"),
     "fusion_layer": to("model.text_layers"),
     "num_hidden_layers": To(
-        {"model.fusion_layers": lambda value, file: value - file.get("fusion_layer", 6)}, "less fusion_layer"
+        {"model.fusion_layers": lambda value, file: value - file.get("fusion_layer", 6)}, "minus fusion_layer"
     ),
     "vocab_size": to("model.vocab_size"),
     "max_position_embeddings": to("model.max_positions"),
     "hidden_dropout_prob": To({"model.dropout": _same_dropout}),
     "attention_probs_dropout_prob": to("model.dropout"),
-    "hidden_act": Only("gelu", "the exact form, in both towers"),
+    "hidden_act": Only("gelu", "the exact form, in both encoders"),
     "layer_norm_eps": Only(1e-12, "BERT's"),
     "initializer_range": Only(0.02, "at width 768, scaled with the width"),
-    "model_type": Only("bert", "text and multimodal encoder are BERT's two halves"),
+    "model_type": Only("bert", "the text and multimodal encoders are the two halves of BERT"),
     "pad_token_id": Only(0, "BERT's"),
     "type_vocab_size": Only(2, "BERT's"),
     "itc_token_type": Only("cls", "VTC compares the [CLS] tokens"),
-    "encoder_width": Nothing("the width of a cross-attention that ALPRO does not have"),
+    "encoder_width": Nothing("width of a cross-attention that ALPRO does not have"),
 }
 VIDEO_RULES: dict[str, Rule | Mapping[str, Rule]] = {
     "cls": Only("TimeSformer", "the only video encoder"),
@@ -229,9 +229,9 @@ VIDEO_RULES: dict[str, Rule | Mapping[str, Rule]] = {
     "attn_drop_rate": Only(0, "no dropout in the video encoder"),
     "drop_rate": Only(0, "no dropout in the video encoder"),
     "use_maxpooling": Only(False, "tokens are averaged over time"),
-    "maxpool_kernel_size": Nothing("without use_maxpooling there is no such pooling"),
+    "maxpool_kernel_size": Nothing("used only with use_maxpooling"),
     "gradient_checkpointing": choice(
         {"{at}.gradient_checkpointing": {False: "none", True: "official"}},
-        "`official` loses the gradients that the released code loses; `exact` keeps them",
+        "`official` drops the same gradients as the released code; `exact` keeps them",
     ),
 }

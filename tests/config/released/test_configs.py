@@ -104,14 +104,14 @@ def test_all_files_together_make_one_set(folder: Path) -> None:
     assert found.params["corpora"]["webvid2m"]["train"] == "data/webvid2m/txt/train.csv"
     assert "convert it to .csv" in str(found)
     other = changed(folder, "didemo_ret.json", e2e_weights_path="other.pt")
-    with pytest.raises(ConfigError, match=r"init\.finetune can't be both .*import the files one by one"):
+    with pytest.raises(ConfigError, match=r"init\.finetune cannot be both .*import the files separately"):
         import_configs([folder / "msrvtt_ret.json", other])
 
 
 def test_keys_that_nothing_reads_say_so(folder: Path) -> None:
     shown = str(import_configs([folder / "msvd_qa.json"]))
     for key, why in (
-        ("num_workers", "never read"), ("weight_decay", "never handed to the released optimizer"), ("dropout", "never read"),
+        ("num_workers", "never read"), ("weight_decay", "never passed to the released optimizer"), ("dropout", "never read"),
         ("num_labels", "max(answers, 1500)"), ("resize_size", "straight to crop_img_size"), ("cnn_lr_decay", "never uses it"),
     ):  # fmt: skip
         (line,) = [line for line in shown.splitlines() if line.startswith(f"  {key} = ")]
@@ -153,13 +153,13 @@ def test_a_data_set_of_ones_own_starts_from_the_sets_of_its_task(folder: Path) -
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("msrvtt_ret.json", {"learning_rte": 1}, r"learning_rte: no key of the released code; did you mean 'learning_rate'"),
-        ("msrvtt_ret.json", {"img_input_format": "BGR"}, r'img_input_format: "BGR" can\'t be had here, only RGB'),
+        ("msrvtt_ret.json", {"learning_rte": 1}, r"learning_rte: not a key of the released code; did you mean 'learning_rate'"),
+        ("msrvtt_ret.json", {"img_input_format": "BGR"}, r'img_input_format: "BGR" is not supported, only RGB'),
         ("msrvtt_ret.json", {"frm_sampling_strategy": "middle"}, "frm_sampling_strategy.*must be headtail or rand"),
-        ("msrvtt_ret.json", {"train_n_clips": 4}, "train_n_clips: 4 can't be had here"),
+        ("msrvtt_ret.json", {"train_n_clips": 4}, "train_n_clips: 4 is not supported"),
         ("msrvtt_ret.json", {"train_batch_size": 0}, r"finetune\.msrvtt_ret\.batch_size"),
         ("msrvtt_ret.json", {"train_datasets": []}, "must list objects with a name"),
-        ("msrvtt_ret.json", {"train_datasets": [{"name": "x", "txt": "a/t.jsonl", "img": "v"}]}, r"called train\.jsonl"),
+        ("msrvtt_ret.json", {"train_datasets": [{"name": "x", "txt": "a/t.jsonl", "img": "v"}]}, r"named train\.jsonl"),
         ("msrvtt_qa.json", {"ans2label_path": "elsewhere.json"}, r"must be data/msrvtt_qa/txt/train_ans2label\.json"),
         ("pretrain_alpro.json", {"visual_weights_path": "swin"}, "must be vit_base_patch16_224; for other weights"),
         ("pretrain_alpro.json", {"val_datasets": [{"name": "x", "ann": "x.csv"}]}, "x is not among train_datasets"),
@@ -179,7 +179,7 @@ def test_files_that_are_none_are_refused(folder: Path) -> None:
     for file, message in (
         ("x.json", "not valid JSON"),
         ("none.json", "not found"),
-        ("y.json", "no configuration of the released code"),
+        ("y.json", "not a configuration of the released code"),
     ):
         with pytest.raises(ConfigError, match=message):
             import_configs([file])
@@ -193,4 +193,4 @@ def test_the_command_writes_the_parameters_and_says_what_became_of_the_keys(fold
 
 def test_a_model_file_that_is_not_there_is_said(folder: Path) -> None:
     (folder / "base_model.json").unlink()
-    assert "not found here; what it holds stays as in recipe official" in str(import_configs([folder / "msrvtt_ret.json"]))
+    assert "file not found; its parameters stay as in recipe official" in str(import_configs([folder / "msrvtt_ret.json"]))
