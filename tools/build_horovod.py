@@ -61,8 +61,8 @@ def wheel_key(torch: str, switch: str, python_tag: str | None = None, machine: s
     """Return the name of a wheel's folder: Horovod, torch, Python, platform with C library, GPU switch, recipe."""
     python_tag = python_tag or f"cp{sys.version_info.major}{sys.version_info.minor}"
     machine = machine or "-".join((sysconfig.get_platform(), *platform.libc_ver()))
-    parts = (f"horovod-{VERSION}", f"torch-{torch}", python_tag, machine, switch, f"r{RECIPE}")
-    return re.sub(r"[^A-Za-z0-9.+_-]", "_", "-".join(parts))
+    fields = (f"horovod-{VERSION}", f"torch-{torch}", python_tag, machine, switch, f"r{RECIPE}")
+    return re.sub(r"[^A-Za-z0-9.+_-]", "_", "-".join(fields))
 
 
 def cached(key: str) -> Path | None:

@@ -48,8 +48,8 @@ class Lock:
                     raise LockHeld(path.read_text(encoding="utf-8").strip() or "another process") from None
                 except FileNotFoundError:
                     continue  # its last holder removed the file while we tried to lock it
-        _held.add(self)
         path.write_text(f"{holder or this_process()}\n", encoding="utf-8")
+        _held.add(self)
 
     def release(self) -> None:
         """Free the lock and remove its file. A second call does nothing."""
@@ -74,5 +74,5 @@ def take_lock(path: Path, task: str, error: type[AlproError], wait_s: float = 0.
 
 
 def this_process() -> str:
-    """Describe this process for somebody who waits for it: number, host and time."""
+    """Describe this process for others that want the lock: number, host and time."""
     return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"

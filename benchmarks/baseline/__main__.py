@@ -71,7 +71,6 @@ def _run(folder: Path, raw: dict, task: str, init: str, seed: int) -> dict:
 
 def _alpro(params: Path, verb: list[str]) -> None:
     """Run an `alpro` command with these parameters, on as many processes as they say."""
-    """Run an `alpro` command with these parameters, on as many processes as they say."""
     subprocess.run([sys.executable, "-m", "alpro", "launch", "--params", str(params), "--", *verb], check=True)
 
 

@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, named to the others, and free as soon as it is dead, whatever children it has left."""
+"""Locks: one holder at a time, which is named to others. The lock is free when its holder dies, even with live children."""
 
 from __future__ import annotations
 

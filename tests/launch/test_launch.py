@@ -45,7 +45,7 @@ def under_way(behaviour: str) -> Iterator[tuple[subprocess.Popen[str], list[psut
         process.stdout.close()
 
 
-def test_the_command_is_horovodruns_with_everything_from_the_parameters() -> None:
+def test_the_horovodrun_command_has_all_options_from_the_parameters() -> None:
     settings = Launch(processes=8, hosts="one:4,two:4", threads=3, start_timeout_s=60)
     try:
         command = commands.horovodrun_command(settings, ["python", "-m", "alpro", "train"])
@@ -82,7 +82,7 @@ def test_hosts_that_are_this_machine_are_reached_over_loopback() -> None:
 
 
 @needs_horovod
-def test_output_streams_and_a_good_end_is_a_good_end() -> None:
+def test_output_is_streamed_and_success_gives_exit_code_0() -> None:
     lines = done(world(2, [*WORKER, "well"])).splitlines()
     assert lines[0].startswith("alpro launch: ") and "horovodrun" in lines[0]
     assert "ended at step 20" in lines and "rank 1: ended at step 20" in lines

@@ -463,9 +463,9 @@ def test_a_second_run_fails_and_names_the_holder(tmp_path: Path) -> None:
     assert first.stdout is not None
     assert first.stdout.readline() == "up\n"
     second = hold(tmp_path, "true")
-    _, said = second.communicate()
+    _, errors = second.communicate()
     assert second.returncode == 3
-    assert f"process {first.pid}" in said and f"kill {first.pid}" in said
+    assert f"process {first.pid}" in errors and f"kill {first.pid}" in errors
     first.send_signal(signal.SIGTERM)
     first.communicate()
     assert first.returncode == 128 + signal.SIGTERM
@@ -548,8 +548,8 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_file_in_a_stages_output_stops_the_run_and_is_named(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = output.parents[2]
     assert stray_files.prepare_repro(root, "") == 1
-    said = capsys.readouterr().err
-    assert "models/text/mine.txt" in said and "EDITED=keep" in said and "EDITED=discard" in said
+    errors = capsys.readouterr().err
+    assert "models/text/mine.txt" in errors and "EDITED=keep" in errors and "EDITED=discard" in errors
     assert output.exists()
     assert not (root / stray_files.UNFINISHED).exists()
 
@@ -599,8 +599,8 @@ def test_a_port_in_use_is_one_line(
         free.close()
         assert make_ui.main() == 1
         port = taken.getsockname()[1]
-    said = capsys.readouterr().err
-    assert said.startswith(f"ui: port {port} cannot be used") and f"make ui {variable}={port + 1}" in said
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"ui: port {port} cannot be used") and f"make ui {variable}={port + 1}" in errors
 
 
 @pytest.mark.usefixtures("signals")
