@@ -23,7 +23,8 @@ def main(behaviour: str, fault_file: str = os.devnull) -> None:
     step = 0
     while not (behaviour == "well" and step == BAD_STEP):
         step += 1
-        heartbeat.beat("computing", step, BAD_STEP if behaviour == "well" else None)
+        total = BAD_STEP if behaviour == "well" else None
+        heartbeat.beat("computing", step, total)
         if last and step == BAD_STEP:
             Path(fault_file).touch()
             if behaviour == "raises":
@@ -35,6 +36,7 @@ def main(behaviour: str, fault_file: str = os.devnull) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             if behaviour == "stalls":
                 signal.pause()
+        heartbeat.beat("exchange", step, total)  # as in a training: a stalled rank has sent fewer than those that wait for it
         if distributed.any_true(heartbeat.stop_asked()) and behaviour != "deaf":
             time.sleep(LATE_S if behaviour == "late" else 0)
             break
