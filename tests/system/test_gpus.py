@@ -106,7 +106,7 @@ def test_what_torch_counts_here_is_what_the_launcher_counts(monkeypatch: pytest.
 
 @pytest.mark.parametrize("setting", [{"hosts": "one:4"}, {"min_processes": 2, "discovery": "hosts.sh"}])
 def test_several_hosts_need_a_number_of_processes(setting: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"needs launch\.processes: how many over all hosts"):
+    with pytest.raises(ValueError, match=r"needs launch\.processes, the number of processes on all hosts"):
         Launch(processes=None, **setting)  # type: ignore[arg-type]
 
 
