@@ -93,14 +93,14 @@ class Checkpointer:
 
     def _gather(self, training: Resumable) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         """Return the state of all ranks, the same on every rank, and the tensors."""
-        parts = training.state_dict()
-        ranks = distributed.gather_objects({**parts["rank"], "samples": self.uncommitted_ids})
+        state = training.state_dict()
+        ranks = distributed.gather_objects({**state["rank"], "samples": self.uncommitted_ids})
         samples = [
-            {"step": of_ranks[0][0], "processes": len(ranks), "ids": [name for _, ids in of_ranks for name in ids]}
-            for of_ranks in zip(*(rank.pop("samples") for rank in ranks), strict=True)
+            {"step": rank_steps[0][0], "processes": len(ranks), "ids": [name for _, ids in rank_steps for name in ids]}
+            for rank_steps in zip(*(rank.pop("samples") for rank in ranks), strict=True)
         ]
         logged = self.samples is not None or self.commit_every > 0
-        return {**parts["shared"], "ranks": ranks, "samples": samples if logged else []}, parts["tensors"]
+        return {**state["shared"], "ranks": ranks, "samples": samples if logged else []}, state["tensors"]
 
     def _commit(self, state: dict[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         if self.commit_every:

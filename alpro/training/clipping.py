@@ -28,7 +28,7 @@ def exchange_and_clip(
     losses = torch.stack([micro.losses for micro in micro_steps])
     if distributed.size() > 1 and not scaler.is_enabled():
         spread_non_finite(parameters, losses)
-    own = [p.grad for p in parameters if p.grad is not None]  # not changed: the exchange creates new tensors
+    own_gradients = [p.grad for p in parameters if p.grad is not None]  # not changed: the exchange creates new tensors
     distributed.exchange_gradients(parameters, settings.compression)
     gradients = [p.grad for p in parameters if p.grad is not None]
     if scaler.is_enabled():
@@ -44,4 +44,4 @@ def exchange_and_clip(
         return norm, False
     if scaler.is_enabled() and not bad_loss and scaler.get_scale() > 1:
         return 0.0, True
-    raise NonFiniteError(describe_non_finite(loss_names, micro_steps, own))
+    raise NonFiniteError(describe_non_finite(loss_names, micro_steps, own_gradients))

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 
-def seed_everything(*parts: int | str) -> None:
-    """Seed the generators of Python, NumPy and torch from any parts, such as the seed and the rank."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+def seed_everything(*key: int | str) -> None:
+    """Seed the generators of Python, NumPy and torch from a key, such as the seed and the rank."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     seed = int.from_bytes(digest[:8], "little") % 2**63
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -55,10 +55,10 @@ def restore(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def isolated(*parts: int | str) -> Iterator[None]:
+def isolated(*key: int | str) -> Iterator[None]:
     """Seed the generators for the block inside, and restore their states afterwards."""
     before = capture()
-    seed_everything(*parts)
+    seed_everything(*key)
     try:
         yield
     finally:

@@ -75,7 +75,7 @@ def run_training(
 def section(params: Params, stage: str, task: str | None) -> Training:
     """Return the parameters of a stage. Raises ConfigError for an unknown stage or task."""
     if stage not in STAGES:
-        raise ConfigError(f"stage {stage!r} is none of {', '.join(STAGES)}")
+        raise ConfigError(f"unknown stage {stage!r}; use one of {', '.join(STAGES)}")
     if stage != "finetune":
         return params.prompter if stage == "prompter" else params.pretrain
     if task not in params.finetune:

@@ -1,6 +1,6 @@
 """One process of an elastic world: a toy training over planned samples. `... FOLDER SAMPLES SECONDS_A_STEP`.
 
-The first rank logs the samples of every committed step, and each process leaves rank and host in FOLDER/processes/<pid>.
+Rank 0 logs the samples of every committed step. Each process writes its rank and host to FOLDER/processes/<pid>.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One of two processes with two of golden h's four pairs each: `... OUT.json`.
 
-Twice: as this package gathers, and with the gather of Horovod 0.28.1 itself, whose backward averages over ranks.
+Computed twice: with the gather of this package, and with that of Horovod 0.28.1, whose backward averages over ranks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def half(batch: Batch) -> Batch:
 
 
 def gradients(batch: Batch) -> dict[str, Any]:
-    """Loss of each rank; norm and probe of every exchanged gradient."""
+    """Return the loss of each rank, and norm and probe of every exchanged gradient."""
     model = fresh("prompter", num_frames=2, num_entities=5)
     output = model(batch)
     output.total.backward()
@@ -38,12 +38,12 @@ def gradients(batch: Batch) -> dict[str, Any]:
 if __name__ == "__main__":
     distributed.init()
     batch = half(batch_of(json.loads((GOLDENS / "h_horovod_itc.json").read_text())))
-    found = {"hvd_sum": gradients(batch)}
+    results = {"hvd_sum": gradients(batch)}
     import horovod.torch as horovod
 
     distributed.gather = lambda x, sizes=None: horovod.allgather(x, name="as_horovod_does")
-    found["hvd_avg"] = gradients(batch)
+    results["hvd_avg"] = gradients(batch)
     if distributed.rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(found))
+        Path(sys.argv[1]).write_text(json.dumps(results))
     distributed.barrier()
     distributed.shutdown()

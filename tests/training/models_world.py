@@ -1,6 +1,6 @@
-"""The four real models, small, on one process of a world: the gradients of one step, as the optimizer would get them.
+"""Gradients of one step of the four models, in small sizes, on one process of a world.
 
-As a script: `python -m tests.training.models_world OUT.pt [TASK ...]`. Dropout is off and VTM's negatives are handed in.
+As a script: `python -m tests.training.models_world OUT.pt [TASK ...]`. Dropout is off and VTM's negatives are fixed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SIZES = Model(
 )  # fmt: skip
 LOSSES = {
     "prompter": ("vtc",), "pretrain": ("vtc", "vtm", "mlm", "pem"), "retrieval": ("vtc", "vtm"), "qa": ("qa",),
-    "counted": ("mlm", "pem"),  # pre-training by those losses alone that are means over uneven counts
+    "counted": ("mlm", "pem"),  # pre-training with only the losses that are means over uneven counts
 }  # fmt: skip
 
 
 def batch_of(rows: slice) -> Batch:
-    """Rows of one global batch; masked tokens and known answers are spread unevenly."""
+    """Return rows of one global batch; masked tokens and labelled answers are distributed unevenly."""
     g = torch.Generator().manual_seed(9)
     pixels = torch.randint(0, 256, (ROWS, 2, 3, 32, 32), generator=g).to(torch.uint8)
     ids = torch.randint(5, 60, (ROWS, 7), generator=g)
@@ -51,14 +51,14 @@ def batch_of(rows: slice) -> Batch:
 
 
 class WithNegatives(nn.Module):
-    """A model whose VTM negatives are handed in: each row's is its neighbour, on this process in a world of up to four."""
+    """A model with fixed VTM negatives: each row's neighbour, which is on the same process in a world of up to four."""
 
     def __init__(self, task: str) -> None:
         super().__init__()
         arguments: dict[str, Any] = {"prompter": {"num_entities": 4}, "qa": {"num_answers": 3}}.get(task, {})
         kind = "pretrain" if task == "counted" else task
         if kind == "pretrain":
-            # of the kept crops, which the threshold lets be few, there are different numbers on each rank
+            # the threshold keeps few crops, and a different number on each rank
             objectives = Objectives(vtm=0.5) if task == kind else Objectives(vtc=0, vtm=0)
             arguments = {"num_entities": 4, "objectives": objectives, "pem": PEM(threshold=0.344)}
         self.task, self.inner = task, build_model(kind, num_frames=2, config=SIZES, seed=3, **arguments)
@@ -77,7 +77,7 @@ class WithNegatives(nn.Module):
 
 
 class OneStep:
-    """A task of which only the first step's gradients are wanted."""
+    """A task for the gradients of a single step."""
 
     metrics, flops_per_clip = ("score",), 0.0
 
@@ -91,25 +91,25 @@ class OneStep:
 def gradients(
     kind: torch.dtype = torch.float32, part: slice | None = None, tasks: Iterable[str] = LOSSES, **changes: Any
 ) -> dict[str, dict[str, Any]]:
-    """Losses, counts and gradients of each task, of the whole world's batch, or of a part of it."""
+    """Return losses, counts and gradients of each task, for the whole world's batch or a part of it."""
     share = ROWS // distributed.size()
     mine = batch_of(part or slice(distributed.rank() * share, (distributed.rank() + 1) * share))
     mine = replace(mine, pixels=normalize(mine.pixels).to(kind))
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for task in tasks:
-        made: Any = OneStep(task, kind)
-        engine = Engine(made, settings(validations=1, **changes), seed=1)
-        made.model.train()
-        parts: Tensor = engine._backward(mine, _Requests(False, False))
+        toy: Any = OneStep(task, kind)
+        engine = Engine(toy, settings(validations=1, **changes), seed=1)
+        toy.model.train()
+        losses: Tensor = engine._backward(mine, _Requests(False, False))
         distributed.exchange_gradients(engine.parameters)
-        counts = {name: int(count) for name, count in made.model(mine).counts.items()}
-        found[task] = {
-            "losses": distributed.all_reduce(parts, "mean"),
+        counts = {name: int(count) for name, count in toy.model(mine).counts.items()}
+        results[task] = {
+            "losses": distributed.all_reduce(losses, "mean"),
             "counts": distributed.gather_objects(counts),
             "places": distributed.gather_objects((distributed.rank(), distributed.local_rank())),
             "gradients": {name: p.grad for name, p in engine.model.named_parameters() if p.requires_grad},
         }
-    return found
+    return results
 
 
 if __name__ == "__main__":

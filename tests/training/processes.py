@@ -1,4 +1,4 @@
-"""Processes for tests: forked children that can be killed, and worlds under the launcher."""
+"""Processes for tests: forked children to kill, and worlds under the launcher."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ needs_horovod = pytest.mark.skipif(
 
 
 def made_project(folder: Path, params: dict[str, Any]) -> None:
-    """A folder with these parameters and what a training of recipe tiny needs, made from them."""
+    """Make a folder with these parameters and the inputs of a training of recipe tiny."""
     shutil.copytree(ROOT / "recipes", folder / "recipes")
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -38,7 +38,7 @@ def made_project(folder: Path, params: dict[str, Any]) -> None:
 
 @contextmanager
 def forked(job: Callable[[], object]) -> Iterator[int]:
-    """A child that does a job, killed at the end; without the seconds that importing torch takes."""
+    """Run a job in a forked child, which is killed at the end; a fork saves the import of torch."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -81,7 +81,7 @@ def world(
 
 
 def ended(process: subprocess.Popen[str], fault_file: Path, within_s: float = 30) -> tuple[str, str]:
-    """Wait for a world of which a rank, at the fault, touches a file: all of it must end soon after. Output and stderr."""
+    """Wait for a world in which a rank touches a file at a fault: it must end soon after. Return output and stderr."""
     until_s = time.monotonic() + 600
     while not fault_file.exists():
         assert process.poll() is None and time.monotonic() < until_s, process.communicate()
@@ -97,13 +97,13 @@ def ended(process: subprocess.Popen[str], fault_file: Path, within_s: float = 30
 
 
 def first_failure(errors: str) -> str:
-    """The first line on stderr that tells of a failure."""
+    """Return the first line on stderr that reports a failure."""
     telling = re.compile(r"error|exception|traceback|fail|fault|exit|abort|kill|ended|not finite", re.IGNORECASE)
     return next(line for line in errors.splitlines() if telling.search(line))
 
 
 def done(process: subprocess.Popen[str], timeout_s: float = 900) -> str:
-    """Wait for a world that is to end well; its output."""
+    """Wait for a world that must succeed and return its output."""
     output, _ = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, output
     return output

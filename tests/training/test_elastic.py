@@ -1,4 +1,4 @@
-"""Elastic trainings: processes are lost and join, and each sample counts once in what was committed."""
+"""Elastic trainings: processes are lost and join, and each sample is committed exactly once."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 600) -> None:
 
 
 class Hosts:
-    """The hosts that there are, three names of this machine with a slot each at first, and the program that lists them."""
+    """The available hosts, at first three names of this machine with one slot each, and the program that lists them."""
 
     names = ("localhost", "127.0.0.1", socket.gethostname())
 
@@ -85,13 +85,13 @@ class Hosts:
         self.file.write_text("".join(f"{name}:{number}\n" for name, number in slots.items()))
 
     def replace(self, lost: str) -> None:
-        """Without the host that was lost, another has a slot more."""
+        """Remove the lost host and give another one a second slot."""
         first, second = (name for name in self.names if name != lost)
         self.become({first: 2, second: 1})
 
 
 def still_runs(run: subprocess.Popen[str]) -> None:
-    """Say what it said when it ended too early for the test."""
+    """Fail with the output if the run has ended too early for the test."""
     assert run.poll() is None, run.communicate()[0]
 
 
@@ -166,7 +166,7 @@ def test_a_pre_training_that_loses_its_first_process_and_gains_another_reads_eve
     )  # fmt: skip
 
     def ranks() -> dict[str, tuple[psutil.Process, str]]:
-        """Process and host by the rank that it was started with."""
+        """Return process and host by the initial rank."""
         found = {}
         for process in psutil.Process(run.pid).children(recursive=True):
             with suppress(psutil.Error):

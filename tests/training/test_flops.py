@@ -1,4 +1,4 @@
-"""Nominal arithmetic agrees with what was counted on the real model."""
+"""Nominal FLOPs agree with those counted on the real model."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ SMALL = Model(
 
 
 def counted(run: Callable[[], object]) -> float:
-    """Floating-point operations that torch counts, with attention spelled out so that its products are seen."""
+    """Return the FLOPs that torch counts, with unfused attention so that its products are counted."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         run()
     return counter.get_total_flops()
 
 
-# Multiply-accumulates of the small model that nominal arithmetic counts and the model spares. Sizes: D 96, N 16, T 4, S = N*T.
+# Multiply-accumulates that the nominal FLOPs contain and the small model saves. Sizes: D 96, N 16, T 4, S = N*T.
 WIDTH, HIDDEN, SPACE, FUSED = 96, 384, 64, 29
 
 
 def spared_by_one_product(clips: int) -> int:
-    """In a block, as temporal_fc and the projection before it are applied at once; in so small a model that costs more."""
+    """Return the saving of a block that merges temporal_fc and the projection before it; negative in a model this small."""
     return clips * SPACE * WIDTH**2 - WIDTH**3
 
 
 def spared_by_cls_alone() -> int:
-    """In the last block of a clip: queries, their projection, the attention, and the MLP of the patches."""
+    """Return the saving of a clip's last block: queries, their projection, the attention and the MLP of the patches."""
     return 2 * SPACE * WIDTH**2 + 2 * SPACE * 17 * WIDTH + 2 * SPACE * WIDTH * HIDDEN
 
 
 def spared_by_asking_for(tokens: int) -> int:
-    """In the multimodal encoder's last layer: keys and values are made for all tokens, all else for those asked for."""
+    """Return the saving of the last multimodal layer: only keys and values are computed for all tokens."""
     return (FUSED - tokens) * (2 * WIDTH**2 + 2 * FUSED * WIDTH + 2 * WIDTH * HIDDEN)
 
 
@@ -80,7 +80,7 @@ def test_the_encoders_cost_what_torch_counts() -> None:
 
 @pytest.mark.parametrize("task", PASSES)
 def test_a_training_step_costs_what_torch_counts(task: str) -> None:
-    """But for what no one reads: see the functions above; and pixels get no gradient."""
+    """Except for the savings above, and because pixels get no gradient."""
     torch.manual_seed(0)
     heads = {"prompter": {"num_entities": 0}, "pretrain": {"num_entities": 5}, "qa": {"num_answers": 5}, "retrieval": {}}
     model = build_model(task, num_frames=4, config=SMALL, **heads[task]).train()

@@ -1,6 +1,6 @@
-"""Each training of recipe `tiny`, killed again and again at points chosen and drawn, ends in the bytes of the undisturbed one.
+"""Each training of recipe `tiny`, killed repeatedly at chosen and random points, ends in the bytes of an uninterrupted one.
 
-Worlds of 1 and 2; some 40 kills over all. `pytest -s -m slow tests/training/test_kills.py` prints points and seeds.
+World sizes 1 and 2; about 40 kills in total. `pytest -s -m slow tests/training/test_kills.py` prints points and seeds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SEED = 20211209
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with recipe tiny's data, whose trainings save after every step."""
+    """A folder with the data of recipe tiny; its trainings save after every step."""
     import alpro.training.run  # once for all forked children
 
     assert alpro.training.run.STAGES
@@ -45,16 +45,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def verb(training: str, place: str) -> list[str]:
-    return ["train", *TRAININGS[training], "--output", f"{place}/model", "--record", f"{place}/record"]
+def command(training: str, folder: str) -> list[str]:
+    return ["train", *TRAININGS[training], "--output", f"{folder}/model", "--record", f"{folder}/record"]
 
 
 def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def alone(project: Path, point: str, count: int, words: list[str], after_s: float | None = None) -> bool:
-    """One process, killed at a point or, with `after_s`, after so long; whether it came to its end."""
+def finishes(project: Path, point: str, count: int, words: list[str], after_s: float | None = None) -> bool:
+    """Run one process, killed at a point or after `after_s` seconds. Return True if it finished."""
 
     def work() -> None:
         os.chdir(project)
@@ -74,21 +74,21 @@ def alone(project: Path, point: str, count: int, words: list[str], after_s: floa
 def test_one_process_killed_at_every_point_ends_in_the_bytes_of_the_undisturbed_run(project: Path, training: str) -> None:
     whole, killed = (f"out/{training}-1-{name}" for name in ("whole", "killed"))
     began_s = time.monotonic()
-    assert alone(project, "none", 1, verb(training, whole))
+    assert finishes(project, "none", 1, command(training, whole))
     took_s = time.monotonic() - began_s
     shutil.rmtree(project / ".state", ignore_errors=True)
     draw = random.Random(f"{SEED}/{training}")
     kills = 0
     for point in POINTS[1:]:
         count = draw.randint(1, 2)
-        dead = not alone(project, point, count, verb(training, killed))
+        dead = not finishes(project, point, count, command(training, killed))
         kills += dead
         print(f"{training}: killed at {point} {count}: {dead}", flush=True)
         assert dead or (project / killed).exists()
     if not (project / killed).exists():
         after_s = took_s * draw.uniform(0.2, 0.8)
-        kills += not alone(project, "none", 1, verb(training, killed), after_s=after_s)
-        alone(project, "none", 1, verb(training, killed))
+        kills += not finishes(project, "none", 1, command(training, killed), after_s=after_s)
+        finishes(project, "none", 1, command(training, killed))
     print(f"{training}: {kills} kills (seed {SEED}/{training}), {len(digests(project / whole))} files compared")
     assert kills >= 5
     assert digests(project / killed) == digests(project / whole)
@@ -103,20 +103,20 @@ def test_two_processes_killed_end_in_the_bytes_of_the_undisturbed_run(
     monkeypatch.chdir(project)
     seed = f"{SEED}/{training}/2"
 
-    def ends(point: str, place: str) -> bool:
-        process = world(2, ["-m", "tests.training.killed", point, "1", *verb(training, place)], here=True)
+    def finishes_as_two(point: str, folder: str) -> bool:
+        process = world(2, ["-m", "tests.training.killed", point, "1", *command(training, folder)], here=True)
         output, _ = process.communicate(timeout=1800)
         assert process.returncode == 0 or (point != "none" and "ended without an error message" in output), output
         return process.returncode == 0
 
-    assert ends("none", whole)
+    assert finishes_as_two("none", whole)
     kills = []
     for point in random.Random(seed).sample(POINTS[1:], len(POINTS) - 1):
-        if ends(point, killed):
+        if finishes_as_two(point, killed):
             break
         kills.append(point)
     else:
-        assert ends("none", killed)
+        assert finishes_as_two("none", killed)
     print(f"{training}: two processes, killed at {', '.join(kills)} (seed {seed})")
     assert len(kills) >= 4
     assert digests(project / killed) == digests(project / whole)
@@ -125,10 +125,10 @@ def test_two_processes_killed_end_in_the_bytes_of_the_undisturbed_run(
 @needs_horovod
 def test_two_runs_with_four_processes_give_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    places = ("out/four-a", "out/four-b")
-    for place in places:
-        done(world(4, ["-m", "alpro", *verb("pretrain", place), "-S", "pretrain.epochs=4"], here=True))
-    first, second = (digests(project / place) for place in places)
-    history = (project / places[0] / "record/history.jsonl").read_text().splitlines()
+    folders = ("out/four-a", "out/four-b")
+    for folder in folders:
+        done(world(4, ["-m", "alpro", *command("pretrain", folder), "-S", "pretrain.epochs=4"], here=True))
+    first, second = (digests(project / folder) for folder in folders)
+    history = (project / folders[0] / "record/history.jsonl").read_text().splitlines()
     print(f"four processes, {len(history)} rows of history, {len(first)} files compared")
     assert first == second and "model/model.safetensors" in first

@@ -1,4 +1,4 @@
-"""The figures of a training's lines: rates without what was paused, utilisation of the device, and how a line reads."""
+"""The log lines of a training: rates without paused time, utilisation of the device, format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that the clock sees, in its only element."""
+    """The time that the clock reads, in its only element."""
     now_s = [100.0]
     monkeypatch.setattr(log.time, "monotonic", lambda: now_s[0])
     return now_s
@@ -25,7 +25,7 @@ def test_a_lap_counts_all_ranks_clips_and_leaves_out_what_was_paused(at: list[fl
     with clock.waiting():
         at[0] += 2
     at[0] += 6
-    with pytest.raises(OSError), clock.paused():  # a validation that fails is none the less no training time
+    with pytest.raises(OSError), clock.paused():  # a failed validation does not count as training time either
         at[0] += 30
         raise OSError
     lap = clock.lap(4, CPU)

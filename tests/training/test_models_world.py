@@ -13,7 +13,7 @@ from tests.training.models_world import LOSSES, ROWS, gradients
 from tests.training.processes import done, needs_horovod, world
 
 pytestmark = needs_horovod
-FAINT = 1e-6  # of the whole gradient: key biases have none in exact arithmetic, and what there is, is rounding
+FAINT = 1e-6  # of the whole gradient: in exact arithmetic the gradient of key biases is zero, so smaller ones are rounding
 
 
 def compare(many: dict[str, Any], one: dict[str, Any], loss_limit: float, limit: float) -> None:
@@ -55,13 +55,13 @@ def check_equal(found: dict[str, Any], tasks: Iterable[str] = LOSSES) -> None:
 
 
 def test_two_processes_of_small_batches_give_the_gradients_of_pretraining_with_one_large_batch(tmp_path: Path) -> None:
-    """Pre-training has every loss but question answering's; all tasks are among the slow tests."""
+    """Pre-training has all losses except that of question answering; the slow tests cover all tasks."""
     found = run(2, tmp_path / "out.pt", ["pretrain", "counted"])
     check_equal(found, ["pretrain", "counted"])
     check_mean_of_means(found["processes"], 2)
 
 
-TWO_HOSTS = "localhost:{0},127.0.0.1:{0}"  # two names of this machine: half of the ranks are the first on their host
+TWO_HOSTS = "localhost:{0},127.0.0.1:{0}"  # two names of this machine
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_processes_of_small_batches_give_the_gradients_of_one_large_batch(
 
 
 def check_mean_of_means(many: dict[str, Any], processes: int) -> None:
-    """`average: processes`, as the released code: each process's mean weighs the same, whatever it is a mean of."""
+    """Check `average: processes`, as in the released code: each process's mean has the same weight, whatever its count."""
     share = ROWS // processes
     for task in ("qa", "counted"):
         if task not in many:
@@ -92,4 +92,4 @@ def check_mean_of_means(many: dict[str, Any], processes: int) -> None:
                 mean = torch.stack([part["gradients"][name] for part in parts]).mean(0)
                 torch.testing.assert_close(gradient, mean, atol=1e-12, rtol=1e-10)
         exact = gradients(torch.float64, tasks=[task])[task]["losses"]
-        assert not torch.isclose(losses, exact, atol=1e-4).any(), task  # the sum, and each of its parts
+        assert not torch.isclose(losses, exact, atol=1e-4).any(), task  # the sum and each loss

@@ -1,4 +1,4 @@
-"""The optimizer and the schedule do what the released code's do (goldens i)."""
+"""Optimizer and schedule equal the released code's (goldens i)."""
 
 from __future__ import annotations
 
