@@ -112,7 +112,7 @@ def test_keys_that_nothing_reads_say_so(folder: Path) -> None:
     shown = str(import_configs([folder / "msvd_qa.json"]))
     for key, why in (
         ("num_workers", "never read"), ("weight_decay", "never passed to the released optimizer"), ("dropout", "never read"),
-        ("num_labels", "max(answers, 1500)"), ("resize_size", "straight to crop_img_size"), ("cnn_lr_decay", "never uses it"),
+        ("num_labels", "max(answers, 1500)"), ("resize_size", "straight to crop_img_size"), ("cnn_lr_decay", "never uses"),
     ):  # fmt: skip
         (line,) = [line for line in shown.splitlines() if line.startswith(f"  {key} = ")]
         assert why in line
