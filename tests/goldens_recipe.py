@@ -1,4 +1,4 @@
-"""The seeded weights and pixels of tests/goldens/README.md, and how its numbers are compared."""
+"""Seeded weights and pixels of the goldens (see tests/goldens/README.md), and access to their files."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from alpro.models import build_model
 
 GOLDENS = Path(__file__).parent / "goldens"
 NORMS = ("norm", "norm1", "norm2", "temporal_norm1", "LayerNorm")
-TIED = {  # tail of a key -> tail of the key whose value it takes
+TIED = {  # end of a key -> end of the key whose value it shares
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 
 
 def draw(name: str, shape: Iterable[int]) -> Tensor:
-    """Standard normal numbers seeded by a name."""
+    """Draw standard normal numbers, seeded by a name."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") % 2**63
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
 
 
 def value(key: str, tensor: Tensor) -> Tensor:
-    """The recipe's value of one entry of a state dict."""
+    """Return the recipe's value of an entry of a state dict."""
     for tail, source in TIED.items():
         if key.endswith(tail):
             return value(key.removesuffix(tail) + source, tensor)
@@ -47,14 +47,14 @@ def value(key: str, tensor: Tensor) -> Tensor:
 
 
 def fill(model: nn.Module) -> nn.Module:
-    """Give a model, which may lie on the meta device, the recipe's weights."""
-    made: dict[str, Tensor] = {}
+    """Load the recipe's weights into a model, which may be on the meta device."""
+    state: dict[str, Tensor] = {}
     for key, tensor in model.state_dict().items():
         source = next((key.removesuffix(tail) + s for tail, s in TIED.items() if key.endswith(tail)), key)
-        if source not in made:
-            made[source] = value(source, tensor)
-        made[key] = made[source]
-    model.load_state_dict(made, assign=True)
+        if source not in state:
+            state[source] = value(source, tensor)
+        state[key] = state[source]
+    model.load_state_dict(state, assign=True)
     for module in model.modules():
         if hasattr(module, "tie"):
             module.tie()
@@ -62,17 +62,17 @@ def fill(model: nn.Module) -> nn.Module:
 
 
 def model_of(task: str, **arguments: Any) -> nn.Module:
-    """A full-size model with the recipe's weights, in evaluation mode."""
+    """Build a full-size model with the recipe's weights, in evaluation mode."""
     return fill(build_model(task, seed=None, **arguments)).eval()
 
 
 def pixels(names: Iterable[str], frames: int, size: int = 224) -> Tensor:
-    """Normalised clips (B, T, 3, S, S)."""
+    """Return normalised clips (B, T, 3, S, S)."""
     return torch.stack([draw(f"pixels:{name}:{frames}x3x{size}x{size}", (frames, 3, size, size)) for name in names])
 
 
 def batch_of(case: dict[str, Any]) -> Batch:
-    """The inputs that a case's json describes."""
+    """Return the batch that a case's JSON describes."""
     media = "image" if case.get("type") == "img" else "video"
     if media == "image":
         clips = pixels(case["pixels"], 1, case["size"]).expand(-1, case["T"], -1, -1, -1)
@@ -91,12 +91,12 @@ def batch_of(case: dict[str, Any]) -> Batch:
 
 @cache
 def case(name: str) -> dict[str, Any]:
-    """A case's json."""
+    """Load a case's JSON."""
     return json.loads((GOLDENS / f"{name}.json").read_text())
 
 
 @cache
 def arrays(name: str) -> dict[str, np.ndarray]:
-    """A case's arrays."""
+    """Load a case's arrays."""
     with np.load(GOLDENS / f"{name}.npz") as file:
         return {key: file[key] for key in file.files}

@@ -1,8 +1,8 @@
-"""Every golden of tests/goldens compared with this code: one entry of CASES for each, used by the tests and by the table.
+"""Comparison of this code with every golden of tests/goldens: one entry of CASES each, for the tests and the parity table.
 
-A case yields differences. An output differs by the largest |got - want| / (|want| + 0.1), so that 1e-4 means: within 1e-4
-relative plus 1e-5 absolute. A gradient's norm differs relatively, a probe (its product with seeded noise, which checks the
-direction) relative to the gradient's norm; gradients under 1e-6 (key biases, whose exact gradient is zero) count absolutely.
+A case yields differences. The difference of an output is the largest |got - want| / (|want| + 0.1); 1e-4 means within 1e-4
+relative plus 1e-5 absolute. The difference of a gradient's norm is relative. That of a probe (product with seeded noise, which
+checks the direction) is relative to the gradient's norm. Gradients under 1e-6 (key biases, exactly zero) count absolutely.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MANIFESTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one quantity is from the golden's, and how far it may be."""
+    """Difference of one quantity from the golden, and its tolerance."""
 
     what: str
     error: float
@@ -50,7 +50,7 @@ Differences = Iterator[Difference]
 
 @dataclass(frozen=True)
 class Case:
-    """One golden: how to compare it, and whether that takes long."""
+    """One golden: its comparison, and True if that is slow."""
 
     compare: Callable[[], Differences]
     slow: bool
@@ -60,7 +60,7 @@ class Case:
 
 
 def output(what: str, got: Any, want: Any) -> Difference:
-    """Difference of an output."""
+    """Return the difference of an output."""
     got, want = torch.as_tensor(got, dtype=torch.float64), torch.as_tensor(want, dtype=torch.float64)
     if got.shape != want.shape:
         return Difference(f"{what}: shape {tuple(got.shape)}, not {tuple(want.shape)}", math.inf, OUTPUT)
@@ -68,12 +68,12 @@ def output(what: str, got: Any, want: Any) -> Difference:
 
 
 def exact(what: str, got: Any, want: Any) -> Difference:
-    """Difference of what must be equal: 0 or infinite."""
+    """Return the difference of values that must be equal: 0 or infinite."""
     return Difference(what, 0.0 if got == want else math.inf, 0.0)
 
 
 def statistics(what: str, tensor: Tensor, want: dict[str, Any]) -> Differences:
-    """Shape, mean, deviation, norm and largest magnitude of a tensor of which the golden keeps a slice."""
+    """Compare shape, mean, deviation, norm and largest magnitude of a tensor; the golden has only a slice of it."""
     t = tensor.detach().double()
     got = {"mean": t.mean(), "std": t.std(correction=0), "l2": t.norm(), "absmax": t.abs().max()}
     yield exact(f"{what} shape", list(tensor.shape), want["shape"])
@@ -82,7 +82,7 @@ def statistics(what: str, tensor: Tensor, want: dict[str, Any]) -> Differences:
 
 
 def gradients(model: nn.Module, want: dict[str, Any], total: float | None = None) -> Differences:
-    """Norm and probe of every parameter's gradient; None where the golden has none."""
+    """Compare norm and probe of every parameter's gradient; the golden has None for no gradient."""
     norms, probes = want["grad_l2_norm"], want["grad_probe_dot"]
     squares = 0.0
     for key, parameter in model.named_parameters():
@@ -108,7 +108,7 @@ def _model(task: str, **arguments: Any) -> Alpro:
 
 
 def fresh(task: str, **arguments: Any) -> Alpro:
-    """The recipe's model without gradients; the last one is kept for the next case."""
+    """Return the recipe's model without gradients; the last model is cached for the next case."""
     model = _model(task, **arguments)
     model.zero_grad()
     return model
@@ -140,7 +140,7 @@ def video_encoder(name: str) -> Differences:
 
 @lru_cache(maxsize=1)
 def _encoder(frames: int, size: int = 224) -> TimeSformer:
-    """The recipe's video encoder alone."""
+    """Build the recipe's video encoder."""
     with torch.device("meta"):
         encoder = TimeSformer(Model(image_size=size), frames)
     state = {key: value(f"visual_encoder.{key}", tensor) for key, tensor in encoder.state_dict().items()}
@@ -305,7 +305,7 @@ def _pretraining_outputs(model: Alpro, batch: Any, golden: dict[str, Any], saved
     yield exact("ignored by the released rule", (~official).tolist(), golden["ignore_official"])
     yield exact("ignored by the paper's rule", (~paper).tolist(), golden["ignore_rule_max_softmax_lt_0p2"])
     yield output("PEM without ignoring", pem.pem_loss(logits, labels, torch.ones(2).bool()), golden["mpm_loss_no_ignore"])
-    # null stands for the released code's 0/0 when every crop is ignored; here that is 0.
+    # null: the released code divides 0 by 0 if every crop is ignored; here the loss is 0.
     want = golden["mpm_loss_if_ignore_by_max_softmax"] or 0.0
     yield output("PEM by the paper's rule", pem.pem_loss(logits, labels, paper), want)
 
@@ -324,7 +324,7 @@ def soft_labels() -> Differences:
 
 
 def all_ignored() -> Differences:
-    """The released code gives NaN; here the loss is 0 and the gradient is zero."""
+    """The released code gives NaN; here loss and gradient are zero."""
     yield exact("the released code's loss", case("f_pretrain_all_ignored")["mpm_loss_when_all_ignored"], "nan")
     logits = torch.randn(2, 5, requires_grad=True)
     loss = pem.pem_loss(logits, torch.full((2, 5), 0.2), torch.zeros(2).bool())
@@ -362,7 +362,7 @@ def prompter_training() -> Differences:
 
 
 def two_processes(scheme: str) -> Differences:
-    """VTC of one process with 4 pairs, and of two with 2 each whose gather sums, or averages, gradients."""
+    """Compare VTC of one process with 4 pairs, and of two with 2 each, whose gather sums or averages gradients."""
     golden, model = case("h_horovod_itc"), fresh("prompter", num_frames=2, num_entities=5)
     batch = batch_of(golden)
     v = model.video_feature(model.encode_video(batch.pixels))
@@ -387,7 +387,7 @@ def two_processes(scheme: str) -> Differences:
 
 
 def pixel_normalisation() -> Differences:
-    """Also what the released code does to a batch with no value over 1: it does not divide by 255; here it is divided."""
+    """Compare normalised pixels; a batch with no value over 1 is divided by 255 here, but not in the released code."""
     golden = case("l_image_norm")
     grey = torch.tensor(golden["input"], dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 1, 1)
     yield output("normalised", normalize(grey)[..., 0, 0], golden["output_per_frame_rgb"])
@@ -449,7 +449,7 @@ def _cases() -> dict[str, Case]:
 
 CASES = _cases()
 
-# Goldens of integers, pixels and formulas, which tests of their own compare to the last digit: by the golden's name.
+# Goldens of integers, pixels and formulas: the tests that compare them exactly, by the golden's name.
 TESTED: dict[str, tuple[str, ...]] = {
     "i_adamw": (
         "tests/training/test_optim.py::test_five_steps_are_the_released_codes",
@@ -473,6 +473,6 @@ TESTED: dict[str, tuple[str, ...]] = {
 
 
 def worst(name: str) -> tuple[Difference, list[Difference]]:
-    """The difference nearest to, or furthest over, its tolerance; and all of them."""
+    """Return the difference that is largest relative to its tolerance, and all differences."""
     differences = [replace(d, error=math.inf) if math.isnan(d.error) else d for d in CASES[name].compare()]
     return max(differences, key=lambda d: d.error / d.tolerance if d.tolerance else d.error), differences

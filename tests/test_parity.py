@@ -1,4 +1,4 @@
-"""No golden is left out: each is a case of the table of parity, or compared by tests that it names."""
+"""Every golden is compared: as a case of the parity table, or by tests that `TESTED` names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.goldens_recipe import GOLDENS
 from tests.parity import CASES, TESTED
 from tests.parity_table import ROOT
 
-# what belongs to a case of another name: tensors, gradients, and the manifests' second half
+# prefixes of golden files that belong to a case of another name
 PARTS = {"state_dict_info_": "state_dict_", "state_dict_manifest_": "state_dict_"}
 
 

@@ -1,4 +1,4 @@
-"""`alpro weights`: what a checkpoint holds, official files as our own with tokenizer and answers, and back."""
+"""`alpro weights`: descriptions of checkpoints, import of official files with tokenizer and answers, and export."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from alpro.data.text.tokenizer import train_vocabulary
 from alpro.errors import CheckpointError, DataError
 from alpro.models.timesformer import resize_grid
 
-WIDE = {"width": 128, "heads": 2}  # heads of 64, which is what a file without sizes is taken to have
+WIDE = {"width": 128, "heads": 2}  # heads of width 64, as assumed for a file without sizes
 
 
 @pytest.fixture
 def wide(small):
-    """Builds small models with heads of the paper's width."""
+    """Return a function that builds small models with heads of the paper's width."""
     return lambda task, **arguments: small(
         task, config=small(task).config.model_copy(update=WIDE | arguments.pop("sizes", {})), **arguments
     )
@@ -28,7 +28,7 @@ def wide(small):
 
 @pytest.fixture
 def file(wide, tmp_path):
-    """An official question answering file with five answers, filled up to 1,500 classes."""
+    """An official question-answering file with five answers, padded to 1,500 classes."""
     export_official(wide("qa", seed=1), tmp_path / "qa.pt")
     return tmp_path / "qa.pt"
 
@@ -118,7 +118,7 @@ def test_the_commands_import_show_and_export(file, extras, tmp_path):
 
 
 def test_saved_sizes_win_over_guesses(small, tmp_path):
-    """Heads can't be read off shapes: a directory of our own says how many there are."""
+    """Shapes don't reveal the number of heads: our own directory saves it."""
     model = small("retrieval")
     save_checkpoint(tmp_path / "own", model, {})
     assert load_checkpoint(tmp_path / "own")[1]["model"]["heads"] == model.config.heads == 4

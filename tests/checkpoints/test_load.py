@@ -1,4 +1,4 @@
-"""Checkpoints: opened without running code, carried between tasks by the table, every other difference an error."""
+"""Checkpoints: opened without executing code, transferred between tasks by the table; other differences are errors."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_answer_list_of_the_wrong_length_is_refused(small):
 
 
 def test_lavis_checkpoint_goes_through_the_same_table(small, tmp_path):
-    """LAVIS wraps its state dict, writes no `.bert` level and leaves out the weights that nothing reads."""
+    """LAVIS wraps its state dict, has no `.bert` level, and omits the unused weights."""
     for task, left_out in (("retrieval", ("text_encoder.cls.", "visual_encoder.model.head.")), ("qa", ("temp", "itm_head."))):
         model = small(task, seed=4)
         state = {k.replace(".bert.", "."): v for k, v in model.state_dict().items() if not k.startswith(left_out)}
@@ -204,7 +204,7 @@ def test_pickle_with_code_is_refused_and_does_not_run(small, tmp_path, zipped):
     with pytest.raises(CheckpointError, match=r"refused.*nothing was executed"):
         load_checkpoint(path)
     assert not marker.exists()
-    torch.load(path, weights_only=False)  # the proof that it would have run
+    torch.load(path, weights_only=False)  # proves that it would have run
     assert marker.exists()
 
 
@@ -219,8 +219,8 @@ def test_bare_pickle_with_code_is_refused_and_does_not_run(tmp_path):
 def test_truncated_checkpoints_are_refused(small, tmp_path):
     torch.save(small("qa").state_dict(), tmp_path / "whole.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
-    for kept in (0, 1, 100, len(whole) // 2, len(whole) - 30):
-        (tmp_path / "cut.pt").write_bytes(whole[:kept])
+    for size in (0, 1, 100, len(whole) // 2, len(whole) - 30):
+        (tmp_path / "cut.pt").write_bytes(whole[:size])
         with pytest.raises(CheckpointError, match=r"cut\.pt: (cut short|no checkpoint)"):
             load_checkpoint(tmp_path / "cut.pt")
     save_checkpoint(tmp_path / "own", small("qa"), {})

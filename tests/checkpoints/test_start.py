@@ -65,7 +65,7 @@ def test_vit_becomes_a_video_encoder_that_copies_it_on_each_frame(small, vit):
     assert "pos_embed: 1x37x48 to 1x17x48" in str(report)
     assert "visual_encoder.model.head (2)" in str(report)
     assert encoder.pos_embed[:, 1:].equal(resize_grid(source.pos_embed[:, 1:], (6, 6), (4, 4), "bicubic"))
-    # A still clip gives what the image alone gives.
+    # A clip of one repeated frame gives the image's features.
     frame = torch.randn(1, 1, 3, 32, 32)
     clip = model.eval().encode_video(frame.expand(1, 3, -1, -1, -1))
     torch.testing.assert_close(clip, encoder(frame), rtol=1e-4, atol=1e-5)
@@ -108,7 +108,9 @@ def test_old_and_bare_bert_files_are_understood(small, tmp_path):
     torch.save(state, tmp_path / "old/pytorch_model.bin")
     (report,) = init_weights(model, Spec(text=str(tmp_path / "old")), seed=1)
     assert model.bert.layers[0].output.LayerNorm.weight.equal(bert.encoder.layer[0].output.LayerNorm.weight)
-    assert "text_encoder.cls" in str(report) and "text_encoder.bert (2)" in str(report)  # no head in it; its pooler not used
+    assert "text_encoder.cls" in str(report) and "text_encoder.bert (2)" in str(
+        report
+    )  # it has no head, and its pooler is not used
 
 
 def test_without_internet_one_line_names_the_directory_option(small, monkeypatch, tmp_path):
@@ -133,20 +135,20 @@ def test_bert_is_found_where_the_released_code_keeps_it(small, monkeypatch, tmp_
 
 
 def test_position_embedding_of_another_size_is_resized_as_init_resize_says(small, tmp_path):
-    """Over the flattened patches as the released code (golden a_resize has its rows), or over both dimensions."""
+    """Over the flattened patches as in the released code (golden a_resize has the rows), or in two dimensions."""
     source = small("pretrain", seed=1)
     torch.nn.init.normal_(source.visual_encoder.model.pos_embed)
     save_checkpoint(tmp_path / "pretrain", source, {})
     larger = small("retrieval").config.model_copy(update={"image_size": 48})
     places = source.visual_encoder.model.pos_embed[:, 1:]
-    made = {}
+    resized = {}
     for mode in ("flat_nearest", "bicubic"):
         target = small("retrieval", config=larger)
         (report,) = start(target, tmp_path / "pretrain", seed=1, resize=mode)
-        made[mode] = target.visual_encoder.model.pos_embed[:, 1:]
+        resized[mode] = target.visual_encoder.model.pos_embed[:, 1:]
         assert "pos_embed: 1x17x48 to 1x37x48" in str(report)
-    assert made["flat_nearest"].equal(places[:, [n * 16 // 36 for n in range(36)]])
-    assert made["bicubic"].equal(resize_grid(places, (4, 4), (6, 6), "bicubic"))
+    assert resized["flat_nearest"].equal(places[:, [n * 16 // 36 for n in range(36)]])
+    assert resized["bicubic"].equal(resize_grid(places, (4, 4), (6, 6), "bicubic"))
 
 
 def test_encoders_of_other_sizes_are_refused(small, vit, tmp_path):
@@ -171,7 +173,9 @@ def test_start_takes_a_spec_or_a_checkpoint(small, tmp_path):
     save_checkpoint(tmp_path / "pretrain", source, {})
     (report,) = start(target, tmp_path / "pretrain", seed=5)
     assert target.vision_proj.weight.equal(source.vision_proj.weight)
-    assert target.classifier[0].weight.equal(small("qa", seed=5).classifier[0].weight)  # what the file lacks is of the seed
+    assert target.classifier[0].weight.equal(
+        small("qa", seed=5).classifier[0].weight
+    )  # weights that the file lacks come from the seed
     assert "classifier" in str(report)
     assert start(target, INIT / "scratch.yaml", seed=5) == []
     assert target.vision_proj.weight.equal(small("qa", seed=5).vision_proj.weight)

@@ -26,22 +26,22 @@ SIZES = Model(
     embed_dim=16, vocab_size=len(WORDS) + 5, max_positions=32,
 )  # fmt: skip
 ANSWERS = {"circle": 0, "square": 1, "star": 2, "red": 3, "blue": 4, "left": 5}
-OTHER_LABELS = {answer: 5 - label for answer, label in ANSWERS.items()}  # of the data set, the checkpoint has its own
+OTHER_LABELS = {answer: 5 - label for answer, label in ANSWERS.items()}  # of the data set; the checkpoint has ANSWERS
 
 
 def write_video(path: Path, seed: int, frames: int = 8, side: int = 32) -> None:
-    """A short MPEG-4 video of a block that wanders over a coloured ground."""
+    """Write a short MPEG-4 video of a block that moves over a coloured background."""
     import av
 
     generator = np.random.default_rng(seed)
-    ground, block = generator.integers(0, 256, (2, 3))
-    place, step = generator.integers(0, side - 8, 2), generator.integers(-2, 3, 2)
+    background, block = generator.integers(0, 256, (2, 3))
+    position, step = generator.integers(0, side - 8, 2), generator.integers(-2, 3, 2)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=8)
         stream.width, stream.height, stream.pix_fmt, stream.thread_count = side, side, "yuv420p", 1
         for n in range(frames):
-            image = np.full((side, side, 3), ground, np.uint8)
-            y, x = np.clip(place + n * step, 0, side - 8)
+            image = np.full((side, side, 3), background, np.uint8)
+            y, x = np.clip(position + n * step, 0, side - 8)
             image[y : y + 8, x : x + 8] = block
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
@@ -91,7 +91,7 @@ def qa_model() -> QuestionAnswering:
 
 
 def spread(model: torch.nn.Module) -> torch.nn.Module:
-    """Larger weights, so that the scores of different pairs differ clearly."""
+    """Add noise to the weights, so that the scores of different pairs differ clearly."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():
@@ -149,7 +149,7 @@ def params(project: Path, records: list[Record]) -> Params:
 
 @pytest.fixture
 def worlds(monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """Run a function as each rank of a world at once, in threads that exchange objects as the processes would."""
+    """Return a function that runs a job as every rank of a world, in threads that exchange objects like processes."""
     return lambda size, function: _run_world(monkeypatch, size, function)
 
 

@@ -1,5 +1,6 @@
-"""MSVD-QA's test split in its shape: 13,157 questions on 504 videos, made, for a tiny model. Run under a launcher by
-test_msvd_world.py; by hand, with figures, alone or on several processes:
+"""Synthetic data with the shape of MSVD-QA's test split: 13,157 questions on 504 videos, for a tiny model.
+
+test_msvd_world.py runs it under a launcher. To run it by hand, on one or several processes:
 
     python -m tests.evaluation.msvd_world FOLDER
 """
@@ -27,7 +28,7 @@ TYPES = {"what": 8149, "who": 4552, "how": 370, "when": 58, "where": 28}
 
 
 def make(folder: Path) -> None:
-    """The vocabulary and the video files; each file serves 21 videos."""
+    """Write the vocabulary and the video files; each file serves 21 videos."""
     (folder / "text").mkdir(parents=True)
     (folder / "text/vocab.txt").write_text("\n".join([*SPECIAL, *WORDS]) + "\n")
     for n in range(FILES):
@@ -35,7 +36,7 @@ def make(folder: Path) -> None:
 
 
 def records(folder: Path) -> list[Record]:
-    """504 videos with 1 to 75 questions each, 13,157 in all, of MSVD-QA's types."""
+    """Return 504 videos with 1 to 75 questions each, 13,157 in all, of MSVD-QA's types."""
     rng = np.random.default_rng(0)
     shares = rng.gamma(2.0, size=VIDEOS)
     counts = 1 + np.floor(shares / shares.sum() * (QUESTIONS - VIDEOS)).astype(int)
@@ -67,11 +68,11 @@ def main() -> None:
     distributed.barrier()
     start = time.perf_counter()
     result = evaluate(folder)
-    taken = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     if distributed.rank() == 0:
         rows = [[p.id, p.video, p.type, p.correct, p.top] for p in result.predictions]
         write_json(folder / f"world{distributed.size()}.json", {"metrics": result.metrics(), "rows": rows})
-        print(f"{distributed.size()} processes: {len(rows)} questions in {taken:.0f} s, {result.metrics()}")
+        print(f"{distributed.size()} processes: {len(rows)} questions in {seconds:.0f} s, {result.metrics()}")
     distributed.barrier()
 
 

@@ -1,4 +1,4 @@
-"""Bootstrap: intervals cover, the same seed gives the same bits, pairs and groups are honoured."""
+"""Bootstrap: coverage of intervals, reproducibility, pairs and groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two runs are compared query by query, and only when they answered the same queries."""
+"""Two runs are compared query by query, and only if they have the same queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics: the exact ones against counting by hand, the official ones against the released code's numbers."""
+"""Metrics: ours against counting by hand, the official ones against the released code's numbers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def owners(case: str, texts: int) -> list[int]:
     return [t // 2 for t in range(texts)] if case == "two_captions" else list(range(texts))
 
 
-def same(found: dict[str, float], wanted: dict[str, float]) -> bool:
-    return found == pytest.approx({name: wanted[name] for name in NAMES}, abs=1e-9)
+def same(figures: dict[str, float], expected: dict[str, float]) -> bool:
+    return figures == pytest.approx({name: expected[name] for name in NAMES}, abs=1e-9)
 
 
 @pytest.mark.parametrize("case", ["random", "diag_boost", "ties", "two_captions"])
@@ -64,7 +64,7 @@ def test_k_retrieval_metrics_ties_and_unrounded(case: str, scores: dict[str, np.
 
 
 def test_mean_over_ties_equals_all_orders() -> None:
-    """Every order of a small gallery with equal scores, counted."""
+    """All orders of a small gallery with equal scores are counted."""
     row, right = np.array([3, 2, 2, 2, 2, 1]), [2, 4]
     ranks = metrics.rank_queries(row[None], [right])
     found = metrics.tie_metrics(ranks)["mean"]
@@ -132,9 +132,9 @@ def test_missing_pairs_are_refused() -> None:
 
 def qa_golden() -> tuple[list[bool], list[str]]:
     names = {int(label): answer for label, answer in QA["label2ans"].items()}
-    given = {row["question_id"]: names[row["answer"]] for row in QA["results"]}
+    predicted = {row["question_id"]: names[row["answer"]] for row in QA["results"]}
     truth = QA["ground_truth"]
-    return [given[q["question_id"]] == q["answer"] for q in truth], [q["answer_type"] for q in truth]
+    return [predicted[q["question_id"]] == q["answer"] for q in truth], [q["answer_type"] for q in truth]
 
 
 def test_k_qa_metrics() -> None:

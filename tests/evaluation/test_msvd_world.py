@@ -1,4 +1,4 @@
-"""MSVD-QA's 13,157 questions on any number of processes: each counts once, with the same answers and scores."""
+"""MSVD-QA's 13,157 questions on any number of processes: each counts once, with equal answers and scores."""
 
 from __future__ import annotations
 

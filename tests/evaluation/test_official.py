@@ -1,4 +1,4 @@
-"""The four official inferences as their users type them: an official output folder, recipe `official`, one process or many."""
+"""The four official evaluations from the command line: official output folders, recipe `official`, one or more processes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.evaluation.conftest import OTHER_LABELS
 from tests.training.processes import ROOT, needs_horovod
 
 LIKE = {"msrvtt_ret": "msrvtt_ret", "didemo_ret": "msrvtt_ret", "msrvtt_qa": "msvd_qa", "msvd_qa": "msvd_qa"}
-# As a released training leaves them; those of small models.
+# log/args.json of a released training, with the sizes of the small models.
 ARGUMENTS = {"num_frm": 4, "max_txt_len": 12, "frm_sampling_strategy": "rand", "crop_img_size": 32, "fp16": 0}
 
 
 @pytest.fixture(scope="module")
 def home(project: Path, retrieval_model: Any, qa_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with recipes, and output/downstreams/<task>/public of every task."""
+    """A working directory with the recipes, and output/downstreams/<task>/public of every task."""
     home = tmp_path_factory.mktemp("home")
     (home / "recipes").symlink_to(ROOT / "recipes")
     for task, like in LIKE.items():
@@ -78,7 +78,7 @@ def test_an_official_folder_is_evaluated_by_its_step(home, project, records, mon
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["didemo_ret", "msvd_qa"])
 def test_processes_under_horovodrun_print_what_one_prints(home, project, records, monkeypatch, task) -> None:
-    """`horovodrun -np 3 alpro evaluate`; 20 questions are no multiple of 3: recipe official counts the one that fills up."""
+    """`horovodrun -np 3 alpro evaluate`; recipe official also counts the question that pads 20 to a multiple of 3."""
     monkeypatch.chdir(home)
     for recipe, counted in (("official", 21), ("paper", 20)):
         command = arguments(home, project, records[0].path.parent, task, "best", recipe)

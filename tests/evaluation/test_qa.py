@@ -1,4 +1,4 @@
-"""Question answering: the fast path equals the naive one; every question counts once."""
+"""Question answering: the fast path equals the naive one, and every question counts once."""
 
 from __future__ import annotations
 

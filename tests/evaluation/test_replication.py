@@ -1,4 +1,4 @@
-"""The paper's table: what is present is evaluated once and judged, the rest says "not run", the README keeps all else."""
+"""The replication table: checkpoints on disk are evaluated once, others say "not run", the rest of the README is kept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def official(tmp_path: Path, project: Path, retrieval_model: Any, qa_model: Any)
 
 @pytest.fixture
 def without_own(params: Params, tmp_path: Path) -> Params:
-    """The same parameters where no checkpoint of our own lies; the data set's answer list is the right one."""
+    """The same parameters without checkpoints of our own, and with the matching answer list in the data set."""
     missing = {t: e.model_copy(update={"checkpoint": str(tmp_path / "none")}) for t, e in params.evaluate.items()}
     folder = tmp_path / "msvd_qa"
     shutil.copytree(params.datasets["msvd_qa"].annotations, folder)
@@ -84,7 +84,7 @@ def test_nothing_is_evaluated_twice_unless_its_weights_changed(
     other = build_model("retrieval", num_frames=4, config=without_own.model, seed=5)
     export_official(other, official / "downstreams/msrvtt_ret/public/ckpt/model_step_best.pt")
     again = replicate(without_own, readme, tmp_path / "records", official)
-    assert evaluated[3:] == ["msrvtt_ret"] and len(again) == 3  # the new row takes the old one's place
+    assert evaluated[3:] == ["msrvtt_ret"] and len(again) == 3  # the new row replaces the old one
 
 
 def test_own_checkpoints_stand_beside_official_ones(official: Path, params: Params) -> None:
@@ -101,11 +101,11 @@ def test_own_checkpoints_stand_beside_official_ones(official: Path, params: Para
 
 def test_a_checkpoint_without_its_data_is_named_and_not_run(official: Path, without_own: Params, tmp_path: Path) -> None:
     gone = {name: d.model_copy(update={"annotations": str(tmp_path / "gone")}) for name, d in without_own.datasets.items()}
-    readme, said = tmp_path / "README.md", []
+    readme, messages = tmp_path / "README.md", []
     readme.write_text(AROUND)
-    rows = replicate(without_own.model_copy(update={"datasets": gone}), readme, tmp_path / "r", official, said.append)
+    rows = replicate(without_own.model_copy(update={"datasets": gone}), readme, tmp_path / "r", official, messages.append)
     assert rows == [] and readme.read_text().count("not run") == len(PAPER)
-    assert any("its data are missing" in line and "gone" in line for line in said)
+    assert any("its data are missing" in line and "gone" in line for line in messages)
 
 
 def test_a_readme_without_the_markers_is_left_alone(params: Params, tmp_path: Path) -> None:

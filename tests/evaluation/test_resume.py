@@ -1,4 +1,4 @@
-"""A killed evaluation goes on where it was, and a second one of the same checkpoint decodes nothing."""
+"""A killed evaluation resumes, and a second evaluation of the same checkpoint decodes nothing."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.evaluation.conftest import ANSWERS
 from tests.training.processes import forked
 
 
-class Counted:
-    """How much of an evaluation was computed."""
+class WorkCounter:
+    """Counter of the work that an evaluation does."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
         self.read = self.videos = self.texts = self.pairs = 0
@@ -49,8 +49,8 @@ class Counted:
         return found
 
 
-def killed(counted: Counted, what: str, number: int, job: Callable[[], object]) -> None:
-    """Do a job in a child that is killed (kill -9) when it has computed so much."""
+def killed(counted: WorkCounter, what: str, number: int, job: Callable[[], object]) -> None:
+    """Run a job in a child that is killed (kill -9) after the given amount of work."""
     counted.kill_at = (what, number)
     with forked(job) as child:
         _, status = os.waitpid(child, 0)
@@ -73,7 +73,7 @@ def test_killed_retrieval_computes_what_is_missing(
         return evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, batch_pairs=12, resume=resume)
 
     wanted = run(None)
-    counted = Counted(monkeypatch, retrieval_model)
+    counted = WorkCounter(monkeypatch, retrieval_model)
     killed(counted, what, number, lambda: run(ResumeState(tmp_path / "state")))
     resume = ResumeState(tmp_path / "state")
     again = run(resume)
@@ -95,7 +95,7 @@ def test_killed_qa_computes_what_is_missing(
         return evaluate_qa(qa_model, records, tokenizer, ANSWERS, preprocessing, resume=resume)
 
     wanted = run(None)
-    counted = Counted(monkeypatch, qa_model)
+    counted = WorkCounter(monkeypatch, qa_model)
     killed(counted, "videos", 5, lambda: run(ResumeState(tmp_path)))
     assert run(ResumeState(tmp_path)).predictions == wanted.predictions
     asked = [len(record.questions) for record in records if record.questions]
@@ -117,7 +117,7 @@ def test_another_evaluation_is_not_taken_for_this_one(
     preprocessing: Preprocessing,
     tmp_path: Path,
 ) -> None:
-    counted = Counted(monkeypatch, qa_model)
+    counted = WorkCounter(monkeypatch, qa_model)
     evaluate_qa(qa_model, records, tokenizer, ANSWERS, preprocessing, resume=ResumeState(tmp_path))
     whole = counted.take()
     asked = [replace(r, questions=tuple(replace(q, text="who moves") for q in r.questions)) for r in records]
@@ -151,7 +151,7 @@ def test_second_evaluation_of_a_checkpoint_decodes_nothing(
         resume.done()
         return found
 
-    counted = Counted(monkeypatch, retrieval_model)
+    counted = WorkCounter(monkeypatch, retrieval_model)
     first = run("a", records)
     assert (counted.read, counted.videos) == (11, 11)
     counted.take()
@@ -174,7 +174,7 @@ def test_replaced_video_is_encoded_again(
     video = tmp_path / "video.mp4"
     video.write_bytes(records[0].path.read_bytes())
     moved = [replace(records[0], path=video), *records[1:4]]
-    counted = Counted(monkeypatch, retrieval_model)
+    counted = WorkCounter(monkeypatch, retrieval_model)
     options = {"preprocessing": preprocessing, "resume": ResumeState(tmp_path / "state", tmp_path / "features")}
     evaluate_retrieval(retrieval_model, moved, tokenizer, **options)
     counted.take()
@@ -207,7 +207,7 @@ def test_any_world_resumes_what_another_left(
 
     wanted = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, batch_pairs=12)
     with pytest.MonkeyPatch.context() as patch:
-        killed(Counted(patch, retrieval_model), "pairs", 60, run)
+        killed(WorkCounter(patch, retrieval_model), "pairs", 60, run)
     for found in worlds(2, run):
         assert np.array_equal(found.scores, wanted.scores)
 

@@ -1,4 +1,4 @@
-"""Retrieval: the fast path equals the naive one, whatever the batches, the world and the model's mode."""
+"""Retrieval: the fast path equals the naive one for every batch size, world size and mode of the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stage's record: what it holds, the same bytes in any world, and faults named."""
+"""A stage's record: its content, identical bytes for every world size, and errors."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_qa_record_states_accuracy_majority_and_ablations(qa: Path, records: lis
         metrics
     )
     assert set(metrics["ci95"]) == {"overall_acc", "what_acc", "who_acc"}
-    assert "motion" not in metrics  # only the made data's wording says which questions need time
+    assert "motion" not in metrics  # only the synthetic sample tells which questions need motion
     found = rows(qa)
     assert 100 * sum(row["correct"] for row in found) / len(found) == pytest.approx(metrics["overall_acc"], abs=1e-5)
     assert all(len(row["top"]) == 5 and row["blind"] and row["one_frame"] for row in found)
@@ -97,10 +97,10 @@ def test_same_bytes_again_and_in_any_world(
 
 
 def test_record_names_what_was_evaluated(qa: Path, params: Params) -> None:
-    given = json.loads((qa / "params.json").read_text())
-    assert given["checkpoint_sha256"] == sha256(Path(params.evaluate["msvd_qa"].checkpoint) / "model.safetensors")
-    assert given["annotations_sha256"] == sha256(given["annotations"])
-    assert given["num_frames"] == 4 and given["frames"] == "uniform" and given["evaluate"]["batch_pairs"] == 64
+    inputs = json.loads((qa / "params.json").read_text())
+    assert inputs["checkpoint_sha256"] == sha256(Path(params.evaluate["msvd_qa"].checkpoint) / "model.safetensors")
+    assert inputs["annotations_sha256"] == sha256(inputs["annotations"])
+    assert inputs["num_frames"] == 4 and inputs["frames"] == "uniform" and inputs["evaluate"]["batch_pairs"] == 64
 
 
 def test_zero_shot_of_an_untrained_model_is_an_evaluation_too(params: Params, project: Path) -> None:

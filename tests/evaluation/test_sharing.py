@@ -1,4 +1,4 @@
-"""The official inferences: an official output folder gives what our own checkpoint gives, under the names that users know."""
+"""The official evaluations: an official output folder and our own checkpoint give the same results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.evaluation.conftest import ANSWERS, OTHER_LABELS
 
 @pytest.fixture(scope="module")
 def official(project: Path, retrieval_model: Any, qa_model: Any) -> Path:
-    """Output folders as the released training leaves them."""
+    """Output folders of released trainings."""
     for task, model in (("msrvtt_ret", retrieval_model), ("msvd_qa", qa_model)):
         for step in ("best", "40", "120"):
             export_official(model, project / "output" / task / "public" / "ckpt" / f"model_step_{step}.pt")
@@ -91,7 +91,7 @@ def test_the_named_answer_list_decides(official: Path, params: Params, project: 
     folder, data = official / "msvd_qa/public", named(params, "msvd_qa")
     named_list = evaluate_checkpoint(params, "msvd_qa", folder, step="40", answers=other, output=tmp_path / "a", **data)
     from_data = evaluate_checkpoint(params, "msvd_qa", folder, step="40", output=tmp_path / "b", **data)
-    assert named_list == from_data  # the data set's own list is that one
+    assert named_list == from_data  # the data set's own list is the same
     with pytest.raises(DataError, match=r"nowhere\.json: not found"):
         evaluate_checkpoint(params, "msvd_qa", folder, answers="nowhere.json", **data)
 
@@ -154,7 +154,7 @@ def test_unknown_task_and_annotation_name_are_refused(params: Params, tmp_path: 
 def test_converted_copies_are_evaluated_by_the_same_command_and_what_they_cost_is_seen(
     params: Params, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """A copy of all frames without loss gives the originals' scores; one of fewer pixels its own, printed as theirs."""
+    """A lossless copy gives the scores of the originals; a copy with fewer pixels gives others."""
     from alpro.config import Convert
     from alpro.data.media.convert import convert
 

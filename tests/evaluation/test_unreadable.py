@@ -1,4 +1,4 @@
-"""An evaluation of a set with faults is refused by naming all of them; nothing is put in place of a video."""
+"""An evaluation of a data set with unreadable videos is refused with a list of them; no video is substituted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from alpro.evaluation.run import run_evaluation
 
 @pytest.fixture
 def faulty(params: Params, records: list[Record], tmp_path: Path) -> Params:
-    """The set of `params` with videos of its own: one truncated, one that is no video, one missing."""
+    """The data set of `params` with one truncated video, one file that is no video, and one missing video."""
     shutil.copytree(records[0].path.parent, tmp_path / "videos")
     whole = records[1].path.read_bytes()
     (tmp_path / "videos" / "video1.mp4").write_bytes(whole[: len(whole) * 2 // 3])
@@ -42,9 +42,9 @@ def test_all_unreadable_videos_are_named_and_nothing_is_recorded(faulty: Params,
     ):
         with pytest.raises(DataError) as raised:
             attempt()
-        said = str(raised.value)
-        assert "3 videos can't be read" in said
-        assert not [name for name in ("video1.mp4", "video2.mp4", "video4.mp4: not found") if name not in said], said
+        message = str(raised.value)
+        assert "3 videos can't be read" in message
+        assert not [name for name in ("video1.mp4", "video2.mp4", "video4.mp4: not found") if name not in message], message
         assert not (tmp_path / "record").exists()
 
 
@@ -52,7 +52,7 @@ def test_faults_that_an_earlier_look_found_are_told_before_anything_is_read(
     faulty: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     videos = tmp_path / "videos"
-    seen = [videos / f"video{number}.mp4" for number in range(8)]  # nobody looked at the others
+    seen = [videos / f"video{number}.mp4" for number in range(8)]  # the others were not probed
     build_index(seen, tmp_path / "index.parquet", cache=probe_cache_path(videos, tmp_path / "state"))
     (videos / "video9.mp4").write_text("")
     read = []

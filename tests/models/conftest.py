@@ -1,4 +1,4 @@
-"""Small models and batches of the same classes as the full-size ones."""
+"""Small models, of the same classes as the full-size ones, and batches for them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FRAMES, ANSWERS, ENTITIES = 3, 5, 6
 
 @pytest.fixture
 def small() -> Callable[..., Alpro]:
-    """Builds a small model of a task; prompts of the prompter are filled."""
+    """Return a function that builds a small model of a task; the prompter has random prompt features."""
 
     def build(task: str, **arguments: object) -> Alpro:
         defaults = {"num_frames": FRAMES, "config": SMALL, "num_answers": ANSWERS, "num_entities": ENTITIES}
@@ -47,7 +47,7 @@ def small() -> Callable[..., Alpro]:
 
 @pytest.fixture
 def batch() -> Callable[..., Batch]:
-    """Makes a batch of random clips and texts with everything that any training reads."""
+    """Return a function that makes a batch of random clips and texts, with all tensors that any training reads."""
 
     def make(size: int = 4, frames: int = FRAMES, tokens: int = 7, seed: int = 0, **replaced: object) -> Batch:
         g = torch.Generator().manual_seed(seed)

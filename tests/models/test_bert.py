@@ -49,23 +49,23 @@ def test_cls_alone_has_the_same_gradients(small, batch):
 
 
 def test_rows_fused_together_have_what_each_has_alone(small, batch):
-    """For all, some, one of their tokens, and without rows; numbers and gradients."""
+    """Numbers and gradients of groups with all, some or one of their tokens, and of an empty group."""
     model, b = small("qa").double().eval(), batch()
     seen = []
-    for together in (True, False):
+    for batched in (True, False):
         model.zero_grad()
         video, text = model.encode_video(b.pixels.double() / 255), model.encode_text(b.input_ids, b.attention_mask)
         groups = [(2, text.shape[1] + video.shape[1]), (0, 1), (1, text.shape[1]), (len(text) - 3, 1)]
-        if together:
+        if batched:
             fused = model.bert.fuse_groups(text, b.attention_mask, video, groups)
         else:
             whole = [model.fuse(*(x[[row]] for x in (text, b.attention_mask, video))) for row in range(len(text))]
             fused = [torch.cat(whole[:2]), whole[0][:0, :1], whole[2][:, : text.shape[1]], torch.cat(whole[3:])[:, :1]]
         sum(x.square().sum() for x in fused).backward()
         seen.append((fused, {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}))
-    (one, gradients), (many, expected) = seen
-    for got, own in zip(one, many, strict=True):
-        torch.testing.assert_close(got, own, rtol=1e-10, atol=1e-10)
+    (together, gradients), (alone, expected) = seen
+    for got, want in zip(together, alone, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
     assert gradients.keys() == expected.keys()
     for key, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[key], rtol=1e-9, atol=1e-10)
@@ -84,7 +84,7 @@ def test_padding_changes_nothing(small, batch):
 
 
 def test_dropout_changes_the_way_of_attention_but_not_its_numbers():
-    """A rate that rounds to nothing takes the products of dropout and drops nothing."""
+    """A rate that rounds to zero uses the explicit products but drops nothing."""
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 7, 4, generator=g, requires_grad=True) for _ in range(3))
     mask = torch.zeros(2, 1, 1, 7)

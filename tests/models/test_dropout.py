@@ -1,4 +1,4 @@
-"""Dropout's own mask on a CPU: the rate, the mean, the gradient, and that a seed repeats it."""
+"""Dropout's own mask on a CPU: rate, mean, gradient, and the same mask for the same seed."""
 
 from __future__ import annotations
 

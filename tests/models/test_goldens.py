@@ -1,4 +1,4 @@
-"""This is ALPRO, number for number: every golden of the models and objectives, under its own name."""
+"""The models and objectives give the released code's numbers: one test per golden, under its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tasks' models: what their losses are made of, at small size with the full-size classes."""
+"""The tasks' models and their losses, at small size."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_bfloat16_autocast_gives_finite_losses_near_those_of_float32(small, batc
 
 
 def test_pretraining_is_the_sum_of_its_parts(small, batch):
-    """The batched forward gives what the objectives give one by one, and its gradients."""
+    """The batched forward gives the numbers and gradients of the objectives computed one by one."""
     model = small("pretrain", pem=PEM(threshold=0)).double().eval()
     b = batch()
     b = replace(b, pixels=normalize(b.pixels).double())
@@ -68,12 +68,12 @@ def test_pretraining_is_the_sum_of_its_parts(small, batch):
     weights = [p for p in model.parameters() if p.requires_grad]
     parts = {"vtc": model.contrast(video, text)[1], "vtm": vtm, "mlm": mlm, "pem": pem}
     for name, logits in parts.items():
-        for one, other in zip(*(gradients(x, weights) for x in (output.logits[name], logits)), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+        for batched, single in zip(*(gradients(x, weights) for x in (output.logits[name], logits)), strict=True):
+            torch.testing.assert_close(batched, single, rtol=1e-7, atol=1e-9)
 
 
 def gradients(logits, weights):
-    """Of the squares' sum; zeros for a weight that has no part in it."""
+    """Return the gradients of the sum of squares; zeros for weights that it does not depend on."""
     return torch.autograd.grad(logits.square().sum(), weights, retain_graph=True, materialize_grads=True)
 
 
@@ -92,14 +92,14 @@ def test_objectives_of_weight_zero_are_off_and_the_others_are_unchanged(small, b
     assert (part.prompter is None) == ("pem" not in names)
     ours.total.backward()
     fused = any(p.grad is not None for layer in part.bert.layers[part.config.text_layers :] for p in layer.parameters())
-    assert fused == (names != ("vtc",))  # what nothing reads is left alone by the optimizer
+    assert fused == (names != ("vtc",))  # the optimizer skips parameters without a gradient
 
 
 @pytest.mark.parametrize(("names", "texts"), [(("mlm",), 4), (("vtc",), 4), (("mlm", "vtm"), 8)])
 def test_texts_that_no_objective_reads_are_not_encoded(small, batch, names, texts):
     weights = dict.fromkeys(("vtc", "vtm", "mlm", "pem"), 0.0) | dict.fromkeys(names, 1.0)
     model, seen = small("pretrain", objectives=Objectives(**weights)), []
-    model.bert.embeddings.register_forward_hook(lambda module, given, out: seen.append(len(out)))
+    model.bert.embeddings.register_forward_hook(lambda module, inputs, out: seen.append(len(out)))
     model(batch())
     assert seen == [texts]
 
@@ -113,7 +113,7 @@ def test_prompter_inside_pretraining_is_frozen(small, batch):
 
 def test_all_crops_ignored_gives_zero_and_finite_gradients(small, batch):
     model = small("pretrain", pem=PEM(threshold=0.2)).train()
-    model.prompter.video_prompt_feat.fill_(0.25)  # six entities alike: one sixth each, under the threshold
+    model.prompter.video_prompt_feat.fill_(0.25)  # six equal entities: one sixth each, under the threshold
     output = model(batch())
     output.total.backward()
     assert output.losses["pem"].item() == 0 and output.counts["pem"].item() == 0
@@ -146,7 +146,7 @@ def test_questions_without_labels_give_logits_alone(small, batch):
 @pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("task", ["retrieval", "pretrain"])
 def test_a_batch_of_one_pair_is_matched_alone(small, batch, task, mode):
-    """In training it is what is left where the others can't be read, which must not end it."""
+    """In training this happens if the other samples can't be read; training must continue."""
     model = small(task, pem=PEM(threshold=0)).train(mode)
     output = model(batch(1))
     assert output.counts["vtm"] == 1 and output.targets["vtm"].tolist() == [1]

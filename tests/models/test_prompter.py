@@ -1,4 +1,4 @@
-"""Entity prompts: made from templates, averaged, and asked by the pre-training."""
+"""Entity prompts: made from templates, averaged, and used by pre-training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alpro.models.prompter import TEMPLATES, entity_prompts
 
 
 class WordTokenizer:
-    """A tokenizer of whole words, called as transformers' are."""
+    """Tokenizer of whole words with the interface of transformers' tokenizers."""
 
     def __init__(self) -> None:
         self.words: dict[str, int] = {}
@@ -44,7 +44,7 @@ def test_features_are_the_mean_over_templates_whatever_the_batches(small, ensemb
         want = model.text_feature(model.encode_text(tokens["input_ids"], tokens["attention_mask"])).mean(0)
         torch.testing.assert_close(model.video_prompt_feat[i], want, rtol=1e-5, atol=1e-6)
     if ensemble:
-        assert (model.video_prompt_feat.norm(dim=1) < 1).all()  # not made unit vectors again
+        assert (model.video_prompt_feat.norm(dim=1) < 1).all()  # not normalised again
 
 
 def test_prompts_are_saved_with_the_model(small):

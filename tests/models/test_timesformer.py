@@ -1,4 +1,4 @@
-"""The video encoder: divided attention at any size, and two ways of checkpointing gradients."""
+"""The video encoder: divided attention at any size, and both kinds of gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alpro.models.timesformer import Block, SelfAttention, TimeSformer, resize_g
 
 
 def naive_block(block: Block, x: torch.Tensor, frames: int) -> torch.Tensor:
-    """The same block, one place and one frame at a time."""
+    """Compute the block one patch and one frame at a time."""
     cls, x = x[:, :1], x[:, 1:].clone()
     for n in range(x.shape[1] // frames):
         place = slice(n * frames, (n + 1) * frames)
@@ -40,19 +40,19 @@ def test_attention_without_the_fused_kernel_is_the_same_to_the_rounding_of_half_
     exact = attention(x, cls_only)
     torch.testing.assert_close(exact, Attention.forward(attention, x)[:, : exact.shape[1]])  # timm's own
     assert exact.shape[1] == (1 if cls_only else 7)
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)  # the kernel, which must not be called
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)  # must not be called
     with torch.autocast("cpu", torch.bfloat16):
         rounded = attention(x, cls_only)
     torch.testing.assert_close(rounded.float(), exact, atol=2e-2, rtol=2e-2)
 
 
 def test_the_product_of_times_two_layers_has_their_numbers_and_gradients():
-    """Also where paths are dropped between the two: whole places, by one draw."""
+    """Also with drop path between the two layers, which drops whole patches."""
     frames, places = 3, 40
     torch.manual_seed(0)
     block = Block(24, 3, 48, 0.5).double().train()
     x = torch.randn(1, 1 + places * frames, 24, dtype=torch.float64)
-    for layer in (block.attn.proj, block.mlp.fc2):  # what follows adds nothing
+    for layer in (block.attn.proj, block.mlp.fc2):  # the later layers add nothing
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
     seen = []

@@ -1,4 +1,4 @@
-"""Each objective against a plain restatement of its definition."""
+"""Each objective against a plain implementation of its definition."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def test_vtc_is_exact_under_autocast():
 def test_negatives_are_drawn_by_softmax_and_never_the_pair_itself():
     similarity = torch.tensor([[9.0, 1.0, 0.0], [0.0, 9.0, 2.0], [1.0, 1.0, 9.0]])
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([hard_negatives(similarity, generator) for _ in range(2000)])
-    share = F.one_hot(drawn, 3).double().mean(0)
+    samples = torch.stack([hard_negatives(similarity, generator) for _ in range(2000)])
+    share = F.one_hot(samples, 3).double().mean(0)
     assert not share.diagonal().any()
     assert share[0, 1].item() == pytest.approx(math.e / (math.e + 1), abs=0.04)
     assert share[1, 2].item() == pytest.approx(math.exp(2) / (math.exp(2) + 1), abs=0.04)
 
 
 def test_negatives_survive_similarities_far_below_the_pairs_own():
-    """At temperature 0.001 the others' weights underflow beside the pair's own."""
+    """At temperature 0.001 the weights of the other pairs underflow."""
     similarity = torch.full((4, 4), -900.0).fill_diagonal_(1000.0)
     assert all(i != j for i, j in enumerate(hard_negatives(similarity).tolist()))
     with pytest.raises(ValueError, match="no negatives"):
@@ -97,7 +97,7 @@ def test_rules_for_crops_without_a_label():
 
 
 def test_black_batches_are_divided_like_all_others():
-    """The released code leaves a batch of values 0 and 1 undivided and so reads 1 as white."""
+    """The released code does not divide a batch of values 0 and 1, and so reads 1 as white."""
     dim = torch.ones(2, 3, 4, 4, dtype=torch.uint8)
     bright = torch.cat([dim, torch.full_like(dim, 255)])
     assert normalize(dim).equal(normalize(bright)[:2])
