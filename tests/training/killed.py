@@ -31,8 +31,8 @@ def arm(point: str, count: int) -> None:
 
     beat, write, replace = heartbeat.beat, snapshots.write_json, os.replace
 
-    def beating(what: str, *place: Any) -> None:
-        beat(what, *place)
+    def beating(what: str, *progress: Any) -> None:
+        beat(what, *progress)
         if (what, point) in (("exchange", "step"), ("validation", "validation")):
             here(last_rank=True)  # before the update of a step, or in the middle of a validation
 

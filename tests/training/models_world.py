@@ -106,7 +106,7 @@ def gradients(
         results[task] = {
             "losses": distributed.all_reduce(losses, "mean"),
             "counts": distributed.gather_objects(counts),
-            "places": distributed.gather_objects((distributed.rank(), distributed.local_rank())),
+            "ranks": distributed.gather_objects((distributed.rank(), distributed.local_rank())),
             "gradients": {name: p.grad for name, p in engine.model.named_parameters() if p.requires_grad},
         }
     return results

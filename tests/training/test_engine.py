@@ -140,12 +140,12 @@ def test_a_full_disk_stops_with_one_line_and_the_last_good_state_stays(tmp_path:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A separate file system with 24 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], capture_output=True).returncode:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("needs the right to mount a tmpfs")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_disk_with_one_megabyte_left_stops_cleanly_and_with_room_again_the_training_goes_on(small_disk: Path) -> None:
@@ -175,14 +175,14 @@ def test_a_log_that_nobody_reads_any_more_ends_no_training(tmp_path: Path) -> No
     assert process.stdout is not None and process.stderr is not None
     assert "step 2/40" in process.stdout.readline()
     process.stdout.close()
-    said = process.stderr.read()
-    assert process.wait() == 0 and said.count("the reader of the log is gone") == 1 and said.endswith("done\n")
+    errors = process.stderr.read()
+    assert process.wait() == 0 and errors.count("the reader of the log is gone") == 1 and errors.endswith("done\n")
 
 
-@pytest.mark.parametrize("place", ["full disk", "lost terminal"])
-def test_a_log_that_can_not_be_written_any_more_ends_no_training(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("fault", ["full disk", "lost terminal"])
+def test_a_log_that_can_not_be_written_any_more_ends_no_training(tmp_path: Path, fault: str) -> None:
     """As under `alpro train ... > log`, or behind a bar on a terminal whose window was closed."""
-    terminal, log = pty.openpty() if place == "lost terminal" else (None, os.open("/dev/full", os.O_WRONLY))
+    terminal, log = pty.openpty() if fault == "lost terminal" else (None, os.open("/dev/full", os.O_WRONLY))
 
     def work() -> None:
         if terminal is not None:
@@ -202,9 +202,9 @@ def test_a_log_that_can_not_be_written_any_more_ends_no_training(tmp_path: Path,
             assert "0/40" in seen  # the bar is there
             os.close(terminal)
         _, status = os.waitpid(child, 0)
-    said = (tmp_path / "stderr").read_text()
-    assert status == 0 and said.count("the log cannot be written (") == 1 and said.endswith("done\n"), said
-    assert "Traceback" not in said
+    errors = (tmp_path / "stderr").read_text()
+    assert status == 0 and errors.count("the log cannot be written (") == 1 and errors.endswith("done\n"), errors
+    assert "Traceback" not in errors
 
 
 def test_every_validations_weights_and_the_last_ones_can_be_kept(tmp_path: Path) -> None:
@@ -252,8 +252,8 @@ def test_a_stop_that_is_asked_for_saves_however_long_that_takes_and_the_next_run
         with pytest.raises(TrainingError) as stopped:
             train(30, state=str(tmp_path), dropout=0.3, sleep_s=0.02, changes={"save_every_s": 0.03})
     assert later_s[0] >= 120  # one before the stop
-    said = re.match(r"stopped at step (\d+) of 30 as requested; the last snapshot is (.*); run the same", str(stopped.value))
-    assert said and int(said[1]) < 30 and said[2] == f"{tmp_path}/step-{int(said[1]):09d}"
+    match = re.match(r"stopped at step (\d+) of 30 as requested; the last snapshot is (.*); run the same", str(stopped.value))
+    assert match and int(match[1]) < 30 and match[2] == f"{tmp_path}/step-{int(match[1]):09d}"
     heartbeat._stop.clear()
     resumed = train(30, state=str(tmp_path), dropout=0.3)
     assert same(resumed, train(30, dropout=0.3))

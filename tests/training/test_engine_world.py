@@ -32,9 +32,9 @@ JOBS = [
 ]
 
 
-def check_equal(found: list[Any]) -> None:
+def check_equal(results: list[Any]) -> None:
     for (_, options), one, tolerance in zip(JOBS[:3], (gradients(**j[1]) for j in JOBS[:3]), (1e-5, 1e-10, 1e-10), strict=True):  # type: ignore[arg-type]
-        many = found[JOBS.index(["gradients", options])]
+        many = results[JOBS.index(["gradients", options])]
         torch.testing.assert_close(many["losses"], one["losses"], rtol=0, atol=max(1e-10, tolerance / 10))
         whole = torch.stack([g.norm() for g in one["gradients"].values() if g is not None]).norm()
         for name, gradient in one["gradients"].items():
@@ -44,16 +44,16 @@ def check_equal(found: list[Any]) -> None:
                 error = (many["gradients"][name] - gradient).norm()
                 assert error <= tolerance * max(gradient.norm(), 1e-6 * whole), name
     one = train(8)
-    for row, other in zip(found[3]["history"], one["history"], strict=True):
+    for row, other in zip(results[3]["history"], one["history"], strict=True):
         assert other.pop("split") == row["split"]
         assert other == pytest.approx({name: value for name, value in row.items() if name != "split"}, rel=2e-4)
-    assert found[3]["best"] == pytest.approx(one["best"], rel=1e-4)
-    assert found[5] == 4  # one exchange a step, whatever its micro-steps
+    assert results[3]["best"] == pytest.approx(one["best"], rel=1e-4)
+    assert results[5] == 4  # one exchange a step, whatever its micro-steps
 
 
-def check_culprits(found: list[Any]) -> None:
+def check_culprits(results: list[Any]) -> None:
     """Non-finite are rank 1's rows 5 to 7 of micro-step 3, or only its gradient, or only the mean of finite gradients."""
-    loss, gradient, mean = found[6:]
+    loss, gradient, mean = results[6:]
     rows = "batch toy/5, toy/6, toy/7"
     assert f"step 2: loss or gradient is not finite (rank 1: contrast, items; {rows}); no snapshot" in loss
     assert (
@@ -69,10 +69,12 @@ def run(processes: int, out: Path, jobs: Any) -> list[Any]:
 
 
 def test_two_processes_do_the_mathematics_of_one_and_add_up_what_they_left_out(tmp_path: Path) -> None:
-    found = run(2, tmp_path / "out.pt", JOBS)
-    check_equal(found)
-    check_culprits(found)
-    assert [row.get("left_out") for row in found[4]["history"] if row["split"] == "train"] == [3] * 4  # of rank 0 one, of 1 two
+    results = run(2, tmp_path / "out.pt", JOBS)
+    check_equal(results)
+    check_culprits(results)
+    assert [row.get("left_out") for row in results[4]["history"] if row["split"] == "train"] == [
+        3
+    ] * 4  # of rank 0 one, of 1 two
 
 
 @pytest.mark.slow
@@ -92,12 +94,12 @@ def test_a_fault_on_one_rank_ends_all_with_its_own_words_first(tmp_path: Path, f
     newest = store.newest()
     assert newest is not None and newest.state["step"] == 3 and newest.tensors("weights")
     store.close()
-    said = first_failure(errors)
-    assert said.startswith("alpro launch: rank ")
+    failure = first_failure(errors)
+    assert failure.startswith("alpro launch: rank ")
     if "bad_step" in fault:  # all stop together, and any of them may report it
-        assert "step 4: loss or gradient is not finite (rank 1: contrast, items; " in said and "batch toy/" in said
+        assert "step 4: loss or gradient is not finite (rank 1: contrast, items; " in failure and "batch toy/" in failure
     else:
-        assert said.startswith("alpro launch: rank 1") and "a fault on one rank" in said
+        assert failure.startswith("alpro launch: rank 1") and "a fault on one rank" in failure
     assert "HorovodInternalError" not in output + errors
 
 

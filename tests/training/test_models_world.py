@@ -17,11 +17,11 @@ FAINT = 1e-6  # of the whole gradient: in exact arithmetic the gradient of key b
 
 
 def compare(many: dict[str, Any], one: dict[str, Any], loss_limit: float, limit: float) -> None:
-    for task, found in one.items():
-        off = (many[task]["losses"] - found["losses"]).abs().max().item()
-        whole = torch.stack([g.norm() for g in found["gradients"].values() if g is not None]).norm()
+    for task, results in one.items():
+        off = (many[task]["losses"] - results["losses"]).abs().max().item()
+        whole = torch.stack([g.norm() for g in results["gradients"].values() if g is not None]).norm()
         relative, faint = 0.0, 0.0
-        for name, gradient in found["gradients"].items():
+        for name, gradient in results["gradients"].items():
             other = many[task]["gradients"][name]
             assert (other is None) == (gradient is None), (task, name)
             if gradient is None:
@@ -42,23 +42,23 @@ def run(processes: int, out: Path, tasks: Iterable[str] = (), **options: Any) ->
     return torch.load(out)
 
 
-def check_equal(found: dict[str, Any], tasks: Iterable[str] = LOSSES) -> None:
+def check_equal(results: dict[str, Any], tasks: Iterable[str] = LOSSES) -> None:
     one = gradients(tasks=tasks)
     for task, uneven in (("pretrain", "mlm"), ("pretrain", "pem"), ("counted", "pem"), ("qa", "qa")):
         if task in one:
-            counts = [of[uneven] for of in found["float32"][task]["counts"]]
+            counts = [of[uneven] for of in results["float32"][task]["counts"]]
             assert len(set(counts)) > 1 and sum(counts) == one[task]["counts"][0][uneven]
     print("float32:")
-    compare(found["float32"], one, 1e-6, 1e-5)
+    compare(results["float32"], one, 1e-6, 1e-5)
     print("float64:")
-    compare(found["float64"], gradients(torch.float64, tasks=tasks), 1e-10, 1e-10)
+    compare(results["float64"], gradients(torch.float64, tasks=tasks), 1e-10, 1e-10)
 
 
 def test_two_processes_of_small_batches_give_the_gradients_of_pretraining_with_one_large_batch(tmp_path: Path) -> None:
     """Pre-training has all losses except that of question answering; the slow tests cover all tasks."""
-    found = run(2, tmp_path / "out.pt", ["pretrain", "counted"])
-    check_equal(found, ["pretrain", "counted"])
-    check_mean_of_means(found["processes"], 2)
+    results = run(2, tmp_path / "out.pt", ["pretrain", "counted"])
+    check_equal(results, ["pretrain", "counted"])
+    check_mean_of_means(results["processes"], 2)
 
 
 TWO_HOSTS = "localhost:{0},127.0.0.1:{0}"  # two names of this machine
@@ -69,12 +69,12 @@ TWO_HOSTS = "localhost:{0},127.0.0.1:{0}"  # two names of this machine
 def test_processes_of_small_batches_give_the_gradients_of_one_large_batch(
     tmp_path: Path, processes: int, hosts: str | None
 ) -> None:
-    found = run(processes, tmp_path / "out.pt", **({"hosts": hosts.format(processes // 2)} if hosts else {}))
+    results = run(processes, tmp_path / "out.pt", **({"hosts": hosts.format(processes // 2)} if hosts else {}))
     local = processes // 2 if hosts else processes
-    assert found["float32"]["qa"]["places"] == [(rank, rank % local) for rank in range(processes)]
+    assert results["float32"]["qa"]["ranks"] == [(rank, rank % local) for rank in range(processes)]
     print(f"\n{processes} processes, hosts {hosts or 'one'}")
-    check_equal(found)
-    check_mean_of_means(found["processes"], processes)
+    check_equal(results)
+    check_mean_of_means(results["processes"], processes)
 
 
 def check_mean_of_means(many: dict[str, Any], processes: int) -> None:

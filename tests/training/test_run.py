@@ -59,15 +59,17 @@ def test_finetuning_starts_from_an_official_file_and_its_checkpoint_says_how_to_
 ) -> None:
     monkeypatch.setenv("ALPRO_LIVE", "off")
     init, output = tmp_path / "alpro_pretrained_ckpt.pt", tmp_path / "out"
-    places = {"output": output, "record": tmp_path / "record", "state": tmp_path / "state"}
-    best = run_training(params, "finetune", "msrvtt_ret", init=str(init), **places)
+    folders = {"output": output, "record": tmp_path / "record", "state": tmp_path / "state"}
+    best = run_training(params, "finetune", "msrvtt_ret", init=str(init), **folders)
     assert best.step == 2
-    said = capfd.readouterr()
-    assert "pretrain weights into the retrieval model" in said.out + said.err and "mpm_head (4)" in said.out + said.err
+    printed = capfd.readouterr()
+    assert (
+        "pretrain weights into the retrieval model" in printed.out + printed.err and "mpm_head (4)" in printed.out + printed.err
+    )
     config = json.loads((output / "config.json").read_text())
     assert config["trained"]["step"] == 2 and config["viewing"] == {"frames": "headtail", "max_text_tokens": 9}
-    given = json.loads((tmp_path / "record/params.json").read_text())
-    assert given["resize"] == params.init.resize and given["inputs"]["init"]["path"] == str(init)
+    record_params = json.loads((tmp_path / "record/params.json").read_text())
+    assert record_params["resize"] == params.init.resize and record_params["inputs"]["init"]["path"] == str(init)
     model = load(output)
     assert (model.frames, model.max_text_tokens) == ("headtail", 9)
     scores = [m.probability for m in match(model, tmp_path / "set/videos/video0.mp4", CAPTIONS)]
@@ -101,9 +103,9 @@ def test_bf16_is_refused_at_the_start_where_the_gpu_does_not_have_it(
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     raw = params.model_dump()
     raw["finetune"]["msrvtt_ret"] |= {"precision": "bf16"}
-    places = {"output": tmp_path / "out", "record": tmp_path / "record", "state": tmp_path / "state"}
+    folders = {"output": tmp_path / "out", "record": tmp_path / "record", "state": tmp_path / "state"}
     with pytest.raises(ConfigError, match=r"^precision bf16: Tesla V100 does not support it; set `precision` to fp16 or fp32$"):
-        run_training(parse(raw), "finetune", "msrvtt_ret", init="nowhere", **places)
+        run_training(parse(raw), "finetune", "msrvtt_ret", init="nowhere", **folders)
 
 
 def test_every_checkpoint_that_is_to_be_kept_is_written_beside_the_output_and_can_be_loaded(
@@ -120,9 +122,9 @@ def test_every_checkpoint_that_is_to_be_kept_is_written_beside_the_output_and_ca
     monkeypatch.setattr(run, "save_checkpoint", spy)
     raw = params.model_dump()
     raw["finetune"]["msrvtt_ret"] |= {"keep": ["best", "last", "every"], "validations": 2}
-    places = {"output": home / "out", "record": home / "out/record", "state": tmp_path / "state"}
+    folders = {"output": home / "out", "record": home / "out/record", "state": tmp_path / "state"}
     init = str(tmp_path / "alpro_pretrained_ckpt.pt")
-    best = run_training(parse(raw), "finetune", "msrvtt_ret", init=init, **places)
+    best = run_training(parse(raw), "finetune", "msrvtt_ret", init=init, **folders)
     assert all(home in path.parents for path in written)  # a system's temporary folder may have room for none of them
     assert list(home.iterdir()) == [home / "out"]
     steps = {"last": 2, "step-000000001": 1, "step-000000002": 2, ".": best.step}
@@ -140,14 +142,14 @@ def test_a_state_of_other_parameters_is_named_with_what_differs_and_goes_on_when
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("ALPRO_LIVE", "off")
-    places = {"output": tmp_path / "out", "record": tmp_path / "record", "state": tmp_path / "state"}
+    folders = {"output": tmp_path / "out", "record": tmp_path / "record", "state": tmp_path / "state"}
 
     def train(**changes: Any) -> str:
         raw = params.model_dump()
         raw["finetune"]["msrvtt_ret"] |= {"save_every_s": 1e-6} | changes
         capfd.readouterr()
         with contextlib.suppress(TrainingError):
-            run_training(parse(raw), "finetune", "msrvtt_ret", init=str(tmp_path / "alpro_pretrained_ckpt.pt"), **places)
+            run_training(parse(raw), "finetune", "msrvtt_ret", init=str(tmp_path / "alpro_pretrained_ckpt.pt"), **folders)
         return capfd.readouterr().out
 
     def broken(*args: Any) -> None:
@@ -173,14 +175,14 @@ def test_a_training_video_that_can_not_be_read_is_left_out_and_a_validation_vide
     row = json.dumps({"clip_name": "broken.mp4", "caption": CAPTIONS[0]}) + "\n"
     with (folder / "train.jsonl").open("a") as file:
         file.write(row)
-    places = {"output": tmp_path / "out", "record": tmp_path / "record", "state": tmp_path / "state"}
+    folders = {"output": tmp_path / "out", "record": tmp_path / "record", "state": tmp_path / "state"}
     raw = params.model_dump()
     raw["finetune"]["msrvtt_ret"] |= {"epochs": 2, "max_steps": None, "batch_size": 2}  # where it is, one is left for VTM
     raw["loader"]["max_unreadable"] = 0.01  # of a thousand
     scratch = str(ROOT / "recipes/init/scratch.yaml")
-    assert run_training(parse(raw), "finetune", "msrvtt_ret", init=scratch, **places).step > 0
+    assert run_training(parse(raw), "finetune", "msrvtt_ret", init=scratch, **folders).step > 0
     (message,) = {message.split(": ", 1)[1] for message in caplog.messages if "left out" in message}
     assert message.startswith(f"left out msrvtt_ret/broken#0: {folder}/videos/broken.mp4: can't be read")
     (folder / "val.jsonl").write_text(row + json.dumps({"clip_name": "gone.mp4", "caption": CAPTIONS[1]}) + "\n")
     with pytest.raises(DataError, match=r"(?s)2 videos can't be read.*gone\.mp4: not found.*broken\.mp4: can't be read"):
-        run_training(parse(raw), "finetune", "msrvtt_ret", init=scratch, **places)
+        run_training(parse(raw), "finetune", "msrvtt_ret", init=scratch, **folders)
