@@ -121,7 +121,7 @@ class Pretraining(CorpusTraining):
 
 
 class Init(Section):
-    """Where the trainings start: the output of a stage, an own or official checkpoint, or a file in recipes/init."""
+    """Starting points of the trainings: the output of a stage, an own or official checkpoint, or a file in recipes/init."""
 
     prompter: str
     teacher: str = Field(description="The prompter that labels crops in pre-training.")

@@ -1,4 +1,4 @@
-"""What is missing is listed before the first stage: all of it at once, each with its size and the command that brings it."""
+"""All missing inputs are listed before the first stage, each with its size and the command that fetches it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def listed(*changes: str) -> dict[str, str]:
-    """What `check` says is missing: each path with what is said about it."""
+    """Return the inputs that `check` reports as missing: path -> the rest of its line."""
     with pytest.raises(DataError) as told:
         preflight.check(load("recipes/official.yaml", changes))
     first, *lines = str(told.value).splitlines()
