@@ -129,12 +129,9 @@ class Pretrain(Alpro):
                 negatives = negatives or self.draw_negatives(v2t, t2v, offset, generator)
                 text_rows, clip_rows, vtm_labels = match_pairs(size, negatives)
         texts, clips, counts = pack_pairs(text_rows, clip_rows, matches, plain, len(masked_ids))
-        needed = (
-            1 if self.prompter is None else length + video.shape[1],
-            1,
-            length,
-        )  # tokens: PEM needs all, VTM [CLS], MLM text
-        groups = list(zip(counts, needed, strict=True))
+        # PEM reads all tokens of the matches, VTM only [CLS], MLM the text.
+        tokens = (1 if self.prompter is None else length + video.shape[1], 1, length)
+        groups = list(zip(counts, tokens, strict=True))
         matched, mismatched, masked = self.bert.fuse_groups(text[texts], mask[texts], video[clips], groups)
 
         if on.vtm:

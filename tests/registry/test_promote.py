@@ -344,5 +344,5 @@ def test_a_type_that_lost_is_named_unless_it_has_few_questions(tmp_path):
 
 
 def test_runs_on_other_queries_are_not_compared(tmp_path):
-    with pytest.raises(DataError, match="only runs on the same data"):
+    with pytest.raises(DataError, match="compare runs on the same data"):
         gate.compare_with_champion(Gate(), queries(tmp_path / "a", [1, 2]), queries(tmp_path / "b", [1, 2, 3]))
