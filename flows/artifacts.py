@@ -167,14 +167,14 @@ def validation_text(root: Path, stages: set[str], mlflow: MlflowRuns, data_docs:
             docs = mlflow.link(run, "index.html of the run") if run else "`index.html` of its record"
             docs = f"`{data_docs}`" if data_docs and Path(data_docs).parent.name == name else docs
             lines.append(f"| {name} | {metrics['errors']} | {metrics['warnings']} | {failed} | {docs} |")
-    head = ["| data set | errors | warnings | failed checks | Data Docs |", "|---|---|---|---|---|"]
+    head = ["| dataset | errors | warnings | failed checks | Data Docs |", "|---|---|---|---|---|"]
     return "\n".join([*head, *lines]) if lines else None
 
 
 def keep_data_docs(stage: str, root: Path, checkout: Path) -> str | None:
     """Return the path of a failed validation's Data Docs, relative to the checkout; None if there are none.
 
-    A run's worktree is removed, so the record is copied to .state/failed; it replaces the data set's previous one.
+    A run's worktree is removed, so the record is copied to .state/failed; it replaces the dataset's previous one.
     """
     kind, _, name = short(stage).partition("@")
     record = root / "reports" / "validate" / name

@@ -25,7 +25,7 @@ def parser(flows: Mapping[str, Any]) -> argparse.ArgumentParser:
     add("flow", nargs="?", choices=flows, default="pipeline")
     add("--recipe", help="tiny, sample, official or paper")
     add("-S", "--set-param", action="append", dest="overrides", metavar="KEY=VALUE", help="change params.yaml for this run")
-    add("--task", action="append", dest="tasks", help="a data set; may be repeated")
+    add("--task", action="append", dest="tasks", help="a dataset; may be repeated")
     add("--from-stage", help="run this stage and all stages after it again")
     add("--promote", choices=["auto", "ask", "never"], help="when to promote candidates that pass the gate")
     add("--in-checkout", action="store_true", default=None, help="work in the checkout, like `make repro`")

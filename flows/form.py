@@ -20,8 +20,8 @@ Overrides = Annotated[
     list[str],
     Field(description="Changes to params.yaml, written as for `dvc exp run -S`: finetune.msvd_qa.learning_rate=1e-4"),
 ]
-Task = Annotated[str, Field(description="A data set of params.yaml: msrvtt_ret, didemo_ret, msrvtt_qa, msvd_qa or your own.")]
-Tasks = Annotated[list[str], Field(description="Run only these data sets, without the report. Empty: all data sets.")]
+Task = Annotated[str, Field(description="A dataset of params.yaml: msrvtt_ret, didemo_ret, msrvtt_qa, msvd_qa or your own.")]
+Tasks = Annotated[list[str], Field(description="Run only these datasets, without the report. Empty: all datasets.")]
 FromStage = Annotated[
     str | None,
     Field(description="Run this stage and all stages after it again, even if nothing has changed: finetune@msvd_qa."),

@@ -41,7 +41,7 @@ from flows.worker import end_with_worker
 @flow(name="validate")
 @described
 def validate(recipe: Recipe = None, overrides: Overrides = [], hours: Hours = None) -> dict[str, Outcome]:  # noqa: B006
-    """Validate all corpora and data sets that the pipeline reads, with Great Expectations."""
+    """Validate all corpora and datasets that the pipeline reads, with Great Expectations."""
     return run_targets(EVERYTHING, to_changes(recipe, overrides), RunOptions(hours=hours, only="validate"))
 
 
@@ -83,7 +83,7 @@ def finetune(
     machines: Machines = Machines(),  # noqa: B008
     hours: Hours = None,
 ) -> dict[str, Outcome]:
-    """Fine-tune for one data set, after the stages that this needs."""
+    """Fine-tune for one dataset, after the stages that this needs."""
     changes = to_changes(recipe, overrides, start, machines)
     return run_targets([f"stages/dvc.yaml:finetune@{task}"], changes, RunOptions(hours=hours))
 
@@ -97,7 +97,7 @@ def evaluate(
     machines: Machines = Machines(),  # noqa: B008
     hours: Hours = None,
 ) -> dict[str, Outcome]:
-    """Evaluate the test split of one data set, after the stages that this needs."""
+    """Evaluate the test split of one dataset, after the stages that this needs."""
     changes = to_changes(recipe, overrides, machines=machines)
     return run_targets([f"evaluate@{task}"], changes, RunOptions(hours=hours))
 

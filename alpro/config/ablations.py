@@ -19,7 +19,7 @@ class Cell:
     ablation: str
     name: str
     changes: tuple[str, ...]  # as `-S` takes them
-    paper: dict[str, float]  # percent, by data set; `_zeroshot` where nothing was fine-tuned
+    paper: dict[str, float]  # percent, by dataset; `_zeroshot` where nothing was fine-tuned
 
     @property
     def command(self) -> str:

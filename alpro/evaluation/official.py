@@ -73,7 +73,7 @@ def evaluate_checkpoint(
     results/<task>. Raises ConfigError for an unknown task, and the errors of reading the files.
     """
     if task not in params.datasets:
-        raise ConfigError(f"--task {task}: recipe {params.recipe} has no such data set{nearest(task, params.datasets)}")
+        raise ConfigError(f"--task {task}: recipe {params.recipe} has no such dataset{nearest(task, params.datasets)}")
     resolved = find_checkpoint(checkpoint, step)
     dataset, split = _dataset(params.datasets[task], videos, annotations, params.evaluate[task].split)
     settings = _override(
@@ -226,7 +226,7 @@ def official_preprocessing(training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dataset(dataset: Dataset, videos: str | Path | None, annotations: str | Path | None, split: str) -> tuple[Dataset, str]:
-    """Return the data set with the given folders, and the split that the annotation file's name gives."""
+    """Return the dataset with the given folders, and the split that the annotation file's name gives."""
     changes: dict[str, str] = {} if videos is None else {"videos": str(videos)}
     if annotations is not None:
         path = Path(annotations)

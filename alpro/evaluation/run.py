@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint on a data set's split, and the stage's record: metrics, predictions, plots.
+"""Evaluation of a checkpoint on a dataset's split, and the stage's record: metrics, predictions, plots.
 
     run_evaluation(params, "msrvtt_ret", checkpoint="models/sample/finetune/msrvtt_ret", record="reports/evaluate/msrvtt_ret")
 
@@ -53,7 +53,7 @@ def run_evaluation(
     modes: Sequence[VideoMode] = VIDEO_MODES,
     state: str | Path = ".state",
 ) -> dict[str, Any]:
-    """Evaluate a data set's split under params.yaml, with its ablations, and write the record; returns its metrics.
+    """Evaluate a dataset's split under params.yaml, with its ablations, and write the record; returns its metrics.
 
     All ranks call it; rank 0 writes. `checkpoint` is a checkpoint or, for an untrained model, a file of recipes/init. A killed
     evaluation resumes from what it left in `state`. Raises ConfigError for a task without settings, and the errors of reading
@@ -186,7 +186,7 @@ def load_bundle(
 
 
 def answer_list(checkpoint: str | Path, dataset: Dataset, file: str | Path | None = None) -> Mapping[str, int]:
-    """Return the label of each answer: from `file` if given, else from the checkpoint's answers.json, else the data set's.
+    """Return the label of each answer: from `file` if given, else from the checkpoint's answers.json, else the dataset's.
 
     Raises DataError if the list can't be read.
     """

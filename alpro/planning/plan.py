@@ -46,7 +46,7 @@ class TrainingPlan:
     """Plan of one training. FLOPs are summed over all processes, memory is per process; memory and disk in bytes."""
 
     name: str
-    samples: dict[str, int]  # by corpus or data set
+    samples: dict[str, int]  # by corpus or dataset
     counted: bool  # samples were counted in the files; otherwise they are published numbers
     epochs: int
     batch: int  # samples of all processes in an optimizer step
@@ -94,7 +94,7 @@ def device_of(gpu: str | None, tflops: float | None = None, mfu: float | None = 
 def make_plan(params: Params, gpus: int, device: Device) -> list[TrainingPlan]:
     """Plan the prompter's training, the pre-training and all fine-tunings, with one process on each GPU.
 
-    Raises DataError for unreadable annotations, and ConfigError if a data set is missing and its size is not published.
+    Raises DataError for unreadable annotations, and ConfigError if a dataset is missing and its size is not published.
     """
     plans = [_corpus_plan(params, name, gpus, device) for name in ("prompter", "pretrain")]
     return plans + [_dataset_plan(params, name, gpus, device) for name in params.datasets]

@@ -1,4 +1,4 @@
-"""Published sizes of the public data sets, for plans without the data: videos and texts of each split.
+"""Published sizes of the public datasets, for plans without the data: videos and texts of each split.
 
 Sources: the ALPRO paper, section 4.1 (WebVid-2M, CC3M, DiDeMo's and MSRVTT's splits; 20 captions a video in MSRVTT), and
 Xu et al., "Video Question Answering via Gradually Refined Attention over Appearance and Motion" (2017) for both QA sets.

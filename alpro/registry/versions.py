@@ -64,7 +64,7 @@ class Checkpoint:
 
     @property
     def task(self) -> str:
-        """Downstream data set, or the stage itself for prompter and pretrain."""
+        """Downstream dataset, or the stage itself for prompter and pretrain."""
         return self.stage.split("/")[-1]
 
     @property

@@ -49,7 +49,7 @@ class StageRecord:
 
     @property
     def task(self) -> str:
-        """Data set of the stage if it has one, otherwise the stage itself."""
+        """Dataset of the stage if it has one, otherwise the stage itself."""
         return self.stage.split("/")[-1]
 
 

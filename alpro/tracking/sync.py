@@ -235,7 +235,7 @@ def _refresh(store: TrackingStore, state: PipelineState, record: StageRecord, ru
 
 
 def _log_inputs(store: TrackingStore, state: PipelineState, record: StageRecord, run: Run, stage: lineage.LockedStage) -> None:
-    """Log the data sets that the stage read, with DVC's hashes as their digests."""
+    """Log the datasets that the stage read, with DVC's hashes as their digests."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     logged = {(entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs} if run.inputs else set()

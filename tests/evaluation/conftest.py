@@ -26,7 +26,7 @@ SIZES = Model(
     embed_dim=16, vocab_size=len(WORDS) + 5, max_positions=32,
 )  # fmt: skip
 ANSWERS = {"circle": 0, "square": 1, "star": 2, "red": 3, "blue": 4, "left": 5}
-OTHER_LABELS = {answer: 5 - label for answer, label in ANSWERS.items()}  # of the data set; the checkpoint has ANSWERS
+OTHER_LABELS = {answer: 5 - label for answer, label in ANSWERS.items()}  # of the dataset; the checkpoint has ANSWERS
 
 
 def write_video(path: Path, seed: int, frames: int = 8, side: int = 32) -> None:

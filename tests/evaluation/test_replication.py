@@ -35,7 +35,7 @@ def official(tmp_path: Path, project: Path, retrieval_model: Any, qa_model: Any)
 
 @pytest.fixture
 def without_own(params: Params, tmp_path: Path) -> Params:
-    """The same parameters without checkpoints of our own, and with the matching answer list in the data set."""
+    """The same parameters without checkpoints of our own, and with the matching answer list in the dataset."""
     missing = {t: e.model_copy(update={"checkpoint": str(tmp_path / "none")}) for t, e in params.evaluate.items()}
     folder = tmp_path / "msvd_qa"
     shutil.copytree(params.datasets["msvd_qa"].annotations, folder)

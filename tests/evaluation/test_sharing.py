@@ -91,7 +91,7 @@ def test_the_named_answer_list_decides(official: Path, params: Params, project: 
     folder, data = official / "msvd_qa/public", named(params, "msvd_qa")
     named_list = evaluate_checkpoint(params, "msvd_qa", folder, step="40", answers=other, output=tmp_path / "a", **data)
     from_data = evaluate_checkpoint(params, "msvd_qa", folder, step="40", output=tmp_path / "b", **data)
-    assert named_list == from_data  # the data set's own list is the same
+    assert named_list == from_data  # the dataset's own list is the same
     with pytest.raises(DataError, match=r"nowhere\.json: not found"):
         evaluate_checkpoint(params, "msvd_qa", folder, answers="nowhere.json", **data)
 

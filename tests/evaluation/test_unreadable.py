@@ -1,4 +1,4 @@
-"""An evaluation of a data set with unreadable videos is refused with a list of them; no video is substituted."""
+"""An evaluation of a dataset with unreadable videos is refused with a list of them; no video is substituted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from alpro.evaluation.run import run_evaluation
 
 @pytest.fixture
 def faulty(params: Params, records: list[Record], tmp_path: Path) -> Params:
-    """The data set of `params` with one truncated video, one file that is no video, and one missing video."""
+    """The dataset of `params` with one truncated video, one file that is no video, and one missing video."""
     shutil.copytree(records[0].path.parent, tmp_path / "videos")
     whole = records[1].path.read_bytes()
     (tmp_path / "videos" / "video1.mp4").write_bytes(whole[: len(whole) * 2 // 3])

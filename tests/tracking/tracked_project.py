@@ -97,7 +97,7 @@ def write_checkpoint(root: Path, params: Params, stage: str, salt: str = "") -> 
 
 
 def write_data(root: Path, params: Params, task: str, salt: str = "") -> None:
-    """Write annotations and a video of a data set, and the report of its validation."""
+    """Write annotations and a video of a dataset, and the report of its validation."""
     dataset = params.datasets[task]
     files = {f"{dataset.annotations}/test.jsonl": "{}", f"{dataset.videos}/one.mp4": task}
     for path, content in {**files, f"models/{params.recipe}/validated/{task}.json": task}.items():

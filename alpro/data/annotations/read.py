@@ -60,7 +60,7 @@ def read_corpus(corpus: Corpus, split: Literal["train", "val"] = "train") -> lis
 
 
 def read_answers(dataset: Dataset) -> dict[str, int]:
-    """Return {answer: label} of a data set: its answer list, or for one table the answers of its training rows.
+    """Return {answer: label} of a dataset: its answer list, or for one table the answers of its training rows.
 
     The answers of a table are ordered by frequency, then alphabetically.
     """

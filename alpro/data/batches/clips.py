@@ -68,7 +68,7 @@ def try_clips(
 
 
 def unreadable_message(faults: Sequence[str]) -> str:
-    """Format the complete list of unreadable files, so that a data set can be repaired in one go."""
+    """Format the complete list of unreadable files, so that a dataset can be repaired in one go."""
     count = f"{len(faults)} videos" if len(faults) > 1 else "1 video"
     return "\n  ".join([f"{count} can't be read; fetch again, or remove from the split:", *faults])
 

@@ -86,7 +86,7 @@ class Unreadable:
 
 
 class ClipDataset(torch.utils.data.Dataset[Any]):
-    """Map-style dataset of one corpus or data set, indexed by (epoch, row).
+    """Map-style dataset of one corpus or dataset, indexed by (epoch, row).
 
     The samples depend on `kind`:
 

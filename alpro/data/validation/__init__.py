@@ -1,4 +1,4 @@
-"""Validation of a corpus or data set with Great Expectations, before anything is trained on it.
+"""Validation of a corpus or dataset with Great Expectations, before anything is trained on it.
 
 The output of each set is metrics.json, problems.jsonl, params.json, index.parquet (its files) and index.html (Data Docs that
 need no network). Equal data give equal bytes.
@@ -51,7 +51,7 @@ class Summary:
 
 
 def validate(params: Params, names: Sequence[str], out_dir: str | Path) -> Summary:
-    """Validate corpora and data sets of `params`; write a folder with passed.json for each into `out_dir`.
+    """Validate corpora and datasets of `params`; write a folder with passed.json for each into `out_dir`.
 
     The output of all sets is written before errors are raised. Raises DataError if there are errors, ConfigError for a name
     that `params` does not have.

@@ -26,7 +26,7 @@ class Limits:
 
 
 def limits_of(params: Params, name: str) -> Limits:
-    """Return the limits of a corpus or data set. Published counts apply only to real data under its official name."""
+    """Return the limits of a corpus or dataset. Published counts apply only to real data under its official name."""
     published = PUBLISHED_COUNTS.get(name, {}) if params.sample is None else {}
     image = name in params.corpora and params.corpora[name].media == "image"  # a still is repeated as frames
     if name in params.corpora:

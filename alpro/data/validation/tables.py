@@ -43,7 +43,7 @@ class Tables:
 
 
 def read_tables(source: Corpus | Dataset, needed: Sequence[str]) -> Tables:
-    """Read a corpus or data set, without token lengths, content hashes and frames.
+    """Read a corpus or dataset, without token lengths, content hashes and frames.
 
     Splits that are not `needed` may be missing. Their videos get no path, as nothing reads them.
     """

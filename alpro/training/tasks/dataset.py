@@ -1,4 +1,4 @@
-"""Fine-tuning on a data set: retrieval and question answering."""
+"""Fine-tuning on a dataset: retrieval and question answering."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QA_METRICS = ("overall_acc", *(f"{kind}_acc" for kind in QUESTION_TYPES))
 
 
 class DatasetTask(ClipTask):
-    """Base of fine-tuning; the validation computes the metrics of the data set's evaluation."""
+    """Base of fine-tuning; the validation computes the metrics of the dataset's evaluation."""
 
     def __init__(self, params: Params, name: str) -> None:
         dataset, settings = params.datasets[name], params.finetune[name]
