@@ -1,4 +1,4 @@
-"""The browser of the page tests: Chromium, driven by node with playwright-core."""
+"""The browser for tests of pages: Chromium, driven by Node.js with playwright-core."""
 
 from __future__ import annotations
 

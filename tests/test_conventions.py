@@ -1,4 +1,4 @@
-"""The conventions that every source file keeps: size limits, and docstrings in plain English."""
+"""The conventions of every source file: size limits, and docstrings in plain English."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FILE_LINES, FUNCTION_LINES, CLASS_LINES = 350, 60, 250
-REASON = re.compile(r"#\s*long:\s*\S+")  # a comment in the file's, function's or class's first lines: why it is longer
+REASON = re.compile(r"#\s*long:\s*\S+")  # a comment in the file's, function's or class's first lines gives the reason
 RIDDLE = re.compile(r"\s*(What|Whether|Where)\b")
 
 
 def sources(*folders: str) -> list[Path]:
-    """The Python files of these folders."""
+    """Return the Python files of these folders."""
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def named(path: Path, node: ast.AST | None = None) -> str:
-    """How a place in the code is named in a failure."""
+    """Return the file, line and name of a node, for a failure message."""
     return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)} {getattr(node, 'name', '')}".strip()
 
 
 def too_long(path: Path) -> list[str]:
-    """The parts of a file that are longer than their limit, and give no reason."""
+    """Return the parts of a file that exceed their limit without giving a reason."""
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     found = []
@@ -40,7 +40,7 @@ def too_long(path: Path) -> list[str]:
 
 
 def riddles(path: Path) -> list[str]:
-    """Docstrings that begin with a word that makes a clause of them: "What", "Whether", "Where"."""
+    """Find docstrings that start with What, Whether or Where."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -50,7 +50,7 @@ def riddles(path: Path) -> list[str]:
     return found
 
 
-def test_files_functions_and_classes_are_short() -> None:
+def test_files_functions_and_classes_stay_within_their_limits() -> None:
     assert [line for path in sources("alpro", "flows") for line in too_long(path)] == []
 
 

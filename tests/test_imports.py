@@ -1,4 +1,4 @@
-"""The structure of the package: no import cycle, no upward import, nothing loose. The graph is built from the source."""
+"""The structure of the package: no import cycles, no upward imports, no stray modules. The graph is built from the source."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# From the ground up. A package imports only from lines above its own; packages on one line don't import each other.
+# Lowest layer first. A package imports only from lines above its own; packages on one line don't import each other.
 LAYERS = (
     ("alpro.errors",),
     ("alpro.objectives", "alpro.terminal", "alpro.system"),
@@ -32,7 +32,7 @@ LOOSE = {"__init__.py", "__main__.py", "errors.py"}
 
 
 def modules() -> dict[str, Path]:
-    """Every module of `alpro` and `flows`: name -> file."""
+    """Return the file of every module of `alpro` and `flows`, by name."""
     found = {}
     for path in sorted([*(ROOT / "alpro").rglob("*.py"), *(ROOT / "flows").rglob("*.py")]):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -41,7 +41,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(name: str, path: Path, known: dict[str, Path]) -> set[str]:
-    """The modules that a module imports anywhere, inside functions too; not what it imports for type checking alone."""
+    """Return all modules that a module imports, except for type checking only."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     unused = {
         inner
@@ -61,13 +61,13 @@ def imports(name: str, path: Path, known: dict[str, Path]) -> set[str]:
 
 
 def graph() -> dict[str, set[str]]:
-    """module -> the modules that it imports."""
+    """Return the imports of every module."""
     known = modules()
     return {name: imports(name, path, known) for name, path in known.items()}
 
 
 def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
-    """The groups of modules that import each other in a circle (strongly connected components, by Tarjan)."""
+    """Return the groups of modules that import each other (Tarjan's strongly connected components)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -95,7 +95,7 @@ def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
 
 
 def layer(module: str) -> int:
-    """The line of LAYERS that a module belongs to, by its longest name there."""
+    """Return the number of a module's line in LAYERS, by its longest matching package."""
     fits = [
         (len(package), number)
         for number, packages in enumerate(LAYERS)
@@ -107,7 +107,7 @@ def layer(module: str) -> int:
 
 
 def package(module: str) -> str:
-    """The package of LAYERS that a module belongs to."""
+    """Return the package of LAYERS that a module belongs to."""
     return max((p for line in LAYERS for p in line if module == p or module.startswith(f"{p}.")), key=len)
 
 
@@ -115,7 +115,7 @@ LIBRARY = [name for name in modules() if name not in ("alpro", "alpro.__main__",
 
 
 def upward(edges: dict[str, set[str]]) -> list[str]:
-    """The imports that run upward, or between packages of one line."""
+    """Return the imports that point upward or to another package on the same line."""
     return [
         f"{name} imports {other}"
         for name in edges
@@ -125,15 +125,15 @@ def upward(edges: dict[str, set[str]]) -> list[str]:
     ]
 
 
-def test_no_module_imports_itself_through_others() -> None:
+def test_there_are_no_import_cycles() -> None:
     assert cycles(graph()) == []
 
 
-def test_no_import_runs_upward() -> None:
+def test_there_are_no_upward_imports() -> None:
     assert upward(graph()) == []
 
 
-def test_nothing_is_loose() -> None:
+def test_every_module_is_in_a_package() -> None:
     assert {path.name for path in (ROOT / "alpro").glob("*.py")} <= LOOSE
 
 
@@ -142,7 +142,7 @@ def test_every_module_belongs_to_a_layer() -> None:
         layer(name)
 
 
-def test_planted_faults_are_found() -> None:
+def test_planted_faults_are_detected() -> None:
     planted = graph()
     planted["alpro.errors"] = {"alpro.cli.main"}
     assert upward(planted) == ["alpro.errors imports alpro.cli.main"]

@@ -1,6 +1,6 @@
-"""Own videos, declared under `datasets:`, go through the pipeline as it is, from conversion and validation to the registry.
+"""Custom videos declared under `datasets:` pass through the unchanged pipeline, from conversion to the registry.
 
-The clone has a DVC cache of its own, so a stage that is counted did run.
+The clone has its own, empty DVC cache, so every counted stage really ran.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ RAN = re.compile(r"^Running stage '(?:stages/dvc\.yaml:)?([^']+)'", re.MULTILINE
 SPLITS = {"train": 8, "val": 4, "test": 4}
 VOCABULARY = 120  # tokens
 COLOURS = ("red", "pink", "blue", "green")
-LIKE = {"own_ret": "msrvtt_ret", "own_qa": "msvd_qa"}  # the set of recipe tiny whose settings one's own takes
+LIKE = {"own_ret": "msrvtt_ret", "own_qa": "msvd_qa"}  # tiny's set whose settings the custom set uses
 FIGURE = {"own_ret": "text2video", "own_qa": "overall_acc"}
 
 
 def run(root: Path, *command: str) -> str:
-    """Run a program of this environment in `root` to its good end; what it printed."""
+    """Run a program, check that it succeeds, and return its output."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_TRACKING", "PREFECT_", "DVC_ROOT"))
     }
@@ -44,7 +44,7 @@ def run(root: Path, *command: str) -> str:
 
 
 def make_own_set(root: Path) -> None:
-    """A folder of videos, a table of captions and one of questions, and the vocabulary of both."""
+    """Write videos, a table of captions, a table of questions, and the vocabulary of both."""
     (root / "originals").mkdir(parents=True)
     captions, questions = [], []
     names = [(split, f"{split}{number}") for split, size in SPLITS.items() for number in range(size)]
@@ -62,9 +62,9 @@ def make_own_set(root: Path) -> None:
 
 
 def declare(root: Path, names: Sequence[str], processes: int) -> None:
-    """params.yaml: recipe tiny with these sets alone, their videos converted, the model fine-tuned from nothing."""
+    """Write params.yaml: recipe tiny with only these sets, fine-tuned from scratch."""
     raw = yaml.safe_load((root / "recipes" / "tiny.yaml").read_text())
-    raw["launch"] |= {"processes": processes, "start_timeout_s": 600}  # a machine that does other work is slow to start two
+    raw["launch"] |= {"processes": processes, "start_timeout_s": 600}  # a busy machine is slow to start two
     raw["text"]["tokenizer"], raw["model"]["vocab_size"] = "data/own/vocabulary", VOCABULARY
     raw["init"]["finetune"] = "recipes/init/scratch.yaml"
     sets = {
@@ -83,9 +83,7 @@ def declare(root: Path, names: Sequence[str], processes: int) -> None:
 @pytest.mark.parametrize(
     ("names", "processes"), [(("own_qa", "own_ret"), 1), (("own_qa",), 2)], ids=["two sets", "two processes"]
 )
-def test_own_videos_go_from_validation_to_the_registry_with_no_change_to_the_pipeline(
-    names: Sequence[str], processes: int, tmp_path: Path
-) -> None:
+def test_custom_videos_pass_through_the_unchanged_pipeline(names: Sequence[str], processes: int, tmp_path: Path) -> None:
     root = tmp_path / "clone"
     run(tmp_path, "git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(root))
     make_own_set(root / "data" / "own")
@@ -108,7 +106,7 @@ def test_own_videos_go_from_validation_to_the_registry_with_no_change_to_the_pip
     run(root, "git", "commit", "--quiet", "--message", "Own set")
     run(root, "python", "-m", "alpro", "register")
     for name in names:
-        told = run(root, "python", "-m", "alpro", "lineage", f"models:/alpro-{name}@candidate").splitlines()
-        facts = dict(line.split(maxsplit=1) for line in told if line.startswith("  ") and len(line.split()) > 1)
-        assert facts["stage"] == f"finetune/{name}" and facts["validation"] == "passed"
-        assert facts["commit"].startswith(run(root, "git", "rev-parse", "HEAD").strip()) and "CHANGED" not in facts["commit"]
+        printed = run(root, "python", "-m", "alpro", "lineage", f"models:/alpro-{name}@candidate").splitlines()
+        fields = dict(line.split(maxsplit=1) for line in printed if line.startswith("  ") and len(line.split()) > 1)
+        assert fields["stage"] == f"finetune/{name}" and fields["validation"] == "passed"
+        assert fields["commit"].startswith(run(root, "git", "rev-parse", "HEAD").strip()) and "CHANGED" not in fields["commit"]

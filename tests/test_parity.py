@@ -8,7 +8,7 @@ from tests.goldens_recipe import GOLDENS
 from tests.parity import CASES, TESTED
 from tests.parity_table import ROOT
 
-# prefixes of golden files that belong to a case of another name
+# prefixes of golden files whose case has another prefix
 PARTS = {"state_dict_info_": "state_dict_", "state_dict_manifest_": "state_dict_"}
 
 
@@ -25,7 +25,7 @@ def test_every_golden_is_compared_under_its_name() -> None:
 
 
 @pytest.mark.parametrize("name", TESTED)
-def test_the_tests_that_compare_a_golden_exist_and_read_it(name: str) -> None:
+def test_tests_that_compare_a_golden_exist_and_name_it(name: str) -> None:
     for test in TESTED[name]:
         file, _, function = test.partition("::")
         text = (ROOT / file).read_text()

@@ -1,6 +1,6 @@
-"""The whole pipeline in clones of their own, at recipe `tiny`: two runs, a killed run and a flow give the same bytes.
+"""The whole pipeline with recipe `tiny`, in separate clones: two runs, a killed run and a flow give the same bytes.
 
-Every clone starts with an empty DVC cache, so a stage that is counted did run. `dvc.lock` and `stages/dvc.lock` hold the
+Every clone starts with an empty DVC cache, so every counted stage really ran. `dvc.lock` and `stages/dvc.lock` hold the
 hash of every stage's inputs and outputs, checkpoints and metrics included: equal locks are equal results.
 """
 
@@ -42,7 +42,7 @@ STAGES = {
 
 
 class Clone:
-    """A clone of this repository, with params.yaml of recipe tiny, a cache of its own, and the environment of the tests."""
+    """A clone of this repository, with recipe tiny as params.yaml, its own cache, and the tests' environment."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -54,7 +54,7 @@ class Clone:
         subprocess.run(["git", "commit", "--quiet", "--all", "-m", "Recipe tiny"], cwd=root, check=True)
 
     def start(self, *command: str) -> subprocess.Popen[str]:
-        """Start a program of the environment in the clone; its output is one stream of lines."""
+        """Start a program in the clone, with stdout and stderr combined."""
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_ROOT", "PREFECT_"))
         }
@@ -68,14 +68,14 @@ class Clone:
         )
 
     def run(self, *command: str) -> str:
-        """Run a program to its good end; returns what it printed."""
+        """Run a program, check that it succeeds, and return its output."""
         process = self.start(*command)
         output, _ = process.communicate(timeout=3600)
         assert process.returncode == 0, output[-4000:]
         return output
 
     def locks(self) -> dict[str, object]:
-        """Both lock files."""
+        """Return the contents of both lock files."""
         return {name: yaml.safe_load((self.root / name).read_text()) for name in LOCKS}
 
     def metrics(self) -> dict[str, object]:
@@ -119,7 +119,7 @@ def test_a_second_repro_runs_nothing(undisturbed: Clone) -> None:
     assert sorted(line[3:] for line in changed.stdout.splitlines()) == sorted(LOCKS)
 
 
-def test_a_run_whose_launcher_is_killed_goes_on_to_the_same_bytes(undisturbed: Clone, folder: Path) -> None:
+def test_run_resumes_to_the_same_bytes_after_its_launcher_is_killed(undisturbed: Clone, folder: Path) -> None:
     clone = Clone(folder / "killed")
     stages: list[str] = []
     for sign in ("pretrain: step", "finetune/msvd_qa: step"):
@@ -154,13 +154,13 @@ def test_the_flow_gives_the_same_bytes(undisturbed: Clone, folder: Path) -> None
 
 
 @pytest.mark.parametrize("task", ["msvd_qa", "msrvtt_ret"])
-def test_one_learning_rate_reruns_its_fine_tuning_and_what_follows(undisturbed: Clone, task: str) -> None:
+def test_changed_learning_rate_reruns_only_its_fine_tuning_and_later_stages(undisturbed: Clone, task: str) -> None:
     output = undisturbed.run("dvc", "exp", "run", "-S", f"finetune.{task}.learning_rate=0.0005")
     assert sorted(ran(output)) == [f"evaluate@{task}", f"finetune@{task}", "report"]
     subprocess.run(["git", "checkout", "--quiet", "params.yaml"], cwd=undisturbed.root, check=True)
 
 
-def test_a_checkpoint_to_fine_tune_from_needs_no_prompter_and_no_pre_training(undisturbed: Clone, folder: Path) -> None:
+def test_fine_tuning_from_a_checkpoint_skips_prompter_and_pre_training(undisturbed: Clone, folder: Path) -> None:
     clone = Clone(folder / "given")
     shutil.copytree(undisturbed.root / load(undisturbed.root / "params.yaml").init.finetune, clone.root / "given")
     clone.run("dvc", "exp", "run", "-S", "init.finetune=given")
@@ -168,7 +168,7 @@ def test_a_checkpoint_to_fine_tune_from_needs_no_prompter_and_no_pre_training(un
     assert {"msrvtt_ret", "msvd_qa"} <= set(clone.metrics())
 
 
-def test_a_deleted_store_comes_back(undisturbed: Clone) -> None:
+def test_deleted_store_is_restored_by_a_sync(undisturbed: Clone) -> None:
     def status() -> str:
         return undisturbed.run("python", "-m", "alpro", "track", "status").splitlines()[-1]
 
@@ -180,7 +180,7 @@ def test_a_deleted_store_comes_back(undisturbed: Clone) -> None:
     assert status() == "complete"
 
 
-def test_mlflows_pages_show_the_run_its_children_their_curves_and_the_models(undisturbed: Clone, tmp_path: Path) -> None:
+def test_mlflow_pages_show_runs_curves_and_models(undisturbed: Clone, tmp_path: Path) -> None:
     if reason := missing():
         pytest.skip(reason)
     undisturbed.run("python", "-m", "alpro", "track", "sync")
@@ -197,7 +197,7 @@ def test_mlflows_pages_show_the_run_its_children_their_curves_and_the_models(und
     for name in trained:
         run = children[name]
         points = [len(client.get_metric_history(run.info.run_id, key)) for key in run.data.metrics if key.startswith("val/")]
-        assert points and min(points) > 1, f"{name} has no curves"  # of the training's own split recipe tiny logs one point
+        assert points and min(points) > 1, f"{name} has no curves"  # recipe tiny logs a single training point
 
     curves = children["pretrain"].info.run_id
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -1,4 +1,4 @@
-"""The README's tables are true: every switch, test, command, option, stage and path that they name is there."""
+"""The README's tables are true: every switch, test, command, option, stage and path that they name exists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOMS = ("recipes/", "tests/", "alpro/", "stages/", "flows/", "Makefile", "dvc.y
 
 
 def table(chapter: str, first: str) -> list[list[str]]:
-    """Rows of the table of a chapter whose header starts with `first`, cell by cell."""
+    """Return the rows, as lists of cells, of the chapter's table whose header starts with `first`."""
     text = README.split(f"\n## {chapter}\n")[1].split("\n## ")[0]
     lines = text[text.index(first) :].splitlines()[2:]
     rows = []
@@ -36,7 +36,7 @@ def table(chapter: str, first: str) -> list[list[str]]:
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """Every parameter by its path; a section is a parameter too."""
+    """Return every parameter by its path; sections count as parameters."""
     found = {path: value} if path else {}
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -50,19 +50,19 @@ PARAMETERS = leaves(SIDES["official"])
 
 
 @pytest.mark.parametrize("row", SWITCHES, ids=lambda row: row[0])
-def test_a_switch_has_the_sides_that_its_row_says(row: list[str]) -> None:
+def test_switch_has_the_values_given_in_its_row(row: list[str]) -> None:
     assert len(row) == 7
     paths, sides = CODE.findall(row[3]), {"official": row[4], "paper": row[5]}
     assert paths
     for side, cell in sides.items():
-        (wanted,) = [yaml.safe_load(code) for code in CODE.findall(cell)]
+        (expected,) = [yaml.safe_load(code) for code in CODE.findall(cell)]
         for path in paths:
             found = {name: value for name, value in leaves(SIDES[side]).items() if fnmatch(name, path)}
-            assert found and all(value == wanted for value in found.values()), (side, path, found)
+            assert found and all(value == expected for value in found.values()), (side, path, found)
 
 
 @pytest.mark.parametrize("row", SWITCHES, ids=lambda row: row[0])
-def test_what_shows_a_switch_is_a_test_that_exists(row: list[str]) -> None:
+def test_each_switch_names_an_existing_test(row: list[str]) -> None:
     shown = CODE.findall(row[6])
     tests = [name for name in shown if "::" in name]
     assert tests
@@ -75,8 +75,8 @@ def test_what_shows_a_switch_is_a_test_that_exists(row: list[str]) -> None:
         assert users or any(case.startswith(golden) for case in CASES), golden
 
 
-def test_every_departure_with_two_sides_is_a_row() -> None:
-    """Every parameter in which recipes `official` and `paper` differ, except paths, is in the table."""
+def test_every_difference_between_the_recipes_has_a_row() -> None:
+    """Every parameter that differs between recipes `official` and `paper`, except paths, is in the table."""
     sides = {name: leaves(json.loads(json.dumps(side).replace(f"models/{name}/", ""))) for name, side in SIDES.items()}
     differ = {
         path for path, value in sides["official"].items() if not isinstance(value, dict) and sides["paper"].get(path) != value
@@ -99,7 +99,7 @@ def test_every_script_configuration_and_option_has_a_row() -> None:
 
 
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
-    """The command that words of `alpro ...` name, and the rest of the words. Fails where there is none."""
+    """Return the command and the remaining words; fail if there is no such command."""
     command: Any = typer.main.get_command(app)
     while commands := getattr(command, "commands", None):
         assert words and words[0] in commands, f"alpro has no {words[0] if words else 'such command'}"
@@ -136,7 +136,7 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
-def test_what_a_row_names_here_exists(row: list[str]) -> None:
+def test_stages_paths_and_parameters_in_a_row_exist(row: list[str]) -> None:
     stages: dict[str, Any] = {}
     for file in ("dvc.yaml", "stages/dvc.yaml"):
         stages |= yaml.safe_load((ROOT / file).read_text())["stages"]

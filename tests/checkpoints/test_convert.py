@@ -62,7 +62,7 @@ def test_import_keeps_tokenizer_and_answers_and_every_byte(file, extras, tmp_pat
     assert theirs.keys() == ours.keys() and all(theirs[key].equal(ours[key]) for key in theirs)
 
 
-def test_import_takes_another_task_where_that_makes_sense(wide, tmp_path):
+def test_import_accepts_another_task_only_if_compatible(wide, tmp_path):
     export_official(wide("pretrain", seed=1), tmp_path / "pretrain.pt")
     report = import_checkpoint(tmp_path / "pretrain.pt", tmp_path / "own", "prompter")
     assert json.loads((tmp_path / "own/config.json").read_text())["task"] == "prompter" and not report.new
@@ -73,7 +73,7 @@ def test_import_takes_another_task_where_that_makes_sense(wide, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_import_resizes_what_may_be_resized(wide, tmp_path):
+def test_import_resizes_both_position_embeddings(wide, tmp_path):
     model = wide("retrieval", seed=1)
     torch.nn.init.normal_(model.visual_encoder.model.pos_embed)
     export_official(model, tmp_path / "ret.pt")
@@ -86,7 +86,7 @@ def test_import_resizes_what_may_be_resized(wide, tmp_path):
         assert places.equal(smooth if mode == "bicubic" else old[:, [n * 16 // 36 for n in range(36)]])
 
 
-def test_a_vocabulary_or_answer_list_that_does_not_belong_is_refused(file, extras, wide, tmp_path):
+def test_mismatched_vocabulary_or_answer_list_is_refused(file, extras, wide, tmp_path):
     train_vocabulary(["a red circle"], tmp_path / "short", 60)
     with pytest.raises(DataError, match=r"the vocabulary has 60 tokens, the model 100"):
         import_checkpoint(file, tmp_path / "own", tokenizer=tmp_path / "short")
@@ -102,7 +102,7 @@ def test_a_vocabulary_or_answer_list_that_does_not_belong_is_refused(file, extra
     assert not (tmp_path / "own").exists()
 
 
-def test_the_commands_import_show_and_export(file, extras, tmp_path):
+def test_commands_import_show_and_export_a_checkpoint(file, extras, tmp_path):
     own, again = str(tmp_path / "own"), str(tmp_path / "again.pt")
     run = CliRunner().invoke
     kept = ["--tokenizer", str(extras["tokenizer"]), "--answers", str(extras["answers"])]
@@ -117,8 +117,8 @@ def test_the_commands_import_show_and_export(file, extras, tmp_path):
     assert list(first) == list(second) and all(first[key].equal(second[key]) for key in first)
 
 
-def test_saved_sizes_win_over_guesses(small, tmp_path):
-    """Shapes don't reveal the number of heads: our own directory saves it."""
+def test_saved_sizes_take_precedence_over_guesses(small, tmp_path):
+    """Shapes don't reveal the number of heads, so the checkpoint's directory saves it."""
     model = small("retrieval")
     save_checkpoint(tmp_path / "own", model, {})
     assert load_checkpoint(tmp_path / "own")[1]["model"]["heads"] == model.config.heads == 4

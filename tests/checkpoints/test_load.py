@@ -1,4 +1,4 @@
-"""Checkpoints: opened without executing code, transferred between tasks by the table; other differences are errors."""
+"""Checkpoints are opened without executing code and transferred between tasks by a table; other differences are errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_official_to_own_to_official_keeps_every_byte(small, tmp_path, task):
     assert same_bytes(first, second)
 
 
-def test_small_answer_head_is_exported_at_the_width_that_the_released_code_builds(small, batch, tmp_path):
+def test_small_answer_head_is_exported_at_the_released_width(small, batch, tmp_path):
     model = small("qa").eval()
     export_official(model, tmp_path / "official.pt")
     exported, info, _ = load_model(tmp_path / "official.pt", config=model.config)
@@ -48,7 +48,7 @@ def test_small_answer_head_is_exported_at_the_width_that_the_released_code_build
     assert not wide.softmax(1)[:, 5:].any()
 
 
-def test_own_directory_holds_everything_and_the_same_bytes_each_time(small, tmp_path):
+def test_saved_directory_is_complete_and_reproducible(small, tmp_path):
     model = small("qa")
     answers, vocabulary = tmp_path / "a.json", tmp_path / "v"
     answers.write_text('{"red": 0}')
@@ -84,7 +84,7 @@ def test_question_answering_files_have_no_bert_level(small):
     assert "text_encoder.bert.embeddings.word_embeddings.weight" in retrieval
 
 
-def test_pretraining_starts_retrieval_and_says_which_heads_go(small):
+def test_pretraining_initialises_retrieval_and_reports_dropped_heads(small):
     source, target = small("pretrain", seed=1), small("retrieval", seed=2)
     report = load_into(target, source.state_dict())
     for key, tensor in target.state_dict().items():
@@ -93,7 +93,7 @@ def test_pretraining_starts_retrieval_and_says_which_heads_go(small):
     assert "prompter" in str(report) and "mpm_head (4)" in str(report) and not report.new
 
 
-def test_pretraining_starts_question_answering_with_a_new_classifier(small):
+def test_pretraining_initialises_question_answering_with_a_new_classifier(small):
     source, target = small("pretrain", seed=1), small("qa", seed=2)
     before = target.classifier[0].weight.clone()
     report = load_into(target, source.state_dict())
@@ -103,19 +103,19 @@ def test_pretraining_starts_question_answering_with_a_new_classifier(small):
     assert "classifier (4)" in str(report)
 
 
-def test_prompter_comes_out_of_a_pretraining_checkpoint(small):
+def test_prompter_is_loaded_from_a_pretraining_checkpoint(small):
     source, target = small("pretrain", seed=1), small("prompter", seed=2)
     load_into(target, source.state_dict())
     assert all(t.equal(source.prompter.state_dict()[k]) for k, t in target.state_dict().items())
 
 
-def test_prompter_goes_into_a_pretraining_as_its_teacher(small):
+def test_prompter_is_loaded_as_the_teacher_of_a_pretraining(small):
     source, target = small("prompter", seed=1), small("pretrain", seed=2)
     load_into(target.prompter, source.state_dict(), {"task": "prompter"})
     assert all(t.equal(source.state_dict()[k]) for k, t in target.prompter.state_dict().items())
 
 
-def test_prompts_of_another_entity_list_are_dropped_aloud(small):
+def test_prompts_of_another_entity_list_are_dropped_with_a_message(small):
     report = load_into(small("prompter", num_entities=9), small("prompter").state_dict())
     assert "video_prompt_feat" in report.dropped and "video_prompt_feat" in str(report)
 
@@ -146,7 +146,7 @@ def test_pretraining_without_pem_gives_no_prompter(small):
         ({"text_layers": 1}, "layer.3"),
     ],
 )
-def test_checkpoint_of_other_sizes_is_refused_and_nothing_is_changed(small, changes, message):
+def test_checkpoint_of_other_sizes_is_refused_without_any_change(small, changes, message):
     target = small("retrieval", config=small("retrieval").config.model_copy(update=changes), seed=3)
     before = {key: tensor.clone() for key, tensor in target.state_dict().items()}
     with pytest.raises(CheckpointError, match=message):
@@ -165,7 +165,7 @@ def test_answer_list_of_the_wrong_length_is_refused(small):
             check_answer_head(answers, classes)
 
 
-def test_lavis_checkpoint_goes_through_the_same_table(small, tmp_path):
+def test_lavis_checkpoint_is_converted_by_the_same_table(small, tmp_path):
     """LAVIS wraps its state dict, has no `.bert` level, and omits the unused weights."""
     for task, left_out in (("retrieval", ("text_encoder.cls.", "visual_encoder.model.head.")), ("qa", ("temp", "itm_head."))):
         model = small(task, seed=4)
@@ -230,7 +230,7 @@ def test_truncated_checkpoints_are_refused(small, tmp_path):
         load_checkpoint(tmp_path / "own")
 
 
-def test_zip_that_is_no_checkpoint_is_refused(tmp_path):
+def test_zip_without_a_checkpoint_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "output.pt", "w") as archive:
         archive.writestr("ckpt/model.pt", "x")
     with pytest.raises(CheckpointError, match="a zip, but no checkpoint"):
@@ -246,13 +246,13 @@ def test_nan_weights_are_refused(small, tmp_path):
 
 
 @pytest.mark.parametrize("content", [{"weights": torch.zeros(2)}, {"a": 1}, [1, 2], {}])
-def test_files_that_hold_no_alpro_model_are_refused(tmp_path, content):
+def test_files_without_an_alpro_model_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"no ALPRO model|no state dict"):
         load_checkpoint(tmp_path / "other.pt")
 
 
-def test_missing_files_and_broken_configs_are_named(small, tmp_path):
+def test_missing_files_and_broken_configs_are_reported(small, tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         load_checkpoint(tmp_path / "nowhere.pt")
     (tmp_path / "empty").mkdir()

@@ -30,7 +30,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", SETS)
-def test_the_goldens_weights_survive_import_evaluation_export_and_import(tmp_path: Path, task: str) -> None:
+def test_golden_weights_survive_import_evaluation_export_and_import(tmp_path: Path, task: str) -> None:
     name, official = SETS[task], tmp_path / "public/ckpt/model_step_best.pt"
     export_official(model_of(task, **HEADS[task]), official)
     train_vocabulary(["what is the man doing", "a man talks"], tmp_path / "text", VOCABULARY)

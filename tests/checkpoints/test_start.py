@@ -1,4 +1,4 @@
-"""Initial weights of a training: a seed, ImageNet's ViT and BERT, Kinetics, or a checkpoint."""
+"""Initial weights of a training: random, from ImageNet's ViT and BERT, from Kinetics, or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def vit(small, tmp_path) -> tuple[str, VisionTransformer]:
 
 
 @pytest.mark.parametrize("task", ["prompter", "pretrain", "retrieval", "qa"])
-def test_seed_fills_everything_and_the_same_seed_gives_the_same_bits(small, task):
+def test_seed_initialises_all_weights_reproducibly(small, task):
     one, two, other = small(task, seed=7), small(task, seed=7), small(task, seed=8)
     for key, tensor in one.state_dict().items():
         assert tensor.equal(two.state_dict()[key]) and tensor.float().isfinite().all(), key
@@ -52,7 +52,7 @@ def test_scratch_lets_the_temporal_path_learn(small, batch):
         assert parameter.grad.abs().max() > 0
 
 
-def test_vit_becomes_a_video_encoder_that_copies_it_on_each_frame(small, vit):
+def test_video_encoder_from_a_vit_matches_it_on_each_frame(small, vit):
     path, source = vit
     model = small("retrieval")
     (report,) = init_weights(model, Spec(vision=path), seed=1)
@@ -85,7 +85,7 @@ def test_kinetics_timesformer_keeps_its_temporal_weights(small, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["retrieval", "qa"])
-def test_bert_directory_fills_both_halves(small, tmp_path, task):
+def test_bert_directory_initialises_both_encoders(small, tmp_path, task):
     model = small(task)
     bert = BertForMaskedLM(bert_config(model.config))
     bert.save_pretrained(tmp_path / "bert")
@@ -97,7 +97,7 @@ def test_bert_directory_fills_both_halves(small, tmp_path, task):
     assert "tensors loaded" in str(report)
 
 
-def test_old_and_bare_bert_files_are_understood(small, tmp_path):
+def test_old_and_headless_bert_files_are_loaded(small, tmp_path):
     model = small("retrieval")
     bert = BertModel(bert_config(model.config))
     state = {
@@ -113,7 +113,7 @@ def test_old_and_bare_bert_files_are_understood(small, tmp_path):
     )  # it has no head, and its pooler is not used
 
 
-def test_without_internet_one_line_names_the_directory_option(small, monkeypatch, tmp_path):
+def test_offline_error_names_the_directory_option(small, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
@@ -127,14 +127,14 @@ def test_without_internet_one_line_names_the_directory_option(small, monkeypatch
         init_weights(small("retrieval"), Spec(vision="vit_nonsense"))
 
 
-def test_bert_is_found_where_the_released_code_keeps_it(small, monkeypatch, tmp_path):
+def test_bert_is_found_in_the_released_codes_folder(small, monkeypatch, tmp_path):
     model = small("retrieval")
     BertForMaskedLM(bert_config(model.config)).save_pretrained(tmp_path / "ext/bert-base-uncased")
     monkeypatch.chdir(tmp_path)
     assert init_weights(model, read_spec(INIT / "imagenet.yaml").model_copy(update={"vision": "scratch"}))
 
 
-def test_position_embedding_of_another_size_is_resized_as_init_resize_says(small, tmp_path):
+def test_position_embedding_is_resized_by_init_resize(small, tmp_path):
     """Over the flattened patches as in the released code (golden a_resize has the rows), or in two dimensions."""
     source = small("pretrain", seed=1)
     torch.nn.init.normal_(source.visual_encoder.model.pos_embed)
@@ -160,7 +160,7 @@ def test_encoders_of_other_sizes_are_refused(small, vit, tmp_path):
         init_weights(wide, Spec(text=str(tmp_path / "bert")))
 
 
-def test_spec_with_other_keys_is_refused(tmp_path):
+def test_spec_with_unknown_keys_is_refused(tmp_path):
     (tmp_path / "x.yaml").write_text("vison: scratch\n")
     with pytest.raises(CheckpointError, match="must hold `vision` and `text`"):
         read_spec(tmp_path / "x.yaml")
@@ -168,14 +168,14 @@ def test_spec_with_other_keys_is_refused(tmp_path):
         read_spec(tmp_path / "y.yaml")
 
 
-def test_start_takes_a_spec_or_a_checkpoint(small, tmp_path):
+def test_start_accepts_a_spec_or_a_checkpoint(small, tmp_path):
     source, target = small("pretrain", seed=1), small("qa", seed=2)
     save_checkpoint(tmp_path / "pretrain", source, {})
     (report,) = start(target, tmp_path / "pretrain", seed=5)
     assert target.vision_proj.weight.equal(source.vision_proj.weight)
     assert target.classifier[0].weight.equal(
         small("qa", seed=5).classifier[0].weight
-    )  # weights that the file lacks come from the seed
+    )  # weights missing from the file come from the seed
     assert "classifier" in str(report)
     assert start(target, INIT / "scratch.yaml", seed=5) == []
     assert target.vision_proj.weight.equal(small("qa", seed=5).vision_proj.weight)

@@ -1,4 +1,4 @@
-"""`alpro doctor`: it finds what works, names what does not, and never breaks itself."""
+"""`alpro doctor` reports what works and what does not, even if a check raises."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ ROOT = Path(__file__).resolve().parents[2]
 Usage = namedtuple("Usage", "total used free")
 
 
-def test_both_decoders_read_a_made_clip_and_agree() -> None:
+def test_both_decoders_agree_on_a_generated_clip() -> None:
     found = doctor.CHECKS["decoders"](ROOT)
     assert found.status == "ok", found
     assert "same pixels" in found.detail
 
 
-def test_the_model_libraries_import_beside_any_torch() -> None:
+def test_model_libraries_are_importable() -> None:
     found = doctor.CHECKS["model libraries"](ROOT)
     assert found.status == "ok", found
     assert "timm" in found.detail and "transformers" in found.detail
 
 
-def test_every_check_answers_here() -> None:
+def test_checks_pass_or_warn_on_this_machine() -> None:
     for name in ("Python", "torch", "compiler", "disk", "memory", "Great Expectations"):
         found = doctor.CHECKS[name](ROOT)
         assert found.name == name
         assert found.status in ("ok", "warn"), found
 
 
-def test_a_check_that_breaks_is_a_finding_not_a_traceback() -> None:
+def test_check_that_raises_is_reported_without_a_traceback() -> None:
     def breaks(root: Path) -> Finding:
         raise ImportError("libfoo.so: no such file\nand more")
 
@@ -71,12 +71,12 @@ def test_a_failure_gives_exit_code_1_and_the_remedy(monkeypatch: pytest.MonkeyPa
     assert report["checks"][1] == {"name": "disk", "status": "fail", "detail": "0 GB free", "remedy": "free some"}
 
 
-def test_all_well_gives_exit_code_0(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_failure_gives_exit_code_0(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "diagnose", lambda: [Finding("Python", "ok", "3.11")])
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
 
 
-def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10, 10, 0))
     found = doctor.CHECKS["disk"](tmp_path)
     assert found.status == "fail" and str(tmp_path) in found.detail and found.remedy
@@ -87,26 +87,26 @@ def test_little_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.CHECKS["memory"](ROOT).status == "warn"
 
 
-def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_limit_of_a_container_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_meminfo", lambda name: 64 * 2**20)
     monkeypatch.setattr(machine, "_container_limit", lambda: 2 * 2**30)
     assert doctor.CHECKS["memory"](ROOT).detail == "2 of 2 GB available"
 
 
-def test_missing_horovod_leaves_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_horovod_allows_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "horovod" else find(name))
     found = doctor.CHECKS["Horovod"](ROOT)
     assert found.status == "warn" and "one process" in found.detail
 
 
-def test_a_store_that_nobody_made_is_fine_and_stays_unmade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_store_is_fine_and_is_not_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     assert doctor.CHECKS["MLflow"](tmp_path).status == "ok"
     assert not list(tmp_path.iterdir())
 
 
-def test_a_broken_store_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_store_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mlflow.db").write_text("no database")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     found = doctor.CHECKS["MLflow"](tmp_path)
@@ -122,21 +122,21 @@ def test_the_stores_runs_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "(1 runs)" in doctor.CHECKS["MLflow"](tmp_path).detail
 
 
-def test_a_server_that_is_down_is_named_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # the discard port: nobody listens
+def test_unreachable_server_is_reported_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # the discard port, on which nothing listens
     found = doctor.CHECKS["MLflow"](tmp_path)
     assert found.status == "fail"
     assert "secret" not in found.detail
 
 
-def test_the_fastapi_that_breaks_prefect_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fastapi_that_breaks_prefect_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     version = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "0.155.1" if name == "fastapi" else version(name))
     found = doctor.CHECKS["Prefect"](ROOT)
     assert found.status == "fail" and "fastapi" in found.detail
 
 
-def test_a_folder_without_dvc_is_named(tmp_path: Path) -> None:
+def test_folder_without_dvc_is_reported(tmp_path: Path) -> None:
     found = doctor.CHECKS["DVC"](tmp_path)
     assert found.status == "fail" and "dvc init" in found.remedy
 

@@ -12,7 +12,7 @@ from alpro.config import load
 from alpro.errors import DataError
 
 ROOT = Path(__file__).parents[2]
-FETCHED = {  # by recipe official, of a checkout without any data
+FETCHED = {  # recipe official, in a checkout without any data
     "data/webvid2m/txt/train.csv": "webvid2m --from FILE_OR_FOLDER` (2,500,000 files, one by one)",
     "data/webvid2m/txt/val.csv": "webvid2m --from FILE_OR_FOLDER` (2,500,000 files, one by one)",
     "data/webvid2m/videos": "webvid2m --from FILE_OR_FOLDER` (2,500,000 files, one by one)",
@@ -39,27 +39,27 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def listed(*changes: str) -> dict[str, str]:
     """Return the inputs that `check` reports as missing: path -> the rest of its line."""
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as error:
         preflight.check(load("recipes/official.yaml", changes))
-    first, *lines = str(told.value).splitlines()
+    first, *lines = str(error.value).splitlines()
     assert first == f"{len(lines)} inputs are missing:"
     return {line.split()[0]: line for line in lines}
 
 
-def test_without_data_every_input_has_its_size_and_the_command_that_fetches_it() -> None:
+def test_each_missing_input_is_listed_with_size_and_fetch_command() -> None:
     lines = listed()
     assert set(lines) == set(FETCHED)
     for path, command in FETCHED.items():
         assert lines[path].endswith(f": `alpro data fetch {command}"), lines[path]
 
 
-def test_an_official_checkpoint_is_fetched_and_replaces_what_it_was_trained_on() -> None:
+def test_official_checkpoint_replaces_its_training_data() -> None:
     lines = listed("init.finetune=output/pretrain/alpro_pretrained_ckpt.pt")
     assert "`alpro data fetch checkpoints` (at most 60 GB unpacked)" in lines["output/pretrain/alpro_pretrained_ckpt.pt"]
     assert not [path for path in lines if "webvid2m" in path or "cc3m" in path]
 
 
-def test_with_checkpoints_of_all_tasks_and_nothing_zero_shot_only_the_evaluation_needs_anything() -> None:
+def test_with_all_checkpoints_only_the_evaluation_needs_data() -> None:
     given = [f"evaluate.{task}.checkpoint={task}.pt" for task in ("msrvtt_ret", "didemo_ret", "msrvtt_qa", "msvd_qa")]
     lines = listed("zeroshot={}", *given)
     assert set(lines) == {path for path in FETCHED if "webvid2m" not in path and "cc3m" not in path} - {"data/unigrams.txt"} | {
@@ -68,6 +68,6 @@ def test_with_checkpoints_of_all_tasks_and_nothing_zero_shot_only_the_evaluation
     assert "name another one in params.yaml" in lines["msvd_qa.pt"]
 
 
-def test_data_of_ones_own_are_nobodys_to_fetch() -> None:
+def test_custom_data_has_no_fetch_command() -> None:
     line = listed("datasets.msvd_qa.videos=data/own/videos")["data/own/videos"]
     assert "datasets.msvd_qa" in line and "fetch" not in line and "README" in line

@@ -20,7 +20,7 @@ EXAMPLE = re.compile(r"^Example: alpro (.+)$")
 
 
 def commands(group: Any = ROOT, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command with its full name, as `data check`."""
+    """Return every command with its full name, such as `data check`."""
     for name, command in group.commands.items():
         if isinstance(command, TyperGroup):
             yield from commands(command, f"{prefix}{name} ")

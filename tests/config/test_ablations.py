@@ -1,4 +1,4 @@
-"""Every cell of the paper's ablations is one setting away, and trains."""
+"""Every cell of the paper's ablations can be set by parameters and trained."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def leaves(value: object, path: str = "") -> dict[str, object]:
 
 @pytest.mark.parametrize("recipe", ["tiny", "paper"])
 @pytest.mark.parametrize("cell", CELLS, ids=name)
-def test_a_cell_changes_what_it_names_and_nothing_else(cell: Cell, recipe: str) -> None:
+def test_cell_changes_only_the_parameters_it_names(cell: Cell, recipe: str) -> None:
     file = ROOT / "recipes" / f"{recipe}.yaml"
     before, after = (leaves(load(file, changes).model_dump()) for changes in ((), cell.changes))
     named = {change.split("=")[0]: yaml.safe_load(change.split("=")[1]) for change in cell.changes}
@@ -36,7 +36,7 @@ def test_a_cell_changes_what_it_names_and_nothing_else(cell: Cell, recipe: str) 
     assert {key for key in after if after[key] != before[key]} <= set(named)
 
 
-def test_a_recipes_own_cells_are_the_papers_main_figures() -> None:
+def test_cells_equal_to_recipe_paper_have_the_main_figures() -> None:
     paper = load(ROOT / "recipes/paper.yaml")
     own = [cell for cell in CELLS if load(ROOT / "recipes/paper.yaml", cell.changes) == paper]
     assert {(cell.ablation, cell.name) for cell in own} >= {
@@ -52,14 +52,14 @@ def test_no_entities_means_no_pem() -> None:
     assert params.pem and not load(ROOT / "recipes/tiny.yaml", ["entities.number=0"]).pem
 
 
-def test_the_table_has_a_command_for_each() -> None:
+def test_table_has_a_command_for_each_cell() -> None:
     text = table(load(ROOT / "recipes/paper.yaml").datasets)
     assert all(cell.command in text for cell in CELLS) and "24.7" in text
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Recipe tiny's data, vocabulary, entities and a prompter."""
+    """A folder with recipe tiny's data, vocabulary, entities and prompter."""
     from alpro.data.sample import make_sample
     from alpro.data.text.prepare import make_entities, make_vocabulary
     from alpro.training.run import run_training
@@ -80,7 +80,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _params(changes: tuple[str, ...]) -> Params:
-    """Recipe tiny with a cell's changes; from nothing where the cell says ImageNet, whose weights a test can't have."""
+    """Return tiny's parameters with a cell's changes, with random weights instead of ImageNet's."""
     here = [change.replace("imagenet.yaml", "scratch.yaml") for change in changes]
     return load(ROOT / "recipes/tiny.yaml", here)
 

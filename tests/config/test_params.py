@@ -26,8 +26,8 @@ def test_recipe_is_complete_and_named_after_its_file(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_recipe_reads_alike_under_both_yaml_versions(recipe: Path) -> None:
-    """DVC reads YAML 1.2, where `off` is a word and `1e-4` a number; both readers must see the same values."""
+def test_recipe_has_equal_values_in_both_yaml_versions(recipe: Path) -> None:
+    """DVC reads YAML 1.2, in which `off` is a string and `1e-4` a number; both readers must see the same values."""
     from ruamel.yaml import YAML
 
     newer = YAML(typ="safe").load(recipe.read_text())
@@ -35,20 +35,20 @@ def test_recipe_reads_alike_under_both_yaml_versions(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_recipe_says_every_parameter_there_is(recipe: Path) -> None:
+def test_recipe_sets_every_parameter(recipe: Path) -> None:
     def keys(value: object) -> object:
         return {key: keys(inner) for key, inner in value.items()} if isinstance(value, dict) else None
 
     assert keys(yaml.safe_load(recipe.read_text())) == keys(config.load(recipe).model_dump())
 
 
-def test_misspelt_parameter_names_the_nearest(raw: dict) -> None:
+def test_misspelt_parameter_suggests_the_nearest_name(raw: dict) -> None:
     raw["finetune"]["msvd_qa"]["learning_rte"] = 1.0
     with pytest.raises(ConfigError, match=r"finetune\.msvd_qa\.learning_rte: no such parameter; did you mean 'learning_rate'"):
         config.parse(raw)
 
 
-def test_every_fault_is_listed_on_its_own_line(raw: dict) -> None:
+def test_every_error_is_listed_on_its_own_line(raw: dict) -> None:
     raw["sede"] = 1
     raw["pretrain"]["batch_size"] = 0
     with pytest.raises(ConfigError) as error:
@@ -91,23 +91,23 @@ def test_contradictions_are_refused(raw: dict, path: tuple[str, ...], value: obj
         config.parse(raw)
 
 
-def test_a_small_number_that_yaml_takes_for_text_is_a_number(raw: dict) -> None:
+def test_number_that_yaml_reads_as_text_is_accepted(raw: dict) -> None:
     raw["finetune"]["msvd_qa"]["learning_rate"] = yaml.safe_load("1e-4")
     assert config.parse(raw).finetune["msvd_qa"].learning_rate == 0.0001
 
 
-def test_a_batch_of_one_is_enough_where_there_is_no_vtm(raw: dict) -> None:
+def test_batch_of_one_is_allowed_without_vtm(raw: dict) -> None:
     raw["prompter"]["batch_size"] = raw["finetune"]["msvd_qa"]["batch_size"] = raw["pretrain"]["batch_size"] = 1
     raw["pretrain"]["objectives"] = {"vtm": 0}
     assert config.parse(raw).pretrain.batch_size == 1
 
 
-def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+def test_missing_file_error_says_how_to_create_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="alpro recipe use sample"):
         config.load(tmp_path / "params.yaml")
 
 
-def test_one_parameter_is_changed_and_nothing_else(raw: dict) -> None:
+def test_override_changes_only_its_parameter(raw: dict) -> None:
     before = copy.deepcopy(raw)
     changed = config.parse(
         override(raw, ["finetune.msvd_qa.batch_size=2", "pretrain.corpora=[cc3m]", "pretrain.objectives={pem: 0}", "seed=7"])
@@ -118,7 +118,7 @@ def test_one_parameter_is_changed_and_nothing_else(raw: dict) -> None:
     assert changed == config.parse(raw)
 
 
-def test_a_section_that_is_off_can_be_filled(raw: dict) -> None:
+def test_override_can_enable_a_section(raw: dict) -> None:
     raw["sample"] = None
     assert config.parse(override(raw, ["sample.frame_size=224"])).sample == config.Sample(frame_size=224)
 
@@ -135,6 +135,6 @@ def test_a_section_that_is_off_can_be_filled(raw: dict) -> None:
         ("finetune.msvd_qa.batch_size=two", "batch_size"),
     ],
 )
-def test_a_change_that_fits_nothing_is_refused(change: str, message: str) -> None:
+def test_invalid_override_is_refused(change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config.load(ROOT / "recipes/sample.yaml", [change])

@@ -1,4 +1,4 @@
-"""The recipes: where `official` and `paper` differ, each line gives the other's value."""
+"""The recipes: each line that differs between `official` and `paper` gives the other's value."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LINE = re.compile(r"^(?P<setting>\s*\w+: (?P<value>.+?))(?:  # (?P<other>officia
 
 
 def lines(name: str) -> list[str]:
-    """The lines of a recipe below its header."""
+    """Return the lines of a recipe below its header."""
     return [line for line in (RECIPES / f"{name}.yaml").read_text().splitlines() if not line.startswith("#")]
 
 
 @pytest.mark.parametrize(("name", "other"), [("official", "paper"), ("paper", "official")])
-def test_a_line_that_differs_gives_the_other_recipes_value(name: str, other: str) -> None:
+def test_differing_line_gives_the_other_recipes_value(name: str, other: str) -> None:
     marked = 0
     for here, there in zip(lines(name), lines(other), strict=True):
         if here.startswith("recipe:") or f"models/{name}" in here:

@@ -1,4 +1,4 @@
-"""Released configurations become complete parameters with their values, and every key of theirs is accounted for."""
+"""Released configurations are converted to complete parameters, and every key is accounted for."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SAME = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """config_release as released, in a project that has the recipes."""
+    """The released folder config_release, in a project with the recipes."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "config_release").mkdir()
     for name, content in CONFIGS.items():
@@ -66,7 +66,7 @@ def test_every_key_is_accounted_for_and_the_parameters_load(folder: Path, name: 
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_a_trainings_values_are_the_files(folder: Path, name: str) -> None:
+def test_training_values_come_from_the_file(folder: Path, name: str) -> None:
     params = import_configs([folder / name]).params
     section = at(params, SECTIONS[name])
     for key, own in SAME.items():
@@ -84,8 +84,8 @@ def test_a_trainings_values_are_the_files(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_recipe_official_is_what_the_released_files_say(folder: Path, name: str) -> None:
-    """Nothing changes but paths: of the run's own folder, of downloaded weights, and of MSRVTT-QA's link to the videos."""
+def test_recipe_official_equals_the_released_files(folder: Path, name: str) -> None:
+    """Only paths differ: the run's folder, downloaded weights, and MSRVTT-QA's link to the videos."""
     official = yaml.safe_load((ROOT / "recipes/official.yaml").read_text())
     found = import_configs([folder / name], name="official")
     free = ("init.finetune", "init.teacher", "datasets.msrvtt_qa.videos")
@@ -97,7 +97,7 @@ def test_recipe_official_is_what_the_released_files_say(folder: Path, name: str)
     assert found.params == official
 
 
-def test_all_files_together_make_one_set(folder: Path) -> None:
+def test_all_files_are_imported_together(folder: Path) -> None:
     found = import_configs(sorted(folder.iterdir()), name="mine")
     assert found.params["init"]["teacher"] == "output/pretrain/prompter_pretrained.pt"
     assert found.params["evaluate"]["msvd_qa"]["checkpoint"] == "models/mine/finetune/msvd_qa"
@@ -108,7 +108,7 @@ def test_all_files_together_make_one_set(folder: Path) -> None:
         import_configs([folder / "msrvtt_ret.json", other])
 
 
-def test_keys_that_nothing_reads_say_so(folder: Path) -> None:
+def test_unused_keys_are_reported_with_a_reason(folder: Path) -> None:
     shown = str(import_configs([folder / "msvd_qa.json"]))
     for key, why in (
         ("num_workers", "never read"), ("weight_decay", "never passed to the released optimizer"), ("dropout", "never read"),
@@ -119,7 +119,7 @@ def test_keys_that_nothing_reads_say_so(folder: Path) -> None:
 
 
 def test_every_option_of_the_released_code_has_a_rule() -> None:
-    """log/args.json of a training holds all options: it can be imported too."""
+    """A training's log/args.json contains all options, so it can be imported too."""
     options = {option.removeprefix("--") for option in RELEASED["options_and_defaults"]}
     assert options <= {*RULES, "model_config", "task", "ans2label_path"}
     assert RULES["img_pixel_mean"] == Only(list(PIXEL_MEAN), RULES["img_pixel_mean"].why)
@@ -130,7 +130,7 @@ def test_every_option_of_the_released_code_has_a_rule() -> None:
                 assert not isinstance(one, Nothing) or len(one.why.split()) > 1
 
 
-def test_a_trainings_own_arguments_are_imported(folder: Path) -> None:
+def test_saved_arguments_of_a_training_are_imported(folder: Path) -> None:
     args = CONFIGS["msrvtt_ret.json"] | {
         "n_gpu": 4, "inference_n_clips": 1, "do_inference": False, "output_dir": "out", "valid_steps": 100,
         "num_train_steps": 7000, "frm_sampling_strategy": "rand", "eval_retrieval_batch_size": 256, "step_decay_epochs": None,
@@ -141,7 +141,7 @@ def test_a_trainings_own_arguments_are_imported(folder: Path) -> None:
     assert params["finetune"]["msrvtt_ret"]["train_frames"] == "random"
 
 
-def test_a_data_set_of_ones_own_starts_from_the_sets_of_its_task(folder: Path) -> None:
+def test_custom_dataset_starts_from_its_task_defaults(folder: Path) -> None:
     sets = [{"name": "cooking", "txt": "my/txt/train.jsonl", "img": "my/videos/"}]
     file = changed(folder, "msrvtt_ret.json", train_datasets=sets, val_datasets=[], num_train_epochs=7)
     params = import_configs([file], name="mine").params
@@ -168,12 +168,12 @@ def test_a_data_set_of_ones_own_starts_from_the_sets_of_its_task(folder: Path) -
         ("base_model.json", {"num_attention_heads": 7}, "not a multiple of heads"),
     ],
 )
-def test_what_has_no_like_here_is_refused_by_name(folder: Path, name: str, values: dict[str, Any], message: str) -> None:
+def test_unsupported_values_are_rejected_by_name(folder: Path, name: str, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         import_configs([changed(folder, name, **values)])
 
 
-def test_files_that_are_none_are_refused(folder: Path) -> None:
+def test_files_other_than_configurations_are_refused(folder: Path) -> None:
     Path("x.json").write_text("{")
     Path("y.json").write_text('{"a": 1}')
     for file, message in (
@@ -185,12 +185,12 @@ def test_files_that_are_none_are_refused(folder: Path) -> None:
             import_configs([file])
 
 
-def test_the_command_writes_the_parameters_and_says_what_became_of_the_keys(folder: Path) -> None:
+def test_command_writes_the_parameters_and_reports_each_key(folder: Path) -> None:
     done = CliRunner().invoke(app, ["config", "import", str(folder / "msvd_qa.json"), "--name", "mine", "--output", "p.yaml"])
     assert done.exit_code == 0, done.output
     assert config.load("p.yaml").recipe == "mine" and "weight_decay = 0.001" in done.output
 
 
-def test_a_model_file_that_is_not_there_is_said(folder: Path) -> None:
+def test_missing_model_file_is_reported(folder: Path) -> None:
     (folder / "base_model.json").unlink()
     assert "file not found; its parameters stay as in recipe official" in str(import_configs([folder / "msrvtt_ret.json"]))
