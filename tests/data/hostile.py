@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Page:
-    """The response of a path, and how it misbehaves."""
+    """The response for a path, with its faults."""
 
     content: bytes = b""
     status: int = 200

@@ -1,4 +1,4 @@
-"""The published formats and one table of your own become the same records as the official layouts."""
+"""The published formats and a single custom table give the same records as the official layouts."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ def captions(records):
 # --- real files -------------------------------------------------------------------------------------------
 
 
-def test_msvd_qas_own_questions_have_the_published_counts_by_type(tmp_path):
+def test_published_msvd_qa_has_the_published_counts_by_type(tmp_path):
     unpacked("msvd_qa", tmp_path / "txt")
     touch(tmp_path / "videos", "mv89psg6zh4_33_46.avi")
     records = read_dataset(dataset("qa", tmp_path), "val")
@@ -62,7 +62,7 @@ def test_msvd_qas_own_questions_have_the_published_counts_by_type(tmp_path):
     assert len(answers) == 2423 and all(question.answer in answers for question in questions)
 
 
-def test_didemos_own_sentences_become_a_paragraph_a_video(tmp_path):
+def test_published_didemo_sentences_become_one_paragraph_per_video(tmp_path):
     unpacked("didemo", tmp_path / "txt")
     rows = json.loads((tmp_path / "txt" / "val_data.json").read_text())
     bare_dot = next(row["video"] for row in rows if row["video"].endswith("."))
@@ -78,7 +78,7 @@ def test_didemos_own_sentences_become_a_paragraph_a_video(tmp_path):
     assert found.path.name == bare_dot + "mp4"
 
 
-# --- made files of the other formats ----------------------------------------------------------------------
+# --- generated files of the other formats ----------------------------------------------------------------------
 
 MSRVTT = {
     "videos": [{"video_id": f"video{i}", "split": s} for i, s in enumerate(["train", "train", "validate", "test", "test"])],
@@ -86,7 +86,7 @@ MSRVTT = {
 }
 
 
-def test_msrvtts_own_json_has_its_splits_and_all_their_sentences(tmp_path):
+def test_published_msrvtt_json_is_split_with_all_sentences(tmp_path):
     write(tmp_path / "txt" / "MSRVTT_data.json", MSRVTT)
     own = dataset("retrieval", tmp_path)
     assert captions(read_dataset(own, "train")) == {"video0": ("caption 0", "caption 5"), "video1": ("caption 1", "caption 6")}
@@ -100,7 +100,7 @@ def test_msrvtts_own_json_has_its_splits_and_all_their_sentences(tmp_path):
 
 
 @pytest.mark.parametrize("separator", [",", ";"])
-def test_the_1k_lists_replace_msrvtts_test_and_training_splits(tmp_path, separator):
+def test_lists_of_the_1k_split_replace_msrvtts_own(tmp_path, separator):
     write(tmp_path / "txt" / "MSRVTT_data.json", MSRVTT)
     head = ["key", "vid_key", "video_id", "sentence"]
     lines = [
@@ -114,14 +114,14 @@ def test_the_1k_lists_replace_msrvtts_test_and_training_splits(tmp_path, separat
     assert list(captions(read_dataset(own, "val"))) == ["video2"]
 
 
-def test_msrvtt_qas_own_numbers_are_msrvtts_names(tmp_path):
+def test_msrvtt_qa_numbers_become_msrvtt_names(tmp_path):
     write(tmp_path / "txt" / "test_qa.json", [{"id": 1, "video_id": 7010, "question": "what is it?", "answer": "dog"}])
     touch(tmp_path / "videos", "video7010.mp4")
     (record,) = read_dataset(dataset("qa", tmp_path), "test")
     assert record.id == "video7010" and not missing_files([record])
 
 
-def test_all_numbers_that_the_mapping_lacks_are_named(tmp_path):
+def test_numbers_missing_from_the_mapping_are_all_reported(tmp_path):
     rows = [{"video_id": number, "question": "what is it?", "answer": "dog"} for number in (2, 1, 3)]
     write(tmp_path / "txt" / "val_qa.json", rows)
     write(tmp_path / "txt" / "youtube_mapping.txt", "abc_1_2 vid1\n")
@@ -137,7 +137,7 @@ def test_all_numbers_that_the_mapping_lacks_are_named(tmp_path):
 URLS = [f"http://images.example/{name}.jpg" for name in "abcde"]
 
 
-def test_cc3ms_own_table_finds_images_as_fetched_or_as_usual_downloaders_call_them(tmp_path):
+def test_published_cc3m_table_finds_images_by_the_names_of_common_downloaders(tmp_path):
     write(tmp_path / "train.tsv", "".join(f'a "{i}, so\t{url}\n' for i, url in enumerate(URLS)))
     names = [image_name(URLS[0], "training"), image_name(URLS[1], "validation"), f"2_{zlib.crc32(URLS[2].encode())}",
              "00000/000000003.jpg"]  # fmt: skip
@@ -152,7 +152,7 @@ def test_cc3ms_own_table_finds_images_as_fetched_or_as_usual_downloaders_call_th
     assert "train.tsv: line 2: 1 cells" in str(error.value) and "train.tsv: line 4: 3 cells" in str(error.value)
 
 
-def test_moved_images_are_found_by_less_and_less_of_their_path(tmp_path):
+def test_moved_images_are_found_by_the_end_of_their_path(tmp_path):
     touch(tmp_path, "training/1.jpg", "2.jpg")
     folder = MediaFolder(tmp_path, "image")
     found = [folder.path(name) for name in ("/old/disk/training/1.jpg", "/old/disk/training/2.jpg", "./images/2.jpg")]
@@ -160,10 +160,10 @@ def test_moved_images_are_found_by_less_and_less_of_their_path(tmp_path):
     assert folder.path("/old/disk/training/3.jpg") == tmp_path / "3.jpg" and not folder.has("/old/disk/training/3.jpg")
 
 
-# --- one table of your own --------------------------------------------------------------------------------
+# --- one custom table --------------------------------------------------------------------------------
 
 
-def test_one_table_with_a_column_split_is_a_data_set(tmp_path):
+def test_single_table_with_a_split_column_is_a_data_set(tmp_path):
     write(
         tmp_path / "own.csv",
         'split,video,caption\ntrain,a.mp4,a dog\nVal,b.mp4,a cat\ntrain,a.mp4,"a dog, running"\ntest,c,x\n',
@@ -173,13 +173,13 @@ def test_one_table_with_a_column_split_is_a_data_set(tmp_path):
     assert list(captions(read_dataset(own, "val"))) == ["b"] and list(captions(read_dataset(own, "test"))) == ["c"]
 
 
-def test_the_answers_of_ones_own_training_questions_are_the_answer_list(tmp_path):
+def test_answer_list_is_derived_from_the_training_questions(tmp_path):
     rows = [("train", "cat"), ("train", "dog"), ("train", "dog"), ("train", "ant"), ("val", "cow")]
     lines = [{"split": s, "video": f"v{i}", "question": "is it?", "answer": a} for i, (s, a) in enumerate(rows)]
     write(tmp_path / "own.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     own = dataset("qa", tmp_path, "own.jsonl")
     assert answer_file(own) is None
-    assert read_answers(own) == {"dog": 0, "ant": 1, "cat": 2}  # by frequency, then by letter
+    assert read_answers(own) == {"dog": 0, "ant": 1, "cat": 2}  # by frequency, then alphabetically
     assert read_dataset(own, "val")[0].questions[0].type == "is"
 
 
@@ -194,24 +194,24 @@ def test_the_answers_of_ones_own_training_questions_are_the_answer_list(tmp_path
         ),
     ],
 )
-def test_rows_of_no_split_are_named_all_at_once(tmp_path, content, words):
+def test_rows_without_a_valid_split_are_all_reported(tmp_path, content, words):
     write(tmp_path / "own.csv", content)
     with pytest.raises(DataError) as error:
         read_dataset(dataset("retrieval", tmp_path, "own.csv"), "val")
     assert not [word for word in words if word not in str(error.value)]
 
 
-def test_several_answer_lists_are_no_answer_list(tmp_path):
+def test_several_answer_lists_are_refused(tmp_path):
     for name in ("a_ans2label.json", "b_ans2label.json"):
         write(tmp_path / "txt" / name, {"dog": 0})
     with pytest.raises(DataError, match=r"several answer lists \(a_ans2label\.json, b_ans2label\.json\)"):
         answer_file(dataset("qa", tmp_path))
 
 
-# --- known to be missing ----------------------------------------------------------------------------------
+# --- videos known to be missing ----------------------------------------------------------------------------------
 
 
-def test_only_absent_videos_known_to_be_missing_are_left_out_and_logged(tmp_path, caplog):
+def test_known_missing_videos_are_skipped_and_logged_if_absent(tmp_path, caplog):
     official = "77807177@N00_5753455690_1e04ccb364"
     rows = [{"clip_name": name, "caption": "x"} for name in (official, "gone", "here", "lost")]
     write(tmp_path / "txt" / "test.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

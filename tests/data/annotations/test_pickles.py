@@ -1,4 +1,4 @@
-"""A pickled table is converted to the rows that pandas reads, or refused by name, without running its code."""
+"""A pickled table is converted to the rows that pandas reads, or refused; its code never runs."""
 
 import builtins
 import os
@@ -39,13 +39,15 @@ def read(path):
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("storage", ["pyarrow", "python"])
-def test_a_frame_of_the_installed_pandas_keeps_its_rows(tmp_path, protocol, storage):
+def test_frame_of_the_installed_pandas_is_converted(tmp_path, protocol, storage):
     with pd.option_context("mode.string_storage", storage):
         frames = [
             FRAME.astype({"video_id": "str", "text": "str"}),
             FRAME.astype({"text": "string"}).iloc[1:],
             FRAME.astype(object).set_index("txt_len"),
-            pd.DataFrame(np.array([["a", "b"], ["c", "d"], ["e", "f"]], dtype=object)),  # by rows, where blocks are by columns
+            pd.DataFrame(
+                np.array([["a", "b"], ["c", "d"], ["e", "f"]], dtype=object)
+            ),  # by rows, whereas blocks are by columns
             pd.DataFrame(np.arange(6, dtype=">i4").reshape(3, 2), columns=["x", "y"]),
         ]
         for frame in frames:
@@ -64,8 +66,8 @@ class _Made:
         return self.parts
 
 
-def test_a_frame_of_an_old_pandas_keeps_its_rows(tmp_path):
-    """The state that pandas up to 1.2 wrote, with its and numpy's old names; the installed pandas is the oracle."""
+def test_frame_of_an_old_pandas_is_converted(tmp_path):
+    """Build a pickle as pandas up to 1.2 wrote it, with the old module names; the installed pandas is the oracle."""
     axes = [pd.Index(["video_id", "txt_len"], dtype=object), pd.RangeIndex(2)]
     texts, numbers = np.array([["p/1", "p/2"]], dtype=object), np.array([[7, 3]])
     blocks = [{"values": numbers, "mgr_locs": slice(1, 2, 1)}, {"values": texts, "mgr_locs": np.array([0])}]
@@ -89,7 +91,7 @@ def test_a_frame_of_an_old_pandas_keeps_its_rows(tmp_path):
     assert rows_of(oracle) == [{"video_id": "p/1", "txt_len": 7}, {"video_id": "p/2", "txt_len": 3}]
 
 
-def test_a_csv_holds_the_same_texts_and_lists_want_a_parquet(tmp_path):
+def test_lists_require_parquet(tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(FRAME))
     assert convert(tmp_path / "a.pkl", tmp_path / "a.csv") == 3
     assert [row["text"] for row in read(tmp_path / "a.csv")] == ['a "dog", running', "line\none\rtwo", ""]
@@ -115,7 +117,7 @@ def test_a_csv_holds_the_same_texts_and_lists_want_a_parquet(tmp_path):
         (getattr, "getattr"),
     ],
 )
-def test_a_pickle_that_names_anything_else_is_refused_and_runs_nothing(tmp_path, monkeypatch, protocol, call, named):
+def test_pickle_with_other_calls_is_refused_without_running_them(tmp_path, monkeypatch, protocol, call, named):
     monkeypatch.chdir(tmp_path)
     arguments = {os.system: ("touch ran",), getattr: (Path, "touch"), pd.read_pickle: ("no.pkl",)}
     trap = _Made(call, arguments.get(call, ("open('ran', 'w')",)))
@@ -148,7 +150,7 @@ def test_a_damaged_table_is_refused_with_the_reason(tmp_path, content, words):
     assert "\n" not in str(error.value) and not (tmp_path / "a.csv").exists()
 
 
-def test_texts_with_a_wrong_length_are_refused(tmp_path):
+def test_texts_of_a_wrong_length_are_refused(tmp_path):
     content = pickle.dumps(pd.DataFrame({"a": pd.array(["one", "two"], dtype="string[pyarrow]")}))
     offsets = np.array([0, 3, 6], dtype="<i8").tobytes()
     assert offsets in content
@@ -157,7 +159,7 @@ def test_texts_with_a_wrong_length_are_refused(tmp_path):
         convert(tmp_path / "a.pkl", tmp_path / "a.csv")
 
 
-def test_the_command_converts(tmp_path):
+def test_command_converts_a_pickle(tmp_path):
     (tmp_path / "train.pkl").write_bytes(pickle.dumps(FRAME))
     done = subprocess.run(
         [sys.executable, "-m", "alpro", "data", "unpickle", "train.pkl", "train.csv"],

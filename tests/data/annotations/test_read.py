@@ -44,7 +44,7 @@ def corpus(path, media="video"):
 # --- rows and records --------------------------------------------------------------------------------------
 
 
-def test_captions_of_one_video_become_one_record_in_the_files_order(tmp_path):
+def test_captions_of_one_video_become_one_record_in_file_order(tmp_path):
     jsonl(
         tmp_path / "txt" / "train.jsonl",
         {"clip_name": "video7", "caption": "a ball", "sen_id": 3},
@@ -71,7 +71,7 @@ def test_questions_carry_their_row_number_and_type(tmp_path):
     first, second = read_dataset(qa(tmp_path), "test")
     assert first.path.name == "vid1.avi" and second.id == "2" and second.path.name == "2.avi"
     assert first.questions == (Question(0, "what is it?", "ball", "what"), Question(2, "how many?", "2", "how"))
-    assert second.questions == (Question(1, "Who sings?", "man", "who"),)  # the type: its first word
+    assert second.questions == (Question(1, "Who sings?", "man", "who"),)  # the type is the first word
 
 
 def test_a_split_may_be_one_json_list(tmp_path):
@@ -92,12 +92,12 @@ def test_a_corpus_is_read_from_any_table(tmp_path, form):
         table.to_csv(path, index=False, sep={"csv": ",", "semicolon": ";", "tsv": "\t"}[form])
     files(tmp_path / "media", "001.mp4")
     first, second = read_corpus(corpus(path))
-    assert (first.id, first.captions) == ("001", ("a, b", "c"))  # an id stays text, with its zeros
+    assert (first.id, first.captions) == ("001", ("a, b", "c"))  # an id stays text and keeps its leading zeros
     assert second.captions == ("null",)  # a word that some table readers take for an empty cell
     assert missing_files([first, second]) == [second]
 
 
-def test_cc3ms_json_names_images_below_the_root_or_by_absolute_paths(tmp_path):
+def test_cc3m_json_accepts_relative_and_absolute_image_paths(tmp_path):
     files(tmp_path / "media" / "train", "1.jpg")
     files(tmp_path / "elsewhere", "2.png")
     path = tmp_path / "cc3m.json"
@@ -109,7 +109,7 @@ def test_cc3ms_json_names_images_below_the_root_or_by_absolute_paths(tmp_path):
     assert not missing_files([first, second])
 
 
-def test_webvids_own_table_names_a_folder_for_each_video(tmp_path):
+def test_published_webvid_table_gives_the_folder_of_each_video(tmp_path):
     path = tmp_path / "results_2M_val.csv"
     path.write_text(
         "videoid,contentUrl,duration,page_dir,name\n17,http://x/y,PT00H00M11S,019001_019050,A man, who\n".replace(
@@ -121,7 +121,7 @@ def test_webvids_own_table_names_a_folder_for_each_video(tmp_path):
     assert record.captions == ("A man, who",) and not missing_files([record])
 
 
-def test_a_corpus_without_validation_has_no_records_for_it(tmp_path):
+def test_corpus_without_validation_gives_no_validation_records(tmp_path):
     assert read_corpus(corpus(tmp_path / "x.csv"), "val") == []
 
 
@@ -133,7 +133,7 @@ def test_answers_have_labels_from_zero(tmp_path):
 # --- files of videos --------------------------------------------------------------------------------------
 
 
-def test_a_video_is_found_by_its_name_whatever_its_extension(tmp_path):
+def test_video_is_found_by_name_with_any_extension(tmp_path):
     there = ["a.AVI", "b.mov", "c.m2ts", "d.", "e@N01_5.1.3gp", "f.mp4", "f.mov", "g.jpg", "sub/h.webm"]
     files(tmp_path, *there)
     folder = MediaFolder(tmp_path, "video")
@@ -143,7 +143,7 @@ def test_a_video_is_found_by_its_name_whatever_its_extension(tmp_path):
     assert MediaFolder(tmp_path, "image").path("g").name == "g.jpg"
 
 
-def test_a_missing_video_keeps_the_expected_path(tmp_path):
+def test_missing_video_has_the_expected_path(tmp_path):
     files(tmp_path, "a.avi", "b.avi", "c.mp4")
     folder = MediaFolder(tmp_path, "video")
     assert [folder.path(name).name for name in ("x", "y.mov", "z.", "sub/w")] == ["x.avi", "y.mov", "z.avi", "w.mp4"]
@@ -151,7 +151,7 @@ def test_a_missing_video_keeps_the_expected_path(tmp_path):
     assert [record.id for record in missing_files(records)] == ["x", "w"]
 
 
-def test_a_folder_is_listed_once(tmp_path, monkeypatch):
+def test_folder_is_listed_only_once(tmp_path, monkeypatch):
     files(tmp_path, "a.mp4")
     import os
 
@@ -163,7 +163,7 @@ def test_a_folder_is_listed_once(tmp_path, monkeypatch):
     assert listed == [tmp_path]
 
 
-def test_a_link_to_another_sets_videos_is_followed_and_a_broken_one_named(tmp_path):
+def test_link_to_another_sets_videos_is_followed_and_a_broken_one_reported(tmp_path):
     files(tmp_path / "msrvtt_ret", "video1.mp4")
     (tmp_path / "good").symlink_to(tmp_path / "msrvtt_ret")
     (tmp_path / "bad").symlink_to(tmp_path / "nowhere")
@@ -172,14 +172,14 @@ def test_a_link_to_another_sets_videos_is_followed_and_a_broken_one_named(tmp_pa
         MediaFolder(tmp_path / "bad", "video")
 
 
-def test_a_folder_or_a_dangling_link_is_no_video(tmp_path):
+def test_folders_and_dangling_links_are_not_videos(tmp_path):
     (tmp_path / "a.mp4").mkdir()
     (tmp_path / "b.mp4").symlink_to(tmp_path / "gone.mp4")
     records = [Record(name, tmp_path / f"{name}.mp4") for name in "ab"]
     assert missing_files(records) == records
 
 
-def test_bare_names():
+def test_file_extensions_are_removed_from_names():
     names = ["video1.mp4", "x.3GP", "y.", "z", "a.b.jpg", "1@N_2.5", ".mp4"]
     assert [bare_name(name) for name in names] == ["video1", "x", "y", "z", "a.b", "1@N_2.5", ".mp4"]
 
@@ -203,13 +203,13 @@ def test_bare_names():
         ({"clip_name": "a.avi", "caption": "x"}, r"line 2: 'a\.avi' and the earlier 'a' both have the id 'a'"),
     ],
 )
-def test_a_broken_caption_row_is_named(tmp_path, row, words):
+def test_broken_caption_row_is_reported(tmp_path, row, words):
     jsonl(tmp_path / "txt" / "train.jsonl", {"clip_name": "a", "caption": "x"}, row)
     with pytest.raises(DataError, match=words):
         read_dataset(retrieval(tmp_path), "train")
 
 
-def test_all_faults_are_named_at_once_and_many_are_counted(tmp_path):
+def test_all_errors_are_reported_at_once_and_many_are_counted(tmp_path):
     rows = [{"video_id": "a", "question": "what?", "answer": ""}] * 12 + [{"video_id": "a", "answer": "x"}]
     jsonl(tmp_path / "txt" / "train.jsonl", *rows)
     with pytest.raises(DataError) as error:
@@ -219,7 +219,7 @@ def test_all_faults_are_named_at_once_and_many_are_counted(tmp_path):
     assert lines[-1].endswith("and 3 more")
 
 
-def test_an_unknown_split_or_missing_file_is_named(tmp_path):
+def test_unknown_split_or_missing_file_is_reported(tmp_path):
     jsonl(tmp_path / "txt" / "train.jsonl", {"clip_name": "a", "caption": "x"})
     with pytest.raises(DataError, match="no split 'dev'; there are train, val, test"):
         read_dataset(retrieval(tmp_path), "dev")

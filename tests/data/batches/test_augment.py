@@ -1,4 +1,4 @@
-"""RandAugment and crops: pixels equal to the released operations, the same for all frames, seeded by the given generator."""
+"""RandAugment and crops: pixels equal the released operations, are the same for all frames, and depend only on the seed."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ CASES = [name for name in PIXELS.files if name != "image"]
 
 
 def clip():
-    """(2, 3, 32, 32): the golden image, and the same upside down."""
+    """Return a clip (2, 3, 32, 32): the golden image and its vertical flip."""
     image = torch.from_numpy(PIXELS["image"]).permute(2, 0, 1)
     return torch.stack([image, image.flip(1)])
 
@@ -39,7 +39,7 @@ def test_two_operations_on_a_clip_equal_the_released_figures(case):
     assert moved.norm().item() == pytest.approx(case["l2"], rel=1e-6)
 
 
-def test_all_frames_move_alike():
+def test_all_frames_get_the_same_transformation():
     same = clip()[:1].repeat(4, 1, 1, 1)
     for seed in range(20):
         for kind in (augment.randaugment_video, augment.randaugment_image):
@@ -48,7 +48,7 @@ def test_all_frames_move_alike():
             assert (moved == moved[:1]).all()
 
 
-def test_equal_seeds_draw_equal_things_and_others_do_not():
+def test_draws_depend_on_the_seed():
     image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (60, 90, 3), dtype=np.uint8))
 
     def drawn(seed):
@@ -68,7 +68,7 @@ def test_resized_crops_stay_within_area_and_aspect():
         assert 0.19 < width * height / 9600 <= 1 and 0.72 < width / height < 1.39
 
 
-def test_a_part_of_an_image_too_long_for_any_aspect_is_its_middle():
+def test_extreme_aspect_falls_back_to_central_crop():
     assert augment._draw_crop(1000, 10, np.random.RandomState(0), (0.9, 1.0)) == (493, 0, 13, 10)
 
 

@@ -1,4 +1,4 @@
-"""Samples and batches: their content, seeding by (seed, epoch, sample) alone, masking and cropping."""
+"""Samples and batches: content, seeding by (seed, epoch, sample) only, masking and cropping."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def tokenizer(tmp_path_factory):
     return make_tokenizer(tmp_path_factory.mktemp("text"))
 
 
-def test_a_caption_corpus_has_a_sample_a_video_and_draws_its_caption(records):
+def test_caption_corpus_has_one_sample_per_video_with_a_drawn_caption(records):
     data = ClipDataset("web", records, "corpus", VIEW, seed=0)
     assert len(data) == 6
     drawn = [data[epoch, 2] for epoch in range(8)]
@@ -34,7 +34,7 @@ def test_a_caption_corpus_has_a_sample_a_video_and_draws_its_caption(records):
     assert all(s.text == records[2].captions[int(s.id[-1])] for s in drawn)
 
 
-def test_retrieval_has_a_sample_a_caption_and_questions_have_a_label_each(records):
+def test_retrieval_has_one_sample_per_caption_and_questions_have_labels(records):
     data = ClipDataset("ret", records, "retrieval", VIEW, seed=0)
     assert len(data) == 12 and data.groups.tolist() == np.repeat(np.arange(6), 2).tolist()
     assert (data[0, 5].id, data[0, 5].text, data[0, 5].label) == ("ret/video2#1", records[2].captions[1], None)
@@ -43,19 +43,19 @@ def test_retrieval_has_a_sample_a_caption_and_questions_have_a_label_each(record
     assert questions[0, 3].id == "qa/video1#3"
 
 
-def test_a_sample_depends_on_seed_epoch_and_name_alone(records):
+def test_sample_depends_only_on_seed_epoch_and_name(records):
     def data(seed=0, items=records):
         return ClipDataset("web", items, "corpus", VIEW, seed=seed)
 
     one = data()[3, 1]
     assert one.frames.shape == (4, 3, 32, 32) and one.frames.dtype == torch.uint8
-    again = data(items=records[1:])[3, 0]  # at another row, of another dataset object
+    again = data(items=records[1:])[3, 0]  # at another row of another dataset object
     assert again.id == one.id and torch.equal(again.frames, one.frames)
     others = [data()[e, 1].frames for e in range(3)] + [data(seed=1)[3, 1].frames]
     assert not any(torch.equal(one.frames, other) for other in others)
 
 
-def test_validation_draws_neither_crops_nor_colours(records):
+def test_validation_uses_no_random_crops_or_colours(records):
     view = View(4, 32, "uniform", decode_size=40, randaugment=None, train=False)
     data = ClipDataset("ret", records, "retrieval", view, seed=0)
     assert torch.equal(data[0, 0].frames, data[9, 0].frames)
@@ -70,7 +70,7 @@ def test_without_randaugment_a_training_clip_keeps_its_pixels(records):
     assert not torch.equal(frames(randaugment=RandAugment()), plain)
 
 
-def test_frames_are_decoded_larger_and_cropped_where_decode_size_says_so(records):
+def test_frames_are_decoded_at_decode_size_then_cropped(records):
     def frames(size, **options):
         return ClipDataset("ret", records, "retrieval", View(4, size, "uniform", **options), seed=0)[0, 2].frames
 
@@ -88,13 +88,13 @@ def test_an_image_is_one_frame_repeated(tmp_path):
     assert torch.equal(plain[0, 0].frames, plain[1, 0].frames)
 
 
-def test_an_unreadable_sample_is_named_and_not_replaced(records, tmp_path):
+def test_unreadable_sample_is_reported_and_not_replaced(records, tmp_path):
     broken = [*records[:1], Record("gone", tmp_path / "gone.mp4", captions=("a",))]
     sample = ClipDataset("web", broken, "corpus", VIEW, seed=0)[0, 1]
     assert isinstance(sample, Unreadable) and sample.id == "web/gone#0" and "gone.mp4: not found" in sample.reason
 
 
-def test_records_without_text_give_no_sample(records):
+def test_records_without_text_give_no_samples(records):
     mixed = [records[0], Record("silent", records[1].path), records[2]]
     data = ClipDataset("ret", mixed, "retrieval", VIEW, seed=0)
     assert [data.path(row) for row in range(4)] == [records[0].path] * 2 + [records[2].path] * 2
@@ -102,14 +102,14 @@ def test_records_without_text_give_no_sample(records):
         ClipDataset("qa", mixed[1:2], "qa", VIEW, seed=0, answers={})
 
 
-def test_packed_records_are_the_records(records):
+def test_packed_records_equal_the_originals(records):
     packed = PackedRecords(records)
     assert list(packed) == records and packed[-1] == records[-1] and list(PackedRecords(packed)) == records
     with pytest.raises(IndexError):
         packed[6]
 
 
-def test_text_is_padded_to_the_longest_of_the_batch_and_cut(records, tokenizer):
+def test_text_is_padded_to_the_longest_in_the_batch_and_truncated(records, tokenizer):
     ids, mask = Collator(tokenizer, 6, seed=0).tokenize(["a red square", "a blue circle moves left right up"])
     assert ids.shape == (2, 6) and mask.sum(1).tolist() == [5, 6]
     assert ids[0, 5] == tokenizer.pad_token_id and ids[1, 5] == tokenizer.sep_token_id
@@ -140,14 +140,14 @@ def test_random_draws_do_not_depend_on_the_rest_of_the_batch(records, tokenizer)
     assert torch.equal(whole.crop_boxes[4:5], alone.crop_boxes)
 
 
-def test_labels_and_unreadable_samples_come_through(records, tokenizer):
+def test_batches_include_labels_and_unreadable_samples(records, tokenizer):
     data = ClipDataset("qa", records, "qa", VIEW, seed=0, answers={"red": 0, "blue": 1})
     collated = Collator(tokenizer, 30, seed=0)([data[0, 0], Unreadable("qa/x#1", "gone"), data[0, 3]])
     assert collated.batch.labels.tolist() == [0, -100] and [u.id for u in collated.unreadable] == ["qa/x#1"]
     assert Collator(tokenizer, 30, seed=0)([Unreadable("qa/x#1", "gone")]).batch is None
 
 
-def test_paths_need_not_be_absolute(records, monkeypatch):
+def test_relative_paths_are_accepted(records, monkeypatch):
     folder = records[0].path.parent
     monkeypatch.chdir(folder)
     near = Record("video0", Path("video0.avi"), captions=records[0].captions)

@@ -1,4 +1,4 @@
-"""Loading: the same batches with any number of workers and from any step; unreadable samples are counted or refused."""
+"""Loading gives the same batches with any number of workers and from any step; unreadable samples are counted or refused."""
 
 import os
 import select
@@ -46,7 +46,7 @@ def same(first, second):
         assert torch.equal(getattr(first, name), getattr(second, name)), name
 
 
-def test_workers_and_resuming_change_nothing(records, collator):
+def test_batches_do_not_depend_on_workers_or_resuming(records, collator):
     datasets, plan = setup(records)
     plain = dict(TrainLoader(datasets, plan, collator))
     assert list(plain) == list(range(plan.total_steps))
@@ -59,7 +59,7 @@ def test_workers_and_resuming_change_nothing(records, collator):
         assert steps == list(range(loader.start_step, loader.stop_step)) and len(loader) == len(steps)
 
 
-def test_processes_together_see_the_batch_of_one(records, collator):
+def test_processes_share_the_batch_of_a_single_process(records, collator):
     datasets, plan = setup(records, batch=2)
     _, halved = setup(records, batch=1, world=2)
     ranks = [TrainLoader(datasets, halved, collator, rank=rank) for rank in range(2)]
@@ -70,7 +70,7 @@ def test_processes_together_see_the_batch_of_one(records, collator):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_reading_leaves_the_models_random_state_alone(records, collator, workers):
+def test_reading_does_not_change_the_models_random_state(records, collator, workers):
     datasets, plan = setup(records)
     torch.manual_seed(3)
     np.random.seed(3)
@@ -84,17 +84,17 @@ def with_a_broken_one(records, tmp_path):
     return [*records[1:], Record("broken", tmp_path / "broken.avi", captions=("a red square",))]
 
 
-def test_training_leaves_out_counts_and_names_unreadable_samples(records, collator, tmp_path, caplog):
+def test_training_skips_counts_and_reports_unreadable_samples(records, collator, tmp_path, caplog):
     datasets, plan = setup(with_a_broken_one(records, tmp_path))
     loader = TrainLoader(datasets, plan, collator, max_unreadable=0.01)
     sizes = [len(batch) for _, batch in loader]
-    assert sizes.count(1) == 2 and set(sizes) == {1, 2}  # once an epoch, smaller by one
+    assert sizes.count(1) == 2 and set(sizes) == {1, 2}  # once per epoch, one sample smaller
     assert loader.skipped == ["a/broken#0"] * 2 and loader.read == 2 * plan.total_steps
     assert "a/broken#0" in caplog.text and "broken.avi" in caplog.text
     resumed = TrainLoader(datasets, plan, collator)
     resumed.load_state_dict(loader.state_dict())
     assert (resumed.read, resumed.skipped) == (loader.read, loader.skipped)
-    resumed.load_state_dict({"read": 7, "skipped": ["a/other#0"]})  # the state of a process that has left
+    resumed.load_state_dict({"read": 7, "skipped": ["a/other#0"]})  # the state of a process that no longer exists
     assert (resumed.read, resumed.skipped) == (loader.read + 7, [*loader.skipped, "a/other#0"])
 
 
@@ -104,7 +104,7 @@ def test_training_stops_above_the_limit(records, collator, tmp_path):
         list(TrainLoader(datasets, plan, collator, max_unreadable=0))
 
 
-def test_the_limit_applies_to_the_samples_of_all_processes(records, collator):
+def test_limit_applies_to_the_samples_of_all_processes(records, collator):
     datasets, plan = setup(records, batch=1, world=2)
     loader = TrainLoader(datasets, plan, collator, max_unreadable=0.01)
     loader.load_state_dict({"read": 1500, "skipped": ["a/broken#0"] * 29})  # more than 1 % of 1,500, less than of 3,000
@@ -116,7 +116,7 @@ def test_the_limit_applies_to_the_samples_of_all_processes(records, collator):
         loader.check_unreadable(31, 3000)
     loader = TrainLoader(datasets, plan, collator, max_unreadable=0.01)
     loader.load_state_dict({"read": 1500, "skipped": ["a/broken#0"] * 40})
-    with pytest.raises(TrainingError, match="40 of 1501 samples"):  # too many of all, whatever the other process read
+    with pytest.raises(TrainingError, match="40 of 1501 samples"):  # too many of all samples, whatever the other process read
         next(iter(loader))
 
 
@@ -131,7 +131,7 @@ class _Dies(ClipDataset):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_worker_process_that_dies_is_a_clear_error(records, collator):
+def test_dead_worker_process_is_a_clear_error(records, collator):
     data = _Dies("a", records, "corpus", VIEW, seed=0)
     plan = BatchPlan({"a": len(data)}, 2, epochs=1, seed=0)
     with pytest.raises(TrainingError, match=r"step 0: a worker process died .*loader.workers.*/video\d"):
@@ -153,17 +153,19 @@ signal.pause()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's signal at a parent's death")
-def test_a_killed_training_leaves_no_worker_process_behind():
+def test_killed_training_leaves_no_worker_process():
     training = subprocess.Popen([sys.executable, "-c", _ENDLESS], stdout=subprocess.PIPE, text=True)
     assert training.stdout
     reader = os.pidfd_open(int(training.stdout.readline()))
     training.kill()
     training.wait()
-    assert select.select([reader], [], [], 5)[0], "the worker process is still running"  # a readable pidfd: it has ended
+    assert select.select([reader], [], [], 5)[0], (
+        "the worker process is still running"
+    )  # a readable pidfd means that the process has ended
     os.close(reader)
 
 
-def test_validation_sees_each_sample_once_and_no_process_idles(records, collator):
+def test_validation_reads_each_sample_once_with_work_for_every_process(records, collator):
     data = ClipDataset("a", records, "retrieval", View(2, 32, "uniform", train=False), seed=0)
     for world, size in ((1, 3), (2, 3), (3, 1), (4, 6)):
         parts = [[b.ids for b in validation_batches(data, collator, size, rank=r, world_size=world)] for r in range(world)]
@@ -195,7 +197,7 @@ def test_evaluation_reads_every_clip_once_in_order(records, workers, monkeypatch
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_evaluation_names_all_unreadable_videos_and_hands_out_none_after_the_first(records, tmp_path, workers):
+def test_evaluation_reports_all_unreadable_videos_and_stops_at_the_first(records, tmp_path, workers):
     bad = [with_a_broken_one(records, tmp_path)[-1], Record("gone", tmp_path / "gone.mp4")]
     clips = iter_clips([records[0], bad[0], *records, bad[1]], 2, "uniform", 32, workers)
     assert next(clips)[0] == 0

@@ -1,4 +1,4 @@
-"""Masked words and crop boxes: the draws of the released code and their rules."""
+"""Masked words and crop boxes repeat the released code's draws and follow its rules."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_masking_repeats_the_released_draws():
         assert labels.tolist() == case["labels"]
 
 
-def test_masking_keeps_its_proportions_and_spares_special_tokens():
+def test_masking_keeps_its_proportions_and_skips_special_tokens():
     ids = torch.full((200, 500), 7)
     special = torch.zeros_like(ids, dtype=torch.bool)
     special[:, 0] = True
@@ -45,7 +45,7 @@ def test_crop_boxes_repeat_the_released_draws():
 
 
 @pytest.mark.parametrize(("size", "patch"), [(32, 16), (64, 16), (96, 8), (224, 16)])
-def test_crop_boxes_lie_on_the_patch_grid_inside_the_frame(size, patch):
+def test_crop_boxes_are_on_the_patch_grid_inside_the_frame(size, patch):
     rng = np.random.RandomState(1)
     for _ in range(300):
         left, top, width, height = crop_box(rng, size, patch)
@@ -53,6 +53,6 @@ def test_crop_boxes_lie_on_the_patch_grid_inside_the_frame(size, patch):
         assert left + width <= size and top + height <= size
 
 
-def test_a_box_that_can_not_fit_is_a_clear_error():
+def test_crop_box_that_cannot_fit_is_a_clear_error():
     with pytest.raises(ConfigError, match="crop_area"):
         crop_box(np.random.RandomState(0), 224, 16, area=(0.9, 1.0), aspect=(5.0, 6.0))

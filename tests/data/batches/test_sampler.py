@@ -1,4 +1,4 @@
-"""The batch plan: a function of the step alone, the same samples for any number of processes, no video twice in a batch."""
+"""The batch plan depends only on the step, is the same for any number of processes, and repeats no video in a batch."""
 
 import time
 
@@ -13,7 +13,7 @@ def plan(lengths=None, batch=4, world=1, **options):
     return BatchPlan(lengths or {"a": 22}, batch, world, **{"epochs": 3, "seed": 1, **options})
 
 
-def test_processes_together_take_the_batch_of_one_process():
+def test_processes_share_the_batch_of_a_single_process():
     lengths = {"a": 50, "b": 33}
     one, four = plan(lengths, 8), plan(lengths, 2, 4)
     assert one.total_steps == four.total_steps
@@ -23,7 +23,7 @@ def test_processes_together_take_the_batch_of_one_process():
         np.testing.assert_array_equal(np.concatenate([d.indices for d in draws]), one.at(step).indices)
 
 
-def test_any_step_is_the_same_whatever_was_asked_before():
+def test_steps_do_not_depend_on_earlier_queries():
     options = {"lengths": {"a": 50, "b": 33}, "groups": {"a": np.arange(50) // 3}, "distinct_videos": True}
     forward = [plan(**options).at(step) for step in range(plan(**options).total_steps)]
     backward = plan(**options)
@@ -33,7 +33,7 @@ def test_any_step_is_the_same_whatever_was_asked_before():
         np.testing.assert_array_equal(draw.indices, forward[step].indices)
 
 
-def test_an_epoch_holds_no_sample_twice_and_leaves_out_less_than_a_batch():
+def test_epoch_repeats_no_sample_and_skips_less_than_a_batch():
     p = plan()
     assert p.steps_per_epoch == 5
     orders = [np.concatenate([p.at(step).indices for step in range(e * 5, e * 5 + 5)]) for e in range(3)]
@@ -42,13 +42,13 @@ def test_an_epoch_holds_no_sample_twice_and_leaves_out_less_than_a_batch():
     assert not np.array_equal(orders[0], orders[1])
 
 
-def test_the_released_order_is_the_same_in_every_epoch():
+def test_released_order_is_the_same_in_every_epoch():
     p = plan(reshuffle=False)
     np.testing.assert_array_equal(p.at(2).indices, p.at(7).indices)
     assert (p.at(2).epoch, p.at(7).epoch) == (0, 1)  # the draws for the samples still change
 
 
-def test_mixing_by_size_sees_every_corpus_once_an_epoch():
+def test_mixing_by_size_reads_every_corpus_once_per_epoch():
     p = plan({"a": 40, "b": 9, "c": 20}, mix="size")
     for epoch in range(3):
         draws = [p.at(step) for step in range(epoch * p.steps_per_epoch, (epoch + 1) * p.steps_per_epoch)]
@@ -70,7 +70,7 @@ def test_mixing_with_equal_odds_repeats_the_small_corpus():
 @pytest.mark.parametrize(
     ("videos", "captions", "batch"), [(100, 20, 16), (17, 9, 16), (16, 30, 16), (40, 1, 16), (1000, 20, 128)]
 )
-def test_no_batch_shows_a_video_twice(videos, captions, batch):
+def test_no_batch_repeats_a_video(videos, captions, batch):
     groups = np.repeat(np.arange(videos), captions)
     p = BatchPlan({"a": len(groups)}, batch, groups={"a": groups}, distinct_videos=True, epochs=2, seed=0)
     for epoch in range(2):
@@ -80,14 +80,14 @@ def test_no_batch_shows_a_video_twice(videos, captions, batch):
         assert all(len(np.unique(groups[p.at(step).indices])) == batch for step in steps)
 
 
-def test_uneven_numbers_of_captions_are_kept_apart_too():
+def test_no_batch_repeats_a_video_with_uneven_numbers_of_captions():
     groups = np.repeat(np.arange(60), np.r_[np.full(3, 14), np.full(57, 3)])
     p = BatchPlan({"a": len(groups)}, 14, groups={"a": groups}, distinct_videos=True, epochs=5, seed=3)
     for step in range(p.total_steps):
         assert len(np.unique(groups[p.at(step).indices])) == 14
 
 
-def test_without_the_switch_videos_do_meet():
+def test_batches_can_repeat_a_video_without_distinct_videos():
     groups = np.repeat(np.arange(10), 10)
     p = BatchPlan({"a": 100}, 8, groups={"a": groups}, epochs=1, seed=0)
     assert any(len(np.unique(groups[p.at(step).indices])) < 8 for step in range(p.total_steps))
@@ -104,7 +104,7 @@ def test_an_impossible_plan_is_refused_at_the_start():
 
 @pytest.mark.parametrize("mix", ["size", "equal"])
 @pytest.mark.parametrize("changes", [[(7, 3)], [(3, 1), (4, 4), (9, 2)], [(12, 3), (12, 2)], [(10, 3)]])
-def test_another_number_of_processes_continues_with_the_rest_of_the_epoch(mix, changes):
+def test_resized_world_continues_with_the_rest_of_the_epoch(mix, changes):
     lengths, groups = {"a": 50, "b": 33}, {"a": np.arange(50) // 2}
     whole = p = plan(lengths, 4, 2, mix=mix, groups=groups, distinct_videos=True)
     draws, start = [], 0
@@ -124,7 +124,7 @@ def test_another_number_of_processes_continues_with_the_rest_of_the_epoch(mix, c
     seen: dict = {}
     for _, draw in draws:
         seen.setdefault((draw.corpus, draw.epoch), []).extend(draw.indices.tolist())
-    assert all(len(rows) == len(set(rows)) for rows in seen.values())  # none twice
+    assert all(len(rows) == len(set(rows)) for rows in seen.values())  # no repeats
     if mix == "size":
         assert all(
             len(seen["a", e]) >= 50 - 16 * (1 + len(changes)) and {d.epoch for t, d in draws if t == e} == {e} for e in range(3)
@@ -132,7 +132,7 @@ def test_another_number_of_processes_continues_with_the_rest_of_the_epoch(mix, c
     assert sum(len(draw.indices) for _, draw in draws) == pytest.approx(whole.total_steps * 8, abs=16 * 2 * (1 + len(changes)))
 
 
-def test_a_change_between_epochs_is_a_new_start_of_the_next_epoch():
+def test_resizing_between_epochs_equals_a_fresh_plan():
     p = plan({"a": 40, "b": 24}, 4, 2, mix="size")
     other, fresh = p.resized(p.steps_per_epoch, 1), plan({"a": 40, "b": 24}, 4, 1, mix="size")
     for step in range(fresh.steps_per_epoch):

@@ -22,7 +22,7 @@ from tests.data.clips import make_video
         ("a.wmv", "wmv2", {}),
     ],
 )
-def test_a_file_that_was_cut_is_refused_though_it_opens(tmp_path, name, codec, options):
+def test_truncated_file_is_refused_although_it_opens(tmp_path, name, codec, options):
     whole = make_video(tmp_path / name, 60, codec=codec, options=options)
     assert probe(whole).readable and probe(whole).frames == 60 and missing_bytes(whole) == 0
     cut = tmp_path / f"cut_{name}"
@@ -33,7 +33,7 @@ def test_a_file_that_was_cut_is_refused_though_it_opens(tmp_path, name, codec, o
         read_frames(cut, 4, 32)
 
 
-def test_an_avi_that_only_lost_its_index_is_read(tmp_path):
+def test_avi_without_its_index_is_read(tmp_path):
     whole = make_video(tmp_path / "a.avi", 60)
     short = tmp_path / "short.avi"
     short.write_bytes(whole.read_bytes()[:-20])
@@ -42,7 +42,7 @@ def test_an_avi_that_only_lost_its_index_is_read(tmp_path):
 
 
 def trimmed(whole, start_s=0, end_s=None):
-    """Return a copy whose edit list shows only a part."""
+    """Return a copy whose edit list selects only a part."""
     content = bytearray(whole.read_bytes())
     at = content.index(b"elst") + 12  # after version, flags and the number of edits: duration, start
     movie_ticks = int.from_bytes(content[(i := content.index(b"mvhd")) + 16 : i + 20], "big")
@@ -56,8 +56,8 @@ def trimmed(whole, start_s=0, end_s=None):
     return part
 
 
-def test_frames_that_an_edit_list_hides_are_not_read(tmp_path):
-    """Like a video trimmed on a phone: 60 frames in the file, 12 per second, of which players show a part."""
+def test_frames_hidden_by_an_edit_list_are_not_read(tmp_path):
+    """Like a video trimmed on a phone: the file has 60 frames, 12 per second, and players show only some."""
     whole = make_video(tmp_path / "a.mp4", 60, codec="libx264")
     every = read_frames(whole, range(60), 32)
     assert not hides_frames(whole) and probe(whole).decoder == "decord"

@@ -1,4 +1,4 @@
-"""Copies contain the promised frames, upright and in the same colours; originals stay, and unreadable ones are listed."""
+"""Copies have the requested frames, upright and with equal colours; originals are kept, unreadable ones are listed."""
 
 import hashlib
 import os
@@ -29,7 +29,7 @@ def copy_of(path, tmp_path, **options):
     return target
 
 
-def test_every_tenth_frame_is_the_originals_tenth_and_the_rate_a_tenth(tmp_path):
+def test_every_tenth_frame_is_kept_at_a_tenth_of_the_rate(tmp_path):
     video = make_video(tmp_path / "a.avi", frames=200, rate=25)
     copy = copy_of(video, tmp_path, every=10, crf=1)
     info = probe(copy)
@@ -38,7 +38,7 @@ def test_every_tenth_frame_is_the_originals_tenth_and_the_rate_a_tenth(tmp_path)
     assert np.abs(expected.astype(int) - found).mean() < 3
 
 
-def test_two_frames_a_second_of_a_long_clip_and_enough_of_a_short_one(tmp_path):
+def test_two_frames_per_second_are_kept_but_more_of_a_short_clip(tmp_path):
     assert probe(copy_of(make_video(tmp_path / "a.avi", frames=240, rate=12), tmp_path, fps=2)).frames == 40
     assert probe(copy_of(make_video(tmp_path / "b.avi", frames=24, rate=12), tmp_path, fps=2)).frames == 16
     assert probe(copy_of(make_video(tmp_path / "c.avi", frames=5, rate=12), tmp_path, fps=2)).frames == 5
@@ -47,11 +47,11 @@ def test_two_frames_a_second_of_a_long_clip_and_enough_of_a_short_one(tmp_path):
 def test_kept_frames_are_spread_over_the_whole_clip():
     keep, rate = select_frames(300, 30.0, settings("a", "b", fps=2))
     assert [i for i in range(300) if keep(i)] == list(range(0, 300, 15)) and rate == 2
-    keep, _ = select_frames(50, 25.0, settings("a", "b", every=10, min_frames=8))  # a tenth would be five
+    keep, _ = select_frames(50, 25.0, settings("a", "b", every=10, min_frames=8))  # every tenth frame would be five frames
     assert sum(map(keep, range(50))) == 8 and keep(0) and keep(43)
 
 
-def test_the_short_side_shrinks_and_never_grows(tmp_path):
+def test_short_side_is_never_enlarged(tmp_path):
     video = make_video(tmp_path / "a.avi", frames=6, size=64)
     assert probe(copy_of(video, tmp_path, short_side=32)).width == 32
     assert probe(copy_of(video, tmp_path, short_side=224)).width == 64
@@ -66,7 +66,7 @@ def test_every_group_of_pictures_is_short_and_closed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["decord_video_90.mov", "decord_video_270.mov", "torchcodec_h264_10bits.mp4"])
-def test_a_copy_is_upright_and_of_the_same_colours(tmp_path, name):
+def test_copy_is_upright_with_the_same_colours(tmp_path, name):
     copy = copy_of(VIDEOS / name, tmp_path, crf=4)
     assert probe(copy).rotation == 0
     expected, found = (read_frames(path, 4, 64).astype(int) for path in (VIDEOS / name, copy))
@@ -78,7 +78,7 @@ def test_the_same_video_gives_the_same_bytes(tmp_path):
     assert copy_of(video, tmp_path).read_bytes() == copy_of(video, tmp_path).read_bytes()
 
 
-def test_a_folder_is_converted_and_resumes_where_it_stopped(tmp_path):
+def test_folder_conversion_resumes_after_a_stop(tmp_path):
     source, output, state = tmp_path / "in", tmp_path / "out", tmp_path / "state"
     (source / "page").mkdir(parents=True)
     make_video(source / "a.avi")
@@ -124,7 +124,7 @@ def test_other_settings_make_new_copies(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_file_that_crashes_the_decoder_is_listed_and_the_others_are_converted(tmp_path, monkeypatch):
+def test_file_that_crashes_the_decoder_is_listed_and_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "convert_file", crash)
     jobs = [(tmp_path / name, tmp_path / f"{name}.mp4") for name in ("a", "crash", "b")]
     outcomes = dict(module._run(jobs, settings("a", "b"), workers=2))
@@ -143,7 +143,7 @@ def test_copies_are_never_written_among_the_originals(tmp_path):
         convert(settings(tmp_path, tmp_path / "out"))
 
 
-def test_two_originals_of_one_name_are_refused(tmp_path):
+def test_two_originals_with_the_same_name_are_refused(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.avi", "a.mov"):
         make_video(tmp_path / "in" / name, frames=2)
@@ -158,7 +158,7 @@ def test_options_and_parameters_are_checked(tmp_path):
         conversion_settings(tmp_path, None, source="a")
 
 
-def test_a_converted_folder_counts_as_made_by_the_pipeline_and_its_originals_as_needed(tmp_path, monkeypatch):
+def test_converted_folder_is_an_output_and_its_originals_are_inputs(tmp_path, monkeypatch):
     import yaml
 
     from alpro.checks.preflight import missing_inputs

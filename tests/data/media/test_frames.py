@@ -1,4 +1,4 @@
-"""Frame selection: every strategy gives the indices of the released code, in order and within the clip."""
+"""Frame selection: every strategy gives the released code's indices, in order and within the clip."""
 
 import json
 import random
@@ -31,7 +31,7 @@ def test_drawn_frames_repeat_the_released_draws(strategy, golden):
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "uniform_floor", "random", "headtail"])
-def test_any_clip_gives_the_number_of_frames_asked_for_in_order(strategy):
+def test_any_clip_gives_the_requested_number_of_frames_in_order(strategy):
     for total in (*range(1, 40), 300, 20000):
         for count in (1, 2, 3, 4, 8, 16):
             indices = frame_indices(total, count, strategy, random.Random(1))
@@ -55,6 +55,6 @@ def test_head_and_tail_come_from_their_halves():
         assert max(indices[:4]) < total // 2 <= min(indices[4:])
 
 
-def test_no_frame_at_all_is_an_error():
+def test_clip_without_frames_is_an_error():
     with pytest.raises(DataError, match="no frames"):
         frame_indices(0, 4, "uniform")

@@ -63,7 +63,7 @@ def test_only_changed_files_are_probed_again(folder, probed):
     assert len(probed) == 6
 
 
-def test_an_interrupted_run_resumes_where_it_stopped(folder, probed, monkeypatch):
+def test_interrupted_run_resumes(folder, probed, monkeypatch):
     out, cache = folder / "index.parquet", folder / "cache.jsonl"
 
     def interrupted(done, total):
@@ -79,7 +79,7 @@ def test_an_interrupted_run_resumes_where_it_stopped(folder, probed, monkeypatch
     assert len(probed) == 2
 
 
-def test_processes_and_order_change_no_byte(folder):
+def test_index_does_not_depend_on_processes_or_order(folder):
     build_index(files(folder), folder / "one.parquet")
     build_index(files(folder)[::-1] * 2, folder / "two.parquet", workers=2)
     assert (folder / "one.parquet").read_bytes() == (folder / "two.parquet").read_bytes()
@@ -98,7 +98,7 @@ def test_a_file_that_crashes_its_decoder_is_reported(folder, monkeypatch):
     assert found["small_webm.webm"].readable and found["made_5frames_480x270_from_nasa.mp4"].readable
 
 
-def test_the_cache_gives_the_probes_of_files_that_did_not_change(folder):
+def test_unchanged_files_are_read_from_the_cache(folder):
     built = build_index(files(folder), folder / "index.parquet", cache=folder / "cache.jsonl")
     shutil.copy(VIDEOS / "decord_video_0.mov", folder / "decord_video_90.mov")
     cached = cached_probes([*files(folder), folder / "never.mp4"], folder / "cache.jsonl")

@@ -1,4 +1,4 @@
-"""Reading: both decoders give the same pixels, and unreadable files are refused with a reason."""
+"""Both decoders give the same pixels, and unreadable files are refused with a reason."""
 
 import json
 import random
@@ -56,7 +56,7 @@ def test_every_readable_file_has_the_frames_and_size_of_the_manifest(file):
 
 @pytest.mark.parametrize("file", [file for file in READABLE if file not in ONLY_PYAV])
 def test_both_decoders_give_the_same_pixels(file):
-    """Both choose the same of two streams, turn it the same way and scale it with the same arithmetic."""
+    """Both decoders choose the same stream, apply the same rotation and scale with the same arithmetic."""
     total = probe(VIDEOS / file, digest=False).frames
     frames = list(range(min(8, total)))
     decord, pyav = (read_frames(VIDEOS / file, frames, 96, decoder=decoder) for decoder in ("decord", "pyav"))
@@ -67,12 +67,12 @@ def test_both_decoders_give_the_same_pixels(file):
 
 
 @pytest.mark.parametrize("file", REFUSED)
-def test_a_file_that_no_decoder_reads_is_refused_with_its_name_and_reason(file):
+def test_undecodable_file_is_refused_with_name_and_reason(file):
     with pytest.raises(DataError, match=rf"{file}.*{REFUSED[file]}"):
         read_frames(VIDEOS / file, 8, 96)
     info = probe(VIDEOS / file)
     assert not info.readable and REFUSED[file] in info.reason and str(VIDEOS) not in info.reason
-    assert info == probe(VIDEOS / file)  # no clock, no address in the reason
+    assert info == probe(VIDEOS / file)  # the reason has no time and no memory address
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):
@@ -84,7 +84,7 @@ def test_missing_files_and_folders_are_refused(tmp_path):
     assert not probe(tmp_path / "nothing.mp4").readable
 
 
-def test_the_second_decoder_reads_the_frames_that_the_first_would_have(tmp_path, monkeypatch):
+def test_second_decoder_reads_the_same_frames_if_the_first_fails(tmp_path, monkeypatch):
     import alpro.data.media.read as reading
 
     clip = make_video(tmp_path / "a.mp4", 40, codec="libx264")
@@ -98,7 +98,7 @@ def test_the_second_decoder_reads_the_frames_that_the_first_would_have(tmp_path,
     np.testing.assert_array_equal(read_frames(clip, 4, 32, "random", random.Random(7)), expected)
 
 
-def test_frames_by_number_come_as_asked_for(tmp_path):
+def test_frames_are_returned_in_the_requested_order(tmp_path):
     clip = make_video(tmp_path / "a.mp4", 20, codec="libx264")
     every = read_frames(clip, range(20), 64)
     np.testing.assert_array_equal(read_frames(clip, [7, 3, 3, 19], 64), every[[7, 3, 3, 19]])
@@ -106,18 +106,18 @@ def test_frames_by_number_come_as_asked_for(tmp_path):
         read_frames(clip, [20], 64)
 
 
-def test_sides_that_decord_can_not_give_come_from_pyav(tmp_path):
+def test_pyav_reads_sizes_that_decord_cannot(tmp_path):
     clip = make_video(tmp_path / "a.mp4", 20)
     for size in (16, 24, 48):
         assert read_frames(clip, 4, size).shape == (4, size, size, 3)
 
 
-def test_names_with_spaces_and_other_letters_are_read(tmp_path):
+def test_names_with_spaces_and_non_ascii_letters_are_read(tmp_path):
     shutil.copy(VIDEOS / "made_5frames_480x270_from_nasa.mp4", tmp_path / "vidéo 日本 (1).mp4")
     assert read_frames(tmp_path / "vidéo 日本 (1).mp4", 4, 32).shape == (4, 32, 32, 3)
 
 
-def test_images_are_rgb_and_broken_ones_refused(tmp_path):
+def test_images_are_read_as_rgb_and_broken_ones_refused(tmp_path):
     from PIL import Image
 
     Image.new("L", (9, 7), 100).save(tmp_path / "grey.png")

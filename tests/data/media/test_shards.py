@@ -1,4 +1,4 @@
-"""Clips in shards are read like loose files, and the same clips give byte-identical shards."""
+"""Clips in shards are read like single files, and the same clips give byte-identical shards."""
 
 import hashlib
 import multiprocessing
@@ -23,7 +23,7 @@ from tests.data.clips import make_video
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Seven clips of three kinds in two pages, loose and in shards of three."""
+    """Seven clips of three kinds in two pages, as single files and in shards of three."""
     root = tmp_path_factory.mktemp("shards")
     loose = root / "loose"
     for page in ("page1", "page2"):
@@ -42,7 +42,7 @@ def names(loose):
     return sorted(path.relative_to(loose).as_posix() for path in loose.rglob("*") if path.is_file())
 
 
-def test_any_tar_gives_the_clips_back(folders, tmp_path):
+def test_shards_can_be_unpacked_with_any_tar(folders, tmp_path):
     loose, shards = folders
     for shard in sorted(shards.glob("*.tar")):
         subprocess.run(["tar", "-xf", shard, "-C", tmp_path], check=True)
@@ -69,7 +69,7 @@ def test_the_index_has_the_position_and_hash_of_each_clip(folders):
         assert clip.shard.read_bytes()[clip.offset : clip.offset + clip.bytes] == (loose / name).read_bytes()
 
 
-def test_frames_from_shards_are_those_of_the_loose_files(folders):
+def test_frames_from_shards_equal_those_of_single_files(folders):
     loose, shards = folders
     for name in names(loose):
         inside = MediaFolder(shards, "video").path(name)
@@ -131,14 +131,14 @@ def test_an_interrupted_run_resumes_and_rewrites_changed_shards(folders, tmp_pat
     assert (output / "index.parquet").read_bytes() == rows and not list(output.glob(".*"))
 
 
-def test_fewer_clips_leave_no_old_shard_behind(folders, tmp_path):
+def test_rewriting_with_fewer_clips_removes_old_shards(folders, tmp_path):
     loose, _ = folders
     write_shards(loose, tmp_path / "out", clips=1)
     write_shards(loose, tmp_path / "out", clips=4)
     assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == ["shard-00000.tar", "shard-00001.tar"]
 
 
-def test_a_cut_shard_and_an_unknown_clip_are_named(folders, tmp_path):
+def test_truncated_shard_and_unknown_clip_are_reported(folders, tmp_path):
     loose, _ = folders
     write_shards(loose, tmp_path / "out", clips=3)
     with pytest.raises(DataError, match=r"shard-00000.tar/page1/other.mp4: not found"):
@@ -151,7 +151,7 @@ def test_a_cut_shard_and_an_unknown_clip_are_named(folders, tmp_path):
     assert probe(last).reason.endswith("its shard was cut")
 
 
-def test_errors_name_the_clip_and_not_the_file_in_memory(tmp_path):
+def test_errors_name_the_clip_not_the_file_in_memory(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "bad.mp4").write_text("<html>")
     write_shards(tmp_path / "in", tmp_path / "out")
@@ -160,7 +160,7 @@ def test_errors_name_the_clip_and_not_the_file_in_memory(tmp_path):
     assert "/proc" not in str(caught.value)
 
 
-def test_files_are_closed_again(folders):
+def test_files_are_closed_after_reading(folders):
     _, shards = folders
     path = shards / "shard-00000.tar" / next(name for _, name in list_clips(shards))
     read_frames(path, 2, 32)
@@ -170,7 +170,7 @@ def test_files_are_closed_again(folders):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_forked_worker_reads_too(folders):
+def test_forked_worker_can_read(folders):
     _, shards = folders
     shard, name = next(iter(list_clips(shards)))
     expected = read_frames(shards / shard / name, 2, 32)

@@ -1,4 +1,4 @@
-"""The sample data: equal bytes on any number of cores, balanced, disjoint, and no motion visible in a single frame."""
+"""The sample data is reproducible, balanced and disjoint, and no single frame reveals the motion."""
 
 import json
 from collections import Counter, defaultdict
@@ -42,7 +42,7 @@ def rows(plan, file):
     return [json.loads(line) for line in plan.texts[file].splitlines()]
 
 
-def test_the_bytes_are_the_same_with_one_worker_and_with_two(tiny, tmp_path):
+def test_bytes_do_not_depend_on_the_number_of_workers(tiny, tmp_path):
     done = []
     make_sample(TINY, tmp_path / "two", workers=2, progress=lambda made, of: done.append((made, of)))
     files = sorted(path.relative_to(tiny) for path in tiny.rglob("*") if path.is_file())
@@ -56,7 +56,7 @@ def test_another_seed_gives_other_data():
     assert make_plan(TINY).texts != make_plan(TINY.model_copy(update={"seed": 4})).texts
 
 
-def test_the_layouts_are_the_official_ones_and_the_readers_read_them(tiny):
+def test_files_are_in_the_official_layouts_and_can_be_read(tiny):
     for name in ("msrvtt_ret", "didemo_ret", "msrvtt_qa", "msvd_qa"):
         of = dataset(tiny, name)
         splits = {split: read_dataset(of, split) for split in ("train", "val", "test")}
@@ -76,7 +76,7 @@ def test_the_layouts_are_the_official_ones_and_the_readers_read_them(tiny):
     assert not missing_files([*read_corpus(webvid), *read_corpus(webvid, "val"), *read_corpus(cc3m)])
 
 
-def test_the_files_decode_with_the_planned_frames(tiny):
+def test_files_decode_to_the_planned_frames(tiny):
     decord = pytest.importorskip("decord")
     from PIL import Image
 
@@ -93,12 +93,12 @@ def test_the_files_decode_with_the_planned_frames(tiny):
         assert np.abs(pixels.astype(int) - expected).mean() < 12, clip.file
 
 
-def test_no_split_shares_a_video(plan):
+def test_splits_share_no_video(plan):
     names = [name for videos in plan.scenes.values() for name in videos]
     assert len(set(names)) == len(names)
 
 
-def test_no_training_scene_is_a_held_out_one(plan):
+def test_held_out_captions_fit_no_training_scene(plan):
     training = defaultdict(list)
     for (_, split), videos in plan.scenes.items():
         if split == "train":
@@ -110,7 +110,7 @@ def test_no_training_scene_is_a_held_out_one(plan):
         assert not any(fits(held, scene) for scene in training[held.setting]), held
 
 
-def test_a_held_out_caption_fits_its_own_video_alone(plan):
+def test_held_out_caption_fits_only_its_video(plan):
     for key in HELD_OUT:
         for name, description in plan.descriptions[key]:
             assert [other for other, scene in plan.scenes[key].items() if fits(description, scene)] == [name]
@@ -119,7 +119,7 @@ def test_a_held_out_caption_fits_its_own_video_alone(plan):
         assert len(set(captions)) == len(captions) == 120
 
 
-def test_captions_tell_only_what_the_video_shows(plan):
+def test_captions_fit_their_videos(plan):
     for key, descriptions in plan.descriptions.items():
         for name, description in descriptions:
             assert fits(description, plan.scenes[key][name])
@@ -127,7 +127,7 @@ def test_captions_tell_only_what_the_video_shows(plan):
 
 @pytest.mark.parametrize("name", ["msrvtt_qa", "msvd_qa"])
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_answers_are_balanced_one_word_and_of_five_types(plan, name, split):
+def test_answers_are_balanced_single_words_of_five_types(plan, name, split):
     asked = rows(plan, f"{name}/txt/{split}.jsonl")
     types = defaultdict(Counter)
     for row in asked:
@@ -143,7 +143,7 @@ def test_answers_are_balanced_one_word_and_of_five_types(plan, name, split):
 
 
 @pytest.mark.parametrize("name", ["msrvtt_qa", "msvd_qa"])
-def test_without_the_video_a_third_of_the_answers_can_be_guessed_at_most(plan, name):
+def test_at_most_a_third_of_answers_can_be_guessed_without_video(plan, name):
     names = {
         word: kind
         for kind, words in {
@@ -161,37 +161,37 @@ def test_without_the_video_a_third_of_the_answers_can_be_guessed_at_most(plan, n
         answers[form(row["question"])][row["answer"]] += 1
     test = rows(plan, f"{name}/txt/test.jsonl")
     best = {asked: answer for asked, counts in answers.items() for answer, _ in counts.most_common(1)}
-    guessed = sum(best.get(form(row["question"])) == row["answer"] for row in test)  # a new form cannot be guessed
+    guessed = sum(best.get(form(row["question"])) == row["answer"] for row in test)  # unseen forms cannot be guessed
     assert guessed / len(test) < 0.33
     moving = [row for row in test if is_motion_question(row["question"])]
     assert len(moving) >= 0.2 * len(test)
 
 
-def test_motion_questions_are_known_by_their_words():
+def test_motion_questions_are_recognised_by_their_words():
     moving = ["where does the ball go?", "who changes color?", "how does the size of the box change?", "Who gets bigger?"]
     still = ["where is the ball?", "who is red?", "how big is the box?", "what place is this?", "how many toys are there?"]
     assert all(map(is_motion_question, moving)) and not any(map(is_motion_question, still))
 
 
-# --- one frame says nothing about time --------------------------------------------------------------------
+# --- a single frame does not reveal the motion --------------------------------------------------------------------
 
 
 def looks(motion: str, time: float, clips: int = 2000, **toy: str) -> np.ndarray:
-    """Return x, y and side (clips, 3) at a time, of toys that differ only by chance."""
+    """Return x, y and side (clips, 3) at a time, of toys that differ only by random draws."""
     rng = np.random.default_rng(0)
     scene = Scene("sea", (Toy("ball", "red", motion, **toy),))
     return np.array([make_film(scene, rng).tracks[0].at(time)[:3] for _ in range(clips)])
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the Kolmogorov-Smirnov distance of two samples."""
+    """Return the Kolmogorov-Smirnov distance between two samples."""
     both = np.sort(np.concatenate([a, b]))
     shares = [np.searchsorted(np.sort(values), both, "right") / len(values) for values in (a, b)]
     return float(np.abs(shares[0] - shares[1]).max())
 
 
 @pytest.mark.parametrize("pair", [("left", "right"), ("up", "down"), ("left", "up"), ("right", "down"), ("grow", "shrink")])
-def test_at_half_time_places_and_sizes_are_spread_alike(pair):
+def test_middle_frame_has_the_same_distribution_for_opposite_motions(pair):
     size = {} if "grow" in pair else {"size": "small"}
     one, other = (looks(motion, 0.5, **size) for motion in pair)
     for column in range(3):
@@ -201,13 +201,13 @@ def test_at_half_time_places_and_sizes_are_spread_alike(pair):
 @pytest.mark.parametrize(
     "motion, column, way", [("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1), ("grow", 2, 1)]
 )
-def test_over_time_toys_do_as_they_are_told(motion, column, way):
+def test_toys_follow_their_planned_motion(motion, column, way):
     size = {} if motion == "grow" else {"size": "small"}
     before, after = (looks(motion, time, **size)[:, column] for time in (0.0, 1.0))
     assert (way * (after - before)).min() > 0.2  # of the frame's side
 
 
-def test_the_colors_of_a_change_say_nothing_of_its_moment():
+def test_colors_of_a_change_are_independent_of_its_moment():
     cards = Cards(np.random.default_rng(0))
     seen = defaultdict(Counter)
     for _ in range(12000):
@@ -220,7 +220,7 @@ def test_the_colors_of_a_change_say_nothing_of_its_moment():
     assert ((table - expected) ** 2 / expected).sum() < 29.6  # chi-square, 10 degrees of freedom: 0.1 %
 
 
-def test_of_two_moving_toys_the_middle_frame_does_not_tell_which_goes_where():
+def test_middle_frame_hides_motion_of_two_toys():
     rng = np.random.default_rng(1)
     cards = Cards(rng)
     left, right = [], []
@@ -246,13 +246,13 @@ def test_toys_stay_inside_the_frame():
 # --- bad input --------------------------------------------------------------------------------------------
 
 
-def test_more_scenes_than_there_are_is_one_clear_error(monkeypatch):
-    monkeypatch.setattr("alpro.data.sample.plan.TRIES", 3)  # as reaching the real limit takes long
+def test_too_many_requested_scenes_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr("alpro.data.sample.plan.TRIES", 3)  # reaching the real limit takes long
     with pytest.raises(DataError, match=r"sample: no further distinct scene for \w+; request fewer videos"):
         make_plan(TINY.model_copy(update={"test_videos": 4000}))
 
 
-def test_a_failure_half_way_leaves_what_stood_there(tmp_path):
+def test_failure_keeps_existing_data(tmp_path):
     (tmp_path / "sample").mkdir()
     (tmp_path / "sample" / "mine.txt").write_text("mine")
 

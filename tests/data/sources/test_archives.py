@@ -43,7 +43,7 @@ GOOD = [("videos/a.mp4", b"one"), ("__MACOSX/videos/._a.mp4", b"junk"), ("videos
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz"])
-def test_members_that_match_are_taken_and_the_rest_is_left(tmp_path, kind):
+def test_only_matching_members_are_unpacked(tmp_path, kind):
     archive = tmp_path / f"a.{kind}"
     make_zip(archive, GOOD) if kind == "zip" else make_tar(archive, GOOD, f"w:{kind[4:]}" if kind != "tar" else "w")
     assert unpack(archive, tmp_path / "out", ("*.mp4",), "name") == ["a.mp4", "b.mp4"]
@@ -55,7 +55,7 @@ def test_members_that_match_are_taken_and_the_rest_is_left(tmp_path, kind):
     "name", ["../out.mp4", "videos/../../out.mp4", "/tmp/out.mp4", "C:/out.mp4", "videos\\..\\..\\out.mp4"]
 )
 @pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_a_member_that_leads_out_spoils_the_archive(tmp_path, name, make):
+def test_member_outside_the_folder_is_refused(tmp_path, name, make):
     archive = make(tmp_path / "archive", [("videos/a.mp4", b"one"), (name, b"bad")])
     with pytest.raises(DataError, match="leads out of its folder"):
         unpack(archive, tmp_path / "out", ("*.mp4",))
@@ -77,7 +77,7 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
         unpack(make_zip(tmp_path / "a.zip", [(link_in_zip(), "/etc/passwd")]), tmp_path / "out")
 
 
-def test_a_bomb_is_refused_before_it_is_written(tmp_path):
+def test_decompression_bomb_is_refused_before_it_is_written(tmp_path):
     archive = make_zip(tmp_path / "a.zip", [("a.mp4", bytes(5_000_000))])
     assert archive.stat().st_size < 10_000
     with pytest.raises(DataError, match=r"unpacks to more than 0.001 GB"):
@@ -85,7 +85,7 @@ def test_a_bomb_is_refused_before_it_is_written(tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_member_longer_than_it_declares_is_refused(tmp_path):
+def test_member_longer_than_declared_is_refused(tmp_path):
     archive = make_zip(tmp_path / "a.zip", [("a.mp4", bytes(100_000))])
     lying = archive.read_bytes().replace((100_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
     archive.write_bytes(lying)
@@ -93,21 +93,21 @@ def test_a_member_longer_than_it_declares_is_refused(tmp_path):
         unpack(archive, tmp_path / "out")
 
 
-def test_two_members_of_one_name_are_refused(tmp_path):
+def test_members_with_the_same_name_are_refused(tmp_path):
     archive = make_tar(tmp_path / "a.tar", [("train/a.mp4", b"one"), ("test/a.mp4", b"two")])
     with pytest.raises(DataError, match=r"'train/a.mp4' and 'test/a.mp4' would both become 'a.mp4'"):
         unpack(archive, tmp_path / "out", keep="name")
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_a_cut_archive_is_refused(tmp_path, make):
+def test_truncated_archive_is_refused(tmp_path, make):
     archive = make(tmp_path / "archive", [("a.mp4", bytes(range(256)) * 500)])
     archive.write_bytes(archive.read_bytes()[: 20_000 if make is make_tar else 100])
     with pytest.raises(DataError, match=r"not a complete zip or tar|does not have its declared length"):
         unpack(archive, tmp_path / "out")
 
 
-def test_flipped_bytes_in_a_zip_are_found(tmp_path):
+def test_flipped_bytes_in_a_zip_are_detected(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("a.mp4", b"x" * 1000)
     (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes().replace(b"xxxxxxxx", b"xxyxxxxx", 1))
@@ -115,12 +115,12 @@ def test_flipped_bytes_in_a_zip_are_found(tmp_path):
         unpack(tmp_path / "a.zip", tmp_path / "out")
 
 
-def test_a_web_page_in_place_of_an_archive_is_named_so(tmp_path):
+def test_web_page_instead_of_an_archive_is_reported(tmp_path):
     (tmp_path / "a.zip").write_text("<!DOCTYPE html><title>quota exceeded</title>")
     with pytest.raises(DataError, match="it is a web page"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
 
 
-def test_an_archive_without_what_is_wanted_says_what_it_holds(tmp_path):
+def test_error_for_an_archive_without_matches_lists_its_contents(tmp_path):
     with pytest.raises(DataError, match=r"contains nothing that matches \*.avi \(it contains a.mp4\)"):
         unpack(make_zip(tmp_path / "a.zip", [("a.mp4", b"x")]), tmp_path / "out", ("*.avi",))

@@ -1,4 +1,4 @@
-"""Downloads are resumed, verified or refused, whatever the server does."""
+"""Downloads are resumed, verified or refused, however the server behaves."""
 
 import hashlib
 import re
@@ -17,14 +17,14 @@ def get(page, target, expected=Expected(), others=None, **options):  # noqa: B00
         return download(f"{address}/file", target, expected, pause_s=0.0, **options).read_bytes()
 
 
-def test_a_connection_that_is_cut_is_resumed_where_it_broke_off(tmp_path):
+def test_cut_connection_is_resumed(tmp_path):
     page = Page(CONTENT, cut=[1000, 50_000])
     assert get(page, tmp_path / "f", Expected(md5=MD5)) == CONTENT
     assert page.seen == ["", "bytes=1000-", "bytes=51000-"]
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
-def test_a_killed_download_goes_on_in_the_next_run(tmp_path):
+def test_killed_download_resumes(tmp_path):
     page = Page(CONTENT, cut=[1000] + [0] * 20)
     with pytest.raises(Unavailable, match=r"connection closed after 1000 bytes; stopped after 2 tries.*run again to resume"):
         get(page, tmp_path / "f", tries=2)
@@ -33,13 +33,13 @@ def test_a_killed_download_goes_on_in_the_next_run(tmp_path):
     assert again.seen == ["bytes=1000-"]
 
 
-def test_two_versions_of_a_file_are_never_put_together(tmp_path):
+def test_versions_of_a_file_are_never_mixed(tmp_path):
     with pytest.raises(Unavailable):
         get(Page(CONTENT[::-1], etag='"old"', cut=[1000] + [0] * 20), tmp_path / "f", tries=1)
     assert get(Page(CONTENT), tmp_path / "f") == CONTENT  # the server compares the ETag and sends the whole file
 
 
-def test_without_a_name_for_the_version_the_checksum_finds_the_mixture_and_it_starts_again(tmp_path):
+def test_without_an_etag_the_checksum_detects_mixed_versions(tmp_path):
     with pytest.raises(Unavailable):
         get(Page(CONTENT[::-1], etag=None, cut=[1000] + [0] * 20), tmp_path / "f", Expected(md5=MD5), tries=1)
     page = Page(CONTENT, etag=None)
@@ -47,49 +47,49 @@ def test_without_a_name_for_the_version_the_checksum_finds_the_mixture_and_it_st
     assert page.seen == ["bytes=1000-", ""]
 
 
-def test_a_server_that_ignores_ranges_is_read_from_the_start(tmp_path):
+def test_download_restarts_if_the_server_ignores_ranges(tmp_path):
     page = Page(CONTENT, ranges=False, cut=[1000])
     assert get(page, tmp_path / "f", Expected(md5=MD5)) == CONTENT
     assert page.seen == ["", "bytes=1000-"]
 
 
-def test_a_server_that_ignores_ranges_and_always_cuts_is_given_up(tmp_path):
+def test_download_fails_if_the_server_ignores_ranges_and_always_cuts(tmp_path):
     with pytest.raises(Unavailable, match="stopped after 3 tries"):
         get(Page(CONTENT, ranges=False, cut=[1000] * 50), tmp_path / "f", tries=3)
 
 
 @pytest.mark.parametrize("published", [{"md5": MD5}, {"sha256": hashlib.sha256(CONTENT).hexdigest()}])
-def test_wrong_bytes_are_refused_and_thrown_away(tmp_path, published):
+def test_wrong_bytes_are_refused_and_deleted(tmp_path, published):
     with pytest.raises(Unavailable, match=r"wrong content: its (md5|sha256) is [0-9a-f]+, expected [0-9a-f]+"):
         get(Page(b"x" * len(CONTENT)), tmp_path / "f", Expected(**published))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_server_that_claims_more_than_it_has_is_given_up(tmp_path):
+def test_download_shorter_than_announced_fails(tmp_path):
     with pytest.raises(Unavailable, match="stopped after 2 tries"):
         get(Page(CONTENT, claim=len(CONTENT) + 10, etag=None), tmp_path / "f", tries=2)
     assert not (tmp_path / "f").exists()
 
 
-def test_a_server_that_claims_less_than_it_has_is_found_by_the_published_size(tmp_path):
+def test_size_other_than_published_is_refused(tmp_path):
     with pytest.raises(Unavailable, match=re.escape(f"offers 100 bytes, but the published size is {len(CONTENT)}")):
         get(Page(CONTENT, claim=100), tmp_path / "f", Expected(size=len(CONTENT)))
 
 
-def test_more_than_is_accepted_is_not_taken(tmp_path):
+def test_file_over_the_size_limit_is_refused(tmp_path):
     with pytest.raises(Unavailable, match="more than the limit of 1000"):
         get(Page(CONTENT), tmp_path / "f", Expected(at_most=1000))
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_file_that_is_gone_is_not_asked_for_again(tmp_path, status):
+def test_missing_file_is_not_retried(tmp_path, status):
     page = Page(status=status)
     with pytest.raises(Unavailable, match=f"HTTP {status}"):
         get(page, tmp_path / "f")
     assert len(page.seen) == 1
 
 
-def test_a_busy_server_is_asked_again(tmp_path):
+def test_busy_server_is_retried(tmp_path):
     page = Page(status=503)
     with pytest.raises(Unavailable, match=r"HTTP 503 .*stopped after 3 tries"):
         get(page, tmp_path / "f", tries=3)
@@ -101,11 +101,11 @@ def test_a_redirect_is_followed(tmp_path):
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
-def test_a_redirect_to_anything_but_the_web_is_refused(tmp_path, location):
+def test_redirect_to_another_protocol_is_refused(tmp_path, location):
     with pytest.raises(Unavailable, match=r"neither http nor https|HTTP 302"):
         get(Page(status=302, location=location), tmp_path / "f")
 
 
-def test_only_web_addresses_are_fetched(tmp_path):
+def test_only_http_addresses_are_fetched(tmp_path):
     with pytest.raises(Unavailable, match="neither http nor https"):
         download("file:///etc/passwd", tmp_path / "f")

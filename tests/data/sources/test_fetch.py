@@ -78,7 +78,7 @@ def tree(root):
     )
 
 
-def test_every_input_of_the_official_recipe_comes_from_some_set():
+def test_every_input_of_recipe_official_is_in_a_set():
     params = load("recipes/official.yaml")
     needed = {d.videos for d in params.datasets.values()} | {d.annotations for d in params.datasets.values()}
     table = registry.registry()
@@ -88,7 +88,7 @@ def test_every_input_of_the_official_recipe_comes_from_some_set():
     assert table["annotations"].files[0].members == ("data/*",)
 
 
-def test_an_archive_is_fetched_verified_laid_out_and_recorded(tmp_path, sets):
+def test_archive_is_fetched_verified_unpacked_and_recorded(tmp_path, sets):
     page = Page(CLIPS, cut=[100])
     with hostile({"/YouTubeClips.tar": page}) as address:
         sets(address)
@@ -106,7 +106,7 @@ def test_an_archive_is_fetched_verified_laid_out_and_recorded(tmp_path, sets):
     assert tree(tmp_path) == ["data/msvd_qa/videos/a_1_5.avi"]
 
 
-def test_wrong_bytes_leave_the_tree_untouched_and_say_what_to_do(tmp_path, sets):
+def test_wrong_bytes_leave_the_tree_unchanged_with_a_remedy(tmp_path, sets):
     with hostile({"/YouTubeClips.tar": Page(CLIPS + b"x")}) as address:
         sets(address)
         with pytest.raises(DataError, match=r"(?s)wrong content: its md5 is .* download them from .* --from FILE_OR_FOLDER"):
@@ -115,7 +115,7 @@ def test_wrong_bytes_leave_the_tree_untouched_and_say_what_to_do(tmp_path, sets)
 
 
 @pytest.mark.parametrize("name", ["../../outside.avi", "YouTubeClips/../../../outside.avi"])
-def test_an_unsafe_archive_leaves_the_tree_untouched(tmp_path, sets, name):
+def test_unsafe_archive_leaves_the_tree_unchanged(tmp_path, sets, name):
     sets("http://127.0.0.1:9")
     (tmp_path / "clips.tar").write_bytes(tar_of({"YouTubeClips/a.avi": b"clip", name: b"bad"}))
     with pytest.raises(DataError, match="leads out of its folder"):
@@ -142,7 +142,7 @@ def test_without_a_published_checksum_later_fetches_are_checked_against_the_firs
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_what_the_bucket_refuses_can_be_given(tmp_path, sets, status):
+def test_refused_file_can_be_supplied_by_the_user(tmp_path, sets, status):
     with hostile({"/data.zip": Page(status=status)}) as address:
         sets(address)
         with pytest.raises(DataError, match=f"HTTP {status}(?s:.*)alpro data fetch annotations --from"):
@@ -160,7 +160,7 @@ def test_the_mirror_is_used_if_the_first_alternative_has_no_address(tmp_path, se
     assert tree(tmp_path) == ["data/msrvtt_ret/videos/video0.mp4"]
 
 
-def test_half_of_what_is_needed_is_laid_out_and_the_other_half_asked_for(tmp_path, sets):
+def test_missing_second_file_is_requested(tmp_path, sets):
     (tmp_path / "train_val_videos.zip").write_bytes(TRAIN)
     with pytest.raises(DataError, match=r"test_videos.zip: has no address for automatic download") as caught:
         fetch("msrvtt_ret", tmp_path / "tree", [tmp_path / "train_val_videos.zip"], say=lambda _: None)
@@ -170,13 +170,13 @@ def test_half_of_what_is_needed_is_laid_out_and_the_other_half_asked_for(tmp_pat
     assert tree(tmp_path / "tree") == [f"data/msrvtt_ret/videos/video{i}.mp4" for i in range(3)]
 
 
-def test_a_given_file_with_another_checksum_is_refused(tmp_path, sets):
+def test_user_file_with_another_checksum_is_refused(tmp_path, sets):
     (tmp_path / "test_videos.zip").write_bytes(TRAIN)
     with pytest.raises(DataError, match="not the published file: its md5 is"):
         fetch("msrvtt_ret", tmp_path, [tmp_path / "test_videos.zip"], say=lambda _: None)
 
 
-def test_a_folder_of_videos_is_copied_and_stays(tmp_path, sets):
+def test_folder_of_videos_is_copied_not_moved(tmp_path, sets):
     (tmp_path / "mine/deep").mkdir(parents=True)
     for name in ("a.MOV", "deep/b.mp4", "c.", "notes.txt"):
         (tmp_path / "mine" / name).write_bytes(name.encode())
@@ -185,7 +185,7 @@ def test_a_folder_of_videos_is_copied_and_stays(tmp_path, sets):
     assert (tmp_path / "mine/a.MOV").exists()
 
 
-def test_an_official_tree_is_taken_from_where_it_keeps_the_set(tmp_path, sets):
+def test_set_is_copied_from_an_official_tree(tmp_path, sets):
     for name in ("data/msvd_qa/videos/a.avi", "data/msrvtt_ret/videos/video0.mp4"):
         (tmp_path / "ALPRO" / name).parent.mkdir(parents=True)
         (tmp_path / "ALPRO" / name).write_bytes(b"x")
@@ -193,8 +193,10 @@ def test_an_official_tree_is_taken_from_where_it_keeps_the_set(tmp_path, sets):
     assert tree(tmp_path / "tree") == ["data/msvd_qa/videos/a.avi"]
 
 
-@pytest.mark.parametrize("leads_to", ["../msrvtt_ret/videos", "data/msrvtt_ret/videos"])  # the README's command: nowhere
-def test_of_an_official_tree_the_annotations_are_taken_without_its_videos(tmp_path, sets, leads_to):
+@pytest.mark.parametrize(
+    "leads_to", ["../msrvtt_ret/videos", "data/msrvtt_ret/videos"]
+)  # a dangling link from the released README's command
+def test_annotations_are_copied_from_an_official_tree_without_videos(tmp_path, sets, leads_to):
     annotations = ["data/cc3m/txt/cc3m.json", "data/msrvtt_qa/txt/train.jsonl", "data/msrvtt_ret/txt/test.jsonl"]
     for name in (
         *annotations,
@@ -210,7 +212,7 @@ def test_of_an_official_tree_the_annotations_are_taken_without_its_videos(tmp_pa
     assert tree(tmp_path / "tree") == annotations
 
 
-def test_the_official_link_is_accepted_and_a_dangling_one_is_named(tmp_path, sets):
+def test_official_link_is_accepted_and_a_dangling_one_reported(tmp_path, sets):
     (tmp_path / "data/msrvtt_ret/videos").mkdir(parents=True)
     (tmp_path / "data/msrvtt_qa").mkdir()
     link = tmp_path / "data/msrvtt_qa/videos"
@@ -224,7 +226,7 @@ def test_the_official_link_is_accepted_and_a_dangling_one_is_named(tmp_path, set
         fetch("msrvtt_qa", tmp_path, say=lines.append)
 
 
-def test_a_file_of_the_user_is_never_overwritten(tmp_path, sets):
+def test_user_file_is_never_overwritten(tmp_path, sets):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/unigrams.txt").write_text("mine\n")
     (tmp_path / "data.zip").write_bytes(DATA)
@@ -234,7 +236,7 @@ def test_a_file_of_the_user_is_never_overwritten(tmp_path, sets):
     assert (tmp_path / "data/unigrams.txt").read_text() == "mine\n"
 
 
-def test_a_set_laid_out_behind_a_link_goes_where_the_link_leads(tmp_path, sets):
+def test_set_is_written_through_a_link(tmp_path, sets):
     (tmp_path / "big").mkdir()
     (tmp_path / "tree/data/msvd_qa").mkdir(parents=True)
     (tmp_path / "tree/data/msvd_qa/videos").symlink_to(tmp_path / "big")
@@ -243,7 +245,7 @@ def test_a_set_laid_out_behind_a_link_goes_where_the_link_leads(tmp_path, sets):
     assert tree(tmp_path / "big") == ["a_1_5.avi"]
 
 
-def test_an_unknown_set_names_the_nearest(tmp_path):
+def test_unknown_set_suggests_the_nearest_name(tmp_path):
     with pytest.raises(DataError, match="did you mean 'msvd_qa'"):
         fetch("msvd", tmp_path)
 
@@ -251,7 +253,7 @@ def test_an_unknown_set_names_the_nearest(tmp_path):
 # --- sets whose tables list files by URL ---------------------------------------------------------------------
 
 
-def test_videos_named_by_address_are_fetched_once_and_what_is_gone_is_listed(tmp_path, sets):
+def test_videos_listed_by_url_are_fetched_once_and_unavailable_ones_listed(tmp_path, sets):
     pages = {"/1.mp4": Page(b"one"), "/2.mp4": Page(status=404), "/3.mp4": Page(b"<html>sorry</html>")}
     with hostile(pages) as address:
         for split in ("train", "val"):
@@ -264,7 +266,7 @@ def test_videos_named_by_address_are_fetched_once_and_what_is_gone_is_listed(tmp
             fetch_media("webvid2m", tmp_path / "tree", workers=2, say=lines.append)
     assert "2 files are in data/webvid2m/videos, 2 of them new; 4 are unavailable" in lines[0]
     assert "2 files are in data/webvid2m/videos, 0 of them new; 4 are unavailable" in lines[2]
-    assert len(pages["/2.mp4"].seen) == 2  # once for each table, and not in the second run
+    assert len(pages["/2.mp4"].seen) == 2  # once per table, and not in the second run
     failed = (tmp_path / "tree/data/fetched/webvid2m_failed.tsv").read_text()
     assert "HTTP 404" in failed and "a web page" in failed
     assert [name for name in tree(tmp_path / "tree") if name.endswith("1.mp4")] == [
@@ -273,7 +275,7 @@ def test_videos_named_by_address_are_fetched_once_and_what_is_gone_is_listed(tmp
     ]
 
 
-def test_images_are_called_as_the_released_annotations_call_them(tmp_path, sets):
+def test_images_are_named_as_in_the_released_annotations(tmp_path, sets):
     with hostile({"/a.jpg": Page(b"\xff\xd8 an image")}) as address:
         folder = tmp_path / "data/cc3m/txt"
         folder.mkdir(parents=True)
@@ -285,7 +287,7 @@ def test_images_are_called_as_the_released_annotations_call_them(tmp_path, sets)
         assert (tmp_path / f"data/cc3m/images/training/{crc32(f'{address}/a.jpg'.encode())}").exists()
 
 
-def test_images_that_are_gone_are_left_out_of_the_corpus_until_they_come(tmp_path, sets):
+def test_unavailable_images_are_skipped_until_fetched(tmp_path, sets):
     pages = {"/a.jpg": Page(b"\xff\xd8 a"), "/b.jpg": Page(status=404), "/c.jpg": Page(b"\xff\xd8 c")}
     folder = tmp_path / "data/cc3m/txt"
     folder.mkdir(parents=True)
@@ -295,7 +297,7 @@ def test_images_that_are_gone_are_left_out_of_the_corpus_until_they_come(tmp_pat
         for name in ("train.tsv", "val.tsv"):
             (folder / name).write_text("".join(f"picture {letter}\t{address}/{letter}.jpg\n" for letter in "abc"))
         lines = []
-        for _ in range(2):  # the second run knows what failed, and lists nothing twice
+        for _ in range(2):  # the second run knows the failures and lists none twice
             fetch_media("cc3m", tmp_path, workers=2, say=lines.append)
             assert [record.captions for record in read_corpus(corpus)] == [("picture a",), ("picture c",)]
             tables = read_tables(corpus, ["train"])
@@ -309,7 +311,7 @@ def test_images_that_are_gone_are_left_out_of_the_corpus_until_they_come(tmp_pat
     assert [record.captions for record in read_corpus(corpus)] == [("picture a",), ("picture b",), ("picture c",)]
 
 
-def test_if_no_file_is_available_the_fetch_fails_and_lists_nothing_as_missing(tmp_path, sets):
+def test_fetch_fails_without_listing_if_no_file_is_available(tmp_path, sets):
     folder = tmp_path / "data/cc3m/txt"
     folder.mkdir(parents=True)
     for name in ("train.tsv", "val.tsv"):
@@ -319,7 +321,7 @@ def test_if_no_file_is_available_the_fetch_fails_and_lists_nothing_as_missing(tm
     assert not (folder / "known_missing.txt").exists()
 
 
-def test_a_table_that_names_a_place_outside_is_refused(tmp_path, sets):
+def test_table_with_a_path_outside_the_folder_is_refused(tmp_path, sets):
     folder = tmp_path / "data/webvid2m/txt"
     folder.mkdir(parents=True)
     (folder / "train.csv").write_text("videoid,contentUrl,page_dir\nx,http://127.0.0.1:9/x,../../..\n")

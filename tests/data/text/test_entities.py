@@ -26,11 +26,11 @@ def test_nouns_are_found_among_adjectives_verbs_and_function_words():
     assert nouns["man"] == 2 and nouns["ball"] == 2
 
 
-def test_a_word_that_mostly_qualifies_others_is_no_noun():
+def test_word_used_mostly_as_a_modifier_is_not_a_noun():
     assert count_nouns(["a stone bridge", "a stone wall", "the stone house", "a stone"]) == Counter(bridge=1, wall=1, house=1)
 
 
-def test_the_made_captions_give_their_toys_and_places():
+def test_sample_captions_give_their_toys_and_places():
     plan = make_plan(Sample(pretrain_videos=300, pretrain_images=50, train_videos=5, val_videos=5, test_videos=5))
     texts = [line.split(",")[1] for line in plan.texts["webvid2m/txt/train.csv"].splitlines()[1:]]
     nouns = count_nouns(texts)
@@ -38,13 +38,13 @@ def test_the_made_captions_give_their_toys_and_places():
     assert not {*COLORS, "moves", "goes", "turns", "grows", "rests", "small", "large", "while", "there"} & set(nouns)
 
 
-def test_the_order_is_by_count_then_by_word(tmp_path):
+def test_entities_are_sorted_by_count_then_alphabetically(tmp_path):
     words = write_entities(Counter(sea=2, ball=2, sun=5, a=1), tmp_path / "unigrams.txt", 3)
     assert words == ["sun", "ball", "sea"]
     assert (tmp_path / "unigrams.txt").read_text() == "sun 5\nball 2\nsea 2\n"
 
 
-def test_an_official_file_is_taken_as_it_is(tmp_path):
+def test_official_file_is_used_unchanged(tmp_path):
     path = tmp_path / "unigrams.txt"
     path.write_text("man 900\nwoman 1000\nt-shirt 3\n\n")  # its order is kept
     assert read_entities(path) == ["man", "woman", "t-shirt"]
@@ -52,7 +52,7 @@ def test_an_official_file_is_taken_as_it_is(tmp_path):
     assert read_entities(path, 99) == ["man", "woman", "t-shirt"]
 
 
-def test_a_given_list_keeps_its_counts_and_its_order(tmp_path):
+def test_custom_list_keeps_its_counts_and_order(tmp_path):
     (tmp_path / "given.txt").write_text("man 900\nwoman 1000\nt-shirt 3\n")
     changes = [f"entities.source={tmp_path / 'given.txt'}", "entities.number=2"]
     params = load("recipes/tiny.yaml", changes)
@@ -73,7 +73,7 @@ def test_a_given_list_keeps_its_counts_and_its_order(tmp_path):
         (b"\xff\xfe", "not UTF-8"),
     ],
 )
-def test_a_broken_file_is_refused_with_its_line(tmp_path, text, words):
+def test_broken_file_is_refused_with_the_line(tmp_path, text, words):
     path = tmp_path / "unigrams.txt"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=words):

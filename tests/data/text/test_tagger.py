@@ -40,12 +40,12 @@ def pipeline(tmp_path_factory):
     return folder
 
 
-def test_the_nouns_are_the_taggers(pipeline):
+def test_entities_are_the_taggers_nouns(pipeline):
     nouns = Tagger(str(pipeline)).count_nouns(["The red ball rolls", "a man plays the piano", "a man"])
     assert nouns == {"ball": 1, "man": 2, "piano": 1}
 
 
-def test_the_entity_list_records_its_tagger(pipeline, tmp_path):
+def test_entity_list_records_its_tagger(pipeline, tmp_path):
     raw = yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text())
     (tmp_path / "train.csv").write_text("video_id,text\n1,a man plays the piano\n2,a dog runs\n")
     raw["corpora"] = {"own": {"media": "video", "train": str(tmp_path / "train.csv"), "root": str(tmp_path)}}
@@ -57,7 +57,7 @@ def test_the_entity_list_records_its_tagger(pipeline, tmp_path):
     assert about == {"pipeline": "en_small", "version": "1.2.3", "spacy": sys.modules["spacy"].__version__}
 
 
-def test_a_pipeline_that_is_not_there_or_tags_nothing_is_refused(tmp_path):
+def test_missing_or_untrained_pipeline_is_refused(tmp_path):
     spacy = pytest.importorskip("spacy")
     with pytest.raises(ConfigError, match="no spaCy pipeline is installed under this name"):
         Tagger("en_core_web_no")

@@ -1,4 +1,4 @@
-"""A trained vocabulary loads like BERT's, has the requested size, and is the same bytes each time."""
+"""A trained vocabulary loads like BERT's, has the requested size, and is reproducible."""
 
 import random
 
@@ -32,7 +32,7 @@ def test_every_trained_word_is_one_token_and_the_rest_is_unused(folder):
     assert tokens[-1].startswith("[unused")
 
 
-def test_texts_get_cls_sep_padding_and_unknowns(folder):
+def test_texts_get_cls_sep_padding_and_unk(folder):
     tokenizer = load_tokenizer(folder)
     ids = tokenizer(["a ball", "a red ball"], padding=True, truncation=True, max_length=4)["input_ids"]
     assert [tokenizer.convert_ids_to_tokens(row) for row in ids] == [
@@ -61,14 +61,14 @@ def test_frequent_words_become_tokens_first(tmp_path):
     assert len(tokenizer.tokenize("ramble")) > 1
 
 
-def test_a_folder_of_berts_form_is_read(tmp_path):
+def test_folder_in_berts_format_is_read(tmp_path):
     words = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "##s", "world"]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")  # as in bert-base-uncased: only this file, with other ids
     tokenizer = load_tokenizer(tmp_path, 9)
     assert tokenizer("Hellos world")["input_ids"] == [3, 6, 7, 8, 4]
 
 
-def test_a_size_that_is_not_the_models_names_both(folder):
+def test_size_mismatch_error_gives_both_sizes(folder):
     with pytest.raises(DataError, match=r"text: the vocabulary has 200 tokens, the model 400 \(model\.vocab_size\)"):
         load_tokenizer(folder, 400)
 
@@ -81,14 +81,14 @@ def test_a_size_that_is_not_the_models_names_both(folder):
         ({"tokenizer.json": "{"}, "the tokenizer cannot be loaded"),
     ],
 )
-def test_a_folder_that_is_no_tokenizer_is_refused(tmp_path, files, words):
+def test_folder_without_a_tokenizer_is_refused(tmp_path, files, words):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=words):
         load_tokenizer(tmp_path)
 
 
-def test_texts_that_cannot_make_a_vocabulary_are_refused(tmp_path):
+def test_texts_insufficient_for_a_vocabulary_are_refused(tmp_path):
     with pytest.raises(DataError, match="no texts"):
         train_vocabulary(["", "  "], tmp_path / "text", 50)
     with pytest.raises(DataError, match=r"more than 10; raise model\.vocab_size"):

@@ -1,4 +1,4 @@
-"""A good custom set passes; the problems of a bad one are listed by row with a remedy. `data probe` lists each video."""
+"""A good custom set passes; problems of a bad one are listed by row with a remedy. `data probe` lists each video."""
 
 import json
 import os
@@ -34,7 +34,7 @@ test,d.avi,what is it?,dog
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A custom set `own` of questions in one table, declared in params.yaml with recipe `tiny`'s settings of msvd_qa."""
+    """A custom set `own` with one table of questions, declared in params.yaml with tiny's settings of msvd_qa."""
     monkeypatch.chdir(tmp_path)
     train_vocabulary(["what is it", "who runs"], "vocabulary", TOKENS)
     (tmp_path / "own").mkdir()
@@ -54,7 +54,7 @@ def alpro(*arguments):
     return subprocess.run([sys.executable, "-m", "alpro", *arguments], capture_output=True, text=True, check=False)
 
 
-def test_a_good_set_of_ones_own_passes(own, monkeypatch):
+def test_valid_custom_set_passes(own, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     done = alpro("data", "check", "own")
     assert done.returncode == 0, done.stderr
@@ -68,7 +68,7 @@ def test_a_good_set_of_ones_own_passes(own, monkeypatch):
     ]
 
 
-def test_the_report_as_json_holds_every_problem_with_its_remedy(own, monkeypatch):
+def test_json_report_has_every_problem_with_its_remedy(own, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (own / "own.csv").write_text(GOOD + "test,e,what is it?,dog\n")
     done = alpro("data", "check", "own", "--json")
@@ -78,7 +78,7 @@ def test_the_report_as_json_holds_every_problem_with_its_remedy(own, monkeypatch
     assert {problem["video"]: problem["remedy"] for problem in report["problems"]}["e"].startswith("replace it with")
 
 
-def test_each_fault_of_a_bad_set_is_told_by_line_and_video_with_what_to_do(own):
+def test_each_fault_is_reported_with_line_video_and_remedy(own):
     bad = GOOD + "trial,a,what is it?,dog\ntest,a,what is it?,dog\ntest,c,\nval,c,,dog\n"
     bad += "test,e,what is it?,dog\ntest,d,what is this?,cow\n"
     (own / "own.csv").write_text(bad)
@@ -102,7 +102,7 @@ def test_each_fault_of_a_bad_set_is_told_by_line_and_video_with_what_to_do(own):
     assert "the file was cut" in cut
 
 
-def test_a_video_that_crashes_the_decoder_is_named_and_does_not_end_the_check(own, monkeypatch):
+def test_video_that_crashes_the_decoder_is_reported_and_the_check_continues(own, monkeypatch):
     (own / "sitecustomize.py").write_text(  # in the worker processes, not in this one
         "import os, alpro.data.media.probe as v\n"
         "real = v.probe\n"
@@ -116,12 +116,12 @@ def test_a_video_that_crashes_the_decoder_is_named_and_does_not_end_the_check(ow
     assert error.startswith("error: own.csv: line 6: d: it crashes the decoder")
 
 
-def test_what_is_not_declared_is_told_with_the_nearest_name(own):
+def test_undeclared_set_suggests_nearest_name(own):
     with pytest.raises(ConfigError, match="has 'owm'; did you mean 'own'"):
         check_set(load(), "owm")
 
 
-def test_each_check_of_the_suites_has_a_remedy(own):
+def test_each_check_has_a_remedy(own):
     params = load()
     for name in ("own", "msrvtt_ret", *params.corpora):
         limits = limits_of(params, name)
@@ -129,7 +129,7 @@ def test_each_check_of_the_suites_has_a_remedy(own):
         assert not {check.meta["check"] for check in checks} - set(REMEDIES)
 
 
-def test_the_table_of_a_folder_has_each_videos_frames_and_size_or_the_reason_against_it():
+def test_probe_table_has_each_videos_frames_and_size_or_its_error():
     printed = table(probe_folder(VIDEOS, workers=1)).splitlines()
     assert printed[0].split() == list(COLUMNS)
     rows = {line.split()[0]: line.split(maxsplit=7) for line in printed[1:]}

@@ -40,7 +40,7 @@ def lines(path: Path, rows: list[Any]) -> None:
 
 
 def params_with(**changes: Any) -> Params:
-    """Recipe `tiny` with sections replaced; the paths are relative to the working directory."""
+    """Return recipe `tiny` with sections replaced; paths are relative to the working directory."""
     raw = yaml.safe_load(RECIPE.read_text())
     raw["model"]["vocab_size"] = TOKENS
     raw = raw | changes
@@ -108,7 +108,7 @@ def bad_qa(here: Path) -> Path:
     return root
 
 
-def test_each_fault_is_found_by_file_line_and_video(bad_qa: Path) -> None:
+def test_each_fault_is_reported_with_file_line_and_video(bad_qa: Path) -> None:
     with pytest.raises(DataError) as raised:
         validate(qa_params(), ["msvd_qa"], "out")
     folder = Path("out/msvd_qa")
@@ -163,7 +163,7 @@ def test_the_same_data_give_the_same_bytes(here: Path) -> None:
     assert Path("one.json").read_bytes() == Path("two.json").read_bytes()
 
 
-def test_what_passed_is_known_by_its_data_and_a_failure_takes_it_away(here: Path) -> None:
+def test_record_of_success_depends_on_the_data_and_is_removed_on_failure(here: Path) -> None:
     good_qa(here / "qa")
 
     def passed() -> str:
@@ -182,7 +182,7 @@ def test_what_passed_is_known_by_its_data_and_a_failure_takes_it_away(here: Path
     assert not Path("passed.json").exists() and Path("out/index.html").exists()
 
 
-def test_a_set_that_is_only_evaluated_needs_no_training_videos(here: Path) -> None:
+def test_evaluated_only_set_needs_no_training_videos(here: Path) -> None:
     good_qa(here / "qa")
     for name in "abcd":
         (here / "qa" / "videos" / f"{name}.avi").unlink()
@@ -220,7 +220,7 @@ def test_ties_in_a_gallery_are_warnings(here: Path) -> None:
     assert [p["video"] for p in problems["test_content_distinct"]] == ["d", "e"]
 
 
-def test_published_counts_hold_for_real_data_only(here: Path) -> None:
+def test_published_counts_are_checked_only_for_real_data(here: Path) -> None:
     good_retrieval(here / "ret")
     validate(retrieval_params(), ["msrvtt_ret"], "out")
     assert problems_by_check(Path("out/msrvtt_ret")) == {}
@@ -230,14 +230,14 @@ def test_published_counts_hold_for_real_data_only(here: Path) -> None:
     assert problems["published_test_videos"][0]["severity"] == "warning"
 
 
-def test_videos_known_to_be_missing_are_left_out_and_counted(here: Path) -> None:
+def test_known_missing_videos_are_skipped_and_counted(here: Path) -> None:
     good_retrieval(here / "ret")
     (here / "ret" / "videos" / "d.mp4").unlink()
     (here / "ret" / "known_missing.txt").write_text("# gone since 2019\nd\n")
     assert validate(retrieval_params(), ["msrvtt_ret"], "out").metrics["msrvtt_ret"]["known_missing"] == 1
 
 
-def test_a_corpus_of_images_is_read_as_training_reads_it(here: Path) -> None:
+def test_corpus_of_images_is_read_as_in_training(here: Path) -> None:
     root = here / "images"
     root.mkdir()
     for name in "abc":
@@ -256,7 +256,7 @@ def test_a_corpus_of_images_is_read_as_training_reads_it(here: Path) -> None:
     assert "enough_frames" not in problems
 
 
-def test_broken_files_and_unknown_names_are_told(here: Path) -> None:
+def test_broken_files_and_unknown_names_are_reported(here: Path) -> None:
     good_qa(here / "qa")
     (here / "qa" / "val.jsonl").write_text('{"video_id": "d", \n')
     (here / "qa" / "train_ans2label.json").write_text("[]")
@@ -267,13 +267,13 @@ def test_broken_files_and_unknown_names_are_told(here: Path) -> None:
         validate(qa_params(), ["msvd_q"], "out")
 
 
-def test_captions_of_one_row_share_its_id_without_being_doubles(here: Path) -> None:
+def test_captions_of_one_row_are_not_duplicate_ids(here: Path) -> None:
     lines(here / "ret" / "test.jsonl", [{"clip_name": "a", "caption": ["a dog", "a cat"], "sen_id": 3}])
     rows = read_tables(Dataset(task="retrieval", annotations="ret", videos="ret"), ["test"]).rows
     assert list(zip(rows["text"], rows["id"], strict=True)) == [("a dog", "3"), ("a cat", None)]
 
 
-def test_a_vocabulary_that_does_not_fit_the_model_is_refused(here: Path) -> None:
+def test_vocabulary_of_another_size_than_the_models_is_refused(here: Path) -> None:
     good_qa(here / "qa")
     params = qa_params()
     params = params.model_copy(update={"model": params.model.model_copy(update={"vocab_size": TOKENS + 1})})
@@ -281,7 +281,7 @@ def test_a_vocabulary_that_does_not_fit_the_model_is_refused(here: Path) -> None
         validate_set(params, "msvd_qa", output="out", passed="passed.json")
 
 
-def test_of_very_many_problems_the_full_number_is_told_and_where_all_are() -> None:
+def test_problem_list_is_truncated_with_full_count() -> None:
     table = pd.DataFrame(
         {name: [f"{name}{i}" for i in range(1203)] for name in ("split", "file", "place", "video", "path", "error")}
     )
@@ -295,7 +295,7 @@ def test_of_very_many_problems_the_full_number_is_told_and_where_all_are() -> No
     assert problems[-1].message == message
 
 
-def test_an_exception_lists_the_first_errors_and_counts_the_rest() -> None:
+def test_exception_lists_the_first_errors_and_counts_the_rest() -> None:
     problems = tuple(
         Problem("a", "error", "readable", "not found", file="f", place=f"line {i}", video=f"v{i}") for i in range(30)
     )
@@ -310,7 +310,7 @@ def test_an_exception_lists_the_first_errors_and_counts_the_rest() -> None:
     )
 
 
-def test_the_stages_depend_on_all_code_that_validation_reads_with_and_declare_what_it_writes() -> None:
+def test_stages_declare_the_code_and_outputs_of_validation() -> None:
     code = "import sys, alpro.data.text.tokenizer, alpro.data.validation.run, alpro.data.validation.docs\n"
     code += "print(*(m.__file__ for name, m in sys.modules.items() if name.startswith('alpro.data')))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
