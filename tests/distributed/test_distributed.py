@@ -32,7 +32,7 @@ def test_collectives_in_a_world_of_one_return_their_input() -> None:
     assert "horovod" not in sys.modules
 
 
-def test_importing_the_package_needs_no_horovod_and_a_larger_world_says_so() -> None:
+def test_only_a_larger_world_requires_horovod() -> None:
     code = "import sys; sys.modules['horovod'] = None\nfrom alpro import distributed\ndistributed.init()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
@@ -44,7 +44,7 @@ def test_importing_the_package_needs_no_horovod_and_a_larger_world_says_so() -> 
 
 @needs_horovod
 @pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_collectives_of_four_processes_are_exact_and_give_the_same_bits_every_time(tmp_path: Path, times: int) -> None:
+def test_collectives_of_four_processes_are_exact_and_reproducible(tmp_path: Path, times: int) -> None:
     runs = []
     for number in range(times):
         done(world(4, ["-m", "tests.distributed.world_of_four", str(tmp_path / f"{number}.json")]))
@@ -57,7 +57,7 @@ def test_collectives_of_four_processes_are_exact_and_give_the_same_bits_every_ti
 
 @needs_horovod
 @pytest.mark.slow
-def test_row_offsets_come_from_the_rank_in_the_world_not_on_the_host(tmp_path: Path) -> None:
+def test_row_offsets_use_the_global_not_the_local_rank(tmp_path: Path) -> None:
     """Two names of this machine count as two hosts: rank 1 is the first rank of its host."""
     process = world(2, ["-m", "tests.distributed.world_of_four", str(tmp_path / "out.json")], hosts="localhost:1,127.0.0.1:1")
     done(process)

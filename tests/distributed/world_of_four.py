@@ -1,4 +1,4 @@
-"""A rank that calls every collective and checks the results; rank 0 writes digests as JSON: `... OUT.json`."""
+"""A test rank that checks the results of every collective; rank 0 writes digests to OUT.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small real videos, a small vocabulary and small models of both down-stream tasks."""
+"""Small real videos, a small vocabulary and small models of both downstream tasks."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="session")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    """Eleven videos: one without caption, one with three; 0 to 4 questions each, their ids mixed over the videos."""
+    """Eleven videos, one without captions, one with three; each has 0 to 4 questions, with ids in mixed order."""
     root = tmp_path_factory.mktemp("videos")
     generator = np.random.default_rng(0)
 
@@ -134,7 +134,7 @@ def project(
 
 @pytest.fixture(scope="session")
 def params(project: Path, records: list[Record]) -> Params:
-    """Recipe `tiny` with the two tasks of `project` and its models' sizes."""
+    """Recipe `tiny` with the tasks and model sizes of `project`."""
     raw = yaml.safe_load((Path(__file__).parents[2] / "recipes/tiny.yaml").read_text())
     tasks = ("msrvtt_ret", "msvd_qa")
     for section in ("datasets", "finetune", "evaluate", "zeroshot"):
@@ -163,7 +163,7 @@ def _run_world(monkeypatch: pytest.MonkeyPatch, size: int, function: Callable[[]
     meet, table = threading.Barrier(size, timeout=60), [None] * size
 
     def gather(value: object) -> list[object]:
-        assert not torch.is_inference_mode_enabled()  # Horovod could not resize tensors that are made in it
+        assert not torch.is_inference_mode_enabled()  # Horovod cannot resize tensors created in inference mode
         table[here.rank] = value
         meet.wait()
         everyone = list(table)

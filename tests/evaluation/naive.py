@@ -1,5 +1,7 @@
-"""Oracle of the evaluation: the released code's naive loops. Each video is encoded again for every chunk of captions and
-every question, captions again for every video, all texts are padded to the limit, and the last layer is computed in full.
+"""Oracle of the evaluation: the released code's naive loops.
+
+Each video is encoded again for every chunk of captions and every question, and captions again for every video.
+All texts are padded to the limit, and the last layer is computed in full.
 """
 
 from __future__ import annotations

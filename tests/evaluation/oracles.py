@@ -17,7 +17,7 @@ def official_retrieval_metrics(scores: Floats, owner: Sequence[int], decimals: i
 
 
 def matrix_from_rows(rows: Sequence[tuple[int, int, float]], texts: int, videos: int) -> Floats:
-    """Return the score matrix (texts, videos) from rows (text, video, score); of pairs that padding repeats, the first counts.
+    """Return the score matrix (texts, videos) from rows (text, video, score); the first of repeated pairs counts.
 
     Raises DataError if a pair is missing.
     """

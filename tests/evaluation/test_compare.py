@@ -56,7 +56,7 @@ def test_retrieval_runs_are_compared_in_both_directions(tmp_path: Path) -> None:
     assert found.headline.difference == 0
 
 
-def test_same_seed_same_numbers(tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_numbers(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", queries([1, 2, 3, 20])), write(tmp_path / "b", queries([1, 6, 3, 30]))
     assert compare_runs(a, b, resamples=200) == compare_runs(a, b, resamples=200)
 
@@ -69,7 +69,7 @@ def test_same_seed_same_numbers(tmp_path: Path) -> None:
         (queries([1]), "direction"),
     ],
 )
-def test_other_data_is_refused(other: list[dict[str, Any]], message: str, tmp_path: Path) -> None:
+def test_runs_on_different_data_are_refused(other: list[dict[str, Any]], message: str, tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", questions([True, False])), write(tmp_path / "b", other)
     with pytest.raises(DataError, match=message):
         compare_runs(a, b)
@@ -78,7 +78,7 @@ def test_other_data_is_refused(other: list[dict[str, Any]], message: str, tmp_pa
 @pytest.mark.parametrize(
     ("content", "message"), [("{", "not valid JSON"), ("", "no queries"), ('{"id": 1}\n', "lacks correct")]
 )
-def test_damaged_records_are_named(content: str, message: str, tmp_path: Path) -> None:
+def test_damaged_records_are_reported(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "predictions.jsonl").write_text(content)
     with pytest.raises(DataError, match=message):
         compare_runs(tmp_path, tmp_path)
@@ -86,7 +86,7 @@ def test_damaged_records_are_named(content: str, message: str, tmp_path: Path) -
         compare_runs(tmp_path / "none", tmp_path)
 
 
-def test_the_verb_prints_each_figure_with_interval_and_p_value(tmp_path: Path) -> None:
+def test_command_prints_each_figure_with_interval_and_p_value(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", questions([True] * 80)), write(tmp_path / "b", questions([True, False] * 40))
     shown = CliRunner().invoke(app, ["compare", str(a), str(b), "--resamples", "500"])
     assert shown.exit_code == 0

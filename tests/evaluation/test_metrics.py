@@ -1,4 +1,4 @@
-"""Metrics: ours against counting by hand, the official ones against the released code's numbers."""
+"""Our metrics agree with manual counts, the official ones with the released code's numbers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_k_retrieval_metrics_ties_and_unrounded(case: str, scores: dict[str, np.
 
 
 def test_mean_over_ties_equals_all_orders() -> None:
-    """All orders of a small gallery with equal scores are counted."""
+    """Compare with the mean over all orders of a small gallery with equal scores."""
     row, right = np.array([3, 2, 2, 2, 2, 1]), [2, 4]
     ranks = metrics.rank_queries(row[None], [right])
     found = metrics.tie_metrics(ranks)["mean"]
@@ -77,7 +77,7 @@ def test_mean_over_ties_equals_all_orders() -> None:
     assert found["meanR"] == pytest.approx(np.mean(places))
 
 
-def test_tie_odds_for_every_depth() -> None:
+def test_tie_probabilities_are_exact_at_every_depth() -> None:
     row, right = np.array([3, 2, 2, 2, 2, 1]), [2, 4]
     ranks = metrics.rank_queries(row[None], [right])
     orders = [sorted(order, key=lambda item: -row[item]) for order in itertools.permutations(range(6))]
@@ -86,7 +86,7 @@ def test_tie_odds_for_every_depth() -> None:
         assert metrics._chance_of_recall(ranks, k)[0] == pytest.approx(wanted)
 
 
-def test_stable_rule_keeps_gallery_order_and_takes_the_best_of_several() -> None:
+def test_stable_rule_keeps_gallery_order_and_uses_the_best_match() -> None:
     scores = np.array([[0.5, 0.9, 0.5, 0.5], [0.1, 0.2, 0.3, 0.4]])
     ranks = metrics.rank_queries(scores, [[3, 2], [0, 3]])
     assert ranks.stable.tolist() == [3, 1]
@@ -105,7 +105,7 @@ def test_ranks_equal_a_sorted_list() -> None:
         assert ranks.stable[q] == 1 + min(order.index(item) for item in truth[q])
 
 
-def test_equal_scores_everywhere_give_chance() -> None:
+def test_equal_scores_give_chance_level() -> None:
     ranks = metrics.rank_queries(np.zeros((50, 50)), [[q] for q in range(50)])
     assert metrics.recall_metrics(ranks.stable)["r1"] == 2.0
     chance = metrics.chance_recall([1] * 50, 50)
@@ -151,7 +151,7 @@ def test_k_qa_metrics() -> None:
 
 
 @pytest.mark.parametrize(("questions", "printed"), [(72_821, 72_824), (13_157, 13_160)])
-def test_padding_gives_the_printed_totals(questions: int, printed: int) -> None:
+def test_padding_reproduces_the_printed_totals(questions: int, printed: int) -> None:
     found = metrics.official_qa_metrics([True] * questions, ["what"] * questions, world=8)
     assert found["ratios"]["what_ratio"] == [100.0, printed]
 
@@ -160,7 +160,7 @@ def test_padding_of_fewer_items_than_processes() -> None:
     assert metrics.padded(3, 8) == [0, 1, 2, 0, 1, 2, 0, 1]
 
 
-def test_majority_by_answer_and_calibration() -> None:
+def test_majority_baseline_and_calibration_are_computed() -> None:
     assert metrics.majority(["b", "a", "b", "a", "c"]) == ("a", 40.0)
     assert metrics.accuracy_by_answer([True, False, True], ["x", "x", "y"]) == [("x", 2, 50.0), ("y", 1, 100.0)]
     sure = metrics.calibration([0.9, 0.9, 0.1, 0.1], [True, False, False, False], bins=10)

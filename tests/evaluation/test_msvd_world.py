@@ -1,4 +1,4 @@
-"""MSVD-QA's 13,157 questions on any number of processes: each counts once, with equal answers and scores."""
+"""Each of MSVD-QA's 13,157 questions counts once, with the same answer and score, on any number of processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.training.processes import done, needs_horovod, world
 from .msvd_world import QUESTIONS, TYPES, VIDEOS, make, records
 
 
-def test_made_annotations_have_msvds_shape(tmp_path: Path) -> None:
+def test_synthetic_annotations_have_the_shape_of_msvd_qa(tmp_path: Path) -> None:
     found = records(tmp_path)
     asked = [question for record in found for question in record.questions]
     assert len(found) == VIDEOS == 504 and sorted(q.id for q in asked) == list(range(13_157))

@@ -56,7 +56,7 @@ def printed(output: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("task", LIKE)
-def test_an_official_folder_is_evaluated_by_its_step(home, project, records, monkeypatch, task) -> None:
+def test_official_folder_is_evaluated_at_each_step(home, project, records, monkeypatch, task) -> None:
     monkeypatch.chdir(home)
     for step, meant in (("best", "best"), ("last", "120"), ("40", "40")):
         done = CliRunner().invoke(app, arguments(home, project, records[0].path.parent, task, step))
@@ -77,7 +77,7 @@ def test_an_official_folder_is_evaluated_by_its_step(home, project, records, mon
 @needs_horovod
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["didemo_ret", "msvd_qa"])
-def test_processes_under_horovodrun_print_what_one_prints(home, project, records, monkeypatch, task) -> None:
+def test_processes_under_horovodrun_print_the_same_as_one(home, project, records, monkeypatch, task) -> None:
     """`horovodrun -np 3 alpro evaluate`; recipe official also counts the question that pads 20 to a multiple of 3."""
     monkeypatch.chdir(home)
     for recipe, counted in (("official", 21), ("paper", 20)):
@@ -100,12 +100,12 @@ def test_processes_under_horovodrun_print_what_one_prints(home, project, records
                 assert found == printed(alone.output)
 
 
-def test_the_folders_own_way_to_choose_frames_is_kept() -> None:
+def test_frame_sampling_of_the_official_folder_is_kept() -> None:
     assert official_preprocessing({"frm_sampling_strategy": "headtail"}) == {"eval_frames": "headtail"}
     assert official_preprocessing({"frm_sampling_strategy": "rand", "num_frm": 8}) == {"num_frames": 8}
 
 
-def test_a_step_that_a_file_is_not_of_is_refused(home: Path, project: Path) -> None:
+def test_step_other_than_the_files_is_refused(home: Path, project: Path) -> None:
     file = home / "output/downstreams/msvd_qa/public/ckpt/model_step_40.pt"
     assert find_checkpoint(file, "40").step == find_checkpoint(file).step == "40"
     with pytest.raises(CheckpointError, match="is of step 40, not 120"):
@@ -114,7 +114,7 @@ def test_a_step_that_a_file_is_not_of_is_refused(home: Path, project: Path) -> N
         find_checkpoint(project / "models/msvd_qa", "7")
 
 
-def test_a_list_of_another_data_set_is_refused(home, project, records, monkeypatch) -> None:
+def test_answer_list_of_another_data_set_is_refused(home, project, records, monkeypatch) -> None:
     monkeypatch.chdir(home)
     many = OTHER_LABELS | {f"word{n}": n for n in range(len(OTHER_LABELS), 1600)}
     (home / "other.json").write_text(json.dumps(many))

@@ -36,10 +36,10 @@ def test_answers_equal_the_naive_loop(result: QAResult, naive: dict[int, np.ndar
         order = np.argsort(-naive[p.id])[:5]
         assert [answer for answer, _ in p.top] == [names[int(label)] for label in order]
         assert np.abs(np.array([chance for _, chance in p.top]) - naive[p.id][order]).max() < 1e-5
-    assert len({p.top for p in result.predictions}) == len(naive)  # the model tells questions and videos apart
+    assert len({p.top for p in result.predictions}) == len(naive)  # the model distinguishes questions and videos
 
 
-def test_each_question_counts_once_in_the_files_order(result: QAResult, records: list[Record]) -> None:
+def test_each_question_counts_once_in_file_order(result: QAResult, records: list[Record]) -> None:
     asked = sorted(q.id for record in records for q in record.questions)
     assert [p.id for p in result.predictions] == asked
     by_id = {q.id: (record.id, q.text, q.answer, q.type) for record in records for q in record.questions}
@@ -84,14 +84,16 @@ def test_each_video_is_decoded_and_encoded_once(
     assert sum(encoded) == len(asked)
 
 
-def test_answers_outside_the_list_are_never_right(result: QAResult) -> None:
+def test_answers_outside_the_list_are_never_correct(result: QAResult) -> None:
     unknown = [p for p in result.predictions if p.answer == "unheard"]
     assert unknown and not any(p.known or p.correct or p.in_top for p in unknown)
     assert result.top5() >= result.metrics()["overall_acc"]
     assert 0 <= result.calibration().ece <= 100
 
 
-def test_blind_model_sees_no_video(qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing) -> None:
+def test_blind_model_ignores_the_video(
+    qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
+) -> None:
     same = [replace(r, questions=tuple(replace(q, text="what is it") for q in r.questions)) for r in records]
     blind = evaluate_qa(qa_model, same, tokenizer, ANSWERS, preprocessing, mode="blind")
     assert len({p.predicted for p in blind.predictions}) == 1
@@ -118,7 +120,7 @@ def test_nan_weights_are_refused(records: list[Record], tokenizer: Any, preproce
         evaluate_qa(model, records, tokenizer, ANSWERS, preprocessing)
 
 
-def test_nothing_to_answer_is_refused(
+def test_data_without_questions_is_refused(
     qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
     with pytest.raises(DataError, match="no questions"):

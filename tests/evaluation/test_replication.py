@@ -44,7 +44,7 @@ def without_own(params: Params, tmp_path: Path) -> Params:
     return params.model_copy(update={"evaluate": missing, "datasets": datasets})
 
 
-def test_official_checkpoints_fill_their_rows_and_the_others_say_not_run(
+def test_official_checkpoints_fill_their_rows_and_others_say_not_run(
     official: Path, without_own: Params, tmp_path: Path
 ) -> None:
     readme = tmp_path / "README.md"
@@ -69,7 +69,7 @@ def test_official_checkpoints_fill_their_rows_and_the_others_say_not_run(
     assert qa["figures"]["overall_acc"] == pytest.approx(direct_qa["overall_acc"], abs=0.01)
 
 
-def test_nothing_is_evaluated_twice_unless_its_weights_changed(
+def test_checkpoints_are_evaluated_again_only_if_their_weights_changed(
     official: Path, without_own: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated: list[str] = []
@@ -87,7 +87,7 @@ def test_nothing_is_evaluated_twice_unless_its_weights_changed(
     assert evaluated[3:] == ["msrvtt_ret"] and len(again) == 3  # the new row replaces the old one
 
 
-def test_own_checkpoints_stand_beside_official_ones(official: Path, params: Params) -> None:
+def test_own_checkpoints_are_listed_with_official_ones(official: Path, params: Params) -> None:
     found = [(present.figure.title, present.checkpoint) for present in present_checkpoints(params, official)]
     assert found == [
         (MSRVTT.title, str(official / "downstreams/msrvtt_ret/public")),
@@ -99,7 +99,7 @@ def test_own_checkpoints_stand_beside_official_ones(official: Path, params: Para
     ]
 
 
-def test_a_checkpoint_without_its_data_is_named_and_not_run(official: Path, without_own: Params, tmp_path: Path) -> None:
+def test_checkpoint_without_its_data_is_reported_and_not_run(official: Path, without_own: Params, tmp_path: Path) -> None:
     gone = {name: d.model_copy(update={"annotations": str(tmp_path / "gone")}) for name, d in without_own.datasets.items()}
     readme, messages = tmp_path / "README.md", []
     readme.write_text(AROUND)
@@ -108,7 +108,7 @@ def test_a_checkpoint_without_its_data_is_named_and_not_run(official: Path, with
     assert any("its data are missing" in line and "gone" in line for line in messages)
 
 
-def test_a_readme_without_the_markers_is_left_alone(params: Params, tmp_path: Path) -> None:
+def test_readme_without_the_markers_is_unchanged(params: Params, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"{END}\n{BEGIN}\n")
     with pytest.raises(DataError, match="must hold the two lines"):
@@ -116,14 +116,14 @@ def test_a_readme_without_the_markers_is_left_alone(params: Params, tmp_path: Pa
     assert readme.read_text() == f"{END}\n{BEGIN}\n"
 
 
-def test_within_means_every_recall_or_the_overall_accuracy() -> None:
+def test_within_tolerance_requires_every_recall_or_the_overall_accuracy() -> None:
     assert within(MSRVTT, {"r1": 32.4, "r5": 62.2, "r10": 73.2, "medianR": 9})
     assert not within(MSRVTT, {"r1": 33.9, "r5": 60.7, "r10": 71.6, "medianR": 3})
     assert within(MSVD, {"overall_acc": 45.0, "when_acc": 10.0})
     assert not within(MSVD, {"overall_acc": 44.4})
 
 
-def test_the_projects_readme_has_a_place_for_the_table() -> None:
+def test_readme_of_the_project_has_the_tables_markers() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text()
     assert text.count(BEGIN) == text.count(END) == 1
     assert all(figure.title in text for figure in PAPER) and len(table([]).splitlines()) == 2 + len(PAPER)

@@ -109,7 +109,7 @@ def test_killed_qa_computes_what_is_missing(
     assert set(counted.take().values()) == {0}
 
 
-def test_another_evaluation_is_not_taken_for_this_one(
+def test_state_of_another_evaluation_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
     qa_model: Any,
     records: list[Record],
@@ -159,7 +159,7 @@ def test_second_evaluation_of_a_checkpoint_decodes_nothing(
     assert np.array_equal(second.scores, first.scores)
     run("c", records[:6], ranking=Ranking(rerank=2))
     assert (counted.read, counted.videos) == (0, 0)
-    run("d", records, mode="one_frame")  # other pixels, other features
+    run("d", records, mode="one_frame")  # other pixels give other features
     assert (counted.read, counted.videos) == (11, 11)
 
 
@@ -196,7 +196,7 @@ def test_features_that_do_not_fit_go_to_disk(
     assert np.array_equal(again.scores, wanted.scores)
 
 
-def test_any_world_resumes_what_another_left(
+def test_any_world_resumes_another_worlds_evaluation(
     worlds: Callable, monkeypatch: pytest.MonkeyPatch, retrieval_model: Any, records: list[Record], tokenizer: Any,
     preprocessing: Preprocessing, tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -212,7 +212,7 @@ def test_any_world_resumes_what_another_left(
         assert np.array_equal(found.scores, wanted.scores)
 
 
-def test_damaged_unit_is_computed_again_and_a_damaged_feature_is_named(records: list[Record], tmp_path: Path) -> None:
+def test_damaged_unit_is_recomputed_and_damaged_feature_reported(records: list[Record], tmp_path: Path) -> None:
     phase = FinishedUnits(tmp_path / "phase")
     phase.save(3, (np.arange(4), np.ones((2, 2), np.float32)))
     assert phase.numbers() == {3}

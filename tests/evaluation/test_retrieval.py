@@ -32,7 +32,7 @@ def result(retrieval_model: Any, records: list[Record], tokenizer: Any, preproce
 
 def test_scores_and_ranks_equal_the_naive_loop(result: RetrievalResult, naive: np.ndarray) -> None:
     assert naive.shape == (12, 11)
-    assert np.ptp(naive) > 0.05  # the model tells pairs apart
+    assert np.ptp(naive) > 0.05  # the model distinguishes pairs
     assert np.abs(result.scores - naive).max() < 1e-5
     wanted = metrics.rank_queries(naive, [[v] for v in result.owner])
     assert result.text_ranks.stable.tolist() == wanted.stable.tolist()
@@ -71,7 +71,7 @@ def test_any_world_gives_the_same_on_every_rank(
         assert other.metrics() == alone.metrics()
 
 
-def test_several_captions_and_videos_without_one(result: RetrievalResult) -> None:
+def test_videos_can_have_several_captions_or_none(result: RetrievalResult) -> None:
     assert result.owner.count(3) == 3 and 5 not in result.owner
     assert result.described_videos == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
     assert len(result.ranks[0]) == 12 and len(result.ranks[1]) == 10
@@ -80,7 +80,7 @@ def test_several_captions_and_videos_without_one(result: RetrievalResult) -> Non
     assert result.video_ranks.stable[3] == 1 + (column > best).sum()
 
 
-def test_rerank_of_all_is_the_full_matrix(
+def test_reranking_all_equals_the_full_matrix(
     result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
     again = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, ranking=Ranking(rerank=12))
@@ -88,7 +88,7 @@ def test_rerank_of_all_is_the_full_matrix(
     assert np.abs(again.scores - result.scores).max() < 1e-6
 
 
-def test_rerank_scores_the_best_of_vtc_and_ranks_the_rest_by_it(
+def test_reranking_scores_only_the_best_by_vtc(
     result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
     again = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, ranking=Ranking(rerank=2))
@@ -104,7 +104,7 @@ def test_rerank_scores_the_best_of_vtc_and_ranks_the_rest_by_it(
     ]
 
 
-def test_rerank_for_captions_alone_scores_no_pair_for_the_videos(
+def test_reranking_for_captions_only_scores_no_pairs_for_videos(
     result: RetrievalResult, retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
     again = evaluate_retrieval(
@@ -136,7 +136,7 @@ def test_rounding_gives_the_released_ranking(
         evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, ranking=Ranking(round_scores=4, rerank=2))
 
 
-def test_blind_model_sees_no_video(
+def test_blind_model_ignores_the_video(
     retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
     blind = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, mode="blind")
@@ -146,14 +146,14 @@ def test_blind_model_sees_no_video(
     assert np.ptp(one.scores, axis=1).min() > 0
 
 
-def test_one_frame_is_the_clips_middle_repeated(records: list[Record]) -> None:
+def test_one_frame_mode_repeats_the_middle_frame(records: list[Record]) -> None:
     (three,), (one,) = (ClipReader(*of).clips(records[:1]) for of in ((3, "uniform", 32), (4, "uniform", 32, "one_frame")))
     assert one.shape == (4, 3, 32, 32) and one.dtype == torch.uint8
     assert all(torch.equal(frame, three[1]) for frame in one)
     assert not torch.equal(three[0], three[2])
 
 
-def test_model_comes_back_in_its_mode_and_no_random_number_is_drawn(
+def test_evaluation_restores_the_models_mode_and_draws_no_random_numbers(
     retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
     retrieval_model.train()

@@ -39,7 +39,7 @@ def qa(params: Params, project: Path) -> Path:
     return project / "record/qa"
 
 
-def test_retrieval_record_states_figures_chance_intervals_and_ablations(retrieval: Path, records: list[Record]) -> None:
+def test_retrieval_record_has_figures_chance_intervals_and_ablations(retrieval: Path, records: list[Record]) -> None:
     metrics = json.loads((retrieval / "metrics.json").read_text())
     assert metrics["n"] == 12 and metrics["videos"] == 10
     assert metrics["chance"] == 10
@@ -54,7 +54,7 @@ def test_retrieval_record_states_figures_chance_intervals_and_ablations(retrieva
     )
 
 
-def test_retrieval_predictions_are_one_row_a_query(retrieval: Path) -> None:
+def test_retrieval_predictions_have_one_row_per_query(retrieval: Path) -> None:
     found = rows(retrieval)
     assert [row["direction"] for row in found] == ["text2video"] * 12 + ["video2text"] * 10
     for row in found[:12]:
@@ -68,7 +68,7 @@ def test_retrieval_predictions_are_one_row_a_query(retrieval: Path) -> None:
     assert sum(int(bar["video2text"]) for bar in histogram) == 10
 
 
-def test_qa_record_states_accuracy_majority_and_ablations(qa: Path, records: list[Record]) -> None:
+def test_qa_record_has_accuracy_majority_and_ablations(qa: Path, records: list[Record]) -> None:
     metrics = json.loads((qa / "metrics.json").read_text())
     asked = [question for record in records for question in record.questions]
     assert metrics["n"] == len(asked)
@@ -77,14 +77,14 @@ def test_qa_record_states_accuracy_majority_and_ablations(qa: Path, records: lis
         metrics
     )
     assert set(metrics["ci95"]) == {"overall_acc", "what_acc", "who_acc"}
-    assert "motion" not in metrics  # only the synthetic sample tells which questions need motion
+    assert "motion" not in metrics  # only the synthetic sample marks the questions that need motion
     found = rows(qa)
     assert 100 * sum(row["correct"] for row in found) / len(found) == pytest.approx(metrics["overall_acc"], abs=1e-5)
     assert all(len(row["top"]) == 5 and row["blind"] and row["one_frame"] for row in found)
 
 
 @pytest.mark.parametrize("task", ["msrvtt_ret", "msvd_qa"])
-def test_same_bytes_again_and_in_any_world(
+def test_record_is_reproducible_in_any_world(
     task: str, retrieval: Path, qa: Path, params: Params, project: Path, worlds: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = digests(retrieval if task == "msrvtt_ret" else qa)
@@ -96,20 +96,20 @@ def test_same_bytes_again_and_in_any_world(
     assert digests(again) == wanted
 
 
-def test_record_names_what_was_evaluated(qa: Path, params: Params) -> None:
+def test_record_identifies_checkpoint_and_data(qa: Path, params: Params) -> None:
     inputs = json.loads((qa / "params.json").read_text())
     assert inputs["checkpoint_sha256"] == sha256(Path(params.evaluate["msvd_qa"].checkpoint) / "model.safetensors")
     assert inputs["annotations_sha256"] == sha256(inputs["annotations"])
     assert inputs["num_frames"] == 4 and inputs["frames"] == "uniform" and inputs["evaluate"]["batch_pairs"] == 64
 
 
-def test_zero_shot_of_an_untrained_model_is_an_evaluation_too(params: Params, project: Path) -> None:
+def test_zero_shot_of_an_untrained_model_is_evaluated(params: Params, project: Path) -> None:
     scratch = Path(__file__).parents[2] / "recipes/init/scratch.yaml"
     found = run_evaluation(params, "msrvtt_ret", checkpoint=scratch, record=project / "zero", zero_shot=True, modes=("full",))
     assert found["n"] == 12 and "blind" not in found
 
 
-def test_task_without_settings_is_named(params: Params, project: Path) -> None:
+def test_task_without_settings_is_reported(params: Params, project: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.msrvtt_re: not in params.yaml; did you mean 'msrvtt_ret'"):
         run_evaluation(params, "msrvtt_re", checkpoint="x", record=project / "none")
 
@@ -122,13 +122,13 @@ def test_checkpoint_with_another_vocabulary_is_refused(params: Params, project: 
     assert not (project / "none").exists()
 
 
-def test_rank_bins_cover_every_rank_once() -> None:
+def test_each_rank_is_in_one_bin() -> None:
     for gallery in (1, 2, 5, 11, 120, 1000, 2990):
         bins = plots.rank_bins(gallery)
         assert [rank for low, high in bins for rank in range(low, high + 1)] == list(range(1, gallery + 1))
 
 
-def test_answers_that_lie_with_the_checkpoint_are_used(params: Params) -> None:
+def test_answers_in_the_checkpoints_folder_are_used(params: Params) -> None:
     dataset = params.datasets["msvd_qa"]
     assert run.answer_list(params.evaluate["msvd_qa"].checkpoint, dataset) == ANSWERS
     assert run.answer_list("nowhere", dataset) == OTHER_LABELS

@@ -33,7 +33,7 @@ def named(params: Params, task: str) -> dict[str, Any]:
     return {"videos": dataset.videos, "annotations": file, "tokenizer": params.text.tokenizer}
 
 
-def test_retrieval_prints_and_writes_what_users_know(official: Path, params: Params, capsys: pytest.CaptureFixture) -> None:
+def test_retrieval_prints_and_writes_official_results(official: Path, params: Params, capsys: pytest.CaptureFixture) -> None:
     folder = official / "msrvtt_ret/public"
     figures = evaluate_checkpoint(params, "msrvtt_ret", folder, step="last", **named(params, "msrvtt_ret"))
     assert set(figures) == {"text2video", "video2text"}
@@ -48,7 +48,7 @@ def test_retrieval_prints_and_writes_what_users_know(official: Path, params: Par
     assert len(json.loads((place / "results.json").read_text())) == 12 + 10
 
 
-def test_official_file_and_own_directory_give_the_same(official: Path, params: Params, tmp_path: Path) -> None:
+def test_official_file_and_own_directory_give_the_same_results(official: Path, params: Params, tmp_path: Path) -> None:
     for task in ("msrvtt_ret", "msvd_qa"):
         own = evaluate_checkpoint(params, task, params.evaluate[task].checkpoint, output=tmp_path / "own")
         extra = {"answers": Path(params.evaluate[task].checkpoint) / "answers.json"} if task == "msvd_qa" else {}
@@ -59,7 +59,7 @@ def test_official_file_and_own_directory_give_the_same(official: Path, params: P
     assert (tmp_path / "official/results_test/step_40/metrics.json").is_file()
 
 
-def test_qa_counts_each_question_once_unless_as_released(
+def test_qa_counts_each_question_once_except_in_released_figures(
     qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = evaluate_qa(qa_model, records, tokenizer, ANSWERS, preprocessing)
@@ -74,7 +74,7 @@ def test_qa_counts_each_question_once_unless_as_released(
     assert official_figures(result, as_released=True)["where_acc"] == 0
 
 
-def test_the_parameter_count_padding_decides_what_is_printed(params: Params, tmp_path: Path) -> None:
+def test_count_padding_selects_the_printed_figures(params: Params, tmp_path: Path) -> None:
     counted = {}
     for padding in (False, True):
         settings = params.evaluate["msvd_qa"].model_copy(update={"count_padding": padding})
@@ -85,7 +85,7 @@ def test_the_parameter_count_padding_decides_what_is_printed(params: Params, tmp
     assert counted == {False: False, True: True}  # the released dictionary has every type of question
 
 
-def test_the_named_answer_list_decides(official: Path, params: Params, project: Path, tmp_path: Path) -> None:
+def test_option_for_the_answer_list_takes_precedence(official: Path, params: Params, project: Path, tmp_path: Path) -> None:
     other = tmp_path / "list.json"
     other.write_text(json.dumps(OTHER_LABELS))
     folder, data = official / "msvd_qa/public", named(params, "msvd_qa")
@@ -96,7 +96,7 @@ def test_the_named_answer_list_decides(official: Path, params: Params, project: 
         evaluate_checkpoint(params, "msvd_qa", folder, answers="nowhere.json", **data)
 
 
-def test_rerank_against_the_full_matrix(params: Params, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_reranking_is_compared_with_the_full_matrix(params: Params, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     checkpoint = params.evaluate["msrvtt_ret"].checkpoint
     for n, option in enumerate(({}, {"rerank": 2}, {"rerank": 2, "against_full": True})):
         evaluate_checkpoint(params, "msrvtt_ret", checkpoint, output=tmp_path / str(n), state=tmp_path, **option)
@@ -111,13 +111,13 @@ def test_rerank_against_the_full_matrix(params: Params, tmp_path: Path, capsys: 
         evaluate_checkpoint(params, "msrvtt_ret", checkpoint, output=tmp_path / "x", state=tmp_path, against_full=True)
 
 
-def test_rerank_leaves_pairs_out_of_the_scores(params: Params, tmp_path: Path) -> None:
+def test_reranking_leaves_other_scores_empty(params: Params, tmp_path: Path) -> None:
     evaluate_checkpoint(params, "msrvtt_ret", params.evaluate["msrvtt_ret"].checkpoint, rerank=2, output=tmp_path)
     scores = json.loads((tmp_path / "results_test/step_best/scores.json").read_text())["scores"]
     assert any(score is None for row in scores for score in row)
 
 
-def test_steps_are_chosen_and_missing_ones_named(official: Path) -> None:
+def test_steps_can_be_chosen_and_missing_ones_are_reported(official: Path) -> None:
     folder = official / "msrvtt_ret/public"
     assert find_checkpoint(folder).path.name == "model_step_best.pt"
     assert find_checkpoint(folder, "last").step == "120"
@@ -128,7 +128,7 @@ def test_steps_are_chosen_and_missing_ones_named(official: Path) -> None:
         find_checkpoint(official)
 
 
-def test_frames_and_tokens_come_from_the_folders_own_arguments(official: Path, params: Params) -> None:
+def test_frames_and_tokens_come_from_the_folders_args_json(official: Path, params: Params) -> None:
     folder = official / "msrvtt_ret/public"
     (folder / "log").mkdir(exist_ok=True)
     (folder / "log/args.json").write_text(json.dumps({"num_frm": 2, "max_txt_len": 9, "fp16": 0}))
@@ -151,7 +151,7 @@ def test_unknown_task_and_annotation_name_are_refused(params: Params, tmp_path: 
         evaluate_checkpoint(params, "msvd_qa", checkpoint, annotations=tmp_path / "mine.jsonl")
 
 
-def test_converted_copies_are_evaluated_by_the_same_command_and_what_they_cost_is_seen(
+def test_converted_copies_are_evaluated_by_the_same_command(
     params: Params, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """A lossless copy gives the scores of the originals; a copy with fewer pixels gives others."""

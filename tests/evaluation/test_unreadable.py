@@ -32,7 +32,7 @@ def faulty(params: Params, records: list[Record], tmp_path: Path) -> Params:
     return parse(raw)
 
 
-def test_all_unreadable_videos_are_named_and_nothing_is_recorded(faulty: Params, tmp_path: Path) -> None:
+def test_unreadable_videos_are_all_reported_and_nothing_is_recorded(faulty: Params, tmp_path: Path) -> None:
     checkpoint = faulty.evaluate["msrvtt_ret"].checkpoint
     for attempt in (
         lambda: run_evaluation(
@@ -48,7 +48,7 @@ def test_all_unreadable_videos_are_named_and_nothing_is_recorded(faulty: Params,
         assert not (tmp_path / "record").exists()
 
 
-def test_faults_that_an_earlier_look_found_are_told_before_anything_is_read(
+def test_known_unreadable_files_are_reported_before_reading(
     faulty: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     videos = tmp_path / "videos"
@@ -65,7 +65,7 @@ def test_faults_that_an_earlier_look_found_are_told_before_anything_is_read(
     assert read == ["video1", "video2", "video4", "video8", "video9", "video10"], "of what was seen, only what failed"
 
 
-def test_a_set_without_faults_is_not_read_before_it_is_evaluated(
+def test_readable_data_set_is_not_read_before_the_evaluation(
     records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clips, "load_video_frames", lambda *_: pytest.fail("it was read"))
@@ -75,7 +75,7 @@ def test_a_set_without_faults_is_not_read_before_it_is_evaluated(
     refuse_unreadable(records, 4, "uniform", cache)
 
 
-def test_an_empty_caption_is_named_by_its_line(params: Params, tmp_path: Path) -> None:
+def test_empty_caption_is_reported_with_its_line(params: Params, tmp_path: Path) -> None:
     rows = [{"clip_name": "video0", "caption": "a red circle"}, {"clip_name": "video1", "caption": " "}]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     raw = params.model_dump()

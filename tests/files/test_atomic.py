@@ -1,4 +1,4 @@
-"""Atomic writes: the next writer removes what a killed one left, and leaves a living one's files alone."""
+"""Atomic writes: the next writer removes the remains of a killed one, but not the files of a running one."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ def leftovers(folder: Path, number: int = 1) -> list[Path]:
 
 
 @pytest.mark.parametrize("job", [begin, begin_file, begin_to_replace])
-def test_what_a_killed_writer_left_is_removed_by_the_next_and_a_living_ones_stays(
-    job: Callable[[Path], None], tmp_path: Path
-) -> None:
+def test_next_writer_removes_only_the_remains_of_killed_ones(job: Callable[[Path], None], tmp_path: Path) -> None:
     out = tmp_path / "out"
     number = 1
     if job is begin_to_replace:
@@ -73,15 +71,15 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_and_a_living_ones_stay
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "file", "other", "out"]
 
 
-def test_the_next_file_removes_what_a_killed_writer_left_of_another(tmp_path: Path) -> None:
+def test_remains_of_another_file_are_removed(tmp_path: Path) -> None:
     with forked(lambda: begin_file(tmp_path / "a")):
         leftovers(tmp_path)
     files.atomic_write(tmp_path / "b", "whole")
     assert os.listdir(tmp_path) == ["b"]
 
 
-def test_similar_names_of_other_hosts_versions_and_users_stay(tmp_path: Path) -> None:
-    """From another machine or container on the same disk, from an older version, and a user's own file."""
+def test_similar_names_of_other_hosts_versions_and_users_are_kept(tmp_path: Path) -> None:
+    """Keep files of another machine or container on the same disk, of an older version, and of the user."""
     host, namespace = files._host_and_namespace().rsplit("-", 1)
     names = [".out.elsewhere-1-2.abcdefgh", f".out.{host}-{int(namespace) + 1}-999999.abcdefgh", ".out.abcdefgh", ".out.txt"]
     for name in names:

@@ -41,7 +41,7 @@ def test_a_damaged_file_is_reported(read: Callable[..., Any], content: bytes, me
 
 
 @pytest.mark.parametrize("read", [read_json, read_json_object, read_json_lines])
-def test_a_missing_file_has_its_own_hint(read: Callable[..., Any], tmp_path: Path) -> None:
+def test_error_for_a_missing_file_has_a_hint(read: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x\.json: not found; copy it$"):
         read(tmp_path / "x.json", DataError, "copy it")
     with pytest.raises(DataError, match=r"x\.json: not found; make it$"):
@@ -50,7 +50,7 @@ def test_a_missing_file_has_its_own_hint(read: Callable[..., Any], tmp_path: Pat
         read(tmp_path, DataError)
 
 
-def test_rows_are_split_at_line_ends_alone(tmp_path: Path) -> None:
+def test_rows_are_split_only_at_newlines(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     for content, rows in ((b"", []), (b'{"a": 1}', [{"a": 1}]), (b'{"a": 1}\r\n{"a": 2}\r\n', [{"a": 1}, {"a": 2}])):
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, which is named to others. The lock is free when its holder dies, even with live children."""
+"""A lock has one holder at a time, which errors name. It is free once the holder dies, even if its children live."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def holder(path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[subproc
 
 
 @pytest.mark.parametrize("holder", CHILDREN, indirect=True)
-def test_a_killed_holder_frees_the_lock_though_its_child_lives(holder: tuple[subprocess.Popen[str], int], path: Path) -> None:
+def test_killed_holder_frees_the_lock_while_its_child_lives(holder: tuple[subprocess.Popen[str], int], path: Path) -> None:
     process, child = holder
     with pytest.raises(LockHeld, match=rf"^process {process.pid} on .*, since \d{{4}}-"):
         Lock(path)
     process.kill()
     process.wait()
     os.kill(child, 0)
-    Lock(path, wait_s=10).release()  # a child that was forked just now first has to close its copy
+    Lock(path, wait_s=10).release()  # a newly forked child first has to close its copy
 
 
-def test_a_second_holder_is_refused_with_the_first_ones_name_in_one_line(path: Path) -> None:
+def test_second_holder_is_refused_with_the_first_holders_name(path: Path) -> None:
     with Lock(path), pytest.raises(DataError) as refused:
         take_lock(path, "a fetch", DataError)
     assert str(refused.value).startswith(f"{path}: a fetch is already running (process {os.getpid()} on ")
@@ -83,8 +83,8 @@ def test_a_waiting_holder_gets_the_lock_when_it_is_released(path: Path) -> None:
     assert 0.2 < time.monotonic() - start_s < 10
 
 
-def test_many_processes_that_take_and_release_are_never_inside_together(path: Path) -> None:
-    """Every release removes the file, so that a lock on a removed file would let two processes in."""
+def test_lock_is_exclusive_among_many_processes(path: Path) -> None:
+    """Every release removes the file, so a lock on a removed file would admit two processes."""
     inside = path.with_name("inside")
     code = (
         "import os, sys, pathlib\n"
@@ -98,7 +98,7 @@ def test_many_processes_that_take_and_release_are_never_inside_together(path: Pa
     assert [process.wait(120) for process in processes] == [0, 0, 0]
 
 
-def test_it_excludes_the_lock_of_the_tools_and_the_other_way_round(path: Path) -> None:
+def test_lock_and_tools_lock_exclude_each_other(path: Path) -> None:
     with Lock(path, "12 now"), pytest.raises(file_lock.LockHeld, match="process 12, since now"):
         file_lock.acquire(path)
     with file_lock.acquire(path) as file:
@@ -108,7 +108,7 @@ def test_it_excludes_the_lock_of_the_tools_and_the_other_way_round(path: Path) -
     Lock(path).release()
 
 
-def test_the_tools_lock_is_taken_anew_if_its_file_was_removed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tools_lock_is_reacquired_if_its_file_was_removed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flock, attempts = file_lock.fcntl.flock, []
 
     def remove_first(file: object, operation: int) -> None:

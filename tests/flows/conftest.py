@@ -64,11 +64,11 @@ stages:
       params: ["finetune.${key}"]
       outs: ["models/ft/${key}"]
 """
-# output of `alpro register --json` without any new run or version
+# output of `alpro register --json` without new runs or versions
 NOTHING_NEW = """{
   "store": "x", "experiment": "1", "parent": "", "created": [], "completed": [], "unchanged": [], "registered": [], "runs": {}
 }"""
-# replaces `python -m alpro`: notes its arguments in .make/verbs
+# replaces `python -m alpro`: appends its arguments to .make/verbs
 COMMAND_LINE = f"""\
 import sys
 open('.make/verbs', 'a').write(' '.join(sys.argv[1:]) + chr(10))
@@ -151,7 +151,7 @@ class Pages:
     mlflow: str
 
     def end(self, number: signal.Signals) -> None:
-        """Send it a signal; it must end with exit code 0 and leave no process."""
+        """Send a signal and check that it ends with exit code 0, leaving no process."""
         self.process.send_signal(number)
         assert self.process.wait(PATIENCE_S) == 0, self.log.read_text()
         wait_for(lambda: not living_in(self.root), "end of its processes")

@@ -39,7 +39,7 @@ def test_artifacts_show_what_the_stages_wrote(tmp_path: Path) -> None:
     assert validation_text(tmp_path, {"report"}, MlflowRuns()) is None
 
 
-def test_what_a_failed_validation_found_outlives_the_runs_worktree(tmp_path: Path) -> None:
+def test_findings_of_a_failed_validation_are_kept_after_the_run(tmp_path: Path) -> None:
     checkout, place = tmp_path / "checkout", tmp_path / "place"
     for root, text in ((checkout, "mine"), (place, "of the run")):
         record = root / "reports/validate/msvd_qa"
@@ -55,7 +55,7 @@ def test_what_a_failed_validation_found_outlives_the_runs_worktree(tmp_path: Pat
     assert keep_data_docs("validate@other", place, checkout) is keep_data_docs("report", place, checkout) is None
 
 
-def test_a_runs_artifacts_lead_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifacts_of_a_run_link_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sync = SyncResult("sqlite:///x", "7", "abc123", registered=["alpro-a/1"], runs={"evaluate/msvd_qa": "def456"}).as_dict()
     monkeypatch.delenv("ALPRO_MLFLOW_PAGE", raising=False)
     assert MlflowRuns.from_json(sync).link() == "MLflow's run `abc123`"
@@ -73,7 +73,7 @@ def test_a_runs_artifacts_lead_to_mlflow(tmp_path: Path, monkeypatch: pytest.Mon
     assert plots(tmp_path, {"evaluate@msvd_qa", "finetune@msvd_qa"}) == [("evaluate/msvd_qa", "plots/a.png")]
 
 
-def test_the_gates_decision_and_its_table_come_from_the_json_of_promote() -> None:
+def test_gate_artifact_is_made_from_the_json_of_promote() -> None:
     checks = (
         GateCheck("clean", True, "0123456789", needed="a commit"),
         GateCheck("gain of overall_acc", False, "40.00 (-1.00)", "41.00", "more than 0"),

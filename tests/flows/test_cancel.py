@@ -1,4 +1,4 @@
-"""A deployment's run that is cancelled during Horovod training leaves nothing behind, and the next run completes."""
+"""A deployment's run that is cancelled during Horovod training leaves nothing, and the next run completes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def trains(served: Pages, flow: str) -> bool:
     return any("finetune/msvd_qa: step" in line["message"] for line in lines)
 
 
-def test_a_run_cancelled_while_two_processes_train_leaves_nothing_and_the_next_completes(tmp_path: Path) -> None:
+def test_cancelled_training_leaves_nothing_and_the_next_run_completes(tmp_path: Path) -> None:
     root = tmp_path / "project"
     tiny_project(root)
     with pages(root) as served:

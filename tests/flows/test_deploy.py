@@ -1,4 +1,4 @@
-"""`python -m flows.deploy` against a real server: what it creates, and what it keeps the second time."""
+"""`python -m flows.deploy` against a real server: creation of deployments, and changes kept by a second call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .conftest import REPOSITORY, flow_environment
 HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 
 
-def test_a_run_counts_as_crashed_after_five_missed_heartbeats() -> None:
+def test_run_is_marked_crashed_after_five_missed_heartbeats() -> None:
     code = "import flows; from prefect.settings import get_current_settings as now; print(now().flows.heartbeat_frequency)"
     variables = {name: value for name, value in os.environ.items() if name != HEARTBEAT}
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=variables, capture_output=True, text=True)
@@ -71,7 +71,7 @@ async def change_in_the_pages(pipeline: Any, other: Any) -> None:
 
 
 @pytest.mark.slow  # the server alone needs 10 s
-def test_deploying_again_keeps_what_was_done_in_the_pages(api: str, server_home: Path) -> None:
+def test_second_deployment_keeps_changes_made_in_the_pages(api: str, server_home: Path) -> None:
     deploy(api, server_home)
     first, _ = asyncio.run(read())
     assert len(first) == len(FLOWS) and not first["pipeline"].schedules[0].active

@@ -37,7 +37,7 @@ def latest(home: Path) -> tuple[str, str, str]:
     return run_id, name, state
 
 
-def test_stages_run_in_order_with_their_log_and_leave_artifacts(scratch: Path, server_home: Path) -> None:
+def test_stages_run_in_order_with_logs_and_artifacts(scratch: Path, server_home: Path) -> None:
     done = run_flow(scratch, server_home, "--in-checkout")
     assert done.returncode == 0, done.stdout + done.stderr
     run_id, name, state = latest(server_home)
@@ -58,7 +58,7 @@ def test_stages_run_in_order_with_their_log_and_leave_artifacts(scratch: Path, s
     assert {"stages", "results", "progress", "lineage"} <= keys
     assert not (scratch / "unneeded.txt").exists() and "0.5" in (scratch / "summary.txt").read_text()
 
-    # again, as an experiment: what did not change does not run, and the checkout stays as it is
+    # again, as an experiment: unchanged stages don't run, and the checkout is unchanged
     commit(scratch)
     experiment = run_flow(scratch, server_home, "--task", "a", "-S", "finetune.a.lr=0.125")
     assert experiment.returncode == 0, experiment.stdout + experiment.stderr
@@ -70,7 +70,7 @@ def test_stages_run_in_order_with_their_log_and_leave_artifacts(scratch: Path, s
     assert (scratch / "pretrained").read_text() == "x\n"
 
 
-def test_a_failing_stage_fails_the_flow_by_name(scratch: Path, server_home: Path) -> None:
+def test_failed_flow_names_the_failing_stage(scratch: Path, server_home: Path) -> None:
     (scratch / "dvc.yaml").write_text("stages:\n  evil:\n    cmd: echo 'alpro - no space left' >&2; exit 2\n")
     done = run_flow(scratch, server_home)
     assert done.returncode == 1 and "flows: stage evil failed: alpro - no space left" in done.stderr
@@ -82,7 +82,7 @@ def test_a_failing_stage_fails_the_flow_by_name(scratch: Path, server_home: Path
     assert "stage evil failed: alpro - no space left" in message[0][0]
 
 
-def test_a_failed_validation_leaves_its_findings_and_the_runs_artifacts(scratch: Path, server_home: Path) -> None:
+def test_failed_validation_keeps_its_findings_and_artifacts(scratch: Path, server_home: Path) -> None:
     report = "mkdir -p reports/validate/a; echo found > reports/validate/a/index.html"
     figures = '{"errors": 2, "warnings": 0, "checks": {"readable": 2}}'
     stages = {"cmd": f"{report}; echo '{figures}' > reports/validate/a/metrics.json; echo 'a: 2 errors'; exit 2"}
@@ -98,7 +98,7 @@ def test_a_failed_validation_leaves_its_findings_and_the_runs_artifacts(scratch:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_is_ended_leaves_no_process(scratch: Path, server_home: Path, number: signal.Signals) -> None:
+def test_terminated_run_leaves_no_process(scratch: Path, server_home: Path, number: signal.Signals) -> None:
     body = "stages:\n  long:\n    cmd: (setsid sleep 1000 &) ; echo > started; sleep 1000\n"
     (scratch / "dvc.yaml").write_text(body)
     flow = subprocess.Popen(flow_command(), cwd=scratch, env=flow_environment(server_home), start_new_session=True)
@@ -118,7 +118,7 @@ def test_a_run_that_is_ended_leaves_no_process(scratch: Path, server_home: Path,
         assert not [*scratch.glob(".dvc/tmp/flows/*")], "its worktree is gone"
 
 
-def test_a_form_becomes_overrides_and_what_was_typed_has_the_last_word() -> None:
+def test_form_fields_become_overrides_and_typed_ones_take_precedence() -> None:
     changes = to_changes("tiny", ["init.finetune=b.pt"], Start(finetune="a.pt"), Machines(processes=3, hosts="one:1,two:2"))
     assert changes.recipe == "tiny"
     assert changes.overrides == (
@@ -130,7 +130,7 @@ def test_a_form_becomes_overrides_and_what_was_typed_has_the_last_word() -> None
     assert not to_changes(None, []) and not to_changes(None, [], Start(), Machines())
 
 
-def test_a_stage_that_takes_too_long_is_ended(scratch: Path, server_home: Path) -> None:
+def test_stage_over_the_time_limit_is_ended(scratch: Path, server_home: Path) -> None:
     (scratch / "dvc.yaml").write_text("stages:\n  long:\n    cmd: (setsid sleep 1000 &) ; sleep 1000\n")
     done = run_flow(scratch, server_home, "--hours", "0.005")
     assert done.returncode == 1 and latest(server_home)[2] in ("FAILED", "CRASHED")
@@ -138,7 +138,7 @@ def test_a_stage_that_takes_too_long_is_ended(scratch: Path, server_home: Path) 
     wait_for(lambda: not living_in(scratch), "end of its processes")
 
 
-def test_the_gates_answer_is_the_runs_state(scratch: Path, server_home: Path) -> None:
+def test_gate_decision_sets_the_state_of_the_run(scratch: Path, server_home: Path) -> None:
     result = {
         "candidate": "alpro-msvd_qa/2", "champion": "alpro-msvd_qa/1", "passed": False, "moved": False,
         "already_champion": False, "summary": "refused: no gain", "warning": None,
@@ -155,7 +155,7 @@ def test_the_gates_answer_is_the_runs_state(scratch: Path, server_home: Path) ->
     assert "| **NO** | gain | 1 | 2 | more than 0 |" in text
 
 
-def test_a_paused_run_releases_the_run_lock_and_promotes_when_resumed(
+def test_paused_run_releases_the_lock_and_promotes_when_resumed(
     scratch: Path, server_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect.flow_runs import resume_flow_run
@@ -190,7 +190,7 @@ def test_a_paused_run_releases_the_run_lock_and_promotes_when_resumed(
     wait_for(lambda: not living_in(scratch), "end of its processes")
 
 
-def test_every_field_of_the_forms_is_described() -> None:
+def test_every_form_field_has_a_description() -> None:
     for chosen in FLOWS.values():
         fields = chosen.parameters.properties
         assert all(field.get("description") or name in ("start", "machines") for name, field in fields.items()), chosen.name

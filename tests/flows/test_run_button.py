@@ -32,7 +32,7 @@ def served(tmp_path: Path) -> Iterator[Pages]:
         yield started
 
 
-def test_a_run_started_in_the_pages_ends_in_the_registry(served: Pages, tmp_path: Path) -> None:
+def test_run_started_in_the_pages_registers_its_model(served: Pages, tmp_path: Path) -> None:
     given = {
         "prefect": served.prefect, "mlflow": served.mlflow, "out": str(tmp_path), "chromium": CHROMIUM,
         "overrides": [LEARNING_RATE], "tasks": ["msvd_qa"], "model": "alpro-msvd_qa", "patience_s": PATIENCE_S,

@@ -23,7 +23,7 @@ from flows.stray_files import find_stray_files, move_aside
 from .conftest import DVC, PARAMS, REPOSITORY, commit, run, wait_for
 
 
-def test_the_order_is_dvcs_and_holds_only_what_is_needed(scratch: Path) -> None:
+def test_stages_are_in_dvcs_order_without_unneeded_ones(scratch: Path) -> None:
     plan = graph(scratch)
     assert plan.order == (
         "stages/dvc.yaml:pretrain", "stages/dvc.yaml:finetune@a", "evaluate@a",
@@ -36,7 +36,7 @@ def test_the_order_is_dvcs_and_holds_only_what_is_needed(scratch: Path) -> None:
         plan.find("finetun")
 
 
-def test_with_checkpoints_of_all_tasks_and_nothing_zero_shot_the_pipeline_only_evaluates(tmp_path: Path) -> None:
+def test_with_all_checkpoints_the_pipeline_only_evaluates(tmp_path: Path) -> None:
     (tmp_path / "stages").mkdir()
     for name in ("dvc.yaml", "stages/dvc.yaml"):
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
@@ -54,14 +54,14 @@ def test_with_checkpoints_of_all_tasks_and_nothing_zero_shot_the_pipeline_only_e
     assert stages(init=raw["init"] | {"finetune": "given/pretrained.pt"}) == {"validate", "evaluate", "zeroshot", "report"}
 
 
-def test_data_files_are_no_stages(scratch: Path) -> None:
+def test_data_files_are_not_stages(scratch: Path) -> None:
     (scratch / "raw").write_text("data")
     run(DVC, "add", "-q", "raw", cwd=scratch)
     (scratch / "dvc.yaml").write_text("stages:\n  report:\n    cmd: cp raw out\n    deps: [raw]\n    outs: [out]\n")
     assert graph(scratch) == Graph(("report",), {"report": frozenset()})
 
 
-def test_a_stage_runs_is_left_alone_and_comes_from_the_cache(scratch: Path) -> None:
+def test_stage_is_run_skipped_or_restored_from_the_cache(scratch: Path) -> None:
     log: list[str] = []
     assert reproduce("stages/dvc.yaml:pretrain", scratch, log.append) == "ran"
     assert "the loss is 0.1" in log and not [line for line in log if "git add" in line]
@@ -72,14 +72,14 @@ def test_a_stage_runs_is_left_alone_and_comes_from_the_cache(scratch: Path) -> N
     assert reproduce("stages/dvc.yaml:pretrain", scratch, log.append) == "restored"
 
 
-def test_a_failing_stage_is_named_with_its_own_last_words(scratch: Path) -> None:
+def test_failing_stage_reports_its_last_line(scratch: Path) -> None:
     (scratch / "dvc.yaml").write_text("stages:\n  evil:\n    cmd: echo 'alpro - the disk is full' >&2; exit 2\n")
     with pytest.raises(StageFailed, match="stage evil failed: alpro - the disk is full") as failure:
         reproduce("evil", scratch, lambda line: None)
     assert not failure.value.transient
 
 
-def test_a_lock_that_another_process_holds_is_worth_another_try(scratch: Path) -> None:
+def test_lock_held_by_another_process_is_a_transient_failure(scratch: Path) -> None:
     lock = scratch / ".dvc" / "tmp" / "rwlock"
     held = {"pid": os.getpid(), "cmd": "repro"}
     lock.write_text(json.dumps({"write": {str(scratch / "models" / "pretrain"): held}}))
@@ -88,7 +88,7 @@ def test_a_lock_that_another_process_holds_is_worth_another_try(scratch: Path) -
     assert failure.value.transient
 
 
-def test_what_ends_the_wait_ends_the_command_and_its_children(scratch: Path) -> None:
+def test_interrupt_ends_the_command_and_its_children(scratch: Path) -> None:
     seen: list[int] = []
 
     def log(line: str) -> None:
@@ -114,7 +114,7 @@ def test_json_on_stdout_is_returned_and_only_stderr_is_logged(tmp_path: Path) ->
     assert (code, lines, stdout, log) == (1, ["progress"], "{}\n", ["progress"])
 
 
-def test_a_waiting_run_reports_the_holder_and_continues_when_the_lock_is_free(tmp_path: Path) -> None:
+def test_waiting_run_reports_the_holder_and_continues_afterwards(tmp_path: Path) -> None:
     held = only_run(tmp_path, "tidy-otter")
     held.__enter__()
     messages: list[str] = []
@@ -128,7 +128,7 @@ def test_a_waiting_run_reports_the_holder_and_continues_when_the_lock_is_free(tm
     assert len(messages) == 1 and messages[0].startswith("waiting: the run 'tidy-otter' is running")
 
 
-def test_a_second_run_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:
+def test_second_run_is_refused_with_the_first_runs_name(tmp_path: Path) -> None:
     at_work = rf"'tidy-otter' is running.*process {os.getpid()}"
     with only_run(tmp_path, "tidy-otter"), pytest.raises(Busy, match=at_work), only_run(tmp_path, "second"):
         pass
@@ -138,10 +138,10 @@ def test_a_second_run_is_refused_by_the_name_of_the_first(tmp_path: Path) -> Non
         pass
 
 
-@pytest.mark.slow  # twenty commands of DVC, two seconds each
-def test_a_run_with_overrides_leaves_the_checkout_alone(scratch: Path) -> None:
+@pytest.mark.slow  # twenty DVC commands, two seconds each
+def test_run_with_overrides_does_not_change_the_checkout(scratch: Path) -> None:
     run(DVC, "repro", "-q", cwd=scratch)
-    run(DVC, "repro", "-q", "stages/dvc.yaml:unneeded", cwd=scratch)  # `dvc exp apply` wants the outputs of all stages
+    run(DVC, "repro", "-q", "stages/dvc.yaml:unneeded", cwd=scratch)  # `dvc exp apply` needs the outputs of all stages
     commit(scratch)
     (scratch / "dvc.yaml").write_text((scratch / "dvc.yaml").read_text() + "# an edit that no commit holds\n")
     before = run("git", "status", "--porcelain", cwd=scratch)
@@ -174,7 +174,7 @@ def test_a_run_with_overrides_leaves_the_checkout_alone(scratch: Path) -> None:
     assert "0.125" in (scratch / "summary.txt").read_text()
 
 
-def test_a_worktree_goes_when_its_run_fails_and_the_next_sweeps_what_a_kill_left(scratch: Path) -> None:
+def test_worktrees_of_failed_and_killed_runs_are_removed(scratch: Path) -> None:
     with pytest.raises(StageFailed), experiment.worktree(scratch, "one") as place:
         (place / ".state" / "resume").write_text("half way")
         raise StageFailed("no")
@@ -185,12 +185,12 @@ def test_a_worktree_goes_when_its_run_fails_and_the_next_sweeps_what_a_kill_left
         assert not left.exists()
 
 
-def test_a_wrong_override_says_so(scratch: Path) -> None:
+def test_invalid_override_is_reported(scratch: Path) -> None:
     with pytest.raises(ValueError, match=r"overrides \['finetun.a.lr=1'\]"):
         experiment.override(scratch, ["finetun.a.lr=1"])
 
 
-def test_a_run_can_not_choose_the_gate_that_judges_it(scratch: Path) -> None:
+def test_run_cannot_change_its_gate(scratch: Path) -> None:
     params = scratch / "params.yaml"
     params.write_text(PARAMS + "gate: {p_value: 0.05}\n")
     for loose in ("gate.p_value=1", "++gate={p_value: 1}", "~gate"):
@@ -231,7 +231,7 @@ def with_inputs(scratch: Path) -> None:
     commit(scratch)
 
 
-def test_inputs_that_nobody_tracks_are_linked_and_no_output_is(scratch: Path) -> None:
+def test_untracked_inputs_are_linked_but_no_outputs(scratch: Path) -> None:
     with_inputs(scratch)
     (scratch / "data/mine/videos").mkdir()
     run("git", "worktree", "add", "-q", "--detach", str(place := scratch.parent / "place"), cwd=scratch)
@@ -240,8 +240,8 @@ def test_inputs_that_nobody_tracks_are_linked_and_no_output_is(scratch: Path) ->
     assert link_inputs(scratch, place) == []
 
 
-@pytest.mark.slow  # ten commands of DVC
-def test_a_run_starts_from_an_untracked_checkpoint_and_data_that_no_commit_names(scratch: Path) -> None:
+@pytest.mark.slow  # ten DVC commands
+def test_run_accepts_untracked_checkpoints_and_uncommitted_data(scratch: Path) -> None:
     with_inputs(scratch)
     (scratch / "data/mine/videos").mkdir()
     (scratch / "data/mine/videos/one").write_text("v")
@@ -259,7 +259,7 @@ def test_a_run_starts_from_an_untracked_checkpoint_and_data_that_no_commit_names
     assert dvc_hash(scratch / "given/start") in run("git", "show", f"{saved}:dvc.lock", cwd=scratch)
 
 
-def test_files_put_into_outputs_are_found_and_moved_aside(scratch: Path) -> None:
+def test_stray_files_in_outputs_are_moved_aside(scratch: Path) -> None:
     (scratch / "dvc.yaml").write_text("stages:\n  a:\n    cmd: mkdir out; echo 1 > out/x\n    outs: [out]\n")
     (scratch / "out").mkdir()
     (scratch / "out" / "mine").write_text("precious")
@@ -279,7 +279,7 @@ def test_files_put_into_outputs_are_found_and_moved_aside(scratch: Path) -> None
     assert find_stray_files(scratch) == []
 
 
-def test_a_command_that_does_not_answer_is_ended(tmp_path: Path) -> None:
+def test_unresponsive_command_is_ended(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"`sleep 600` was ended: no answer after 0.1 s"):
         ask(["sleep", "600"], tmp_path, 0.1)
 

@@ -30,7 +30,7 @@ def count_deployments(prefect: str, password: str | None) -> int:
         return json.load(answer)
 
 
-def test_the_pages_answer_ask_for_the_password_and_end_together(tmp_path: Path) -> None:
+def test_pages_respond_require_the_password_and_end_together(tmp_path: Path) -> None:
     root = tmp_path / "project"
     run("git", "clone", "-q", str(REPOSITORY), str(root), cwd=tmp_path)
     with pages(root, PREFECT_SERVER_API_AUTH_STRING=f"somebody:{PASSWORD}") as started:

@@ -1,4 +1,4 @@
-"""A launcher and one rank in separate network namespaces, whose link is cut. Prints the launcher's output.
+"""Run a launcher and one rank in separate network namespaces, cut their link, and print the launcher's output.
 
 Run as root: `unshare --net python -m tests.launch.far_host`. This process's namespace is the launcher's; a child's is the
 other host's.

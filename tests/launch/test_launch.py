@@ -1,4 +1,4 @@
-"""The launcher: a failing rank is named with its own message, and no process outlives any other's death."""
+"""The launcher reports a failing rank with its own message, and all processes end if one is killed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def under_way(behaviour: str) -> Iterator[tuple[subprocess.Popen[str], list[psut
         process.stdout.close()
 
 
-def test_the_horovodrun_command_has_all_options_from_the_parameters() -> None:
+def test_horovodrun_gets_all_options_from_the_parameters() -> None:
     settings = Launch(processes=8, hosts="one:4,two:4", threads=3, start_timeout_s=60)
     try:
         command = commands.horovodrun_command(settings, ["python", "-m", "alpro", "train"])
@@ -67,7 +67,7 @@ def test_without_horovod_a_larger_world_is_refused_in_one_line(monkeypatch: pyte
     assert "\n" not in str(refused.value)
 
 
-def test_a_world_of_one_runs_the_command_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_world_of_one_runs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     monkeypatch.chdir(ROOT)
@@ -75,7 +75,7 @@ def test_a_world_of_one_runs_the_command_in_this_process(monkeypatch: pytest.Mon
     assert result.exit_code == 0 and "tiny" in result.output
 
 
-def test_hosts_that_are_this_machine_are_reached_over_loopback() -> None:
+def test_this_machine_is_reached_over_loopback() -> None:
     assert commands.own_address(None) == commands.own_address("localhost:1,127.0.0.1:2") == "127.0.0.1"
     with pytest.raises(LaunchError, match=r"launch.hosts: 'no-such-host.invalid'"):
         commands.own_address("no-such-host.invalid:4")
@@ -91,7 +91,7 @@ def test_output_is_streamed_and_success_gives_exit_code_0() -> None:
 
 @needs_horovod
 @pytest.mark.slow
-def test_on_a_terminal_a_bar_shows_how_far_the_first_rank_is_below_what_the_ranks_print() -> None:
+def test_terminal_shows_a_progress_bar_below_the_ranks_output() -> None:
     terminal, output = pty.openpty()
     process = world(2, [*WORKER, "well"], output=output)
     os.close(output)
@@ -108,7 +108,7 @@ def test_on_a_terminal_a_bar_shows_how_far_the_first_rank_is_below_what_the_rank
 
 @needs_horovod
 @pytest.mark.slow  # on a busy machine five seconds are too few
-def test_killed_with_kill_9_the_launcher_leaves_no_process_after_5_s() -> None:
+def test_launcher_killed_with_kill_9_leaves_no_process_after_5_s() -> None:
     with under_way("for ever") as (process, family):
         assert len(family) >= 4  # horovodrun, two ranks, and the processes between them
         process.kill()
@@ -118,7 +118,7 @@ def test_killed_with_kill_9_the_launcher_leaves_no_process_after_5_s() -> None:
 
 @needs_horovod
 @pytest.mark.slow
-def test_killed_with_kill_9_horovodrun_leaves_no_process_after_5_s_and_the_launcher_says_so() -> None:
+def test_horovodrun_killed_with_kill_9_is_reported_and_leaves_no_process() -> None:
     with under_way("for ever") as (process, family):
         family[0].kill()
         _, alive = psutil.wait_procs(family, timeout=5)
@@ -129,7 +129,7 @@ def test_killed_with_kill_9_horovodrun_leaves_no_process_after_5_s_and_the_launc
 @needs_horovod
 @pytest.mark.slow
 @pytest.mark.parametrize("behaviour", ["stoppable", "late", "for ever"])
-def test_a_signal_is_passed_on_and_ranks_that_can_stop_do_so_by_themselves(behaviour: str) -> None:
+def test_signal_is_forwarded_and_ranks_stop_gracefully(behaviour: str) -> None:
     with under_way(behaviour) as (process, family):
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
@@ -141,7 +141,7 @@ def test_a_signal_is_passed_on_and_ranks_that_can_stop_do_so_by_themselves(behav
 
 @needs_horovod
 @pytest.mark.slow
-def test_a_second_signal_does_not_wait_for_the_ranks() -> None:
+def test_second_signal_does_not_wait_for_the_ranks() -> None:
     with under_way("deaf") as (process, family):
         process.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -162,9 +162,7 @@ def test_a_second_signal_does_not_wait_for_the_ranks() -> None:
         ("dies", "ended without an error message"),
     ],
 )
-def test_a_failing_rank_takes_the_others_down_within_30_s_with_its_own_message_first(
-    tmp_path: Path, behaviour: str, message: str
-) -> None:
+def test_failing_rank_is_reported_first_and_ends_the_others_within_30_s(tmp_path: Path, behaviour: str, message: str) -> None:
     process = world(2, [*WORKER, behaviour, str(tmp_path / "fault")], stderr=subprocess.PIPE)
     output, errors = ended(process, tmp_path / "fault")
     first = first_failure(errors)
@@ -175,7 +173,7 @@ def test_a_failing_rank_takes_the_others_down_within_30_s_with_its_own_message_f
     assert "HorovodInternalError" not in output + errors
 
 
-def test_gloos_complaint_about_a_rank_that_is_gone_does_not_come_before_the_cause(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gloo_errors_about_a_lost_rank_come_after_the_cause(capsys: pytest.CaptureFixture[str]) -> None:
     supervisor = Supervisor(Launch(processes=2), ["sleep", "60"], dict(os.environ))
     try:
         supervisor._print_line(
@@ -188,7 +186,7 @@ def test_gloos_complaint_about_a_rank_that_is_gone_does_not_come_before_the_caus
         supervisor._shut_down()
 
 
-def test_the_bar_counts_a_trainings_steps_whatever_their_phase_and_the_units_of_a_validation() -> None:
+def test_progress_bar_counts_training_steps_and_validation_units() -> None:
     supervisor = Supervisor(Launch(processes=2), ["sleep", "60"], dict(os.environ))
     moves: list[tuple[str, int, int]] = []
     supervisor.bar.update = lambda *move: moves.append(move)  # type: ignore[method-assign,assignment]
@@ -204,7 +202,7 @@ def test_the_bar_counts_a_trainings_steps_whatever_their_phase_and_the_units_of_
 
 @needs_horovod
 @pytest.mark.slow
-def test_a_stalled_rank_is_named_with_the_place_where_it_stalled() -> None:
+def test_stalled_rank_is_reported_with_the_place() -> None:
     process = world(2, [*WORKER, "stalls"], stall_timeout_s=10)
     last = process.communicate(timeout=900)[0].splitlines()[-1]
     assert process.returncode == 1 and "rank 1" in last and "stalled at computing of step 20" in last
@@ -212,7 +210,7 @@ def test_a_stalled_rank_is_named_with_the_place_where_it_stalled() -> None:
 
 @needs_horovod
 @pytest.mark.slow
-def test_ranks_that_do_not_start_are_named() -> None:
+def test_ranks_that_do_not_start_are_reported() -> None:
     process = world(2, ["-c", "import time; time.sleep(100)"], start_timeout_s=8)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1
@@ -220,7 +218,7 @@ def test_ranks_that_do_not_start_are_named() -> None:
 
 
 @pytest.mark.slow
-def test_a_host_that_vanishes_is_named_and_both_sides_give_up_within_30_s() -> None:
+def test_lost_host_is_reported_and_both_sides_end_within_30_s() -> None:
     apart = ["unshare", "--net"]
     if not all(map(shutil.which, ("unshare", "nsenter", "ip"))) or subprocess.run([*apart, "true"]).returncode:
         pytest.skip("needs the right to make network namespaces, and iproute2")

@@ -1,4 +1,4 @@
-"""A rank that behaves as its argument says: well, or badly on the last rank, which then touches a file. `... HOW [FILE]`."""
+"""A test rank: HOW selects normal behaviour or a fault on the last rank, which then creates FILE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LATE_S = 10  # as for a large snapshot
 
 
 def main(behaviour: str, fault_file: str = os.devnull) -> None:
-    """Do steps with one collective each, without end for most behaviours."""
+    """Do steps with one collective each; most behaviours never end by themselves."""
     distributed.init()
     last = distributed.rank() == distributed.size() - 1
     heartbeat.stoppable(behaviour in ("stoppable", "late", "deaf"))
@@ -36,7 +36,9 @@ def main(behaviour: str, fault_file: str = os.devnull) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             if behaviour == "stalls":
                 signal.pause()
-        heartbeat.beat("exchange", step, total)  # as in a training: a stalled rank has sent fewer than those that wait for it
+        heartbeat.beat(
+            "exchange", step, total
+        )  # as in training: a stalled rank has sent fewer heartbeats than the waiting ones
         if distributed.any_true(heartbeat.stop_asked()) and behaviour != "deaf":
             time.sleep(LATE_S if behaviour == "late" else 0)
             break

@@ -1,4 +1,4 @@
-"""Real data under DVC: what one clone adds and pushes, another pulls, byte for byte; stages never edit a linked file."""
+"""Data under DVC: one clone pulls exactly the bytes that another pushed, and stages never edit a linked file."""
 
 import configparser
 import hashlib
@@ -38,14 +38,14 @@ def hashes(folder):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_the_projects_cache_links_and_copies_only_where_it_must():
+def test_cache_uses_links_and_copies_only_if_necessary():
     config = configparser.ConfigParser()
     config.read(CONFIG)
     assert config["cache"]["type"].strip('"') == "reflink,hardlink,symlink,copy"
 
 
 @pytest.mark.slow
-def test_a_file_that_was_imported_from_its_address_follows_its_source(tmp_path):
+def test_file_imported_by_url_can_be_updated_from_its_source(tmp_path):
     run(tmp_path, "git", "init", "-q")
     dvc(tmp_path, "init", "-q")
     (tmp_path / "data/own").mkdir(parents=True)
@@ -63,7 +63,7 @@ def test_a_file_that_was_imported_from_its_address_follows_its_source(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_one_clone_fetches_adds_and_pushes_another_pulls_with_the_same_hashes(tmp_path):
+def test_pushed_data_is_pulled_with_the_same_hashes(tmp_path):
     first, second, given = tmp_path / "first", tmp_path / "second", tmp_path / "given"
     given.mkdir()
     for i in range(3):
@@ -94,7 +94,7 @@ def test_what_one_clone_fetches_adds_and_pushes_another_pulls_with_the_same_hash
     assert "up to date" in dvc(second, "status")
     assert "up to date" in dvc(second, "repro")
 
-    # a linked file is protected: who edits in place is refused, and a stage's new output is a new file
+    # linked files are read-only: editing in place fails, and a stage's new output is a new file
     clip = first / videos / "clip0.avi"
     cached = hashes(first / ".dvc/cache")
     if os.stat(clip).st_nlink > 1 or clip.is_symlink():

@@ -14,7 +14,7 @@ from alpro import lineage
 from alpro.errors import TrackingError
 
 
-def test_a_folders_hash_is_the_one_that_dvc_gives_it(tmp_path):
+def test_hash_of_a_folder_equals_dvcs(tmp_path):
     """Compare with the hashes of `dvc add d` in DVC 3.67.1."""
     for name, content in (("a.txt", "one\n"), ("sub/x.bin", "two"), ("b/ü é.txt", ""), ("B", "z")):
         (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def test_a_folders_hash_is_the_one_that_dvc_gives_it(tmp_path):
 
 @pytest.fixture
 def locked(tmp_path: Path) -> Path:
-    """A lock file in the root, and one in stages/ whose stages have `wdir: ..` or none."""
+    """A lock file in the root, and one in stages/ with and without `wdir: ..`."""
     _write(tmp_path / "dvc.yaml", {"evaluate": {"foreach": ["a"], "do": {"cmd": "x"}}})
     _write(
         tmp_path / "dvc.lock",
@@ -45,7 +45,7 @@ def locked(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_paths_of_all_locks_are_those_from_the_root(locked):
+def test_paths_of_all_locks_are_relative_to_the_root(locked):
     stages = lineage.locked_stages(locked)
     assert set(stages) == {"evaluate@a", "train", "near"}
     assert stages["train"].outs == {"models/m": lineage.LockedPath("1.dir", 10, None)}
@@ -53,19 +53,19 @@ def test_paths_of_all_locks_are_those_from_the_root(locked):
     assert set(stages["near"].deps) == {"data/y"}
 
 
-def test_a_stage_is_found_by_what_it_writes(locked):
+def test_stage_is_found_by_its_output(locked):
     stages = lineage.locked_stages(locked)
     assert lineage.stage_of("reports/e", stages).name == "evaluate@a"
     assert lineage.stage_of("models/m/model.safetensors", stages).name == "train"
     assert lineage.stage_of("reports/other", stages) is None
 
 
-def test_what_was_edited_after_its_stage_does_not_agree(locked):
+def test_edited_output_does_not_match_the_lock(locked):
     stage = lineage.locked_stages(locked)["evaluate@a"]
     assert not lineage.matches_lock(locked, "reports/e", stage)
 
 
-def test_a_damaged_lock_is_named(locked):
+def test_damaged_lock_is_reported(locked):
     (locked / "dvc.lock").write_text("stages: [")
     with pytest.raises(TrackingError, match=r"dvc\.lock: cannot be read"):
         lineage.locked_stages(locked)
@@ -78,7 +78,7 @@ def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
     assert lineage.main_checkout(tmp_path) == tmp_path
 
 
-def test_clean_means_that_a_commit_holds_code_pipeline_parameters_and_lock(tmp_path):
+def test_state_is_clean_if_code_pipeline_parameters_and_lock_are_committed(tmp_path):
     _git(tmp_path, "init", "-q", "-b", "trunk")
     for name in ("alpro/x.py", "params.yaml", "dvc.yaml", "dvc.lock", "README.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -111,7 +111,7 @@ def _git(root: Path, *args: str) -> None:
     subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *args], cwd=root, check=True, capture_output=True)
 
 
-def test_a_state_that_another_branch_or_an_experiment_holds_is_clean(tmp_path):
+def test_state_committed_on_another_branch_or_experiment_is_clean(tmp_path):
     _git(tmp_path, "init", "-q", "-b", "trunk")
     (tmp_path / "params.yaml").write_text("lr: 1")
     _git(tmp_path, "add", "-A")
@@ -136,7 +136,7 @@ def test_a_state_that_another_branch_or_an_experiment_holds_is_clean(tmp_path):
     assert lineage.git_state(tmp_path).changed == ("dvc.lock", "params.yaml")
 
 
-def test_the_lock_of_a_commit_is_read_from_it(locked):
+def test_lock_can_be_read_from_a_commit(locked):
     _git(locked, "init", "-q", "-b", "trunk")
     _git(locked, "add", "-A")
     _git(locked, "commit", "-qm", "x")
@@ -171,8 +171,8 @@ stages:
 }
 
 
-@pytest.mark.slow  # DVC takes seconds for each of a dozen commands
-def test_a_version_is_evaluated_or_trained_anew_in_the_state_of_its_commit(tmp_path, monkeypatch):
+@pytest.mark.slow  # a dozen DVC commands take seconds each
+def test_version_is_reevaluated_or_retrained_at_its_commit(tmp_path, monkeypatch):
     from alpro.registry import reproduce as module
 
     for name, content in {**PIPELINE, "given": "1.5", "models/tiny/finetune/.gitkeep": "", "params.yaml": "{}"}.items():
