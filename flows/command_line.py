@@ -1,4 +1,4 @@
-"""Command line of the flows: `python -m flows.pipeline [FLOW] [OPTIONS]`, with a Prefect server of its own."""
+"""Command line of the flows: `python -m flows.pipeline [FLOW] [OPTIONS]`, with its own Prefect server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAILED, BUSY = 1, 3
 def parser(flows: Mapping[str, Any]) -> argparse.ArgumentParser:
     """Return the parser for these flows."""
     result = argparse.ArgumentParser(
-        prog="python -m flows.pipeline", description="Run the stages of dvc.yaml as Prefect tasks, with a server of its own."
+        prog="python -m flows.pipeline", description="Run the stages of dvc.yaml as Prefect tasks, with its own Prefect server."
     )
     add = result.add_argument
     add("flow", nargs="?", choices=flows, default="pipeline")
@@ -36,7 +36,7 @@ def parser(flows: Mapping[str, Any]) -> argparse.ArgumentParser:
 
 
 def main(flows: Mapping[str, Any], words: Sequence[str] | None = None) -> int:
-    """Run a flow; returns the exit code: 1 if it failed, 3 if another run holds the run lock."""
+    """Run a flow; return the exit code: 1 if it failed, 3 if another run holds the run lock."""
     options = parser(flows)
     arguments = {name: value for name, value in vars(options.parse_args(words)).items() if value is not None}
     flow = flows[arguments.pop("flow")]

@@ -82,7 +82,7 @@ def _stream(command: Sequence[str], root: Path, log: Callable[[str], object], st
         output.close()
 
 
-def ask(command: Sequence[str], root: Path, timeout_s: float = SHORT_S) -> str:
+def output_of(command: Sequence[str], root: Path, timeout_s: float = SHORT_S) -> str:
     """Return the standard output of a short command. Raises RuntimeError if it fails or takes too long."""
     try:
         process = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, timeout=timeout_s)

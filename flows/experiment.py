@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 
 from alpro.lineage import LOCKS
-from flows.commands import LONG_S, ask, dvc, environment
+from flows.commands import LONG_S, dvc, environment, output_of
 from flows.form import ParamChanges
-from flows.inputs import link_inputs
+from flows.link_inputs import link_inputs
 
 FOLDER = Path(".dvc/tmp/flows")  # ignored by DVC, and on the same disk as its cache
 
@@ -34,7 +34,7 @@ def worktree(checkout: Path, name: str, saved: bool = False) -> Iterator[Path]:
     folder = checkout / FOLDER / name
     _remove_leftovers(checkout)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    ask(["git", "worktree", "add", "--quiet", "--detach", str(folder), commit], checkout)
+    output_of(["git", "worktree", "add", "--quiet", "--detach", str(folder), commit], checkout)
     try:
         if not saved:
             _copy_edits(checkout, folder)
@@ -65,7 +65,7 @@ def apply(root: Path, changes: ParamChanges) -> None:
     file = root / "params.yaml"
     gate = _gate(file)
     if changes.recipe:
-        ask([sys.executable, "-m", "alpro", "recipe", "use", changes.recipe], root)
+        output_of([sys.executable, "-m", "alpro", "recipe", "use", changes.recipe], root)
         with modify_yaml(file) as params:
             if gate is None:
                 params.pop("gate", None)
@@ -85,18 +85,20 @@ def restore(checkout: Path, root: Path) -> list[str]:
 
     Returns the inputs that neither git nor DVC tracks; they are linked to those of `checkout`.
     """
-    ask([dvc(), "checkout", "--quiet", "--force", "--allow-missing"], root, LONG_S)
+    output_of([dvc(), "checkout", "--quiet", "--force", "--allow-missing"], root, LONG_S)
     return link_inputs(checkout, root)
 
 
 def save(root: Path, name: str, stages: Sequence[str], message: str) -> None:
     """Save the worktree's state as experiment `name`. Only the given stages must have their outputs."""
     untracked = [word for file in _untracked(root, *LOCKS, "*.dvc") for word in ("--include-untracked", file)]
-    ask([dvc(), "exp", "save", "--quiet", "--force", "--name", name, "--message", message, *untracked, *stages], root, LONG_S)
+    output_of(
+        [dvc(), "exp", "save", "--quiet", "--force", "--name", name, "--message", message, *untracked, *stages], root, LONG_S
+    )
 
 
 def _experiment_commit(checkout: Path, name: str) -> str:
-    commits = ask(["git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}"], checkout).split()
+    commits = output_of(["git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}"], checkout).split()
     if not commits:
         raise RuntimeError(f"there is no experiment {name}; run `dvc exp list` to see all experiments")
     return commits[0]
@@ -115,7 +117,7 @@ def _copy_edits(checkout: Path, folder: Path) -> None:
 
 
 def _untracked(root: Path, *patterns: str) -> list[str]:
-    listed = ask(["git", "ls-files", "--others", "--exclude-standard", "-z", "--", *patterns], root)
+    listed = output_of(["git", "ls-files", "--others", "--exclude-standard", "-z", "--", *patterns], root)
     return list(filter(None, listed.split("\0")))
 
 
@@ -128,8 +130,8 @@ def _share_cache_and_state(checkout: Path, folder: Path) -> None:
     local = checkout / ".dvc" / "config.local"
     if local.exists():
         shutil.copy(local, folder / ".dvc" / "config.local")
-    cache = ask([dvc(), "cache", "dir"], checkout).strip()
-    ask([dvc(), "cache", "dir", "--local", str((checkout / cache).resolve())], folder)
+    cache = output_of([dvc(), "cache", "dir"], checkout).strip()
+    output_of([dvc(), "cache", "dir", "--local", str((checkout / cache).resolve())], folder)
     state = checkout / ".state"
     state.mkdir(exist_ok=True)
     (folder / ".state").symlink_to(state.resolve())

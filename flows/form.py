@@ -1,4 +1,4 @@
-"""Fields of the flows' forms: their types and descriptions, and the changes to params.yaml that they stand for."""
+"""Fields of the flows' forms: their types and descriptions, and the params.yaml changes they represent."""
 
 from __future__ import annotations
 

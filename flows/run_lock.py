@@ -1,4 +1,4 @@
-"""Project-wide run lock: a second run waits or is refused, and is told which run holds the lock."""
+"""Project-wide run lock: a second run waits or is refused, and is shown which run holds the lock."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from prefect.runtime import flow_run
 from alpro.lineage import main_checkout
 from flows import experiment
 from flows.artifacts import GateDecision, MlflowRuns, StageResult, keep_data_docs, publish, publish_gate
-from flows.commands import TOOLS, ask, stream, stream_json
+from flows.commands import TOOLS, output_of, stream, stream_json
 from flows.form import ParamChanges
 from flows.run_lock import not_beside_make, only_run
 from flows.stages import Outcome, StageFailed, graph, reproduce, short
@@ -113,7 +113,7 @@ def _parse(words: Sequence[str], stdout: str) -> dict[str, Any]:
 
 def checkout_folder() -> Path:
     """Return the root of the checkout that contains the working directory."""
-    return Path(ask(["git", "rev-parse", "--show-toplevel"], Path.cwd()).strip())
+    return Path(output_of(["git", "rev-parse", "--show-toplevel"], Path.cwd()).strip())
 
 
 def with_limit(work: Any, hours: float | None) -> Any:
@@ -218,7 +218,7 @@ def _promote_when_resumed(checkout: Path, experiment_name: str | None, passed: d
 def _clean_checkout(checkout: Path, stray_files: str) -> None:
     """Remove DVC locks that a killed run left, and handle files in stage outputs that no stage wrote."""
     log = get_run_logger()
-    for line in ask([sys.executable, str(TOOLS / "clear_dvc_lock.py")], checkout).splitlines():
+    for line in output_of([sys.executable, str(TOOLS / "clear_dvc_lock.py")], checkout).splitlines():
         log.warning(line)
     paths = find_stray_files(checkout)
     if not paths:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from alpro.launch.diagnosis import KILLED
-from flows.commands import ask, dvc, stream
+from flows.commands import dvc, output_of, stream
 
 Outcome = Literal["ran", "restored", "unchanged", "failed"]
 EVERYTHING = ("dvc.yaml",)
@@ -68,7 +68,7 @@ def graph(root: Path, targets: Sequence[str] = EVERYTHING) -> Graph:
     names: dict[str, None] = {}
     needs: dict[str, set[str]] = {}
     for target in targets:
-        for line in ask([dvc(), "dag", "--dot", target], root).splitlines():
+        for line in output_of([dvc(), "dag", "--dot", target], root).splitlines():
             quoted = re.findall(r'"([^"]+)"', line)
             names |= dict.fromkeys(quoted)
             if len(quoted) == 2:

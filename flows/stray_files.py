@@ -16,16 +16,16 @@ from pathlib import Path
 
 import yaml
 
-from flows.commands import LONG_S, ask, dvc
+from flows.commands import LONG_S, dvc, output_of
 
 ASIDE = Path(".state/kept")
-UNFINISHED = Path(".make/unfinished")  # exists while `make repro` runs, and afterwards unless it succeeded
+UNFINISHED = Path(".make/unfinished")  # created at the start of `make repro`, removed on success
 MAX_NAMES = 10
 
 
 def find_stray_files(root: Path) -> list[str]:
     """Return files in stage outputs that no stage wrote, or that were edited. Data tracked by .dvc files are ignored."""
-    status = json.loads(ask([dvc(), "data", "status", "--json", "--granular"], root, LONG_S))
+    status = json.loads(output_of([dvc(), "data", "status", "--json", "--granular"], root, LONG_S))
     changed = status.get("uncommitted", {})
     data = _tracked_data(root)
     return sorted(
@@ -37,7 +37,7 @@ def find_stray_files(root: Path) -> list[str]:
 
 
 def move_aside(root: Path, paths: Sequence[str]) -> Path:
-    """Move these files to a new folder below .state/kept; returns the folder."""
+    """Move these files to a new folder below .state/kept; return the folder."""
     folder = root / ASIDE / time.strftime("%Y%m%d-%H%M%S")
     for path in paths:
         target = folder / path
@@ -47,13 +47,13 @@ def move_aside(root: Path, paths: Sequence[str]) -> Path:
 
 
 def list_names(paths: Sequence[str]) -> str:
-    """Return the first names as text, and the number of the others."""
+    """Join the first MAX_NAMES paths and count the rest: `a, b and 3 more`."""
     more = f" and {len(paths) - MAX_NAMES} more" if len(paths) > MAX_NAMES else ""
     return f"{', '.join(paths[:MAX_NAMES])}{more}"
 
 
 def _tracked_data(root: Path) -> set[str]:
-    listed = ask(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*.dvc"], root)
+    listed = output_of(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*.dvc"], root)
     paths = set()
     for name in filter(None, listed.split("\0")):
         file = root / name

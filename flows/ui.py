@@ -154,7 +154,7 @@ def _on_signal(number: int, frame: object) -> NoReturn:
 
 
 def main() -> int:
-    """Run the servers; returns the exit code."""
+    """Run the servers; return the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
         signal.signal(number, _on_signal)
     try:

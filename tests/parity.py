@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alpro.checkpoints.load import Report, fit
+from alpro.checkpoints.load import LoadReport, fit
 from alpro.config import PEM, Model
 from alpro.models import build_model, normalize
 from alpro.models.encoders import Alpro
@@ -154,7 +154,7 @@ def resized_encoder(name: str) -> Differences:
     target = TimeSformer(Model(image_size=golden["size"]), golden["T"]).eval()
     prefix = "visual_encoder.model."
     own = {prefix + key: tensor for key, tensor in target.model.state_dict().items()}
-    report = fit(own, {prefix + key: tensor for key, tensor in source.items()}, Report("224 px, 4 frames", name), name)
+    report = fit(own, {prefix + key: tensor for key, tensor in source.items()}, LoadReport("224 px, 4 frames", name), name)
     yield exact("resized", set(report.resized), {f"{prefix}{kind}_embed" for kind in ("time", "pos") if _changes(golden, kind)})
     with torch.no_grad():
         tokens = target(pixels(golden["pixels"], golden["T"], golden["size"]))

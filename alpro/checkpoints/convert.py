@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from alpro.checkpoints.files import check_answer_head, load_checkpoint, save_checkpoint
-from alpro.checkpoints.load import Report, Resize, load_model
+from alpro.checkpoints.load import LoadReport, Resize, load_model
 from alpro.errors import CheckpointError, nearest
 from alpro.models.heads import TASKS, build_model
 
@@ -41,8 +41,8 @@ def import_checkpoint(
     num_frames: int | None = None,
     image_size: int | None = None,
     resize: Resize = "flat_nearest",
-) -> Report:
-    """Write an official file as a checkpoint directory, with its tokenizer and answer list; returns the loading report.
+) -> LoadReport:
+    """Write an official file as a checkpoint directory, with its tokenizer and answer list; return the loading report.
 
     Raises CheckpointError for an unusable file or an answer list that does not fit the answer head, DataError for an
     unreadable tokenizer or answer list.

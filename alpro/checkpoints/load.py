@@ -34,7 +34,7 @@ SHOWN = 6  # differences listed in an error
 
 
 @dataclass
-class Report:
+class LoadReport:
     """Result of loading a checkpoint: which tensors were loaded, resized, dropped or left new; str() summarises it."""
 
     source: str
@@ -56,7 +56,7 @@ class Report:
 
 def load_into(
     model: Alpro, state: Mapping[str, Tensor], info: Mapping[str, Any] | None = None, resize: Resize = "flat_nearest"
-) -> Report:
+) -> LoadReport:
     """Copy a checkpoint's tensors into a model of the same task, or of another one if names.TRANSFERS allows it.
 
     Position embeddings of other sizes are resized: in time to the nearest, in space as the released code does
@@ -85,21 +85,21 @@ def load_into(
     def optional(key: str) -> bool:
         return key.startswith(names.UNUSED_WEIGHTS[target]) or key.endswith((names.CONSTANT, *names.PROMPTS))
 
-    report = Report(source, f"{target} model")
+    report = LoadReport(source, f"{target} model")
     return fit(needed, have, report, where, drop=drop, new=new, optional=optional, resize=resize)
 
 
 def fit(
     needed: Mapping[str, Tensor],
     have: Mapping[str, Tensor],
-    report: Report,
+    report: LoadReport,
     where: str,
     *,
     drop: tuple[str, ...] = (),
     new: tuple[str, ...] = (),
     optional: Callable[[str], bool] = lambda key: False,
     resize: Resize = "flat_nearest",
-) -> Report:
+) -> LoadReport:
     """Copy a file's tensors (`have`) into a model's (`needed`), and record in the report what happened to each.
 
     Names that start with `drop` are ignored in the file; names that start with `new` may be missing in it; `optional` ones
@@ -142,7 +142,7 @@ def fit(
 
 def load_model(
     path: str | Path, task: str | None = None, *, resize: Resize = "flat_nearest", **overrides: Any
-) -> tuple[Alpro, Info, Report]:
+) -> tuple[Alpro, Info, LoadReport]:
     """Build the model that a checkpoint describes, for its own task or another, and load the weights.
 
     `overrides` are arguments of `build_model` (num_frames, image_size, num_answers, config, ...). Returns the model in

@@ -1,4 +1,4 @@
-"""`alpro doctor`: what works on this machine, and what to do about the rest. Takes seconds and downloads nothing."""
+"""`alpro doctor`: checks this machine and suggests fixes. Takes seconds and downloads nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def verdict(findings: Sequence[Finding]) -> str:
 
 
 def show(findings: Sequence[Finding]) -> str:
-    """Return one line per finding, the remedy below each that is not ok, and the verdict."""
+    """Format the findings, one per line, with the remedy below each problem and the verdict at the end."""
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
@@ -57,7 +57,7 @@ def as_dict(findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _guarded(name: str, check: Callable[[Path], Finding], root: Path) -> Finding:
-    """Run a check. If it breaks, that is the finding: importing a broken library may raise anything."""
+    """Run a check and turn any exception into a failed finding; importing a broken library can raise anything."""
     try:
         return check(root)
     except Exception as error:

@@ -47,6 +47,6 @@ def add_group(name: str, help: str, panel: str) -> typer.Typer:
     return group
 
 
-def example(command: str) -> str:
+def example_line(command: str) -> str:
     """Return the last line of a command's help: a command that can be typed as it is."""
     return f"Example: alpro {command}"

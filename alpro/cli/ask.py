@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alpro.cli.app import MODELS, app, example
+from alpro.cli.app import MODELS, app, example_line
 from alpro.cli.options import Answers, AsJson, Checkpoint, Frames, Step, Tokenizer
 
 Video = Annotated[str, typer.Argument(help="Video file.")]
@@ -15,7 +15,7 @@ Video = Annotated[str, typer.Argument(help="Video file.")]
 
 @app.command(
     rich_help_panel=MODELS,
-    epilog=example("ask video.mp4 'what is moving?' --checkpoint models/sample/finetune/msvd_qa"),
+    epilog=example_line("ask video.mp4 'what is moving?' --checkpoint models/sample/finetune/msvd_qa"),
 )
 def ask(
     video: Video,
@@ -28,15 +28,15 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about a video: the most probable answers."""
-    from alpro.serving import single
+    from alpro.serving import single_video
 
-    model = single.load(checkpoint, step=step, tokenizer=tokenizer, answers=answers, frames=frames)
-    typer.echo(single.show_answers(single.ask(model, video, question), as_json))
+    model = single_video.load(checkpoint, step=step, tokenizer=tokenizer, answers=answers, frames=frames)
+    typer.echo(single_video.show_answers(single_video.ask(model, video, question), as_json))
 
 
 @app.command(
     rich_help_panel=MODELS,
-    epilog=example("match video.mp4 'a red ball rolls' 'a blue cube' --checkpoint models/sample/finetune/msrvtt_ret"),
+    epilog=example_line("match video.mp4 'a red ball rolls' 'a blue cube' --checkpoint models/sample/finetune/msrvtt_ret"),
 )
 def match(
     video: Video,
@@ -48,15 +48,15 @@ def match(
     as_json: AsJson = False,
 ) -> None:
     """Score how well texts describe a video: VTM's matching probability and VTC's similarity."""
-    from alpro.serving import single
+    from alpro.serving import single_video
 
-    model = single.load(checkpoint, step=step, tokenizer=tokenizer, frames=frames)
-    typer.echo(single.show_matches(single.match(model, video, texts), as_json))
+    model = single_video.load(checkpoint, step=step, tokenizer=tokenizer, frames=frames)
+    typer.echo(single_video.show_matches(single_video.match(model, video, texts), as_json))
 
 
 @app.command(
     rich_help_panel=MODELS,
-    epilog=example("index data/sample/msrvtt_ret/videos --checkpoint models/sample/finetune/msrvtt_ret --index my_index"),
+    epilog=example_line("index data/sample/msrvtt_ret/videos --checkpoint models/sample/finetune/msrvtt_ret --index my_index"),
 )
 def index(
     videos: Annotated[Path, typer.Argument(help="Folder with videos; folders below it are included.")],
@@ -69,9 +69,9 @@ def index(
 ) -> None:
     """Index a folder of videos for `alpro search`; only new and changed videos are encoded."""
     from alpro.search.index import build
-    from alpro.serving import single
+    from alpro.serving import single_video
 
-    model = single.load(checkpoint, step=step, tokenizer=tokenizer, frames=frames)
+    model = single_video.load(checkpoint, step=step, tokenizer=tokenizer, frames=frames)
     done = build(model, videos, output, workers, typer.echo)
     for fault in done.unreadable:
         typer.echo(f"left out: {fault}", err=True)
@@ -80,7 +80,7 @@ def index(
 
 @app.command(
     rich_help_panel=MODELS,
-    epilog=example("search 'a red ball rolls' --checkpoint models/sample/finetune/msrvtt_ret --index my_index"),
+    epilog=example_line("search 'a red ball rolls' --checkpoint models/sample/finetune/msrvtt_ret --index my_index"),
 )
 def search(
     text: Annotated[str, typer.Argument(help="Description of the clip.")],
@@ -97,10 +97,10 @@ def search(
     from alpro.search import query
     from alpro.search.index import VideoIndex
     from alpro.search.page import page
-    from alpro.serving import single
+    from alpro.serving import single_video
 
     video_index = VideoIndex.open(folder)
-    searcher = query.Searcher(single.load(checkpoint, step=step, tokenizer=tokenizer), video_index)
+    searcher = query.Searcher(single_video.load(checkpoint, step=step, tokenizer=tokenizer), video_index)
     hits = searcher.search(text, count, rerank)
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)

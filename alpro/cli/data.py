@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alpro.cli.app import DATA, add_group, example
+from alpro.cli.app import DATA, add_group, example_line
 from alpro.cli.options import PARAMS, AsJson, Changes, ParamsFile, Recipe, print_json, read_params
 
 group = add_group("data", "Make, fetch, convert and check data.", DATA)
@@ -16,7 +16,7 @@ Set = Annotated[str, typer.Argument(help="A corpus or dataset of params.yaml.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of processes (default: one per core).")]
 
 
-@group.command("sample", epilog=example("data sample --recipe tiny"))
+@group.command("sample", epilog=example_line("data sample --recipe tiny"))
 def data_sample(
     params: ParamsFile = PARAMS,
     root: Annotated[Path, typer.Option(help="Folder to write.")] = Path("data/sample"),
@@ -36,7 +36,7 @@ def data_sample(
         make_sample(settings, root, workers=workers, progress=progress)
 
 
-@group.command("vocabulary", epilog=example("data vocabulary models/sample/text"))
+@group.command("vocabulary", epilog=example_line("data vocabulary models/sample/text"))
 def data_vocabulary(
     output: Annotated[Path, typer.Argument(help="Folder to write.")],
     params: ParamsFile = PARAMS,
@@ -49,7 +49,7 @@ def data_vocabulary(
     make_vocabulary(read_params(params, recipe, changes), output)
 
 
-@group.command("entities", epilog=example("data entities models/sample/entities"))
+@group.command("entities", epilog=example_line("data entities models/sample/entities"))
 def data_entities(
     output: Annotated[Path, typer.Argument(help="Folder to write.")],
     params: ParamsFile = PARAMS,
@@ -63,7 +63,7 @@ def data_entities(
     typer.echo(f"{len(words)} entities: {', '.join(words[:10])}, ...")
 
 
-@group.command("fetch", epilog=example("data fetch msvd_qa --from YouTubeClips.tar"))
+@group.command("fetch", epilog=example_line("data fetch msvd_qa --from YouTubeClips.tar"))
 def data_fetch(
     name: Annotated[str | None, typer.Argument(metavar="[SET]", help="The set to fetch (default: list all sets).")] = None,
     local: Annotated[
@@ -92,7 +92,7 @@ def data_fetch(
         typer.echo(dvc_add(root, folders) if dvc else f"  to version it: dvc add {' '.join(folders)}")
 
 
-@group.command("convert", epilog=example("data convert --source raw --output small --short-side 256 --fps 3"))
+@group.command("convert", epilog=example_line("data convert --source raw --output small --short-side 256 --fps 3"))
 def data_convert(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="An entry of `convert` in params.yaml, instead of the options.")
@@ -112,7 +112,7 @@ def data_convert(
     typer.echo(convert(settings, workers).line())
 
 
-@group.command("shard", epilog=example("data shard clips clips_sharded"))
+@group.command("shard", epilog=example_line("data shard clips clips_sharded"))
 def data_shard(
     source: Annotated[Path, typer.Argument(help="Folder with the clips or images.")],
     output: Annotated[Path, typer.Argument(help="Folder for the shards; set `root` or `videos` in params.yaml to it.")],
@@ -124,18 +124,18 @@ def data_shard(
     typer.echo(f"{output}: {write_shards(source, output, clips)} shards; to version them: dvc add {output}")
 
 
-@group.command("unpickle", epilog=example("data unpickle train.pkl train.csv"))
+@group.command("unpickle", epilog=example_line("data unpickle train.pkl train.csv"))
 def data_unpickle(
     source: Annotated[Path, typer.Argument(help="A pickled table, such as WebVid's train.pkl.")],
     output: Annotated[Path, typer.Argument(help="A .csv or .parquet file to write.")],
 ) -> None:
     """Convert a pickled annotation table without executing anything in it."""
-    from alpro.data.annotations.pickles import convert
+    from alpro.data.annotations.pickles import convert_pickle
 
-    typer.echo(f"{output}: {convert(source, output):,} rows")
+    typer.echo(f"{output}: {convert_pickle(source, output):,} rows")
 
 
-@group.command("probe", epilog=example("data probe data/sample/msvd_qa/videos"))
+@group.command("probe", epilog=example_line("data probe data/sample/msvd_qa/videos"))
 def data_probe(
     folder: Annotated[Path, typer.Argument(help="Folder with videos; folders below it are included.")],
     workers: Workers = None,
@@ -146,7 +146,7 @@ def data_probe(
     typer.echo(table(probe_folder(folder, workers)))
 
 
-@group.command("check", epilog=example("data check msvd_qa"))
+@group.command("check", epilog=example_line("data check msvd_qa"))
 def data_check(
     name: Set,
     as_json: AsJson = False,
@@ -168,7 +168,7 @@ def data_check(
         typer.echo(checked.summary())
 
 
-@group.command("validate", epilog=example("data validate msvd_qa --passed passed.json --output validation"))
+@group.command("validate", epilog=example_line("data validate msvd_qa --passed passed.json --output validation"))
 def data_validate(
     name: Set,
     passed: Annotated[Path, typer.Option(help="File to write if the set passes; it contains the hashes of the data.")],

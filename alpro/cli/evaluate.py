@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from alpro.cli.app import EVALUATION, app, example
+from alpro.cli.app import EVALUATION, app, example_line
 from alpro.cli.options import (
     PARAMS,
     Answers,
@@ -40,7 +40,7 @@ WITHOUT_RECORD = {
 
 @app.command(
     rich_help_panel=EVALUATION,
-    epilog=example("evaluate --task msvd_qa --checkpoint models/sample/finetune/msvd_qa"),
+    epilog=example_line("evaluate --task msvd_qa --checkpoint models/sample/finetune/msvd_qa"),
 )
 def evaluate(
     context: typer.Context,
@@ -121,7 +121,7 @@ def _is_typed(context: typer.Context, name: str) -> bool:
 
 @app.command(
     rich_help_panel=EVALUATION,
-    epilog=example("compare reports/evaluate/msrvtt_ret reports/evaluate/msrvtt_ret_zeroshot"),
+    epilog=example_line("compare reports/evaluate/msrvtt_ret reports/evaluate/msrvtt_ret_zeroshot"),
 )
 def compare(
     a: Annotated[Path, typer.Argument(help="Record of an evaluation, such as reports/evaluate/msrvtt_ret.")],
@@ -135,7 +135,7 @@ def compare(
     typer.echo(format_comparison(compare_runs(a, b, resamples=resamples), as_json))
 
 
-@app.command(rich_help_panel=EVALUATION, epilog=example("replicate --readme tables.md"))
+@app.command(rich_help_panel=EVALUATION, epilog=example_line("replicate --readme tables.md"))
 def replicate(
     readme: Annotated[Path, typer.Option(help="File whose results table is updated.")] = Path("README.md"),
     output: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("reports/replication"),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alpro.cli.app import MODELS, app, example
+from alpro.cli.app import MODELS, app, example_line
 from alpro.cli.options import PARAMS, ParamsFile
 from alpro.errors import LaunchError
 
@@ -15,7 +15,7 @@ from alpro.errors import LaunchError
 @app.command(
     rich_help_panel=MODELS,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    epilog=example("launch -- evaluate --task msvd_qa --checkpoint models/sample/finetune/msvd_qa --record evaluation"),
+    epilog=example_line("launch -- evaluate --task msvd_qa --checkpoint models/sample/finetune/msvd_qa --record evaluation"),
 )
 def launch(
     command: Annotated[list[str], typer.Argument(help="An alpro command that trains or evaluates, with its options.")],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from alpro.cli.app import MACHINE, PIPELINE, app, example
+from alpro.cli.app import MACHINE, PIPELINE, app, example_line
 from alpro.cli.options import PARAMS, AsJson, ParamsFile, print_json
 
 
-@app.command(rich_help_panel=PIPELINE, epilog=example("preflight"))
+@app.command(rich_help_panel=PIPELINE, epilog=example_line("preflight"))
 def preflight(params: ParamsFile = PARAMS) -> None:
     """Check params.yaml and list all missing inputs."""
     from alpro.checks.preflight import check
@@ -17,7 +17,7 @@ def preflight(params: ParamsFile = PARAMS) -> None:
     check(load(params))
 
 
-@app.command(rich_help_panel=MACHINE, epilog=example("doctor"))
+@app.command(rich_help_panel=MACHINE, epilog=example_line("doctor"))
 def doctor(as_json: AsJson = False) -> None:
     """Report what works on this machine. Exit code 1 if something needed does not work."""
     from alpro.checks.doctor import as_dict, diagnose, show

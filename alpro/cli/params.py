@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from alpro.cli.app import MACHINE, PIPELINE, add_group, app, example
+from alpro.cli.app import MACHINE, PIPELINE, add_group, app, example_line
 from alpro.cli.options import PARAMS, AsJson, Changes, ParamsFile, Recipe, read_params
 
 recipe = add_group("recipe", "List the recipes and choose one.", PIPELINE)
 config = add_group("config", "Import configuration files of the released code.", PIPELINE)
 
 
-@recipe.command("use", epilog=example("recipe use tiny"))
+@recipe.command("use", epilog=example_line("recipe use tiny"))
 def recipe_use(name: Annotated[str, typer.Argument(help="Name of a file in recipes/.")]) -> None:
     """Write params.yaml from a recipe."""
     from alpro.config import recipes
@@ -23,7 +23,7 @@ def recipe_use(name: Annotated[str, typer.Argument(help="Name of a file in recip
     typer.echo(f"params.yaml is now recipe {name}: {recipes.describe(name)}")
 
 
-@recipe.command("list", epilog=example("recipe list"))
+@recipe.command("list", epilog=example_line("recipe list"))
 def recipe_list() -> None:
     """List the recipes."""
     from alpro.config import recipes
@@ -32,7 +32,7 @@ def recipe_list() -> None:
         typer.echo(f"{name:10} {recipes.describe(name)}")
 
 
-@config.command("import", epilog=example("config import config_release/msrvtt_ret.json --output imported.yaml"))
+@config.command("import", epilog=example_line("config import config_release/msrvtt_ret.json --output imported.yaml"))
 def config_import(
     files: Annotated[list[Path], typer.Argument(help="Files of config_release/, or a training's log/args.json.")],
     name: Annotated[str, typer.Option(help="Name of the recipe, and of its folder in models/.")] = "imported",
@@ -46,7 +46,7 @@ def config_import(
     typer.echo(f"{imported}\n{output}: written; parameters not named above are those of recipe official")
 
 
-@app.command(rich_help_panel=PIPELINE, epilog=example("ablations"))
+@app.command(rich_help_panel=PIPELINE, epilog=example_line("ablations"))
 def ablations(params: ParamsFile = PARAMS) -> None:
     """List the paper's ablations with the command and the paper's figures for each cell."""
     from alpro.config import load
@@ -55,7 +55,7 @@ def ablations(params: ParamsFile = PARAMS) -> None:
     typer.echo(table(load(params).datasets))
 
 
-@app.command(rich_help_panel=MACHINE, epilog=example("plan --recipe paper --gpus 16 --gpu a100"))
+@app.command(rich_help_panel=MACHINE, epilog=example_line("plan --recipe paper --gpus 16 --gpu a100"))
 def plan(
     gpus: Annotated[int | None, typer.Option(min=1, help="Number of GPUs (default: launch.processes).")] = None,
     gpu: Annotated[str, typer.Option(help="GPU model: h200, h100, a100, l40, l4, v100 or 4090.")] = "h100",

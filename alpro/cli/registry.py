@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alpro.cli.app import REGISTRY, add_group, app, example
+from alpro.cli.app import REGISTRY, add_group, app, example_line
 from alpro.cli.options import PARAMS, AsJson, Candidates, Experiment, Flow, ParamsFile, Task, split_list
 
 if TYPE_CHECKING:
     from alpro.registry import Promotion
     from alpro.registry.lineage import Lineage
-    from alpro.tracking.sync import SyncResult
+    from alpro.tracking.mlflow_runs import SyncResult
 
 ModelUri = Annotated[str, typer.Argument(help="models:/alpro-TASK@champion or models:/alpro-TASK/NUMBER.")]
 
 group = add_group("track", "Fill the MLflow store and show its state.", REGISTRY)
 
 
-@group.command("sync", epilog=example("track sync"))
+@group.command("sync", epilog=example_line("track sync"))
 def track_sync(
     params: ParamsFile = PARAMS,
     flow: Flow = None,
@@ -43,7 +43,7 @@ def track_sync(
     _show(result, as_json)
 
 
-@group.command("status", epilog=example("track status"))
+@group.command("status", epilog=example_line("track status"))
 def track_status(params: ParamsFile = PARAMS) -> None:
     """Show which results of this checkout are in the MLflow store."""
     from alpro import registry
@@ -52,7 +52,7 @@ def track_status(params: ParamsFile = PARAMS) -> None:
     typer.echo(str(registry.status(Path.cwd(), load(params))))
 
 
-@app.command(rich_help_panel=REGISTRY, epilog=example("register"))
+@app.command(rich_help_panel=REGISTRY, epilog=example_line("register"))
 def register(
     params: ParamsFile = PARAMS,
     flow: Flow = None,
@@ -70,7 +70,7 @@ def register(
     _show(result, as_json)
 
 
-@app.command(rich_help_panel=REGISTRY, epilog=example("promote --task msvd_qa --dry-run"))
+@app.command(rich_help_panel=REGISTRY, epilog=example_line("promote --task msvd_qa --dry-run"))
 def promote(
     task: Task,
     version: Annotated[
@@ -90,7 +90,7 @@ def promote(
     raise typer.Exit(0 if result.passed else 1)
 
 
-@app.command(rich_help_panel=REGISTRY, epilog=example("rollback --task msvd_qa"))
+@app.command(rich_help_panel=REGISTRY, epilog=example_line("rollback --task msvd_qa"))
 def rollback(task: Task) -> None:
     """Make the previous champion the champion again."""
     from alpro import registry
@@ -99,7 +99,7 @@ def rollback(task: Task) -> None:
     typer.echo(f"alpro-{task}@champion: version {before} -> {now}")
 
 
-@app.command(rich_help_panel=REGISTRY, epilog=example("lineage models:/alpro-msvd_qa@champion"))
+@app.command(rich_help_panel=REGISTRY, epilog=example_line("lineage models:/alpro-msvd_qa@champion"))
 def lineage(model: ModelUri, as_json: AsJson = False) -> None:
     """Show the origin of a registered model, and the commands that restore its state."""
     from alpro.registry.lineage import trace
@@ -109,7 +109,7 @@ def lineage(model: ModelUri, as_json: AsJson = False) -> None:
     _show(result, as_json)
 
 
-@app.command(rich_help_panel=REGISTRY, epilog=example("reproduce models:/alpro-msvd_qa/1"))
+@app.command(rich_help_panel=REGISTRY, epilog=example_line("reproduce models:/alpro-msvd_qa/1"))
 def reproduce(
     model: ModelUri,
     train: Annotated[bool, typer.Option("--train", help="Also train it again, and every model it was trained from.")] = False,

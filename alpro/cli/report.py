@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alpro.cli.app import EVALUATION, add_group, example
+from alpro.cli.app import EVALUATION, add_group, example_line
 from alpro.cli.options import PARAMS, ParamsFile
 
 group = add_group("report", "Show the results of the whole pipeline.", EVALUATION)
@@ -15,7 +15,7 @@ group = add_group("report", "Show the results of the whole pipeline.", EVALUATIO
 Root = Annotated[Path, typer.Option(help="Folder with the records of the stages.")]
 
 
-@group.command("make", epilog=example("report make"))
+@group.command("make", epilog=example_line("report make"))
 def report_make(params: ParamsFile = PARAMS, root: Root = Path("reports")) -> None:
     """Write reports/summary.json and reports/index.html from the records of the stages."""
     from alpro.config import load
@@ -24,7 +24,7 @@ def report_make(params: ParamsFile = PARAMS, root: Root = Path("reports")) -> No
     make_report(load(params), root)
 
 
-@group.command("show", epilog=example("report show"))
+@group.command("show", epilog=example_line("report show"))
 def report_show(params: ParamsFile = PARAMS, root: Root = Path("reports")) -> None:
     """Print the results table, and where to find more."""
     from alpro.config import load

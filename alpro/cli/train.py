@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alpro.cli.app import MODELS, add_group, example
+from alpro.cli.app import MODELS, add_group, example_line
 from alpro.cli.options import (
     PARAMS,
     Changes,
@@ -20,7 +20,9 @@ from alpro.cli.options import (
 group = add_group("train", "Train the prompter, pre-train, or fine-tune.", MODELS)
 
 
-@group.command("prompter", epilog=example("train prompter --init recipes/init/scratch.yaml --output prompter --max-steps 5"))
+@group.command(
+    "prompter", epilog=example_line("train prompter --init recipes/init/scratch.yaml --output prompter --max-steps 5")
+)
 def train_prompter(
     init: Init,
     output: Output,
@@ -39,7 +41,7 @@ def train_prompter(
 
 @group.command(
     "pretrain",
-    epilog=example(
+    epilog=example_line(
         "train pretrain --init models/sample/prompter --teacher models/sample/prompter --output pretrained --max-steps 5"
     ),
 )
@@ -63,7 +65,7 @@ def train_pretrain(
 
 @group.command(
     "finetune",
-    epilog=example("train finetune --task msvd_qa --init models/sample/pretrain --output finetuned --max-steps 5"),
+    epilog=example_line("train finetune --task msvd_qa --init models/sample/pretrain --output finetuned --max-steps 5"),
 )
 def train_finetune(
     task: Task,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alpro.cli.app import MODELS, add_group, example
+from alpro.cli.app import MODELS, add_group, example_line
 from alpro.cli.options import Output
 
 group = add_group("weights", "Show, import and export checkpoints.", MODELS)
@@ -15,7 +15,7 @@ group = add_group("weights", "Show, import and export checkpoints.", MODELS)
 Source = Annotated[str, typer.Argument(help="An own or official checkpoint.")]
 
 
-@group.command("show", epilog=example("weights show models/sample/finetune/msvd_qa"))
+@group.command("show", epilog=example_line("weights show models/sample/finetune/msvd_qa"))
 def weights_show(
     checkpoint: Source,
     task: Annotated[str | None, typer.Option(help="Compare with the model of this task.")] = None,
@@ -26,7 +26,7 @@ def weights_show(
     typer.echo(describe_checkpoint(checkpoint, task))
 
 
-@group.command("import", epilog=example("weights import msrvtt_ret.pt --output models/msrvtt_ret --task retrieval"))
+@group.command("import", epilog=example_line("weights import msrvtt_ret.pt --output models/msrvtt_ret --task retrieval"))
 def weights_import(
     checkpoint: Source,
     output: Output,
@@ -54,7 +54,7 @@ def weights_import(
     typer.echo(report)
 
 
-@group.command("export", epilog=example("weights export models/sample/finetune/msvd_qa msvd_qa.pt"))
+@group.command("export", epilog=example_line("weights export models/sample/finetune/msvd_qa msvd_qa.pt"))
 def weights_export(checkpoint: Source, output: Annotated[Path, typer.Argument(help="The .pt file to write.")]) -> None:
     """Write an official-style .pt file that the released code loads."""
     from alpro.checkpoints.files import export_official

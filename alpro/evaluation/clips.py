@@ -1,4 +1,7 @@
-"""Reading clips for an evaluation: whole clips and, for the two ablations, one frame or none. T frames of side S."""
+"""Reads clips for evaluation: the full clip or, for ablations, its middle frame repeated or black frames.
+
+T: frames, S: frame side.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from torch import Tensor
 
 from alpro.config import Training
 from alpro.data.annotations.records import Record
-from alpro.data.batches.clips import iter_clips, try_clips
+from alpro.data.batches.ordered_clips import iter_clips, try_clips
 from alpro.data.media.frames import Strategy
 from alpro.errors import ConfigError, DataError
 
 VideoMode = Literal["full", "one_frame", "blind"]  # the clip, its middle frame repeated, or black pixels
 VIDEO_MODES: tuple[VideoMode, ...] = ("full", "one_frame", "blind")
-_MIDDLE: Strategy = "uniform"  # of a single frame
+_MIDDLE: Strategy = "uniform"  # `uniform` sampling of one frame selects the middle frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,8 @@ class Preprocessing:
     decode_size: int | None = None  # side of decoded frames before the center crop; None: image_size
 
     @classmethod
-    def of(cls, training: Training, image_size: int) -> Preprocessing:
-        """Return the preprocessing that a fine-tuning's settings ask for."""
+    def from_training(cls, training: Training, image_size: int) -> Preprocessing:
+        """Return the evaluation preprocessing for a model trained with these settings."""
         return cls(
             num_frames=training.num_frames,
             image_size=image_size,
@@ -64,7 +67,7 @@ class ClipReader:
             raise ConfigError("eval_frames 'random': an evaluation draws no random frames; use uniform")
 
     @property
-    def same_for_all(self) -> bool:
+    def is_blind(self) -> bool:
         """True if all clips are equal (black)."""
         return self.mode == "blind"
 
@@ -74,14 +77,14 @@ class ClipReader:
         if self.mode == "blind":
             yield from (torch.zeros(shape, dtype=torch.uint8) for _ in records)
             return
-        # The middle of several uniform frames need not be the middle of the clip, so one frame is sampled on its own.
+        # Sample one frame separately: the middle one of several uniform frames is not always the middle of the clip.
         one_frame = self.mode == "one_frame"
         count, strategy = (1, _MIDDLE) if one_frame else (self.num_frames, self.strategy)
         size = self.decode_size
         for _, clip in iter_clips(records, count, strategy, self.image_size, self.workers, decode_size=size):
             yield clip.expand(shape)
 
-    def try_clips(self, records: Sequence[Record]) -> Iterator[Tensor | DataError]:
-        """Yield each record's whole clip (T, 3, S, S) uint8, or the error if its file can't be read."""
+    def try_full_clips(self, records: Sequence[Record]) -> Iterator[Tensor | DataError]:
+        """Yield each record's full clip (T, 3, S, S) uint8, or the error if its file can't be read."""
         clips = try_clips(records, self.num_frames, self.strategy, self.image_size, self.workers, decode_size=self.decode_size)
         return (clip for _, clip in clips)

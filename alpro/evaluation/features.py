@@ -130,7 +130,7 @@ class VideoEncoder:
             yield tokens
 
     def units(self, units: Sequence[Sequence[int]]) -> Callable[[Sequence[int]], Iterator[Tensor]]:
-        """Return the `read_inputs` of `shared`: it yields the tokens (videos, 1+N, D) of each unit's records."""
+        """Return the `read_inputs` of `compute_distributed`: it yields the tokens (videos, 1+N, D) of each unit's records."""
 
         def read(numbers: Sequence[int]) -> Iterator[Tensor]:
             stream = self.tokens([position for unit in numbers for position in units[unit]])

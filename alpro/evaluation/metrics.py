@@ -150,9 +150,9 @@ def official_ranks(scores: Floats, owner: Sequence[int], decimals: int | None = 
     return ranks(matrix, list(owner)), ranks(matrix.T[videos], [last_caption[v] for v in videos])
 
 
-def padded(items: int, world: int) -> list[int]:
-    """Return indices 0..items-1 with the first ones repeated up to a multiple of `world`, as the released sampler does."""
-    return list(range(items)) + [index % items for index in range(-items % world)]
+def padded(items: int, world_size: int) -> list[int]:
+    """Return indices 0..items-1 with the first ones repeated up to a multiple of `world_size`, as the released sampler does."""
+    return list(range(items)) + [index % items for index in range(-items % world_size)]
 
 
 # --- question answering -----------------------------------------------------------------------------------
@@ -175,14 +175,14 @@ def qa_metrics(correct: Sequence[bool], types: Sequence[str]) -> dict[str, objec
     return {**metrics, "ratios": ratios}
 
 
-def official_qa_metrics(correct: Sequence[bool], types: Sequence[str], world: int = 1) -> dict[str, object]:
+def official_qa_metrics(correct: Sequence[bool], types: Sequence[str], world_size: int = 1) -> dict[str, object]:
     """Return the released code's dictionary, in percent rounded to 2 decimals.
 
-    A type without questions has accuracy 0. Questions that its sampler repeats to fill up `world` workers count twice
+    A type without questions has accuracy 0. Questions that its sampler repeats to fill up `world_size` workers count twice
     (printed totals of 72,824 and 13,160).
     """
     hit, kind = _same_length(correct, types)
-    counted = padded(len(hit), world)
+    counted = padded(len(hit), world_size)
     hit, kind = hit[counted], kind[counted]
     percent = {name: round(float(100 * hit[kind == name].mean()), 2) if name in kind else 0.0 for name in QUESTION_TYPES}
     counts = {name: int((kind == name).sum()) for name in QUESTION_TYPES}

@@ -64,7 +64,7 @@ def evaluate_checkpoint(
     state: str | Path = ".state",
     output: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluate, print the official dictionary, write the results; returns the dictionary. All ranks call it.
+    """Evaluate, print the official dictionary, write the results; return the dictionary. All ranks call it.
 
     `checkpoint`: an official .pt, an official output folder (`ckpt/model_step_N.pt`, of which `step` chooses best, last or a
     number), or a directory of our own. `against_full`: also score all pairs, and report how `rerank` changes each metric
@@ -86,7 +86,7 @@ def evaluate_checkpoint(
     records = read_dataset(dataset, split)
     refuse_unreadable(records, training.num_frames, training.eval_frames, probe_cache_path(dataset.videos, state))
     bundle = load_bundle(params, dataset.task, resolved.path, training.num_frames, tokenizer_folder, labels)
-    preprocessing = Preprocessing.of(training, bundle.model.config.image_size)
+    preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size)
     resume = ResumeState(Path(state) / "evaluate" / f"{task}-by-hand", settings.features)
     result, change = _evaluate(bundle, records, preprocessing, settings, task, resume, against_full)
     figures = official_figures(result, settings.count_padding)
@@ -122,7 +122,7 @@ def _evaluate(
     resume: ResumeState,
     against_full: bool,
 ) -> tuple[RetrievalResult | QAResult, dict[str, Any] | None]:
-    """Evaluate; returns the result and, with `against_full`, the change that re-ranking makes to the full matrix."""
+    """Evaluate; return the result and, with `against_full`, the change that re-ranking makes to the full matrix."""
     if not against_full:
         return evaluate(bundle, records, preprocessing, settings, label=task, resume=resume), None
     if settings.rerank is None or bundle.answers is not None:
@@ -148,14 +148,14 @@ def _settings_used(settings: Evaluation, preprocessing: Preprocessing) -> dict[s
 def official_figures(result: RetrievalResult | QAResult, as_released: bool = False) -> dict[str, Any]:
     """Return the printed dictionary: {'text2video': {'r1': 33.9, ...}, ...} or {'ratios': {...}, 'overall_acc': 42.12, ...}.
 
-    `as_released`: the questions that pad the last batches of this world count twice, and a type without questions has 0.
+    `as_released`: the questions that pad the last batches of this world size count twice, and a type without questions has 0.
     """
     if isinstance(result, RetrievalResult):
         return {
             direction: {name: round(value, 3 if name == "meanR" else 2) for name, value in figures.items()}
             for direction, figures in result.metrics().items()
         }
-    figures = result.official(distributed.size() if as_released else 1)
+    figures = result.official_metrics(distributed.size() if as_released else 1)
     return figures if as_released else {name: value for name, value in figures.items() if name in {*result.metrics()}}
 
 

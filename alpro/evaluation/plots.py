@@ -21,7 +21,7 @@ from alpro.evaluation.retrieval import RetrievalResult
 from alpro.files.atomic import atomic_write
 
 NAMES = {"full": "full model", "blind": "video-blind", "one_frame": "one frame"}
-COLOURS = {"full": "#2563eb", "blind": "#9ca3af", "one_frame": "#f59e0b", "chance": "#111827"}
+COLORS = {"full": "#2563eb", "blind": "#9ca3af", "one_frame": "#f59e0b", "chance": "#111827"}
 MOST_FREQUENT = 12  # answers with their own row and column in the confusion table
 OTHER = "(other)"
 
@@ -39,8 +39,8 @@ def plot_retrieval(results: Mapping[VideoMode, RetrievalResult], folder: Path) -
     write_csv(folder / "rank_histogram.csv", rows)
     figure, axes = _figure("Rank of the right video (and caption)", "rank", "queries")
     x = np.arange(len(bins))
-    axes.bar(x - 0.2, counts[0], 0.4, label="text to video", color=COLOURS["full"])
-    axes.bar(x + 0.2, counts[1], 0.4, label="video to text", color=COLOURS["one_frame"])
+    axes.bar(x - 0.2, counts[0], 0.4, label="text to video", color=COLORS["full"])
+    axes.bar(x + 0.2, counts[1], 0.4, label="video to text", color=COLORS["one_frame"])
     axes.set_xticks(x, labels, rotation=45 if len(bins) > 8 else 0)
     _save(figure, axes, folder / "rank_histogram.png")
 
@@ -49,7 +49,7 @@ def plot_retrieval(results: Mapping[VideoMode, RetrievalResult], folder: Path) -
     figure, axes = _figure("Captions whose video is among the first k", "k", "recall@k (%)")
     for mode in (*results, "chance"):
         style = ":" if mode == "chance" else "-"
-        axes.plot([r["k"] for r in curve], [r[mode] for r in curve], style, label=NAMES.get(mode, mode), color=COLOURS[mode])
+        axes.plot([r["k"] for r in curve], [r[mode] for r in curve], style, label=NAMES.get(mode, mode), color=COLORS[mode])
     axes.set_ylim(0, 101)
     _save(figure, axes, folder / "recall_curve.png")
 
@@ -81,15 +81,15 @@ def plot_qa(results: Mapping[VideoMode, QAResult], summary: Mapping[str, Any], f
     """Write accuracy_by_type, accuracy_by_answer, confusion and calibration as CSV, and all but accuracy_by_answer as PNG."""
     full = results["full"]
     _plot_types(results, summary, folder)
-    by_answer = metrics.accuracy_by_answer(full.correct, [p.answer for p in full.predictions])
+    by_answer = metrics.accuracy_by_answer(full.correct, [p.correct_answer for p in full.predictions])
     write_csv(folder / "accuracy_by_answer.csv", [{"answer": a, "count": n, "accuracy": acc} for a, n, acc in by_answer])
     _plot_confusion(full, [answer for answer, _, _ in by_answer[:MOST_FREQUENT]], folder)
 
     bins = full.calibration().bins
     write_csv(folder / "calibration.csv", bins)
     figure, axes = _figure("Can its confidence be believed?", "probability of the likeliest answer (%)", "accuracy (%)")
-    axes.plot([0, 100], [0, 100], ":", color=COLOURS["chance"], label="ideal")
-    axes.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o-", color=COLOURS["full"], label="full model")
+    axes.plot([0, 100], [0, 100], ":", color=COLORS["chance"], label="ideal")
+    axes.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o-", color=COLORS["full"], label="full model")
     _save(figure, axes, folder / "calibration.png")
 
 
@@ -108,8 +108,8 @@ def _plot_types(results: Mapping[VideoMode, QAResult], summary: Mapping[str, Any
         values = np.array([of_mode[f"{kind}_acc"] for kind in kinds])
         ends = np.array([of_mode["ci95"][f"{kind}_acc"] for kind in kinds]).T
         error = np.abs(ends - values)
-        axes.bar(x + (n + 0.5) * width - 0.4, values, width, yerr=error, label=NAMES[mode], color=COLOURS[mode], capsize=2)
-    axes.hlines([r["majority"] for r in rows], x - 0.42, x + 0.42, colors=COLOURS["chance"], linestyles=":", label="majority")
+        axes.bar(x + (n + 0.5) * width - 0.4, values, width, yerr=error, label=NAMES[mode], color=COLORS[mode], capsize=2)
+    axes.hlines([r["majority"] for r in rows], x - 0.42, x + 0.42, colors=COLORS["chance"], linestyles=":", label="majority")
     axes.set_xticks(x, kinds)
     _save(figure, axes, folder / "accuracy_by_type.png")
 
@@ -118,7 +118,7 @@ def _plot_confusion(full: QAResult, names: Sequence[str], folder: Path) -> None:
     def listed(answer: str) -> str:
         return answer if answer in names else OTHER
 
-    pairs = Counter((listed(p.answer), listed(p.predicted)) for p in full.predictions)
+    pairs = Counter((listed(p.correct_answer), listed(p.predicted)) for p in full.predictions)
     rows = [
         {"actual": a, "predicted": b, "count": n} for (a, b), n in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
     ]

@@ -21,7 +21,7 @@ from alpro.evaluation.clips import Preprocessing, VideoMode
 from alpro.evaluation.features import VideoEncoder
 from alpro.evaluation.metrics import Calibration
 from alpro.evaluation.resume import Arrays, FinishedUnits, ResumeState
-from alpro.evaluation.sharing import Progress, evaluating, shared
+from alpro.evaluation.sharing import Progress, compute_distributed, evaluating
 from alpro.evaluation.texts import padded_ids, token_ids
 from alpro.models import QuestionAnswering
 
@@ -35,10 +35,10 @@ class Prediction:
     id: int  # the question's row in the annotation file
     video: str
     question: str
-    answer: str  # the correct one
+    correct_answer: str
     type: str
     top: tuple[tuple[str, float], ...]  # the five likeliest answers with their probabilities, likeliest first
-    known: bool  # True if the correct answer is in the answer list
+    in_answer_list: bool  # True if the correct answer is in the answer list
 
     @property
     def predicted(self) -> str:
@@ -48,12 +48,12 @@ class Prediction:
     @property
     def correct(self) -> bool:
         """True if the likeliest answer is correct."""
-        return self.predicted == self.answer
+        return self.predicted == self.correct_answer
 
     @property
     def in_top(self) -> bool:
         """True if the correct answer is among the five likeliest."""
-        return any(answer == self.answer for answer, _ in self.top)
+        return any(answer == self.correct_answer for answer, _ in self.top)
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,14 @@ class QAResult:
         """Return accuracies in percent under the official names: overall_acc, <type>_acc, ratios."""
         return metrics.qa_metrics(self.correct, self.types)
 
-    def official(self, world: int = 1) -> dict[str, object]:
-        """Return the released code's dictionary: rounded, the padding of `world` processes counted twice."""
-        return metrics.official_qa_metrics(self.correct, self.types, world)
+    def official_metrics(self, world_size: int = 1) -> dict[str, object]:
+        """Return the metrics as the released code prints them.
 
-    def flat(self) -> dict[str, float]:
+        They are rounded, and padding questions of `world_size` processes count twice.
+        """
+        return metrics.official_qa_metrics(self.correct, self.types, world_size)
+
+    def flat_metrics(self) -> dict[str, float]:
         """Return the accuracies only, for training logs."""
         return {name: value for name, value in self.metrics().items() if isinstance(value, float)}
 
@@ -107,12 +110,12 @@ def evaluate_qa(
 ) -> QAResult:
     """Answer every question of the records once. All ranks call it and get the same result.
 
-    answers: label of each answer; classes of the head beyond the list are named `class N` and are never correct.
+    `answers` maps each answer to its label. Classes without an answer are named `class N` and never count as correct.
     `batch_pairs`: maximum number of questions in a batch. `resume`: saves finished work. Raises DataError for an unreadable
     video or logits that are not finite, CheckpointError if the list does not fit the answer head.
     """
-    asked = [record for record in records if record.questions]
-    if not asked:
+    records_with_questions = [record for record in records if record.questions]
+    if not records_with_questions:
         raise DataError("the records have no questions: nothing to answer")
     classes = cast(nn.Linear, model.classifier[-1]).out_features
     check_answer_head(len(answers), classes)
@@ -120,23 +123,17 @@ def evaluate_qa(
     names = {label: names.get(label, f"class {label}") for label in range(classes)}
     reader = preprocessing.reader(mode)
     with evaluating(model, preprocessing.precision) as device:
-        ids = [token_ids(tokenizer, [q.text for q in record.questions], preprocessing.max_text_tokens) for record in asked]
+        ids = [
+            token_ids(tokenizer, [q.text for q in record.questions], preprocessing.max_text_tokens)
+            for record in records_with_questions
+        ]
 
         finished, store = None, None
         if resume is not None:
-            folder, store = resume.open(
-                model,
-                reader,
-                asked,
-                preprocessing.precision,
-                device,
-                ids=ids,
-                batch_pairs=batch_pairs,
-                classes=classes,
-                task="qa",
-            )
+            settings = {"ids": ids, "batch_pairs": batch_pairs, "classes": classes, "task": "qa"}
+            folder, store = resume.open(model, reader, records_with_questions, preprocessing.precision, device, **settings)
             finished = FinishedUnits(folder / "answers")
-        encoder = VideoEncoder(model, reader, asked, device, None if reader.same_for_all else store)
+        encoder = VideoEncoder(model, reader, records_with_questions, device, None if reader.is_blind else store)
 
         def answer(unit: int, video: Tensor) -> Arrays:
             chunks = [ids[unit][start : start + batch_pairs] for start in range(0, len(ids[unit]), batch_pairs)]
@@ -145,11 +142,12 @@ def evaluate_qa(
             return best, np.take_along_axis(probabilities, best, axis=1)
 
         # Encoding a frame costs about as much as two pairs of a question and a video (24 and 11 GMAC at the paper's size).
-        costs = [2.0 * preprocessing.num_frames + len(record.questions) for record in asked]
-        results = shared(costs, answer, encoder.units([[unit] for unit in range(len(asked))]), progress, finished)
+        costs = [2.0 * preprocessing.num_frames + len(record.questions) for record in records_with_questions]
+        read_inputs = encoder.units([[unit] for unit in range(len(records_with_questions))])
+        results = compute_distributed(costs, answer, read_inputs, progress, finished)
     predictions = [
         _prediction(record, question, labels, probabilities, names, answers)
-        for record, (best, of_best) in zip(asked, results, strict=True)
+        for record, (best, of_best) in zip(records_with_questions, results, strict=True)
         for question, labels, probabilities in zip(record.questions, best, of_best, strict=True)
     ]
     return QAResult(sorted(predictions, key=lambda p: p.id))
@@ -177,8 +175,8 @@ def _prediction(
         id=question.id,
         video=record.id,
         question=question.text,
-        answer=question.answer,
+        correct_answer=question.answer,
         type=question.type,
         top=tuple((names[int(label)], float(probability)) for label, probability in zip(labels, probabilities, strict=True)),
-        known=question.answer in answers,
+        in_answer_list=question.answer in answers,
     )

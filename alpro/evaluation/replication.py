@@ -103,7 +103,7 @@ def replicate(
     official: Path = OFFICIAL,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
-    """Evaluate the checkpoints on disk and write the README's table; returns its rows. All ranks call it.
+    """Evaluate the checkpoints on disk and write the README's table; return its rows. All ranks call it.
 
     `output` holds each evaluation's record, and results.json, which is updated after every evaluation. Checkpoints of a task
     without data are reported and skipped. Raises DataError for a README without the table's markers.

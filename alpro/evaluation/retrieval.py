@@ -26,7 +26,7 @@ from alpro.evaluation import metrics
 from alpro.evaluation.clips import Preprocessing, VideoMode
 from alpro.evaluation.features import FeatureStore, VideoEncoder
 from alpro.evaluation.resume import Arrays, FinishedUnits, ResumeState
-from alpro.evaluation.sharing import Progress, evaluating, shared
+from alpro.evaluation.sharing import Progress, compute_distributed, evaluating
 from alpro.evaluation.texts import CHUNK, TextBank, by_length, encoded, token_ids
 from alpro.models import Alpro
 
@@ -43,7 +43,7 @@ class Ranking:
 
     With `rerank` K, VTC ranks and VTM scores only the K best videos of each caption and, unless `rerank_for` is text2video,
     the K best captions of each video (which VTC alone ranks otherwise). `round_scores`: the released code's ranking, by
-    scores rounded to so many decimals, with an unstable sort and one caption per video.
+    scores rounded to this many decimals, with an unstable sort and one caption per video.
     """
 
     rerank: int | None = None
@@ -128,7 +128,7 @@ class RetrievalResult:
         text, video = self.ranks
         return {"text2video": metrics.recall_metrics(text), "video2text": metrics.recall_metrics(video)}
 
-    def flat(self) -> dict[str, float]:
+    def flat_metrics(self) -> dict[str, float]:
         """Return the same with one level of names, for training logs: r1 ... meanR, and v2t_r1 ... v2t_meanR."""
         by_direction = self.metrics()
         return by_direction["text2video"] | {f"v2t_{name}": value for name, value in by_direction["video2text"].items()}
@@ -169,7 +169,7 @@ def evaluate_retrieval(
     if not texts:
         raise DataError("the records have no captions: nothing to retrieve with")
     reader = preprocessing.reader(mode)
-    videos = list(records[:1]) if reader.same_for_all else list(records)
+    videos = list(records[:1]) if reader.is_blind else list(records)
     with evaluating(model, preprocessing.precision) as device, ExitStack() as temporary:
         ids = token_ids(tokenizer, [text for _, text, _ in texts], preprocessing.max_text_tokens)
         encoder = VideoEncoder(model, reader, videos, device)
@@ -186,7 +186,7 @@ def evaluate_retrieval(
         scores, similarities, best = _score(
             model, encoder, bank, text_features, ranking, batch_pairs, _TwoPhaseProgress(progress), finished["scores"]
         )
-    if reader.same_for_all:  # the scores of the one black video are those of all
+    if reader.is_blind:  # the scores of the one black video are those of all
         shape = (len(texts), len(records))
         scores, similarities = np.broadcast_to(scores, shape).copy(), np.broadcast_to(similarities, shape).copy()
         best = None
@@ -206,7 +206,7 @@ def evaluate_retrieval(
 def _encode_texts(
     model: Alpro, ids: list[list[int]], device: torch.device, finished: FinishedUnits | None
 ) -> tuple[TextBank, Scores]:
-    """Encode all texts; returns their token features, and their unit vectors (Q, E) in VTC's space."""
+    """Encode all texts; return their token features, and their unit vectors (Q, E) in VTC's space."""
     chunks = by_length([len(row) for row in ids], CHUNK)
 
     def encode(unit: int) -> Arrays:
@@ -216,7 +216,9 @@ def _encode_texts(
 
     tokens: list[Scores] = [np.empty(0, np.float32)] * len(ids)
     vectors: list[Scores] = list(tokens)
-    for chunk, (rows, features) in zip(chunks, shared([float(len(c)) for c in chunks], encode, finished=finished), strict=True):
+    for chunk, (rows, features) in zip(
+        chunks, compute_distributed([float(len(c)) for c in chunks], encode, finished=finished), strict=True
+    ):
         ends = np.cumsum([len(ids[i]) for i in chunk])
         for i, row, feature in zip(chunk, np.split(rows, ends[:-1]), features, strict=True):
             tokens[i], vectors[i] = row, feature
@@ -233,7 +235,7 @@ def _score(
     progress: _TwoPhaseProgress,
     finished: FinishedUnits | None,
 ) -> tuple[Scores, Scores, tuple[Mask, Mask] | None]:
-    """Encode all videos, then score the pairs; returns scores (Q, V), similarities (Q, V) and the pairs to re-rank, if any."""
+    """Encode all videos, then score the pairs; return scores (Q, V), similarities (Q, V) and the pairs to re-rank, if any."""
     count = len(encoder.records)
     units = [range(start, min(start + VIDEOS_PER_UNIT, count)) for start in range(0, count, VIDEOS_PER_UNIT)]
     in_memory: dict[int, Tensor] = {}  # tokens (videos, 1+N, D) of this rank's units, if there is no store
@@ -244,7 +246,7 @@ def _score(
         return model.video_feature(videos).cpu().numpy()
 
     sizes = [float(len(unit)) for unit in units]
-    video_features = np.concatenate(shared(sizes, encode, encoder.units(units), progress.encoding))
+    video_features = np.concatenate(compute_distributed(sizes, encode, encoder.units(units), progress.encoding))
     similarities = text_features @ video_features.T
     best = None if ranking.rerank is None else _best_pairs(similarities, ranking.rerank, ranking.rerank_for)
     needed = np.ones(similarities.shape, bool) if best is None else best[0] | best[1]
@@ -253,10 +255,10 @@ def _score(
         return (_score_pairs(model, bank, videos, needed[:, list(units[unit])], batch_pairs),)
 
     if encoder.store is None:  # each rank scores the units that it encoded
-        results = shared(sizes, lambda unit: score(unit, in_memory.pop(unit)), progress=progress.scoring)
+        results = compute_distributed(sizes, lambda unit: score(unit, in_memory.pop(unit)), progress=progress.scoring)
     else:
         pairs = [float(1 + needed[:, list(unit)].sum()) for unit in units]
-        results = shared(pairs, score, encoder.units(units), progress.scoring, finished)
+        results = compute_distributed(pairs, score, encoder.units(units), progress.scoring, finished)
     scores = np.concatenate([of_unit for (of_unit,) in results], axis=1)
     if not np.isfinite(scores[needed]).all():
         raise DataError("the scores are not finite: the model is broken (NaN weights?); check the checkpoint")

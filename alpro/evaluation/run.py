@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from alpro import distributed
+from alpro.checkpoints.initial_weights import load_start
 from alpro.checkpoints.load import load_model
-from alpro.checkpoints.start import start
 from alpro.config import Dataset, Evaluation, Params
 from alpro.data.annotations.read import annotation_file, read_answer_list, read_answers, read_dataset
 from alpro.data.annotations.records import Record
@@ -53,7 +53,7 @@ def run_evaluation(
     modes: Sequence[VideoMode] = VIDEO_MODES,
     state: str | Path = ".state",
 ) -> dict[str, Any]:
-    """Evaluate a dataset's split under params.yaml, with its ablations, and write the record; returns its metrics.
+    """Evaluate a dataset's split under params.yaml, with its ablations, and write the record; return its metrics.
 
     All ranks call it; rank 0 writes. `checkpoint` is a checkpoint or, for an untrained model, a file of recipes/init. A killed
     evaluation resumes from what it left in `state`. Raises ConfigError for a task without settings, and the errors of reading
@@ -66,7 +66,7 @@ def run_evaluation(
     tokenizer_folder = _tokenizer_folder(checkpoint, params.text.tokenizer)
     answers = None if dataset.task == "retrieval" else answer_list(checkpoint, dataset)
     bundle = load_bundle(params, dataset.task, checkpoint, training.num_frames, tokenizer_folder, answers)
-    preprocessing = Preprocessing.of(training, bundle.model.config.image_size)
+    preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size)
     resume = ResumeState(Path(state) / "evaluate" / Path(record).name, settings.features)
     results = {mode: evaluate(bundle, records, preprocessing, settings, mode, f"{task} {mode}", resume) for mode in modes}
     if dataset.task == "retrieval":
@@ -178,7 +178,7 @@ def load_bundle(
     if Path(checkpoint).suffix in (".yaml", ".yml"):
         width = max(answers.values()) + 1 if answers else None
         model = build_model(kind, num_frames=frames, config=params.model, num_answers=width, seed=params.seed)
-        start(model, checkpoint, params.seed)
+        load_start(model, checkpoint, params.seed)
     else:
         model, _, _ = load_model(checkpoint, kind, num_frames=frames)
     tokenizer = load_tokenizer(tokenizer_folder, vocab_size=model.config.vocab_size)

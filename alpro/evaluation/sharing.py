@@ -21,17 +21,17 @@ Result = TypeVar("Result")
 Progress = Callable[[int, int], None]  # units done, units in all, on this process
 
 
-def split(costs: Sequence[float], world: int) -> list[list[int]]:
+def split(costs: Sequence[float], world_size: int) -> list[list[int]]:
     """Assign units to ranks greedily: the most expensive unit goes to the least loaded rank. Each rank's units are sorted."""
-    load, assigned = [0.0] * world, [[] for _ in range(world)]  # type: tuple[list[float], list[list[int]]]
+    load, assigned = [0.0] * world_size, [[] for _ in range(world_size)]  # type: tuple[list[float], list[list[int]]]
     for unit in sorted(range(len(costs)), key=lambda u: (-costs[u], u)):
-        rank = min(range(world), key=lambda r: (load[r], r))
+        rank = min(range(world_size), key=lambda r: (load[r], r))
         load[rank] += costs[unit]
         assigned[rank].append(unit)
     return [sorted(units) for units in assigned]
 
 
-def shared(
+def compute_distributed(
     costs: Sequence[float],
     compute: Callable[..., Result],
     read_inputs: Callable[[Sequence[int]], Iterator[Any]] | None = None,
@@ -82,7 +82,7 @@ def _load_finished(units: int, finished: FinishedUnits | None) -> tuple[dict[int
 
 @contextmanager
 def evaluating(model: nn.Module, precision: str = "fp32") -> Iterator[torch.device]:
-    """Put the model in evaluation mode, without gradients and, for `bf16` or `fp16`, under autocast; yields its device.
+    """Put the model in evaluation mode, without gradients and, for `bf16` or `fp16`, under autocast; yield its device.
 
     Every module's mode is restored at the end.
     """

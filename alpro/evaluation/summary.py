@@ -114,11 +114,11 @@ def summarise_qa(results: Mapping[VideoMode, QAResult], resamples: int, is_motio
     """Return the figures of the full model, of each ablation, and the full model's gain.
 
     `majority` is the accuracy of always giving the split's most frequent answer (`majority_by_type`: each type's own).
-    `is_motion` tells which questions need more than one frame; `motion` then has their accuracy.
+    `is_motion` returns True for questions that need more than one frame; `motion` then has their accuracy.
     """
     full = results["full"]
     predictions = full.predictions
-    answer, accuracy = metrics.majority([p.answer for p in predictions])
+    answer, accuracy = metrics.majority([p.correct_answer for p in predictions])
     kinds = sorted({p.type for p in predictions})
     summary = {
         "n": len(predictions),
@@ -126,10 +126,12 @@ def summarise_qa(results: Mapping[VideoMode, QAResult], resamples: int, is_motio
         **_qa_figures(predictions, resamples),
         "top5_acc": full.top5(),
         "calibration_error": full.calibration().ece,
-        "answers_outside_list": float(100 * np.mean([not p.known for p in predictions])),
+        "answers_outside_list": float(100 * np.mean([not p.in_answer_list for p in predictions])),
         "majority": accuracy,
         "majority_answer": answer,
-        "majority_by_type": {kind: metrics.majority([p.answer for p in predictions if p.type == kind])[1] for kind in kinds},
+        "majority_by_type": {
+            kind: metrics.majority([p.correct_answer for p in predictions if p.type == kind])[1] for kind in kinds
+        },
     }
     for mode, result in results.items():
         if mode != "full":
@@ -182,8 +184,9 @@ def qa_rows(results: Mapping[VideoMode, QAResult], is_motion: MotionTest | None 
     rows = []
     for n, p in enumerate(results["full"].predictions):
         row: dict[str, Any] = {
-            "id": p.id, "video": p.video, "question": p.question, "type": p.type, "answer": p.answer, "known": p.known,
-            "correct": p.correct, "top": _top(p.top), **{mode: other[n].predicted for mode, other in ablations.items()},
+            "id": p.id, "video": p.video, "question": p.question, "type": p.type, "answer": p.correct_answer,
+            "known": p.in_answer_list, "correct": p.correct, "top": _top(p.top),
+            **{mode: other[n].predicted for mode, other in ablations.items()},
         }  # fmt: skip
         rows.append(row if is_motion is None else {**row, "motion": is_motion(p.question)})
     return rows

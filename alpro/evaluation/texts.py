@@ -53,6 +53,6 @@ class TextBank:
 def encoded(
     ids: Sequence[Sequence[int]], chunk: Sequence[int], encode: Callable[[Tensor, Tensor], Tensor], device: torch.device
 ) -> list[Tensor]:
-    """Encode a chunk of texts together; returns the features (tokens, D) of each."""
+    """Encode a chunk of texts together; return the features (tokens, D) of each."""
     filled, mask = padded_ids([ids[i] for i in chunk], device)
     return [feature[: len(ids[i])] for i, feature in zip(chunk, encode(filled, mask), strict=True)]

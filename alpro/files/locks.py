@@ -74,5 +74,5 @@ def take_lock(path: Path, task: str, error: type[AlproError], wait_s: float = 0.
 
 
 def this_process() -> str:
-    """Describe this process for others that want the lock: number, host and time."""
+    """Describe this process for processes that wait for the lock: number, host and time."""
     return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"

@@ -181,7 +181,7 @@ def match_pairs(size: int, negatives: Negatives) -> tuple[Tensor, Tensor, Tensor
 def pack_pairs(
     text_rows: Tensor, clip_rows: Tensor, matches: int, plain: int, masked: int
 ) -> tuple[Tensor, Tensor, tuple[int, int, int]]:
-    """Append the pairs of masked texts to the others; returns rows of texts, rows of clips, and the sizes of three groups.
+    """Append the pairs of masked texts to the others; return rows of texts, rows of clips, and the sizes of three groups.
 
     All pairs go through the multimodal encoder as one batch. The encoded texts are `plain` unmasked ones (B, or 0 if no
     objective reads them), followed by `masked` ones (B, or 0 without MLM). With B = 3, negatives a b c (clips) and x y z

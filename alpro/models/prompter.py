@@ -101,7 +101,7 @@ class Prompter(Alpro):
 
     @torch.no_grad()
     def prompt_features(self, input_ids: Tensor, attention_mask: Tensor, entities: int, batch_size: int = 256) -> Tensor:
-        """Encode tokens (P*E, L), template after template; returns the mean of each entity's unit vectors, (E, C).
+        """Encode tokens (P*E, L), template after template; return the mean of each entity's unit vectors, (E, C).
 
         As in the released code, the mean is not normalised again; its norm is slightly under 1.
         """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alpro.objectives.precision import widened
 
-IGNORED = -100  # label of a position without a prediction
+IGNORED = -100  # label of a position without a prediction; cross-entropy's default
 
 
 def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:

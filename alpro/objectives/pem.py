@@ -23,7 +23,7 @@ def boxes_to_mask(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def crop(pixels: Tensor, inside: Tensor, black: Tensor) -> Tensor:
-    """Set every pixel of clips (B, T, 3, H, W) outside of the mask (B, H, W) to the colour `black` (3,)."""
+    """Set every pixel of clips (B, T, 3, H, W) outside of the mask (B, H, W) to the color `black` (3,)."""
     return torch.where(inside[:, None, None], pixels, black.to(pixels)[:, None, None])
 
 

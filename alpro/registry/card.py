@@ -40,7 +40,7 @@ def describe_version(state: PipelineState, checkpoint: Checkpoint, tags: Mapping
     params, training = state.params, training_of(checkpoint, state.params)
     dataset = params.datasets.get(checkpoint.task)
     purpose = PURPOSE[dataset.task if dataset else checkpoint.stage].format(task=checkpoint.task)
-    start = tags.get(tag.PARENT) or tags.get(tag.START) or "an unknown checkpoint (not in dvc.lock)"
+    start = tags.get(tag.PARENT_VERSIONS) or tags.get(tag.START) or "an unknown checkpoint (not in dvc.lock)"
     data = json.loads(tags.get(tag.DATA, "{}"))
     limits = LIMITS.format(frames=training.num_frames)
     lines = [f"**Purpose**: {purpose} {PAPER}", "", f"**Training**: recipe `{params.recipe}`, starting from {start}, on:", ""]

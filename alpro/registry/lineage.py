@@ -87,7 +87,7 @@ def trace(root: Path, uri: str) -> Lineage:
 
 
 def _parents(version: ModelVersion) -> Sequence[str]:
-    return [name for name in version.tags.get(tag.PARENT, "").split(", ") if name]
+    return [name for name in version.tags.get(tag.PARENT_VERSIONS, "").split(", ") if name]
 
 
 def _origin(root: Path, version: ModelVersion) -> VersionOrigin:
@@ -106,7 +106,7 @@ def _origin(root: Path, version: ModelVersion) -> VersionOrigin:
         "flow": tags.get(tag.FLOW),
         "experiment": tags.get(tag.EXPERIMENT),
         "run": version.run_id,
-        "from": tags.get(tag.PARENT),
+        "from": tags.get(tag.PARENT_VERSIONS),
         "started": tags.get(tag.START),
     }
     return VersionOrigin(

@@ -112,7 +112,7 @@ def promote(
 
 
 def rollback(root: Path, task: str) -> tuple[str, str]:
-    """Move a task's `champion` back to the previous version; returns the numbers before and after. Raises TrackingError."""
+    """Move a task's `champion` back to the previous version; return the numbers before and after. Raises TrackingError."""
     with locked(root), opened(root) as store:
         return aliases.rollback(store.client, f"alpro-{task}")
 

@@ -35,7 +35,7 @@ class VideoTextModel(PythonModel):
         self.service = Service.load(checkpoint, config["frames"], config["max_text_tokens"], config.get("media_root"))
 
     def predict(self, context: PythonModelContext, model_input: DataFrame, params: dict[str, Any] | None = None) -> DataFrame:
-        """Return one row of results per input row (see `Service.ask`). Invalid input is reported as a bad request."""
+        """Return one row of results per input row (see `Service.predict`). Invalid input is reported as a bad request."""
         from alpro.errors import DataError
         from alpro.serving.service import MEDIA_ROOT
 
@@ -43,7 +43,7 @@ class VideoTextModel(PythonModel):
             message = f"this server has no folder of videos and reads none; restart it with {MEDIA_ROOT} set"
             raise MlflowException.invalid_parameter_value(message)
         try:
-            return self.service.ask(model_input)
+            return self.service.predict(model_input)
         except DataError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
 

@@ -38,7 +38,7 @@ def register_checkpoints(
     tags: Mapping[str, str] | None = None,
     candidates: Collection[str] | None = None,
 ) -> list[str]:
-    """Register new checkpoints and move `candidate`; returns the new versions, for example `alpro-msvd_qa/2`.
+    """Register new checkpoints and move `candidate`; return the new versions, for example `alpro-msvd_qa/2`.
 
     stage_runs: run of each stage; a checkpoint without one is registered without a run.
     tags: further tags, such as the flow that produced the state; tags that a version already has are kept.
@@ -188,4 +188,4 @@ def _ancestry(store: TrackingStore, state: PipelineState, checkpoint: Checkpoint
                 parents.append(label(version))
             else:
                 others.append(f"{path} {dep.hash}")
-    return {key: ", ".join(values) for key, values in ((tag.PARENT, parents), (tag.START, others)) if values}
+    return {key: ", ".join(values) for key, values in ((tag.PARENT_VERSIONS, parents), (tag.START, others)) if values}

@@ -8,10 +8,10 @@ from pathlib import Path
 from alpro.config import Params
 from alpro.registry.versions import CHECKPOINT, checkpoints, find_version, label
 from alpro.tracking import runs
-from alpro.tracking.runs import LIVE, PARENT, RECORD, STAGE
+from alpro.tracking.mlflow_runs import find_parent
+from alpro.tracking.runs import LIVE, PARENT_RUN, RECORD, STAGE
 from alpro.tracking.state import PipelineState, read_state
 from alpro.tracking.store import TrackingStore, exists, opened, redacted, store_uri
-from alpro.tracking.sync import find_parent
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def status(root: Path | str, params: Params) -> StoreStatus:
 def _compare(store: TrackingStore, state: PipelineState, missing: StoreStatus) -> StoreStatus:
     """Return `missing` with the runs and versions that the store has."""
     parent = find_parent(store, state)
-    children = list(runs.search(store.client, store.experiment, runs.has_tag(PARENT, parent.info.run_id))) if parent else []
+    children = list(runs.search(store.client, store.experiment, runs.has_tag(PARENT_RUN, parent.info.run_id))) if parent else []
     complete = {run.data.tags[RECORD] for run in children if RECORD in run.data.tags}
     partial = {run.data.tags.get(STAGE) for run in children}
     written = filter(runs.being_written, runs.search(store.client, store.experiment, runs.has_tag(LIVE, "open")))

@@ -9,9 +9,9 @@ from alpro.config import Params
 from alpro.errors import TrackingError
 from alpro.registry.registration import locked_stage, register_checkpoints
 from alpro.registry.versions import checkpoints
+from alpro.tracking.mlflow_runs import SyncResult, find_or_create_parent, finish_parent, make_stage_runs
 from alpro.tracking.state import read_state
 from alpro.tracking.store import locked, opened, redacted
-from alpro.tracking.sync import SyncResult, finish_parent, make_parent, make_stage_runs
 
 
 def sync(
@@ -28,7 +28,7 @@ def sync(
     """
     state = read_state(Path(root), params)
     with locked(state.root), opened(state.root) as store:
-        parent = make_parent(store, state, tags or {})
+        parent = find_or_create_parent(store, state, tags or {})
         result = SyncResult(redacted(store.uri), store.experiment, parent.info.run_id)
         stage_runs = make_stage_runs(store, state, parent, result)
         result.registered.extend(register_checkpoints(store, state, stage_runs, tags, candidates))

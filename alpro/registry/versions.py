@@ -12,6 +12,7 @@ from alpro.config import Params, Training
 from alpro.config.pipeline import pipeline_outputs
 from alpro.errors import TrackingError
 from alpro.files.atomic import sha256
+from alpro.tracking import runs
 from alpro.tracking.store import TrackingStore
 
 if TYPE_CHECKING:
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 WEIGHTS = "model.safetensors"
-FILES = (WEIGHTS, "config.json")
+CHECKPOINT_FILES = (WEIGHTS, "config.json")
 
 # tags that never change for a checkpoint
 CHECKPOINT = "alpro.checkpoint"  # digest of all its files, which identifies a version
 SHA256 = "alpro.sha256"  # of its weights
-STAGE = "alpro.stage"  # prompter, pretrain or finetune/<task>
-DVC = "alpro.dvc.hash"  # its hash in dvc.lock, if it is there
-PARENT = "alpro.parent"  # registered versions that the training started from, for example `alpro-pretrain/3`
+STAGE = runs.STAGE  # prompter, pretrain or finetune/<task>
+DVC = "alpro.dvc.hash"  # hash of the checkpoint in dvc.lock, if dvc.lock contains it
+PARENT_VERSIONS = "alpro.parent"  # registered versions that the training started from, for example `alpro-pretrain/3`
 START = "alpro.start"  # other checkpoints that the training started from, with DVC's hash
 DATA = "alpro.data"  # JSON: the data that the training read, with DVC's hashes
 PARAMS = "alpro.params"  # digest of the training's parameters in dvc.lock
@@ -39,7 +40,7 @@ CLEAN = "alpro.git.clean"  # yes if that commit contains code, pipeline, paramet
 BRANCH = "alpro.git.branch"  # branch or experiment
 CHANGED = "alpro.git.changed"  # paths that differ from the commit
 LOCK = "alpro.lock"  # digest of the lock files
-VALIDATION = "alpro.validation"  # passed, or the problems
+VALIDATION = "alpro.validation"  # `passed`, or a description of the validation problems
 PASSED = "passed"
 
 # tags of the run that produced the checkpoint; they never change
@@ -80,12 +81,12 @@ class Checkpoint:
 
 
 def checkpoints(state: PipelineState) -> list[Checkpoint]:
-    """Return the pipeline's checkpoints that are on disk, each after those that it can have started from."""
+    """Return the pipeline's checkpoints on disk, ordered so that each comes after those it may be trained from."""
     prefix = f"models/{state.params.recipe}/"
     stages = {path.removeprefix(prefix) for path in pipeline_outputs(state.params)}
     order = [*(stage for stage in ("prompter", "pretrain") if stage in stages), *sorted(stages - {"prompter", "pretrain"})]
     expected = [Checkpoint(stage, prefix + stage, state.root / prefix / stage) for stage in order]
-    return [checkpoint for checkpoint in expected if all((checkpoint.folder / name).is_file() for name in FILES)]
+    return [checkpoint for checkpoint in expected if all((checkpoint.folder / name).is_file() for name in CHECKPOINT_FILES)]
 
 
 def training_of(checkpoint: Checkpoint, params: Params) -> Training:
@@ -115,7 +116,7 @@ def find(store: TrackingStore, uri: str) -> ModelVersion:
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
-        raise TrackingError(f"{uri}: no such version; run `alpro track status` to list those of this state") from None
+        raise TrackingError(f"{uri}: no such version; run `alpro track status` to list the versions of this checkout") from None
 
 
 def label(version: ModelVersion) -> str:

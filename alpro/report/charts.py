@@ -1,4 +1,4 @@
-"""Small charts as inline SVG, which need no network and use the page's light or dark colours."""
+"""Small charts as inline SVG, which need no network and use the page's light or dark colors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Scale = Callable[[float], float]  # maps a value to a coordinate
 
 WIDTH, HEIGHT = 420, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34
-COLOURS = ("var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var(--c6)")
+COLORS = ("var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var(--c6)")
 
 
 def line_chart(series: Mapping[str, Points], x_label: str, y_label: str, dotted: Sequence[str] = ()) -> str:
@@ -26,12 +26,12 @@ def line_chart(series: Mapping[str, Points], x_label: str, y_label: str, dotted:
     elements = _axes(x_label, y_label, y_ticks, y_of)
     elements += [_text(x_of(x), HEIGHT - BOTTOM + 14, label(x), "middle") for x in x_ticks]
     for n, (name, points) in enumerate(series.items()):
-        colour = COLOURS[n % len(COLOURS)]
+        color = COLORS[n % len(COLORS)]
         path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
         dash = ' stroke-dasharray="4 3"' if name in dotted else ""
-        elements.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
+        elements.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.8"{dash}/>')
         if len(points) <= 12:
-            elements += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="2.6" fill="{colour}"/>' for x, y in points]
+            elements += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="2.6" fill="{color}"/>' for x, y in points]
     return _svg(elements, f"{y_label} over {x_label}") + legend(list(series))
 
 
@@ -57,13 +57,11 @@ def bar_chart(
             x, top = middle - 0.4 * slot + n * width, y_of(values[position])
             size = f'width="{max(width - 1, 1):.1f}" height="{max(y_of(0) - top, 0):.1f}"'
             tooltip = f"<title>{escape(f'{series_name}, {name}: {label(values[position])}')}</title>"
-            elements.append(
-                f'<rect x="{x:.1f}" y="{top:.1f}" {size} fill="{COLOURS[n % len(COLOURS)]}" rx="1">{tooltip}</rect>'
-            )
+            elements.append(f'<rect x="{x:.1f}" y="{top:.1f}" {size} fill="{COLORS[n % len(COLORS)]}" rx="1">{tooltip}</rect>')
             if series_name in intervals:
                 low, high = (y_of(end) for end in intervals[series_name][position])
-                centre = x + width / 2 - 0.5
-                elements.append(f'<line x1="{centre:.1f}" x2="{centre:.1f}" y1="{low:.1f}" y2="{high:.1f}" class="whisker"/>')
+                center = x + width / 2 - 0.5
+                elements.append(f'<line x1="{center:.1f}" x2="{center:.1f}" y1="{low:.1f}" y2="{high:.1f}" class="whisker"/>')
     return _svg(elements, f"{y_label} by {x_label or 'group'}") + legend(list(series))
 
 
@@ -71,9 +69,7 @@ def legend(names: Sequence[str]) -> str:
     """Draw the legend; return an empty string for a single series."""
     if len(names) < 2:
         return ""
-    marks = (
-        f'<span><i style="background:{COLOURS[n % len(COLOURS)]}"></i>{escape(name)}</span>' for n, name in enumerate(names)
-    )
+    marks = (f'<span><i style="background:{COLORS[n % len(COLORS)]}"></i>{escape(name)}</span>' for n, name in enumerate(names))
     return f'<div class="legend">{"".join(marks)}</div>'
 
 

@@ -192,7 +192,7 @@ def _encode(
             new.append(video)
     unreadable: list[str] = []
     records = [Record(video.path, root / video.path) for video in new]
-    for done, (video, clip) in enumerate(zip(new, reader.try_clips(records), strict=True), 1):
+    for done, (video, clip) in enumerate(zip(new, reader.try_full_clips(records), strict=True), 1):
         if isinstance(clip, DataError):
             unreadable.append(str(clip))
             features.pop(video.sha256, None)

@@ -1,5 +1,5 @@
 """Inference with a checkpoint, on a table of videos and texts or on a single video."""
 
-from alpro.serving.single import Answer, Match, ask, load, match
+from alpro.serving.single_video import Answer, Match, ask, load, match
 
 __all__ = ["Answer", "Match", "ask", "load", "match"]

@@ -75,7 +75,7 @@ class Service:
         root = Path(media_root or os.environ.get(MEDIA_ROOT) or ".").resolve()
         return cls(model, info["task"], vocabulary, answer_list, frames or viewing.get("frames", FRAMES), text_tokens, root)
 
-    def ask(self, table: pd.DataFrame) -> pd.DataFrame:
+    def predict(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row of results for each row of `video` (path) and `caption` or `question`; each video is read once.
 
         Captions: `score` (VTM's probability of a match; a prompter has none) and `similarity` (VTC's cosine).

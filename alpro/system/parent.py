@@ -65,13 +65,13 @@ def exit_orphaned() -> None:
 
 
 def _start_time(pid: int) -> str | None:
-    """Start of a process in kernel ticks, which tells it from a later process with the same number; None if it has ended."""
+    """Return the start time, which distinguishes a process from a later one with the same PID; None if it has ended."""
     state, _, began = _stat(pid)
     return None if state in ("", "Z", "X") else began
 
 
 def _stat(pid: int) -> tuple[str, str, str]:
-    """State, parent and start of a process; empty strings if there is no such process."""
+    """Return state, parent and start time (kernel ticks) of a process; empty strings if there is no such process."""
     fields = _read(pid, "stat").decode(errors="replace").rpartition(")")[2].split()
     return (fields[0], fields[1], fields[19]) if len(fields) > 19 else ("", "", "")
 

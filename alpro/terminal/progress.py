@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 
 from alpro.terminal.console import SafeStream
 
-Report = Callable[[int, int | None], None]
+ProgressCallback = Callable[[int, int | None], None]
 LINE_EVERY_S = 10.0
 
 
@@ -69,7 +69,7 @@ class Bar:
 
 
 @contextmanager
-def reporting(label: str, unit: str = "files") -> Iterator[Report]:
+def reporting(label: str, unit: str = "files") -> Iterator[ProgressCallback]:
     """Yield a function of (done, total or None) that shows progress on stderr; `unit` "bytes" is printed as MB."""
     bar = Bar(sys.stderr, unit)
     last_s = time.monotonic()

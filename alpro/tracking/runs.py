@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PARENT = "mlflow.parentRunId"
+PARENT_RUN = "mlflow.parentRunId"
 STAGE = "alpro.stage"
 RECORD = "alpro.record"  # digest of the stage record; set last, so a run with this tag is complete
-FILES = "alpro.files"  # digest of all files of the record, including plots
+FILES_DIGEST = "alpro.files"  # digest of all files of the record, including plots
 PIPELINE = "alpro.pipeline"  # on the parent run: digest of all records
 LIVE = "alpro.live"  # open (written by a training, not yet processed by sync), done or superseded
-LIVE_KEY = "alpro.live.key"  # by this a resumed training finds its run
+LIVE_KEY = "alpro.live.key"  # identifies the run to resume
 WRITER = "alpro.live.writer"  # host:pid of the writer process
 WRITER_MODULE = "alpro.tracking.writer"
 

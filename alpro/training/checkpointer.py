@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from alpro import distributed
 from alpro.distributed import agreed
 from alpro.errors import TrainingError
-from alpro.training.samples import SampleLog
+from alpro.training.sample_log import SampleLog
 from alpro.training.snapshots import InMemorySnapshot, Snapshot, SnapshotStore, copy_to_memory
 from alpro.training.weights import load_weights
 

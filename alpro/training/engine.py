@@ -253,8 +253,8 @@ class Engine:
     def load_state_dict(self, state: Mapping[str, Any], snapshot: Snapshot | None, root: int) -> None:
         """Load a state; every rank calls this, but only rank `root` has a snapshot with the tensors.
 
-        With the same number of processes the training continues bit-exactly. With another number it is planned anew from
-        the current step, and the random states are seeded anew.
+        With the same number of processes the training continues bit-exactly. With another number the rest is replanned
+        from the current step, and the generators are reseeded.
         """
         load_tensors(self.model, self.optimizer, snapshot, state["updates"], root)
         self.step, self.validated = state["step"], state["validated"]

@@ -48,8 +48,8 @@ class Clock:
         finally:
             self._paused_s += time.monotonic() - began_s
 
-    def lap(self, world: int, device: torch.device, clip_share: float | None = None) -> dict[str, float]:
-        """Return the figures since the last call: clips of all `world` ranks, memory of this one.
+    def lap(self, world_size: int, device: torch.device, clip_share: float | None = None) -> dict[str, float]:
+        """Return the figures since the last call: clips of all `world_size` ranks, memory of this one.
 
         `clip_share`: seconds that one clip would take at the device's peak, for model FLOPs utilisation.
         """
@@ -59,7 +59,7 @@ class Clock:
         else:
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         figures = {
-            "clips_per_s": self.clips * world / seconds,
+            "clips_per_s": self.clips * world_size / seconds,
             "data_wait": self._waited_s / seconds,
             "memory_gb": memory / 1e9,
         }
@@ -82,21 +82,21 @@ class LossWindow:
         self.sums += losses
         self.steps += 1
 
-    def means(self, counts: tuple[int, int], world: int) -> tuple[dict[str, float], int, int]:
+    def means(self, counts: tuple[int, int], world_size: int) -> tuple[dict[str, float], int, int]:
         """Return the mean losses and the sums of two counts, over all ranks, and start the next window."""
         on_device = torch.tensor(counts, dtype=torch.float64, device=self.sums.device)
         averaged = distributed.all_reduce(torch.cat([self.sums, on_device]), "mean", name="window")
         losses = dict(zip(self.names, (averaged[:-2] / self.steps).tolist(), strict=True))
-        first, second = (round(count * world) for count in averaged[-2:].tolist())
+        first, second = (round(count * world_size) for count in averaged[-2:].tolist())
         self.sums.zero_()
         self.steps = 0
         return losses, first, second
 
-    def load(self, steps: int, sums: Sequence[Sequence[float]], rank: int, world: int) -> None:
+    def load(self, steps: int, sums: Sequence[Sequence[float]], rank: int, world_size: int) -> None:
         """Load the sums of all ranks: this rank's own, or their mean if the number of ranks has changed."""
         saved = torch.tensor(sums, dtype=torch.float64, device=self.sums.device)
         self.steps = steps
-        self.sums = saved[rank].clone() if len(sums) == world else saved.mean(0)  # a rank's sums are its share of a mean
+        self.sums = saved[rank].clone() if len(sums) == world_size else saved.mean(0)  # a rank's sums are its share of a mean
 
 
 class Log:
@@ -182,7 +182,7 @@ def resized_warning(before: int, processes: int, last_step: int) -> str:
     return (
         f"resume: {processes} processes instead of {before}, so the result will differ from an uninterrupted run: a batch has "
         f"{processes}/{before} times as many clips at the same learning rate, the rest of the epoch is divided into new steps "
-        f"(the last is now {last_step}), and dropout is seeded anew"
+        f"(the last is now {last_step}), and dropout is reseeded"
     )
 
 

@@ -32,7 +32,7 @@ from alpro.training.checkpointer import Checkpointer
 from alpro.training.engine import Engine
 from alpro.training.log import Log, kept_names
 from alpro.training.record import environment, write_record
-from alpro.training.samples import SampleLog
+from alpro.training.sample_log import SampleLog
 from alpro.training.snapshots import DEPENDENCIES, SnapshotStore, explain_unused, prune
 from alpro.training.task import Best
 from alpro.training.tasks.base import ClipTask

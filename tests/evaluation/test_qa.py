@@ -43,7 +43,7 @@ def test_each_question_counts_once_in_file_order(result: QAResult, records: list
     asked = sorted(q.id for record in records for q in record.questions)
     assert [p.id for p in result.predictions] == asked
     by_id = {q.id: (record.id, q.text, q.answer, q.type) for record in records for q in record.questions}
-    assert all((p.video, p.question, p.answer, p.type) == by_id[p.id] for p in result.predictions)
+    assert all((p.video, p.question, p.correct_answer, p.type) == by_id[p.id] for p in result.predictions)
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -85,8 +85,8 @@ def test_each_video_is_decoded_and_encoded_once(
 
 
 def test_answers_outside_the_list_are_never_correct(result: QAResult) -> None:
-    unknown = [p for p in result.predictions if p.answer == "unheard"]
-    assert unknown and not any(p.known or p.correct or p.in_top for p in unknown)
+    unknown = [p for p in result.predictions if p.correct_answer == "unheard"]
+    assert unknown and not any(p.in_answer_list or p.correct or p.in_top for p in unknown)
     assert result.top5() >= result.metrics()["overall_acc"]
     assert 0 <= result.calibration().ece <= 100
 

@@ -9,7 +9,7 @@ import pytest
 
 from alpro.registry.gate import GateCheck, Verdict
 from alpro.registry.promotion import Promotion
-from alpro.tracking.sync import SyncResult
+from alpro.tracking.mlflow_runs import SyncResult
 from flows.artifacts import (
     GateDecision,
     MlflowRuns,

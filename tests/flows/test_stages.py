@@ -13,9 +13,9 @@ import yaml
 
 from alpro.lineage import dvc_hash
 from flows import experiment
-from flows.commands import ask, stream, stream_json
+from flows.commands import output_of, stream, stream_json
 from flows.form import ParamChanges
-from flows.inputs import link_inputs
+from flows.link_inputs import link_inputs
 from flows.run_lock import Busy, not_beside_make, only_run
 from flows.stages import Graph, StageFailed, graph, reproduce
 from flows.stray_files import find_stray_files, move_aside
@@ -281,7 +281,7 @@ def test_stray_files_in_outputs_are_moved_aside(scratch: Path) -> None:
 
 def test_unresponsive_command_is_ended(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"`sleep 600` was ended: no answer after 0.1 s"):
-        ask(["sleep", "600"], tmp_path, 0.1)
+        output_of(["sleep", "600"], tmp_path, 0.1)
 
 
 def test_a_run_without_its_worker_gets_sigterm(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_answers_are_those_of_the_evaluation(checkpoints, videos):
     table = pandas.DataFrame(
         {"video": ["two.mp4", "one.mp4", "two.mp4"], "question": [TEXTS[1], TEXTS[3], TEXTS[3]]}, index=[7, 8, 9]
     )
-    results = loaded.ask(table)
+    results = loaded.predict(table)
     two = Record(
         "two", videos / "two.mp4", questions=(Question(0, TEXTS[1], "red", "what"), Question(1, TEXTS[3], "red", "what"))
     )
@@ -69,7 +69,7 @@ def test_answers_are_those_of_the_evaluation(checkpoints, videos):
 def test_scores_are_those_of_the_evaluation(checkpoints, videos):
     loaded = service(checkpoints, "retrieval", videos)
     pairs = [(video, text) for text in TEXTS for video in ("one.mp4", "two.mp4")]
-    results = loaded.ask(pandas.DataFrame(pairs, columns=["video", "caption"]))
+    results = loaded.predict(pandas.DataFrame(pairs, columns=["video", "caption"]))
     records = [Record("one", videos / "one.mp4", captions=tuple(TEXTS)), Record("two", videos / "two.mp4")]
     expected = evaluate_retrieval(loaded.model, records, loaded.tokenizer, PREPROCESSING)
     np.testing.assert_allclose(results.score.to_numpy().reshape(4, 2), expected.scores, atol=1e-6)
@@ -78,14 +78,14 @@ def test_scores_are_those_of_the_evaluation(checkpoints, videos):
 
 @pytest.mark.parametrize(("task", "columns"), [("prompter", ["similarity"]), ("pretrain", ["score", "similarity"])])
 def test_models_before_the_fine_tuning_score_captions_too(checkpoints, videos, task, columns):
-    results = service(checkpoints, task, videos).ask(pandas.DataFrame({"video": ["one.mp4"], "caption": [TEXTS[0]]}))
+    results = service(checkpoints, task, videos).predict(pandas.DataFrame({"video": ["one.mp4"], "caption": [TEXTS[0]]}))
     assert list(results.columns) == columns
 
 
 @pytest.mark.parametrize("name", ["../secret.mp4", "link.mp4", "/etc/passwd", "x/../../secret.mp4"])
 def test_a_file_outside_of_the_folder_is_refused(checkpoints, videos, name):
     with pytest.raises(DataError, match="outside the folder of videos"):
-        service(checkpoints, "retrieval", videos).ask(pandas.DataFrame({"video": [name], "caption": [TEXTS[0]]}))
+        service(checkpoints, "retrieval", videos).predict(pandas.DataFrame({"video": [name], "caption": [TEXTS[0]]}))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_file_outside_of_the_folder_is_refused(checkpoints, videos, name):
 def test_a_bad_row_is_named_without_the_folder(checkpoints, videos, row, message):
     (videos / "bad.mp4").write_text("no video")
     with pytest.raises(DataError) as caught:
-        service(checkpoints, "retrieval", videos).ask(pandas.DataFrame([row]))
+        service(checkpoints, "retrieval", videos).predict(pandas.DataFrame([row]))
     assert message in str(caught.value)
     assert str(videos) not in str(caught.value)
 

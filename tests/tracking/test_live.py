@@ -17,7 +17,7 @@ import pytest
 from alpro.registry import sync
 from alpro.tracking import live, live_run
 from alpro.tracking.records import flat_params
-from alpro.tracking.runs import LIVE, PARENT
+from alpro.tracking.runs import LIVE, PARENT_RUN
 from alpro.tracking.writer import Writer
 from tests.tracking.tracked_project import STEPS, contents, history, params_of, with_store
 
@@ -54,7 +54,7 @@ def test_a_live_run_that_ended_is_completed_not_doubled(project, params):
     assert TRAINED in done.completed
     assert after.info.run_id == before.info.run_id
     assert after.info.end_time == before.info.end_time
-    assert (after.data.tags[PARENT], after.data.tags[LIVE]) == (done.parent, "done")
+    assert (after.data.tags[PARENT_RUN], after.data.tags[LIVE]) == (done.parent, "done")
     assert after.data.metrics["final/best_step"] == 100
     assert curve(project) == LOSSES
 

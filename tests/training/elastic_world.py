@@ -19,7 +19,7 @@ from alpro.data.batches.sampler import BatchPlan
 from alpro.training.checkpointer import Checkpointer
 from alpro.training.engine import Engine
 from alpro.training.log import Log
-from alpro.training.samples import SampleLog
+from alpro.training.sample_log import SampleLog
 from alpro.training.snapshots import SnapshotStore
 from alpro.training.task import Best
 from tests.training.toy import ITEMS, WIDTH, ToyBatch, ToyModel, settings

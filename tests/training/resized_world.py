@@ -13,7 +13,7 @@ from alpro.launch import heartbeat
 from alpro.training.checkpointer import Checkpointer
 from alpro.training.engine import Engine
 from alpro.training.log import Log
-from alpro.training.samples import SampleLog
+from alpro.training.sample_log import SampleLog
 from alpro.training.snapshots import SnapshotStore
 from tests.training.elastic_world import SEED, PlannedTask
 from tests.training.toy import ToyBatch, settings

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alpro.errors import TrainingError
 from alpro.training.checkpointer import Checkpointer
-from alpro.training.samples import SampleLog
+from alpro.training.sample_log import SampleLog
 from alpro.training.snapshots import Snapshot, SnapshotStore
 
 

@@ -21,7 +21,7 @@ import yaml
 from alpro.config import Launch
 from alpro.errors import LaunchError
 from alpro.launch.elastic import ElasticSupervisor, discovered_hosts, elastic_command, fixed_hosts
-from alpro.training.samples import SampleLog
+from alpro.training.sample_log import SampleLog
 from tests.training.elastic_world import planned
 from tests.training.processes import ROOT, made_project, needs_horovod, world
 

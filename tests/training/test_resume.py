@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from alpro.launch import heartbeat
-from alpro.training.samples import SampleLog
+from alpro.training.sample_log import SampleLog
 from alpro.training.schedule import learning_rate
 from tests.training.elastic_world import BATCH, planned
 from tests.training.processes import done, needs_horovod, world

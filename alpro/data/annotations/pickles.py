@@ -62,7 +62,7 @@ class _Inert:
 
 
 def _bytes(content: bytes | str = b"", encoding: str = "") -> bytes:
-    """Return bytes; pickle protocol 2 writes them as text."""
+    """Return bytes. Replaces `bytearray` and `_codecs.encode`; pickle protocol 2 stores bytes as Latin-1 text."""
     return content.encode("latin1") if isinstance(content, str) else bytes(memoryview(content))
 
 
@@ -80,10 +80,11 @@ class _Unpickler(pickle.Unpickler):
         return _ALLOWED[full_name]
 
 
-def convert(source: str | Path, output: str | Path) -> int:
-    """Write the rows of a pickled DataFrame, list of rows or mapping of columns as .csv or .parquet; return their number.
+def convert_pickle(source: str | Path, output: str | Path) -> int:
+    """Convert a pickled table to .csv or .parquet and return the number of rows.
 
-    Cells are texts, numbers, booleans or empty; in a .parquet also lists of these. Raises DataError for another file
+    The table may be a DataFrame, a list of rows or a mapping of columns. Cells may be strings, numbers, booleans or empty;
+    .parquet also supports lists of these. Raises DataError for another file
     extension, and for a pickle that is damaged, refers to anything else, or is not a table.
     """
     source, output = Path(source), Path(output)
@@ -116,9 +117,11 @@ def _table(source: Path) -> Table:
 
 def _columns(content: Any) -> Table:
     if _is_kind(content, "frame"):
-        return _frame(content)
+        return _frame_columns(content)
     if isinstance(content, Mapping):
-        table = {str(name): list(_array(cells) if isinstance(cells, _Inert) else cells) for name, cells in content.items()}
+        table = {
+            str(name): list(_array_values(cells) if isinstance(cells, _Inert) else cells) for name, cells in content.items()
+        }
     elif isinstance(content, Sequence) and all(isinstance(row, Mapping) for row in content):
         names = dict.fromkeys(name for row in content for name in row)
         table = {str(name): [row.get(name) for row in content] for name in names}
@@ -141,19 +144,19 @@ def _cell(name: str, row: int, cell: Any) -> Any:
     raise DataError(f"row {row}: {name}: {_type_name(cell)} is neither a text nor a number")
 
 
-def _is_kind(thing: Any, *kinds: str) -> bool:
-    return isinstance(thing, _Inert) and type(thing).__name__ in kinds
+def _is_kind(obj: Any, *kinds: str) -> bool:
+    return isinstance(obj, _Inert) and type(obj).__name__ in kinds
 
 
-def _type_name(thing: Any) -> str:
-    return f"a {type(thing).__name__}"
+def _type_name(obj: Any) -> str:
+    return f"a {type(obj).__name__}"
 
 
 # --- pandas -----------------------------------------------------------------------------------------------
 
 
-def _frame(frame: Any) -> Table:
-    """Return the columns of a DataFrame, which stores them in blocks of one type with the positions of their columns."""
+def _frame_columns(frame: Any) -> Table:
+    """Return a DataFrame's columns. pandas stores columns of one dtype together in a block, with their positions."""
     manager = frame.state["_mgr" if "_mgr" in frame.state else "_data"]
     if manager.args:
         blocks, axes = manager.args
@@ -162,86 +165,87 @@ def _frame(frame: Any) -> Table:
         state = manager.state[3]["0.14.1"]
         axes = state["axes"]
         block_data = [(block["values"], block["mgr_locs"]) for block in state["blocks"]]
-    names = [str(name) for name in _index(axes[0])]
+    names = [str(name) for name in _index_values(axes[0])]
     if len(set(names)) < len(names):
         raise ValueError(f"two of its columns have the same name: {', '.join(names)}")
     columns_by_name: Table = {}
     for values, positions in block_data:
-        columns = _array(values)
+        columns = _array_values(values)
         if not _is_kind(values, "array", "buffer") or len(_shape(values)) == 1:
             columns = [columns]
-        indices = range(*positions.indices(len(names))) if isinstance(positions, slice) else _array(positions)
+        indices = range(*positions.indices(len(names))) if isinstance(positions, slice) else _array_values(positions)
         columns_by_name |= zip((names[i] for i in indices), columns, strict=True)
     table = {name: columns_by_name[name] for name in names}
-    rows = len(_index(axes[1]))
+    rows = len(_index_values(axes[1]))
     if any(len(cells) != rows for cells in table.values()):
         raise ValueError(f"its columns do not have {rows} rows each")
     return table
 
 
-def _index(index: Any) -> Sequence[Any]:
+def _index_values(index: Any) -> Sequence[Any]:
     _, arguments = index.args
     if "data" in arguments:
-        return _array(arguments["data"])
+        return _array_values(arguments["data"])
     return range(arguments["start"], arguments["stop"], arguments["step"])
 
 
-def _array(thing: Any) -> list[Any]:
+def _array_values(obj: Any) -> list[Any]:
     """Return the values of an array; two dimensions become a list of lists."""
-    if _is_kind(thing, "texts"):
-        return _numpy_array(next(item for item in thing.state if _is_kind(item, "array", "buffer")))
-    if _is_kind(thing, "arrow_texts"):
-        return _arrow_array(thing.state["_pa_array"])
-    return _numpy_array(thing)
+    if _is_kind(obj, "texts"):
+        return _numpy_array(next(item for item in obj.state if _is_kind(item, "array", "buffer")))
+    if _is_kind(obj, "arrow_texts"):
+        return _arrow_array(obj.state["_pa_array"])
+    return _numpy_array(obj)
 
 
 # --- numpy and pyarrow ------------------------------------------------------------------------------------
 
 
-def _shape(thing: Any) -> tuple[int, ...]:
-    return tuple(thing.args[2] if _is_kind(thing, "buffer") else thing.state[1])
+def _shape(obj: Any) -> tuple[int, ...]:
+    return tuple(obj.args[2] if _is_kind(obj, "buffer") else obj.state[1])
 
 
-def _numpy_array(thing: Any) -> list[Any]:
+def _numpy_array(obj: Any) -> list[Any]:
     import numpy as np
 
-    if _is_kind(thing, "buffer"):
-        content, kind, _, order = thing.args
-    elif _is_kind(thing, "array"):
-        _, _, kind, by_columns, content = thing.state
+    if _is_kind(obj, "buffer"):
+        content, dtype, _, order = obj.args
+    elif _is_kind(obj, "array"):
+        _, _, dtype, by_columns, content = obj.state
         order = "F" if by_columns else "C"
     else:
-        raise ValueError(f"{_type_name(thing)} instead of an array")
-    shape = _shape(thing)
-    if kind.args[0] not in ("O", "O4", "O8"):
-        return np.frombuffer(content, _numpy_type(kind)).reshape(shape, order=order).tolist()
-    cells = np.empty(len(content), dtype=object)  # pickled as a list in C order, whatever the order of the array
+        raise ValueError(f"{_type_name(obj)} instead of an array")
+    shape = _shape(obj)
+    if dtype.args[0] not in ("O", "O4", "O8"):
+        return np.frombuffer(content, _numpy_type(dtype)).reshape(shape, order=order).tolist()
+    # object arrays are pickled as a list in C order, even if the array is in Fortran order
+    cells = np.empty(len(content), dtype=object)
     for i, cell in enumerate(content):
         cells[i] = cell
     return cells.reshape(shape).tolist()
 
 
-def _number(kind: Any, content: bytes) -> Any:
+def _number(dtype: Any, content: bytes) -> Any:
     import numpy as np
 
-    return np.frombuffer(content, _numpy_type(kind)).item()
+    return np.frombuffer(content, _numpy_type(dtype)).item()
 
 
-def _numpy_type(kind: Any) -> str:
+def _numpy_type(dtype: Any) -> str:
     """Return numpy's name of a number type. Structured types are refused: they could be crafted to read out of bounds."""
-    name, order = kind.args[0], kind.state[1] if kind.state else "="
+    name, order = dtype.args[0], dtype.state[1] if dtype.state else "="
     if not re.fullmatch("b1|[iu][1248]|f[248]", name) or order not in ("<", ">", "=", "|"):
         raise ValueError(f"a column of type {name!r} is neither text nor number")
     return f"{order}{name}"
 
 
-def _arrow_array(thing: Any) -> list[Any]:
+def _arrow_array(obj: Any) -> list[Any]:
     import pyarrow as pa
 
-    kind, length, nulls, offset, buffers, *_ = thing.args[0]
+    arrow_type, length, nulls, offset, buffers, *_ = obj.args[0]
     types = {"string": pa.string(), "large_string": pa.large_string()}
     arrow_buffers = [None if buffer is None else pa.py_buffer(bytes(buffer.args[0])) for buffer in buffers]
-    array = pa.Array.from_buffers(types[kind.args[0]], length, arrow_buffers, nulls, offset)
+    array = pa.Array.from_buffers(types[arrow_type.args[0]], length, arrow_buffers, nulls, offset)
     array.validate(full=True)  # sizes and offsets come from the pickle and may be wrong
     return array.to_pylist()
 
@@ -253,7 +257,8 @@ def _csv(table: Table) -> str:
     if listed := next((name for name, cells in table.items() if any(isinstance(cell, list) for cell in cells)), None):
         raise DataError(f"column {listed!r} contains lists, which a .csv cannot store; write a .parquet file")
     text = io.StringIO()
-    lines = csv.writer(text)  # default line end \r\n: with another one a \r in a cell would not be quoted
+    # keep the default line end \r\n: with another one, csv would not quote a cell that contains \r
+    lines = csv.writer(text)
     lines.writerow(table)
     lines.writerows(zip(*table.values(), strict=True))
     return text.getvalue()

@@ -171,7 +171,7 @@ def random_crop(frames: Tensor, size: int, rng: np.random.RandomState) -> Tensor
     return frames[..., top : top + size, left : left + size]
 
 
-def centre_crop(frames: Tensor, size: int) -> Tensor:
+def center_crop(frames: Tensor, size: int) -> Tensor:
     """Crop the central square: (T, 3, H, W) -> (T, 3, size, size)."""
     top, left = (frames.shape[-2] - size) // 2, (frames.shape[-1] - size) // 2
     return frames[..., top : top + size, left : left + size]

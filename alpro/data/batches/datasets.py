@@ -27,11 +27,11 @@ from alpro.data.batches.seeds import numpy_rng, python_rng, torch_rng
 from alpro.data.media.frames import Strategy
 from alpro.data.media.read import read_frames, read_image
 from alpro.errors import DataError
+from alpro.objectives.mlm import IGNORED
 
 Kind = Literal["corpus", "retrieval", "qa"]
 Key = tuple[int, int]  # (epoch, row): the index into a dataset
 _IMAGE_RANDAUGMENT = RandAugment(operations=2, magnitude=7)  # for the images of pre-training (released code)
-OUTSIDE = -100  # label of an answer that is not in the list
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class View:
     frames: Strategy
     decode_size: int | None = None  # side at which frames are decoded, before the crop; None: `size`
     randaugment: RandAugment | None = None
-    train: bool = True  # True: random crops; False: centre crops
+    train: bool = True  # True: random crops; False: center crops
     augment_images: bool = True  # in training; if False, images are squeezed to the size, as in evaluation
 
     @classmethod
@@ -90,7 +90,7 @@ class ClipDataset(torch.utils.data.Dataset[Any]):
 
     The samples depend on `kind`:
 
-    - corpus: each record with one of its captions, drawn anew in each epoch;
+    - corpus: each record with one of its captions, drawn again in each epoch;
     - retrieval: each record with each of its captions;
     - qa: each record with each of its questions. The label is the answer's class in `answers`, or -100 if it has none.
 
@@ -148,7 +148,7 @@ class ClipDataset(torch.utils.data.Dataset[Any]):
         """Return the number, the text and the label of a row."""
         if self.kind == "qa":
             question = record.questions[position]
-            return question.id, question.text, self.answers.get(question.answer, OUTSIDE)
+            return question.id, question.text, self.answers.get(question.answer, IGNORED)
         if self.kind == "corpus" and len(record.captions) > 1:
             position = python_rng(self.seed, epoch, self.name, record.id, "caption").randrange(len(record.captions))
         return position, record.captions[position], None
@@ -173,7 +173,7 @@ def load_video_frames(record: Record, view: View, frames_rng: random.Random, cro
         if view.train and crop_rng:
             frames = augment.random_crop(frames, view.size, crop_rng)
         else:
-            frames = augment.centre_crop(frames, view.size)
+            frames = augment.center_crop(frames, view.size)
     return frames.contiguous()
 
 
@@ -285,7 +285,7 @@ class Collator:
     def _mask_words(self, samples: Sequence[VideoTextSample], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         if not self.mlm_probability:
             return {}
-        masked, labels = ids.clone(), torch.full_like(ids, -100)
+        masked, labels = ids.clone(), torch.full_like(ids, IGNORED)
         for i, sample in enumerate(samples):
             length = int(mask[i].sum())  # padding gets no random draws: its length depends on the rest of the batch
             row = ids[i : i + 1, :length]

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from alpro.data.batches.batch import Batch
-from alpro.data.batches.clips import unreadable_message
 from alpro.data.batches.datasets import ClipDataset, Collated, Collator, Unreadable, VideoTextSample
+from alpro.data.batches.ordered_clips import unreadable_message
 from alpro.data.batches.sampler import BatchPlan
 from alpro.errors import DataError, TrainingError
 from alpro.system.parent import die_with_parent

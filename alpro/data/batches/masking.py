@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from alpro.errors import ConfigError
+from alpro.objectives.mlm import IGNORED
 
-IGNORED = -100  # label of a token that is not predicted; cross-entropy's default
 _TRIES = 1000
 
 
@@ -22,17 +22,17 @@ def mask_tokens(
     probability: float,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Choose each token with `probability`; 80 % of those become [MASK], 10 % a random token, 10 % stay.
+    """Select each token with `probability`; replace 80 % of them by [MASK] and 10 % by a random token, and keep 10 %.
 
-    Returns the masked ids and the labels, both (B, L); labels are -100 for tokens that were not chosen.
-    Source: Devlin et al., BERT, section 3.1. Random draws are in the order of the released code.
+    Returns the masked ids and the labels, both (B, L); labels are -100 for tokens that were not selected.
+    Random numbers are drawn in the same order as in the released code. Source: Devlin et al., BERT, section 3.1.
     """
-    chosen = _bernoulli(input_ids.shape, probability, generator) & ~special
-    hidden = _bernoulli(input_ids.shape, 0.8, generator) & chosen
-    swapped = _bernoulli(input_ids.shape, 0.5, generator) & chosen & ~hidden
-    words = torch.randint(vocab_size, input_ids.shape, dtype=torch.long, generator=generator)
-    masked = torch.where(swapped, words, input_ids.masked_fill(hidden, mask_id))
-    return masked, input_ids.masked_fill(~chosen, IGNORED)
+    selected = _bernoulli(input_ids.shape, probability, generator) & ~special
+    hidden = _bernoulli(input_ids.shape, 0.8, generator) & selected
+    swapped = _bernoulli(input_ids.shape, 0.5, generator) & selected & ~hidden
+    random_ids = torch.randint(vocab_size, input_ids.shape, dtype=torch.long, generator=generator)
+    masked = torch.where(swapped, random_ids, input_ids.masked_fill(hidden, mask_id))
+    return masked, input_ids.masked_fill(~selected, IGNORED)
 
 
 def _bernoulli(shape: torch.Size, probability: float, generator: torch.Generator | None) -> Tensor:
@@ -48,8 +48,9 @@ def crop_box(
 ) -> tuple[int, int, int, int]:
     """Draw a box (left, top, width, height) in pixels, on the patch grid of a square frame of side `size`.
 
-    `area` is the range of its share of the frame. Area and aspect are drawn first, then the sides are rounded down to
-    whole patches. A box that does not fit is drawn again. Raises ConfigError if no box fits.
+    `area` is the range of the box area as a fraction of the frame; `aspect` is the range of height / width. Both are drawn
+    first, then the sides are rounded down to whole patches. A box that does not fit is drawn again.
+    Raises ConfigError if no box fits.
     """
     for _ in range(_TRIES):
         pixels = rng.uniform(*area) * size * size

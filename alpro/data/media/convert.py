@@ -267,7 +267,7 @@ def _encode(source: Path, target: Path, settings: Convert, frames: int, fps: flo
                     copied.width, copied.height, copied.pix_fmt = small.width, small.height, "yuv420p"
                     copied.codec_context.thread_count = 1
                     copied.codec_context.time_base = 1 / rate
-                    copied.codec_context.colorspace = small.colorspace  # otherwise players would take HD colours for SD
+                    copied.codec_context.colorspace = small.colorspace  # otherwise players would take HD colors for SD
                 small.pts, small.time_base, small.pict_type = written, 1 / rate, 0
                 written += 1
                 copy.mux(copied.encode(small))

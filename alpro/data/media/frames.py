@@ -13,7 +13,7 @@ Strategy = Literal["uniform", "uniform_floor", "random", "headtail"]
 def frame_indices(total: int, count: int, strategy: Strategy, rng: random.Random | None = None) -> list[int]:
     """Select `count` of `total` frames and return their indices in ascending order.
 
-    - `uniform`: the centre of each of `count` equal segments of the clip.
+    - `uniform`: the center of each of `count` equal segments of the clip.
     - `uniform_floor`: i * floor(total / count), as in the released code. It misses the end of the clip.
     - `random`: drawn without replacement, sorted.
     - `headtail`: one half drawn from each half of the clip; the first half gives the extra frame of an odd `count`.

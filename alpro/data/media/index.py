@@ -11,7 +11,7 @@ import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
@@ -24,13 +24,13 @@ import pyarrow.parquet as pq
 from alpro.data.media.probe import VideoInfo, probe, unreadable_info
 from alpro.data.media.shards import shard_of
 from alpro.files.atomic import atomic_write
+from alpro.terminal.progress import ProgressCallback
 
 log = logging.getLogger(__name__)
 _TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "str": pa.string()}
 SCHEMA = pa.schema([("path", pa.string()), *((field.name, _TYPES[str(field.type)]) for field in fields(VideoInfo))])
 _CHUNK = 16  # files handed to a worker at a time
 _VERSION = 1  # of the probe: entries of an older version are ignored
-Report = Callable[[int, int], None]
 
 
 def build_index(
@@ -40,7 +40,7 @@ def build_index(
     *,
     cache: str | Path | None = None,
     every_frame: bool = True,
-    report: Report | None = None,
+    report: ProgressCallback | None = None,
 ) -> dict[str, VideoInfo]:
     """Probe each file once, write the index sorted by path, and return {path: VideoInfo}.
 

@@ -22,7 +22,7 @@ from typing import IO
 
 from alpro.data.sources.download import CHUNK, ROOM_LEFT
 from alpro.errors import DataError
-from alpro.terminal.progress import Report
+from alpro.terminal.progress import ProgressCallback
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 _JUNK = re.compile(r"(^|/)(__MACOSX|\.DS_Store|\._[^/]*|Thumbs\.db)(/|$)")
@@ -34,7 +34,7 @@ def unpack(
     members: tuple[str, ...] = ("*",),
     keep: str = "path",
     at_most: int | None = None,
-    report: Report = lambda done, total: None,
+    report: ProgressCallback = lambda done, total: None,
 ) -> list[str]:
     """Unpack the members that match a pattern into a folder; return their paths below it, sorted.
 

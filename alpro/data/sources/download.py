@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from alpro.errors import DataError
 from alpro.files.atomic import atomic_write
-from alpro.terminal.progress import Report
+from alpro.terminal.progress import ProgressCallback
 
 CHUNK = 1 << 20
 TIMEOUT_S = 60.0
@@ -47,7 +47,7 @@ def download(
     url: str,
     target: str | Path,
     expected: Expected = Expected(),
-    report: Report = lambda done, total: None,
+    report: ProgressCallback = lambda done, total: None,
     tries: int = TRIES,
     pause_s: float = 1.0,
     timeout_s: float = TIMEOUT_S,
@@ -118,7 +118,7 @@ class _PartialFile:
 
 
 def _download_with_retries(
-    url: str, part: _PartialFile, expected: Expected, report: Report, tries: int, pause_s: float, timeout_s: float
+    url: str, part: _PartialFile, expected: Expected, report: ProgressCallback, tries: int, pause_s: float, timeout_s: float
 ) -> None:
     """Request until the file is complete; give up after `tries` requests in a row that bring no new byte."""
     best, failed = part.size, 0
@@ -142,7 +142,7 @@ def _download_with_retries(
         time.sleep(pause_s * min(2**failed, 60))
 
 
-def _request(url: str, part: _PartialFile, expected: Expected, report: Report, timeout_s: float) -> bool:
+def _request(url: str, part: _PartialFile, expected: Expected, report: ProgressCallback, timeout_s: float) -> bool:
     """Request the missing bytes once; return True if the file is complete."""
     have, version = part.size, part.version
     headers = {"Accept-Encoding": "identity", "User-Agent": "alpro-data-fetch"}
@@ -176,7 +176,9 @@ def _request(url: str, part: _PartialFile, expected: Expected, report: Report, t
     return done == total if total is not None else True
 
 
-def _copy(answer: Any, file: IO[bytes], done: int, total: int | None, expected: Expected, report: Report, url: str) -> int:
+def _copy(
+    answer: Any, file: IO[bytes], done: int, total: int | None, expected: Expected, report: ProgressCallback, url: str
+) -> int:
     limit = expected.size or expected.at_most
     for chunk in iter(lambda: answer.read(CHUNK), b""):
         done += len(chunk)

@@ -12,13 +12,14 @@ from alpro.data.media.extensions import VIDEO_EXTENSIONS
 from alpro.data.sources.archives import is_archive
 from alpro.data.sources.registry import File, Source
 from alpro.errors import DataError
-from alpro.terminal.progress import Report
+from alpro.terminal.progress import ProgressCallback
 
+# "*.": some names of DiDeMo end in a dot
 VIDEO_PATTERNS = (*(f"*{end}" for extension in VIDEO_EXTENSIONS for end in (extension, extension.upper())), "*.")
 
 
 def match_local_files(path: Path, source: Source) -> list[tuple[File, Path]]:
-    """Return which files of a set a path holds, as pairs of registry entry and path.
+    """Find the files of a set at `path`; return (registry entry, path) pairs.
 
     A folder or archive of videos that the registry does not list gets an entry of its own.
     Raises DataError if the path holds nothing of the set.
@@ -31,7 +32,7 @@ def match_local_files(path: Path, source: Source) -> list[tuple[File, Path]]:
     if path.is_file():
         if path.name in by_name:
             return [(by_name[path.name], path)]
-        repacked = _repacked_videos(path.name, source)
+        repacked = _entry_for_own_packing(path.name, source)
         if repacked and (is_archive(path) or _matches_any(path.name, VIDEO_PATTERNS)):
             return [(repacked, path)]
         raise DataError(f"{path}: neither one of {', '.join(by_name) or 'no files'} nor an archive of videos")
@@ -41,23 +42,23 @@ def match_local_files(path: Path, source: Source) -> list[tuple[File, Path]]:
     tables = [(file, path / file.into / file.rename) for file in source.files if file.rename]  # as in the official tree
     if present := [(file, table) for file, table in tables if table.is_file()]:
         return present
-    if repacked := _repacked_videos(path.name, source):
+    if repacked := _entry_for_own_packing(path.name, source):
         inside = path / repacked.into  # an official tree
         return [(repacked, inside if inside.exists() or inside.is_symlink() else path)]
     trees = [file for file in source.files if any(_matching_paths(path, file))]
     if trees:
         return [(trees[0], path)]
-    raise DataError(f"{path}: contains neither {', '.join(by_name)} nor the files that they unpack to")
+    raise DataError(f"{path}: contains neither the set's files ({', '.join(by_name)}) nor their unpacked contents")
 
 
-def _repacked_videos(name: str, source: Source) -> File | None:
-    """Return an entry for videos that are not packed as the set's distributors pack them; None for a set without videos."""
+def _entry_for_own_packing(name: str, source: Source) -> File | None:
+    """Return a registry entry for videos packed differently from the published archives, or None if the set has no videos."""
     if source.videos is None:
         return None
     return File(name=name, into=source.videos.folder, members=VIDEO_PATTERNS, keep="name", at_most_gb=1000)
 
 
-def copy_folder(folder: Path, target: Path, file: File, report: Report) -> list[str]:
+def copy_folder(folder: Path, target: Path, file: File, report: ProgressCallback) -> list[str]:
     """Copy the files of a folder that match an archive's members; return their paths below `target`, sorted.
 
     Links to files are followed, as the folder is the user's own. Raises DataError for a broken link, for two files that
@@ -86,7 +87,7 @@ def _matching_paths(folder: Path, file: File) -> Iterator[str]:
     seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
-        if real in seen:  # a link to a folder above
+        if real in seen:  # already visited through another link
             folders.clear()
             continue
         seen.add(real)

@@ -1,4 +1,4 @@
-"""The entities of PEM: the most frequent nouns of the captions (paper, section 3.3), as a `unigrams.txt`.
+"""Counts the nouns of captions, and reads and writes the entity list of PEM, `unigrams.txt` (paper, section 3.3).
 
 Each line of the file is `word count`, most frequent first; the official file has the same format. Nouns are found by
 `nouns.py`, a rule that needs no download, or by a tagger (`tagger.py`).
@@ -23,32 +23,32 @@ def count_nouns(captions: Iterable[str]) -> Counter[str]:
     return finder.nouns()
 
 
-def write_entities(counts: Counter[str], path: str | Path, number: int | None = None) -> list[str]:
-    """Write the most frequent words (all, or `number`) and return them; ties are in alphabetical order.
+def write_entities(counts: Counter[str], path: str | Path, limit: int | None = None) -> list[str]:
+    """Write the `limit` most frequent words (default: all) and return them; ties are sorted alphabetically.
 
     Raises DataError if there are no words.
     """
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:number]
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
     if not ranked:
         raise DataError(f"{path}: the captions contain no nouns; set entities.source in params.yaml to a `unigrams.txt`")
-    return write_lines(dict(ranked), path)
+    return write_counts(dict(ranked), path)
 
 
-def write_lines(counts: Mapping[str, int], path: str | Path) -> list[str]:
+def write_counts(counts: Mapping[str, int], path: str | Path) -> list[str]:
     """Write a `unigrams.txt` of these words in their order and return them."""
     atomic_write(path, "".join(f"{word} {count}\n" for word, count in counts.items()))
     return list(counts)
 
 
-def read_entities(path: str | Path, number: int | None = None) -> list[str]:
-    """Return the first `number` words of a `unigrams.txt`. Raises DataError like `read_counts`."""
-    return list(read_counts(path, number))
+def read_entities(path: str | Path, limit: int | None = None) -> list[str]:
+    """Return the first `limit` words of a `unigrams.txt`. Raises DataError like `read_counts`."""
+    return list(read_counts(path, limit))
 
 
-def read_counts(path: str | Path, number: int | None = None) -> dict[str, int]:
-    """Return the first `number` words of a `unigrams.txt` with their counts, in its order; all if it has fewer.
+def read_counts(path: str | Path, limit: int | None = None) -> dict[str, int]:
+    """Return the first `limit` words of a `unigrams.txt` with their counts, in its order; all if it has fewer.
 
-    Raises DataError with the line for a missing or empty file, a malformed line or a repeated word.
+    Raises DataError if the file is missing or empty, or, with the line number, if a line is malformed or repeats a word.
     """
     path = Path(path)
     try:
@@ -60,7 +60,7 @@ def read_counts(path: str | Path, number: int | None = None) -> dict[str, int]:
     first_line: dict[str, int] = {}
     counts: dict[str, int] = {}
     for line_number, line in enumerate(lines, 1):
-        if number is not None and len(counts) == number:
+        if limit is not None and len(counts) == limit:
             break
         fields = line.split()
         if not fields:
@@ -69,7 +69,7 @@ def read_counts(path: str | Path, number: int | None = None) -> dict[str, int]:
             raise DataError(f"{path}: line {line_number}: {line!r} is not `word count`; fix the line")
         if fields[0] in first_line:
             earlier = first_line[fields[0]]
-            raise DataError(f"{path}: line {line_number}: {fields[0]!r} is already in line {earlier}; remove one")
+            raise DataError(f"{path}: line {line_number}: {fields[0]!r} is a duplicate of line {earlier}; remove one of them")
         first_line[fields[0]], counts[fields[0]] = line_number, int(fields[1])
     if not counts:
         raise DataError(f"{path}: has no words; give a file of `word count` lines")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alpro.config import Params
 from alpro.data.annotations.read import read_corpus, read_dataset
-from alpro.data.text.entities import count_nouns, read_counts, write_entities, write_lines
+from alpro.data.text.entities import count_nouns, read_counts, write_counts, write_entities
 from alpro.data.text.tagger import Tagger
 from alpro.data.text.tokenizer import train_vocabulary
 from alpro.errors import DataError
@@ -41,12 +41,12 @@ def make_entities(params: Params, output: Path) -> list[str]:
     fewer if the captions have fewer. 0 keeps all. If a tagger is used, `tagger.json` records it. Raises DataError, and
     ConfigError if the tagger is not installed.
     """
-    number, tagger, source = params.entities.number or None, None, params.entities.source
+    limit, tagger, source = params.entities.number or None, None, params.entities.source
     counts: Counter[str] = Counter()
     if source:
-        listed = read_counts(source, number)
-        if number and len(listed) < number:
-            raise DataError(f"{source}: has {len(listed)} words, but entities.number is {number}; lower it or extend the list")
+        listed = read_counts(source, limit)
+        if limit and len(listed) < limit:
+            raise DataError(f"{source}: has {len(listed)} words, but entities.number is {limit}; lower it or extend the list")
     else:
         tagger = Tagger(params.entities.tagger) if params.entities.tagger else None
         for name in params.pretrain.corpora:
@@ -54,7 +54,7 @@ def make_entities(params: Params, output: Path) -> list[str]:
             counts += tagger.count_nouns(captions) if tagger else count_nouns(captions)
     with new_dir(output) as temporary:
         if source:
-            return write_lines(listed, temporary / ENTITY_FILE)
+            return write_counts(listed, temporary / ENTITY_FILE)
         if tagger:
             write_json(temporary / "tagger.json", tagger.about())
-        return write_entities(counts, temporary / ENTITY_FILE, number)
+        return write_entities(counts, temporary / ENTITY_FILE, limit)

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from transformers import BertTokenizerFast  # type: ignore[attr-defined]  # known at run time only
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-FILES = ("vocab.txt", "tokenizer.json")
-TOKENIZER_FILES = (*FILES, "tokenizer_config.json", "special_tokens_map.json")  # those that a checkpoint copies, if present
+VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
+# files that a checkpoint copies, if present
+TOKENIZER_FILES = (*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json")
 
 
 def load_tokenizer(directory: str | Path, vocab_size: int | None = None) -> BertTokenizerFast:
@@ -31,9 +32,10 @@ def load_tokenizer(directory: str | Path, vocab_size: int | None = None) -> Bert
     differs from `vocab_size` (the model's).
     """
     directory = Path(directory)
-    if not any((directory / name).is_file() for name in FILES):
+    if not any((directory / name).is_file() for name in VOCABULARY_FILES):
         raise DataError(
-            f"{directory}: contains neither {' nor '.join(FILES)}; copy BERT's, or create one with `alpro data vocabulary`"
+            f"{directory}: contains neither {' nor '.join(VOCABULARY_FILES)}; copy BERT's, "
+            "or create one with `alpro data vocabulary`"
         )
     from transformers import BertTokenizerFast  # type: ignore[attr-defined]  # known at run time only
 

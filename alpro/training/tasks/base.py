@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alpro import distributed
-from alpro.checkpoints.start import start
+from alpro.checkpoints.initial_weights import load_start
 from alpro.config import CorpusTraining, Params, Training
 from alpro.data.batches.datasets import ClipDataset, Collator
 from alpro.data.batches.loader import TrainLoader
@@ -101,5 +101,5 @@ def load_initial_weights(model: Alpro, init: str, params: Params, say: Callable[
     """Load the weights that training starts from into a model, which may still be on the meta device."""
     if next(model.parameters()).is_meta:
         model.to_empty(device="cpu")
-    for report in start(model, init, params.seed, params.init.resize):
+    for report in load_start(model, init, params.seed, params.init.resize):
         say(str(report))

@@ -41,7 +41,7 @@ class DatasetTask(ClipTask):
 
     def _evaluation(self) -> dict[str, Any]:
         return {
-            "preprocessing": Preprocessing.of(self.settings, self.params.model.image_size),
+            "preprocessing": Preprocessing.from_training(self.settings, self.params.model.image_size),
             "batch_pairs": self.params.evaluate[self.name].batch_pairs,
             "progress": lambda done, total: heartbeat.beat("validation", done, total),
         }
@@ -67,7 +67,7 @@ class RetrievalTask(DatasetTask):
 
     def validate(self) -> dict[str, float]:
         """Return recalls and ranks in both directions."""
-        return evaluate_retrieval(self.model, self.val, self.tokenizer, **self._evaluation()).flat()
+        return evaluate_retrieval(self.model, self.val, self.tokenizer, **self._evaluation()).flat_metrics()
 
 
 class QuestionAnsweringTask(DatasetTask):
@@ -93,7 +93,7 @@ class QuestionAnsweringTask(DatasetTask):
     def validate(self) -> dict[str, float]:
         """Return the accuracy in percent, overall and by question type."""
         result = evaluate_qa(self.model, self.val, self.tokenizer, self.answers or {}, **self._evaluation())  # type: ignore[arg-type]
-        return result.flat()
+        return result.flat_metrics()
 
     def extras(self) -> dict[str, Path]:
         """Add the answer list."""

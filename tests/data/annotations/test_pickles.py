@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alpro.data.annotations.pickles import convert
+from alpro.data.annotations.pickles import convert_pickle
 from alpro.data.annotations.rows import read_rows
 from alpro.errors import DataError
 
@@ -52,7 +52,7 @@ def test_frame_of_the_installed_pandas_is_converted(tmp_path, protocol, storage)
         ]
         for frame in frames:
             (tmp_path / "a.pkl").write_bytes(pickle.dumps(frame, protocol))
-            assert convert(tmp_path / "a.pkl", tmp_path / "a.parquet") == len(frame)
+            assert convert_pickle(tmp_path / "a.pkl", tmp_path / "a.parquet") == len(frame)
             assert read(tmp_path / "a.parquet") == rows_of(frame)
 
 
@@ -86,22 +86,22 @@ def test_frame_of_an_old_pandas_is_converted(tmp_path):
         assert new in content
         content = content.replace(new, old)
     (tmp_path / "a.pkl").write_bytes(content)
-    convert(tmp_path / "a.pkl", tmp_path / "a.parquet")
+    convert_pickle(tmp_path / "a.pkl", tmp_path / "a.parquet")
     assert made == 1 and read(tmp_path / "a.parquet") == rows_of(oracle)
     assert rows_of(oracle) == [{"video_id": "p/1", "txt_len": 7}, {"video_id": "p/2", "txt_len": 3}]
 
 
 def test_lists_require_parquet(tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(FRAME))
-    assert convert(tmp_path / "a.pkl", tmp_path / "a.csv") == 3
+    assert convert_pickle(tmp_path / "a.pkl", tmp_path / "a.csv") == 3
     assert [row["text"] for row in read(tmp_path / "a.csv")] == ['a "dog", running', "line\none\rtwo", ""]
     assert [row["txt_len"] for row in read(tmp_path / "a.csv")] == ["7", "3", "0"]
     rows = [{"image": "1.jpg", "caption": ["a dog", "a cat"]}, {"image": "2.jpg", "caption": ["a bird"]}]
     for content in (rows, {name: [row[name] for row in rows] for name in rows[0]}):
         (tmp_path / "b.pkl").write_bytes(pickle.dumps(content))
         with pytest.raises(DataError, match=r"b\.pkl: column 'caption' contains lists, .* write a \.parquet"):
-            convert(tmp_path / "b.pkl", tmp_path / "b.csv")
-        convert(tmp_path / "b.pkl", tmp_path / "b.parquet")
+            convert_pickle(tmp_path / "b.pkl", tmp_path / "b.csv")
+        convert_pickle(tmp_path / "b.pkl", tmp_path / "b.parquet")
         assert read(tmp_path / "b.parquet") == rows
     assert not (tmp_path / "b.csv").exists()
 
@@ -124,7 +124,7 @@ def test_pickle_with_other_calls_is_refused_without_running_them(tmp_path, monke
     for content in (trap, [{"video_id": "1", "text": trap}], FRAME.assign(mixed=[trap, 1, 2])):
         Path("a.pkl").write_bytes(pickle.dumps(content, protocol))
         with pytest.raises(DataError, match=rf"a\.pkl: refers to '.*{named}', .*none of its code was run"):
-            convert("a.pkl", "a.csv")
+            convert_pickle("a.pkl", "a.csv")
     assert sorted(os.listdir()) == ["a.pkl"]
 
 
@@ -146,7 +146,7 @@ def test_pickle_with_other_calls_is_refused_without_running_them(tmp_path, monke
 def test_a_damaged_table_is_refused_with_the_reason(tmp_path, content, words):
     (tmp_path / "a.pkl").write_bytes(content)
     with pytest.raises(DataError, match=words) as error:
-        convert(tmp_path / "a.pkl", tmp_path / "a.csv")
+        convert_pickle(tmp_path / "a.pkl", tmp_path / "a.csv")
     assert "\n" not in str(error.value) and not (tmp_path / "a.csv").exists()
 
 
@@ -156,7 +156,7 @@ def test_texts_of_a_wrong_length_are_refused(tmp_path):
     assert offsets in content
     (tmp_path / "a.pkl").write_bytes(content.replace(offsets, np.array([0, 3, 6000], dtype="<i8").tobytes()))
     with pytest.raises(DataError, match="not a pickle of a plain table"):
-        convert(tmp_path / "a.pkl", tmp_path / "a.csv")
+        convert_pickle(tmp_path / "a.pkl", tmp_path / "a.csv")
 
 
 def test_command_converts_a_pickle(tmp_path):

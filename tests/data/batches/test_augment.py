@@ -76,4 +76,4 @@ def test_crops_take_the_same_square_from_every_frame():
     frames = torch.arange(36, dtype=torch.uint8).view(1, 1, 6, 6).repeat(2, 3, 1, 1)
     part = augment.random_crop(frames, 4, np.random.RandomState(5))
     assert part.shape == (2, 3, 4, 4) and (part == part[:1, :1]).all()
-    assert augment.centre_crop(frames, 4)[0, 0, 0, 0] == 7
+    assert augment.center_crop(frames, 4)[0, 0, 0, 0] == 7

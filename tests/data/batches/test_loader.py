@@ -12,9 +12,9 @@ import torch
 
 from alpro.config import PEM
 from alpro.data.annotations.records import Record
-from alpro.data.batches.clips import iter_clips
 from alpro.data.batches.datasets import ClipDataset, Collator, View
 from alpro.data.batches.loader import TrainLoader, validation_batches
+from alpro.data.batches.ordered_clips import iter_clips
 from alpro.data.batches.sampler import BatchPlan
 from alpro.data.media.read import read_frames
 from alpro.errors import DataError, TrainingError
@@ -184,7 +184,7 @@ def test_validation_refuses_unreadable_samples(records, collator, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 3])
 def test_evaluation_reads_every_clip_once_in_order(records, workers, monkeypatch):
-    import alpro.data.batches.clips as clips_module
+    import alpro.data.batches.ordered_clips as clips_module
 
     read = []
     real = clips_module.load_video_frames

@@ -68,7 +68,7 @@ def test_custom_list_keeps_its_counts_and_order(tmp_path):
         ("man 3\nold man 2\n", r"line 2: 'old man 2' is not `word count`"),
         ("man\n", "line 1"),
         ("man ²\n", "line 1: 'man ²' is not"),
-        ("man 3\nman 2\n", r"line 2: 'man' is already in line 1"),
+        ("man 3\nman 2\n", r"line 2: 'man' is a duplicate of line 1"),
         ("\n", "has no words"),
         (b"\xff\xfe", "not UTF-8"),
     ],

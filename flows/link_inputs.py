@@ -10,13 +10,13 @@ from typing import Any
 import yaml
 
 from alpro.lineage import overlap
-from flows.commands import ask, dvc
+from flows.commands import dvc, output_of
 
-BERT_FOLDER = "ext"  # second place in which the BERT of a start file is searched
+BERT_FOLDER = "ext"  # fallback folder for the BERT that a recipes/init file names
 
 
 def link_inputs(checkout: Path, worktree: Path) -> list[str]:
-    """Link the paths named in params.yaml that exist in the checkout but not in the worktree; returns them.
+    """Link the paths named in params.yaml that exist in the checkout but not in the worktree; return them.
 
     Outputs of stages are not linked. Start files (recipes/init) are searched for further paths. No stage writes into its
     inputs, so the links are only read. Raises RuntimeError if DVC cannot read the pipeline.
@@ -26,7 +26,7 @@ def link_inputs(checkout: Path, worktree: Path) -> list[str]:
         file = next((file for file in (worktree / start, checkout / start) if file.is_file()), None)
         inner = list(_strings(_yaml(file))) if file else []
         names += [*inner, *(f"{BERT_FOLDER}/{name}" for name in inner)]
-    missing = [name for name in dict.fromkeys(names) if _is_missing(checkout, worktree, name)]
+    missing = [name for name in dict.fromkeys(names) if _needs_link(checkout, worktree, name)]
     outputs = _outputs(worktree) if missing else []
     linked = [name for name in missing if not any(overlap(name, output) for output in outputs)]
     for name in linked:
@@ -35,7 +35,7 @@ def link_inputs(checkout: Path, worktree: Path) -> list[str]:
     return linked
 
 
-def _is_missing(checkout: Path, worktree: Path, name: str) -> bool:
+def _needs_link(checkout: Path, worktree: Path, name: str) -> bool:
     path = PurePosixPath(name)
     if not name or "\0" in name or path.is_absolute() or ".." in path.parts:
         return False
@@ -47,7 +47,7 @@ def _is_missing(checkout: Path, worktree: Path, name: str) -> bool:
 
 def _outputs(worktree: Path) -> list[str]:
     """Return all outputs of stages and all paths that .dvc files track."""
-    graph = ask([dvc(), "dag", "--dot", "--outs"], worktree)
+    graph = output_of([dvc(), "dag", "--dot", "--outs"], worktree)
     return list(dict.fromkeys(re.findall(r'"([^"]+)"', graph)))
 
 

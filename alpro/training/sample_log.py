@@ -24,7 +24,7 @@ class SampleLog:
         self.path = Path(path)
 
     def resume(self, step: int, committed: Iterable[Row]) -> None:
-        """Drop steps after `step`, and add committed ones that a killed process did not write."""
+        """Drop rows after `step`, and append committed rows that a killed process had not written."""
         rows = [row for row in self.rows() if row["step"] <= step]
         last = rows[-1]["step"] if rows else 0
         rows += [row for row in committed if row["step"] > last]

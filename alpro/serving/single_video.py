@@ -49,11 +49,11 @@ def load(
     frames: str | None = None,
     max_text_tokens: int | None = None,
 ) -> Service:
-    """Load a checkpoint directory, an official .pt file, or an official output folder with its `step`, for `ask` and `match`.
+    """Load a checkpoint directory, an official .pt file, or a `step` of an official output folder.
 
-    Options that are not passed come from the checkpoint. If it lacks them, the tokenizer is BERT's in ext/bert-base-uncased,
-    frames are `uniform` and texts have at most 40 tokens. Raises CheckpointError or DataError for missing or mismatched files,
-    ConfigError for an unknown frame strategy.
+    The result is for `ask` and `match`. Options that are not passed come from the checkpoint. If it lacks them, the
+    tokenizer is BERT's in ext/bert-base-uncased, frames are `uniform` and texts have at most 40 tokens.
+    Raises CheckpointError or DataError for missing or mismatched files, ConfigError for an unknown frame strategy.
     """
     from alpro.evaluation.official import find_checkpoint, official_preprocessing
 
@@ -117,4 +117,4 @@ def _rows(model: Service, video: str | Path, texts: Sequence[str]) -> list[dict[
     if not all(text.strip() for text in texts):
         raise DataError("a text is empty; pass some words")
     table = pandas.DataFrame({"video": [str(path)] * len(texts), TEXT_COLUMN[model.task]: list(texts)})
-    return model.ask(table).to_dict("records")
+    return model.predict(table).to_dict("records")

@@ -14,9 +14,9 @@ import pytest
 from alpro.config import parse
 from alpro.errors import TrackingError
 from alpro.registry import status, sync
-from alpro.tracking import sync as tracking_sync
+from alpro.tracking import mlflow_runs
 from alpro.tracking.records import read_records, row_points
-from alpro.tracking.runs import PARENT
+from alpro.tracking.runs import PARENT_RUN
 from tests.tracking.tracked_project import STEPS, contents, history, stages_of, write_record
 
 TRAINED = "finetune/msvd_qa"
@@ -28,7 +28,7 @@ def test_every_stage_is_a_run_under_one_parent(mirror, params):
     (parent,) = store.runs[None]
     for stage in stages_of(params):
         (run,) = store.runs[stage]
-        assert run.data.tags[PARENT] == parent.info.run_id
+        assert run.data.tags[PARENT_RUN] == parent.info.run_id
         assert run.info.status == "FINISHED"
         assert run.data.params["model.width"] == "64"
     listed = store.client.list_artifacts(store.runs[TRAINED][0].info.run_id, "plots")
@@ -91,10 +91,10 @@ def test_another_state_gets_a_parent_of_its_own_with_a_run_of_every_stage(synced
     store = contents(synced)
     assert second.parent != first
     assert len(store.runs[None]) == 2
-    under = {s: [run for run in runs if run.data.tags[PARENT] == second.parent] for s, runs in store.runs.items() if s}
+    under = {s: [run for run in runs if run.data.tags[PARENT_RUN] == second.parent] for s, runs in store.runs.items() if s}
     assert {stage: len(found) for stage, found in under.items()} == dict.fromkeys(stages_of(params), 1)
     assert "alpro.origin" not in under[TRAINED][0].data.tags
-    (ran_first,) = (run for run in store.runs["pretrain"] if run.data.tags[PARENT] == first)
+    (ran_first,) = (run for run in store.runs["pretrain"] if run.data.tags[PARENT_RUN] == first)
     assert under["pretrain"][0].data.tags["alpro.origin"] == ran_first.info.run_id
     assert under["pretrain"][0].data.metrics == ran_first.data.metrics
 
@@ -127,7 +127,7 @@ def test_a_run_deleted_by_hand_comes_back(synced, params):
 
 
 def test_a_sync_that_was_interrupted_goes_on_in_the_same_run(project, params, monkeypatch):
-    complete = tracking_sync._complete
+    complete = mlflow_runs._complete
 
     def dies(store, state, parent, record, run):
         if record.stage == TRAINED:
@@ -137,7 +137,7 @@ def test_a_sync_that_was_interrupted_goes_on_in_the_same_run(project, params, mo
         return complete(store, state, parent, record, run)
 
     with monkeypatch.context() as patched:
-        patched.setattr(tracking_sync, "_complete", dies)
+        patched.setattr(mlflow_runs, "_complete", dies)
         with pytest.raises(KeyboardInterrupt):
             sync(project, params)
     (half,) = contents(project).runs[TRAINED]
@@ -166,7 +166,7 @@ def test_a_record_that_is_not_the_locks_is_said_to_differ(synced, params):
         stage: run.data.tags["alpro.dvc.lock"]
         for stage, runs in contents(synced).runs.items()
         for run in runs
-        if run.data.tags.get(PARENT) == parent
+        if run.data.tags.get(PARENT_RUN) == parent
     }
     assert lock_tags.pop(TRAINED) == "differs"
     assert set(lock_tags.values()) == {"agrees"}

@@ -1,4 +1,4 @@
-"""Evaluation clips, read ahead in order. A file that cannot be read is reported, never replaced."""
+"""Reads the clip of each record once, in order and ahead of use. An unreadable file is reported, never replaced."""
 
 from __future__ import annotations
 

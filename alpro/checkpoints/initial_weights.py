@@ -1,6 +1,7 @@
 """Initial weights of a training: from scratch, from ImageNet and BERT, or from a checkpoint (paper section 4.1).
 
-`start(model, path, seed)` takes the value of params.yaml's `init.*`: a file of recipes/init, or a checkpoint.
+`load_start(model, path, seed)`: `path` is a value of `init.*` in params.yaml, either a checkpoint or a YAML file from
+recipes/init.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from alpro.checkpoints.files import load_checkpoint, open_weights
-from alpro.checkpoints.load import Report, Resize, fit, load_into
+from alpro.checkpoints.load import LoadReport, Resize, fit, load_into
 from alpro.checkpoints.names import CONSTANT, official, with_bert
 from alpro.errors import CheckpointError
 from alpro.models.encoders import Alpro
@@ -21,11 +22,11 @@ from alpro.models.initialise import initialise
 
 SCRATCH = "scratch"
 HUB_ERRORS = "no internet, no such model, or not in the cache"
-FILES = (".safetensors", ".pt", ".pth", ".pyth", ".bin")
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth", ".bin")
 BERT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-class Spec(BaseModel):
+class InitSpec(BaseModel):
     """Content of a file of recipes/init."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,10 +35,10 @@ class Spec(BaseModel):
     text: str = SCRATCH
 
 
-def start(model: Alpro, path: str | Path, seed: int = 0, resize: Resize = "flat_nearest") -> list[Report]:
-    """Load the initial weights of a training into a model; returns the loading reports. Raises CheckpointError.
+def load_start(model: Alpro, path: str | Path, seed: int = 0, resize: Resize = "flat_nearest") -> list[LoadReport]:
+    """Load the initial weights of a training into a model; return the loading reports. Raises CheckpointError.
 
-    Weights that the source lacks are drawn from the seed.
+    Weights missing from the source are initialised randomly from `seed`.
     """
     if Path(path).suffix in (".yaml", ".yml"):
         return init_weights(model, read_spec(path), seed)
@@ -46,37 +47,39 @@ def start(model: Alpro, path: str | Path, seed: int = 0, resize: Resize = "flat_
     return [load_into(model, state, info, resize)]
 
 
-def read_spec(path: str | Path) -> Spec:
+def read_spec(path: str | Path) -> InitSpec:
     """Read a file of recipes/init. Raises CheckpointError if it is missing or has other keys."""
     try:
-        return Spec.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+        return InitSpec.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found; recipes/init has scratch.yaml and imagenet.yaml") from None
     except (yaml.YAMLError, ValidationError) as error:
-        raise CheckpointError(f"{path}: must hold `vision` and `text`, a string each ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(
+            f"{path}: may contain only the keys `vision` and `text`, each a string ({str(error).splitlines()[0]})"
+        ) from None
 
 
-def init_weights(model: Alpro, spec: Spec, seed: int = 0) -> list[Report]:
+def init_weights(model: Alpro, spec: InitSpec, seed: int = 0) -> list[LoadReport]:
     """Initialise a whole model from the seed, then load the encoders of the spec. Raises CheckpointError."""
     initialise(model, seed)
     reports = []
     if spec.vision != SCRATCH:
         reports.append(load_vision(model, spec.vision))
     if spec.text != SCRATCH:
-        reports.append(load_text(model, spec.text))
+        reports.append(load_bert(model, spec.text))
     return reports
 
 
-def load_vision(model: Alpro, source: str) -> Report:
+def load_vision(model: Alpro, source: str) -> LoadReport:
     """Load a ViT's or a TimeSformer's weights into the video encoder.
 
     `source` is the name of a timm model or a weights file. Temporal attention starts as a copy of a ViT's spatial attention;
     `temporal_fc` and the time embedding start at zero, so that the video encoder equals the ViT on each frame.
     """
-    if Path(source).suffix in FILES:
+    if Path(source).suffix in WEIGHT_SUFFIXES:
         state = {key.removeprefix("model."): tensor for key, tensor in open_weights(Path(source)).items()}
     else:
-        state = _timm(source)
+        state = _timm_state_dict(source)
     for key in list(state):
         temporal = key.replace(".attn.", ".temporal_attn.").replace(".norm1.", ".temporal_norm1.")
         state.setdefault(temporal, state[key])
@@ -87,7 +90,7 @@ def load_vision(model: Alpro, source: str) -> Report:
     def optional(key: str) -> bool:
         return ".temporal_fc." in key or key.endswith("time_embed") or key.startswith((prefix + "head.", prefix + "fc_norm."))
 
-    report = fit(needed, have, Report(source, "video encoder"), f"vision: {source}", optional=optional, resize="bicubic")
+    report = fit(needed, have, LoadReport(source, "video encoder"), f"vision: {source}", optional=optional, resize="bicubic")
     with torch.no_grad():  # temporal weights that a ViT lacks
         for key, parameter in needed.items():
             if key not in have and (".temporal_fc." in key or key.endswith("time_embed")):
@@ -95,32 +98,33 @@ def load_vision(model: Alpro, source: str) -> Report:
     return report
 
 
-def load_text(model: Alpro, source: str) -> Report:
+def load_bert(model: Alpro, source: str) -> LoadReport:
     """Load BERT's weights into the text and multimodal encoders, and its masked-language head if the model has one.
 
-    `source` is a directory in Hugging Face's layout, also below ext/ as in the released code, or a name on the hub.
+    `source` is a directory in Hugging Face layout (looked up as given, then under ext/, as in the released code) or a model
+    name on the Hub.
     """
     folder = next((path for path in (Path(source), Path("ext") / source) if path.is_dir()), None)
     if folder is None:
-        file = _hub(source)
+        file = _download_bert(source)
     else:
         file = next((folder / name for name in BERT_FILES if (folder / name).exists()), folder / BERT_FILES[0])
-    state = official({f"text_encoder.{_modern(key)}": tensor for key, tensor in open_weights(file).items()}, "retrieval")
+    state = official({f"text_encoder.{_modern_key(key)}": tensor for key, tensor in open_weights(file).items()}, "retrieval")
     needed = {with_bert(f"text_encoder.{key}"): tensor for key, tensor in model.text_encoder.state_dict().items()}
     head, unused = "text_encoder.cls.predictions.", ("text_encoder.cls.seq_relationship.", "text_encoder.bert.pooler.")
-    report = Report(source, "text encoder")
+    report = LoadReport(source, "text encoder")
     return fit(
         needed, state, report, f"text: {source}", optional=lambda key: key.startswith((head, *unused)) or CONSTANT in key
     )
 
 
-def _modern(key: str) -> str:
-    """Convert a parameter name of an older file or a bare BERT to that of today's masked-language model."""
+def _modern_key(key: str) -> str:
+    """Map a parameter name from an older file or a bare BERT to the name used by the current BERT masked-LM model."""
     key = key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
     return key if key.startswith(("bert.", "cls.")) else f"bert.{key}"
 
 
-def _hub(name: str) -> Path:
+def _download_bert(name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
@@ -132,7 +136,7 @@ def _hub(name: str) -> Path:
         ) from None
 
 
-def _timm(name: str) -> dict[str, Tensor]:
+def _timm_state_dict(name: str) -> dict[str, Tensor]:
     import timm
 
     try:

@@ -1,9 +1,9 @@
 """Fills MLflow from the records on disk: one parent run per pipeline state, with one child run per stage.
 
-A pipeline state is a recipe and the set of records of its stages. A changed learning rate gives a second parent. Every
-parent has a run for **each** stage, including those that DVC skipped as unchanged, so that two pipeline states can be
-opened, compared or deleted independently in MLflow. Such a repeated run has the same values, and its tag `alpro.origin`
-names the run in which the stage really ran; registered models refer to that one.
+A pipeline state is a recipe plus the records of its stages. A changed record, for example after changing a learning rate,
+creates a new parent run. Every parent has a run for **each** stage, including those that DVC skipped as unchanged, so that
+two pipeline states can be opened, compared or deleted independently in MLflow. Runs of skipped stages repeat the original's
+values; the tag `alpro.origin` names the run in which the stage was executed. Registered models refer to that run.
 
 A run is complete when it has the tag `alpro.record`, which is set last, so an interrupted sync continues where it stopped.
 A live run (see `live_run`) whose parameters and points agree with the record is completed, not repeated.
@@ -25,7 +25,7 @@ from alpro.files.atomic import sha256
 from alpro.files.json_files import read_json_object
 from alpro.tracking import runs
 from alpro.tracking.records import StageRecord, flat_numbers, flat_params
-from alpro.tracking.runs import FILES, LIVE, PARENT, PIPELINE, RECORD, STAGE
+from alpro.tracking.runs import FILES_DIGEST, LIVE, PARENT_RUN, PIPELINE, RECORD, STAGE
 from alpro.tracking.state import PipelineState, data_deps
 from alpro.tracking.store import TrackingStore
 
@@ -37,7 +37,7 @@ TRAINED = ("prompter", "pretrain", "finetune")
 
 @dataclass(frozen=True)
 class SyncResult:
-    """Result of a sync: lists of stages (`registered`: of model versions), and the run id of every stage in `runs`."""
+    """Result of a sync: created, completed and unchanged stages, new model versions (`registered`), and run ids by stage."""
 
     store: str
     experiment: str
@@ -70,10 +70,10 @@ class SyncResult:
 def find_parent(store: TrackingStore, state: PipelineState) -> Run | None:
     """Return the parent run of a pipeline state, or None."""
     candidates = runs.search(store.client, store.experiment, runs.has_tag(PIPELINE, state.key))
-    return next((run for run in candidates if PARENT not in run.data.tags), None)
+    return next((run for run in candidates if PARENT_RUN not in run.data.tags), None)
 
 
-def make_parent(store: TrackingStore, state: PipelineState, tags: Mapping[str, str]) -> Run:
+def find_or_create_parent(store: TrackingStore, state: PipelineState, tags: Mapping[str, str]) -> Run:
     """Return the parent run of a pipeline state; create it if it does not exist, and add missing parameters and tags."""
     parent = find_parent(store, state)
     if parent is None:
@@ -83,13 +83,13 @@ def make_parent(store: TrackingStore, state: PipelineState, tags: Mapping[str, s
         )
     params = flat_params(state.params.model_dump(mode="json"))
     runs.log_params(store.client, parent, params)
-    new_tags = {key: value for key, value in tags.items() if key not in parent.data.tags}  # keep those of its first run
+    new_tags = {key: value for key, value in tags.items() if key not in parent.data.tags}  # keep tags set by an earlier sync
     runs.set_tags(store.client, parent, {**_commit_tags(state, parent), **new_tags})
     return store.client.get_run(parent.info.run_id)
 
 
 def _commit_tags(state: PipelineState, run: Run) -> dict[str, str]:
-    """Return the tags that name the state's commit. A commit that contained the state exactly is never replaced."""
+    """Return the tags for the state's commit; none if the run already names a commit that matches exactly."""
     if run.data.tags.get("alpro.git.clean") == "yes" or state.git.commit is None:
         return {}
     tags = {
@@ -113,23 +113,23 @@ def finish_parent(store: TrackingStore, state: PipelineState, parent: Run, child
     final = {f"{r.task}/{key}": value for r in state.records if r.kind == "evaluate" for key, value in r.final.items()}
     summary = reports / "summary.json"
     if summary.exists():
-        final |= flat_numbers(_summary(summary))
+        final |= flat_numbers(_read_summary(summary))
     new = {key: value for key, value in final.items() if parent.data.metrics.get(key) != runs.comparable((key, 0, value))[2]}
     runs.log_points(client, run_id, [((key, 0, value), runs.now_ms()) for key, value in new.items()])
     listing = [f"{sha256(file)}  {file.relative_to(reports).as_posix()}" for file in files]
     digest = hashlib.sha256("\n".join(listing).encode()).hexdigest()
-    if files and parent.data.tags.get(FILES) != digest:
+    if files and parent.data.tags.get(FILES_DIGEST) != digest:
         _upload(store, run_id, reports, files)
-    runs.set_tags(client, parent, {"mlflow.note.content": _note(store, state, children), FILES: digest})
+    runs.set_tags(client, parent, {"mlflow.note.content": _stage_table(store, state, children), FILES_DIGEST: digest})
     if parent.info.status != "FINISHED":
         client.set_terminated(run_id, "FINISHED")
 
 
-def _summary(path: Path) -> dict[str, Any]:
+def _read_summary(path: Path) -> dict[str, Any]:
     return read_json_object(path, TrackingError, "`dvc repro report` writes it")
 
 
-def _note(store: TrackingStore, state: PipelineState, children: Mapping[str, Run]) -> str:
+def _stage_table(store: TrackingStore, state: PipelineState, children: Mapping[str, Run]) -> str:
     lines = [f"State `{state.key[:8]}` of recipe **{state.params.recipe}**.", ""]
     lines += ["| stage | run | ran first in |", "|---|---|---|"]
     for record in state.records:
@@ -148,12 +148,12 @@ def _link(store: TrackingStore, run_id: str) -> str:
 
 
 def make_stage_runs(store: TrackingStore, state: PipelineState, parent: Run, result: SyncResult) -> dict[str, Run]:
-    """Create or complete the run of every record; returns the runs by stage and notes them in `result`."""
-    children = list(runs.search(store.client, store.experiment, runs.has_tag(PARENT, parent.info.run_id)))
+    """Create or complete the run of every record; return the runs by stage and note them in `result`."""
+    children = list(runs.search(store.client, store.experiment, runs.has_tag(PARENT_RUN, parent.info.run_id)))
     complete = {run.data.tags[RECORD]: run for run in children if RECORD in run.data.tags}
     partial = [run for run in children if RECORD not in run.data.tags]
     live = runs.search(store.client, store.experiment, runs.has_tag(LIVE, "open"))
-    partial += [run for run in live if PARENT not in run.data.tags]
+    partial += [run for run in live if PARENT_RUN not in run.data.tags]
     stage_runs = {}
     for record in state.records:
         run = complete.get(record.digest)
@@ -169,7 +169,10 @@ def make_stage_runs(store: TrackingStore, state: PipelineState, parent: Run, res
 
 
 def _find_partial(store: TrackingStore, record: StageRecord, partial: Iterable[Run]) -> Run | None:
-    """Return the partial run with the most points of the record, or None. Live runs that contradict it are superseded."""
+    """Return the incomplete run that has the most points of the record, or None.
+
+    Mark contradicting live runs as superseded.
+    """
     points = {runs.comparable(point) for point in record.points}
     points |= {runs.comparable((key, 0, value)) for key, value in record.final.items()}
     curves = {key for key, _, _ in points}
@@ -179,7 +182,7 @@ def _find_partial(store: TrackingStore, record: StageRecord, partial: Iterable[R
             continue
         if any(record.params.get(key) != value for key, value in run.data.params.items()):
             continue  # another training, whose record may come back from DVC's cache
-        # a live run has more curves than the record: those that depend on the machine (clips per second)
+        # ignore curves that only live runs have, such as clips per second
         logged = {point for point in runs.logged_points(store.client, run) if point[0] in curves}
         if logged <= points:
             best = max(best or (-1, run), (len(logged), run), key=lambda pair: pair[0])
@@ -191,7 +194,7 @@ def _find_partial(store: TrackingStore, record: StageRecord, partial: Iterable[R
 def _create(store: TrackingStore, parent: Run, record: StageRecord) -> Run:
     same = runs.search(store.client, store.experiment, runs.has_tag(RECORD, record.digest))
     origin = next((run.info.run_id for run in same if "alpro.origin" not in run.data.tags), None)
-    tags = {STAGE: record.stage, PARENT: parent.info.run_id, **({"alpro.origin": origin} if origin else {})}
+    tags = {STAGE: record.stage, PARENT_RUN: parent.info.run_id, **({"alpro.origin": origin} if origin else {})}
     return store.client.create_run(store.experiment, run_name=record.stage, tags=tags)
 
 
@@ -203,7 +206,7 @@ def _complete(store: TrackingStore, state: PipelineState, parent: Run, record: S
     points = [*record.points, *((key, 0, value) for key, value in record.final.items())]
     runs.log_points(client, run_id, [(point, now) for point in points if runs.comparable(point) not in logged])
     runs.log_params(client, run, record.params)
-    tags = {PARENT: parent.info.run_id, PIPELINE: state.key, "alpro.recipe": state.params.recipe, "alpro.task": record.task}
+    tags = {PARENT_RUN: parent.info.run_id, PIPELINE: state.key, "alpro.recipe": state.params.recipe, "alpro.task": record.task}
     runs.set_tags(client, run, {**tags, LIVE: "done"} if LIVE in run.data.tags else tags)
     if run.info.status != "FINISHED":
         client.set_terminated(run_id, "FINISHED", max([*logged.values(), run.info.start_time]) if logged else None)
@@ -215,9 +218,9 @@ def _refresh(store: TrackingStore, state: PipelineState, record: StageRecord, ru
     """Update what can change without the record: plots, the dvc.lock entry, the commit tags."""
     client, run_id = store.client, run.info.run_id
     tags = _commit_tags(state, run)
-    if run.data.tags.get(FILES) != record.files_digest:
+    if run.data.tags.get(FILES_DIGEST) != record.files_digest:
         _upload(store, run_id, record.folder, record.files)
-        tags[FILES] = record.files_digest
+        tags[FILES_DIGEST] = record.files_digest
     stage = state.locked_stage(record)
     if stage is not None:
         _log_inputs(store, state, record, run, stage)

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from transformers import BertForMaskedLM, BertModel
 
 from alpro.checkpoints.files import save_checkpoint
-from alpro.checkpoints.start import Spec, init_weights, read_spec, start
+from alpro.checkpoints.initial_weights import InitSpec, init_weights, load_start, read_spec
 from alpro.errors import CheckpointError
 from alpro.models.bert import bert_config
 from alpro.models.timesformer import resize_grid
@@ -55,7 +55,7 @@ def test_scratch_lets_the_temporal_path_learn(small, batch):
 def test_video_encoder_from_a_vit_matches_it_on_each_frame(small, vit):
     path, source = vit
     model = small("retrieval")
-    (report,) = init_weights(model, Spec(vision=path), seed=1)
+    (report,) = init_weights(model, InitSpec(vision=path), seed=1)
     encoder = model.visual_encoder.model
     block = encoder.blocks[1]
     assert block.attn.qkv.weight.equal(source.blocks[1].attn.qkv.weight)
@@ -77,7 +77,7 @@ def test_kinetics_timesformer_keeps_its_temporal_weights(small, tmp_path):
     inner["model.time_embed"] = torch.randn(1, 2, 48)
     inner["model.head.weight"], inner["model.head.bias"] = torch.zeros(600, 48), torch.zeros(600)
     torch.save({"epoch": 1, "model_state": inner, "cfg": "TRAIN:"}, tmp_path / "k600.pyth")
-    init_weights(target, Spec(vision=str(tmp_path / "k600.pyth")), seed=4)
+    init_weights(target, InitSpec(vision=str(tmp_path / "k600.pyth")), seed=4)
     block, original = target.visual_encoder.model.blocks[1], source.visual_encoder.model.blocks[1]
     assert block.temporal_attn.qkv.weight.equal(original.temporal_attn.qkv.weight)
     assert not block.temporal_attn.qkv.weight.equal(original.attn.qkv.weight)
@@ -89,7 +89,7 @@ def test_bert_directory_initialises_both_encoders(small, tmp_path, task):
     model = small(task)
     bert = BertForMaskedLM(bert_config(model.config))
     bert.save_pretrained(tmp_path / "bert")
-    (report,) = init_weights(model, Spec(text=str(tmp_path / "bert")), seed=1)
+    (report,) = init_weights(model, InitSpec(text=str(tmp_path / "bert")), seed=1)
     assert model.bert.layers[3].output.dense.weight.equal(bert.bert.encoder.layer[3].output.dense.weight)
     if task == "retrieval":
         assert model.text_encoder.cls.predictions.transform.dense.weight.equal(bert.cls.predictions.transform.dense.weight)
@@ -106,7 +106,7 @@ def test_old_and_headless_bert_files_are_loaded(small, tmp_path):
     }
     (tmp_path / "old").mkdir()
     torch.save(state, tmp_path / "old/pytorch_model.bin")
-    (report,) = init_weights(model, Spec(text=str(tmp_path / "old")), seed=1)
+    (report,) = init_weights(model, InitSpec(text=str(tmp_path / "old")), seed=1)
     assert model.bert.layers[0].output.LayerNorm.weight.equal(bert.encoder.layer[0].output.LayerNorm.weight)
     assert "text_encoder.cls" in str(report) and "text_encoder.bert (2)" in str(
         report
@@ -118,13 +118,13 @@ def test_offline_error_names_the_directory_option(small, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="ext/bert-base-uncased") as caught:
-        init_weights(small("retrieval"), Spec(text="bert-base-uncased-nobody-has"))
+        init_weights(small("retrieval"), InitSpec(text="bert-base-uncased-nobody-has"))
     assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match=r"model\.safetensors") as caught:
-        init_weights(small("retrieval"), Spec(vision="vit_base_patch16_224.orig_in21k_ft_in1k"))
+        init_weights(small("retrieval"), InitSpec(vision="vit_base_patch16_224.orig_in21k_ft_in1k"))
     assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="Unknown model"):
-        init_weights(small("retrieval"), Spec(vision="vit_nonsense"))
+        init_weights(small("retrieval"), InitSpec(vision="vit_nonsense"))
 
 
 def test_bert_is_found_in_the_released_codes_folder(small, monkeypatch, tmp_path):
@@ -144,7 +144,7 @@ def test_position_embedding_is_resized_by_init_resize(small, tmp_path):
     resized = {}
     for mode in ("flat_nearest", "bicubic"):
         target = small("retrieval", config=larger)
-        (report,) = start(target, tmp_path / "pretrain", seed=1, resize=mode)
+        (report,) = load_start(target, tmp_path / "pretrain", seed=1, resize=mode)
         resized[mode] = target.visual_encoder.model.pos_embed[:, 1:]
         assert "pos_embed: 1x17x48 to 1x37x48" in str(report)
     assert resized["flat_nearest"].equal(places[:, [n * 16 // 36 for n in range(36)]])
@@ -154,15 +154,15 @@ def test_position_embedding_is_resized_by_init_resize(small, tmp_path):
 def test_encoders_of_other_sizes_are_refused(small, vit, tmp_path):
     wide = small("retrieval", config=small("retrieval").config.model_copy(update={"width": 64}))
     with pytest.raises(CheckpointError, match="does not fit the video encoder"):
-        init_weights(wide, Spec(vision=vit[0]))
+        init_weights(wide, InitSpec(vision=vit[0]))
     BertForMaskedLM(bert_config(wide.config.model_copy(update={"vocab_size": 90}))).save_pretrained(tmp_path / "bert")
     with pytest.raises(CheckpointError, match="vocabulary differs"):
-        init_weights(wide, Spec(text=str(tmp_path / "bert")))
+        init_weights(wide, InitSpec(text=str(tmp_path / "bert")))
 
 
 def test_spec_with_unknown_keys_is_refused(tmp_path):
     (tmp_path / "x.yaml").write_text("vison: scratch\n")
-    with pytest.raises(CheckpointError, match="must hold `vision` and `text`"):
+    with pytest.raises(CheckpointError, match="may contain only the keys `vision` and `text`"):
         read_spec(tmp_path / "x.yaml")
     with pytest.raises(CheckpointError, match="not found"):
         read_spec(tmp_path / "y.yaml")
@@ -171,11 +171,11 @@ def test_spec_with_unknown_keys_is_refused(tmp_path):
 def test_start_accepts_a_spec_or_a_checkpoint(small, tmp_path):
     source, target = small("pretrain", seed=1), small("qa", seed=2)
     save_checkpoint(tmp_path / "pretrain", source, {})
-    (report,) = start(target, tmp_path / "pretrain", seed=5)
+    (report,) = load_start(target, tmp_path / "pretrain", seed=5)
     assert target.vision_proj.weight.equal(source.vision_proj.weight)
     assert target.classifier[0].weight.equal(
         small("qa", seed=5).classifier[0].weight
     )  # weights missing from the file come from the seed
     assert "classifier" in str(report)
-    assert start(target, INIT / "scratch.yaml", seed=5) == []
+    assert load_start(target, INIT / "scratch.yaml", seed=5) == []
     assert target.vision_proj.weight.equal(small("qa", seed=5).vision_proj.weight)
