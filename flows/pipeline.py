@@ -1,4 +1,4 @@
-"""The flows: `python -m flows.pipeline` runs all stages of dvc.yaml as Prefect tasks, with a server of its own.
+"""The flows: `python -m flows.pipeline` runs all stages of dvc.yaml as Prefect tasks, with its own Prefect server.
 
 A run works in a git worktree and becomes a DVC experiment, so it never changes the checkout. With `in_checkout` it works in
 the checkout like `make repro`, and then it cannot change parameters: params.yaml describes the checkout's results.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FILL = 128  # grey level of pixels that a warp takes from outside the frame
+FILL = 128  # gray level of pixels that a warp takes from outside the frame
 _MAX_MAGNITUDE = 10
 _CONTRAST_WEIGHTS = (0.114, 0.587, 0.299)  # in the order blue, green, red as in the released code, although frames are RGB
 _VIDEO = (
@@ -99,7 +99,7 @@ def _rotate(frames: Tensor, strength: float) -> Tensor:
 
 
 def warp(frames: Tensor, matrix: tuple[float, ...], single: bool = True) -> Tensor:
-    """Warp by an affine map with linear interpolation, grey outside: (T, 3, H, W) uint8 -> the same shape.
+    """Warp by an affine map with linear interpolation, gray outside: (T, 3, H, W) uint8 -> the same shape.
 
     `matrix` (a, b, c, d, e, f) maps (x, y) to (ax + by + c, dx + ey + f); `single` rounds it to single precision.
     Fixed point as in OpenCV's warpAffine: positions in 1/32 of a pixel, computed in 1/1024.

@@ -291,6 +291,6 @@ def _deal_by_video(
     number_in_video = np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
     usable = np.flatnonzero(number_in_video < batches)
     left_out = np.setdiff1d(np.arange(len(keys)), usable[: batches * batch])
-    dealt = by_video[usable[: batches * batch]].reshape(batch, batches).T  # neighbours go to different batches
+    dealt = by_video[usable[: batches * batch]].reshape(batch, batches).T  # neighbors go to different batches
     dealt = np.stack([rng.permutation(rows) for rows in dealt[rng.permutation(batches)]])
     return np.r_[dealt.ravel(), by_video[left_out]]
