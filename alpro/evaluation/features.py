@@ -29,11 +29,14 @@ from alpro.models import Alpro
 # Sources that affect the features; a change of any of them invalidates the cache.
 CODE = (
     "data/batches/augment.py",
+    "data/batches/clips.py",
     "data/batches/datasets.py",
-    "data/batches/loader.py",
+    "data/batches/seeds.py",
+    "data/media/containers.py",
     "data/media/decoders.py",
     "data/media/frames.py",
     "data/media/read.py",
+    "evaluation/clips.py",
     "models/encoders.py",
     "models/timesformer.py",
 )
