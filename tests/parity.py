@@ -1,4 +1,4 @@
-"""Comparison of this code with every golden of tests/goldens: one entry of CASES each, for the tests and the parity table.
+"""Comparison of this code with every golden of tests/goldens, for the tests and the parity table (see CASES).
 
 A case yields differences. The difference of an output is the largest |got - want| / (|want| + 0.1); 1e-4 means within 1e-4
 relative plus 1e-5 absolute. The difference of a gradient's norm is relative. That of a probe (product with seeded noise, which
@@ -50,7 +50,7 @@ Differences = Iterator[Difference]
 
 @dataclass(frozen=True)
 class Case:
-    """One golden: its comparison, and True if that is slow."""
+    """The comparison of one golden, and whether it is slow."""
 
     compare: Callable[[], Differences]
     slow: bool
@@ -73,7 +73,7 @@ def exact(what: str, got: Any, want: Any) -> Difference:
 
 
 def statistics(what: str, tensor: Tensor, want: dict[str, Any]) -> Differences:
-    """Compare shape, mean, deviation, norm and largest magnitude of a tensor; the golden has only a slice of it."""
+    """Compare shape, mean, deviation, norm and largest magnitude of a tensor; the golden stores only a slice."""
     t = tensor.detach().double()
     got = {"mean": t.mean(), "std": t.std(correction=0), "l2": t.norm(), "absmax": t.abs().max()}
     yield exact(f"{what} shape", list(tensor.shape), want["shape"])
@@ -453,7 +453,7 @@ CASES = _cases()
 TESTED: dict[str, tuple[str, ...]] = {
     "i_adamw": (
         "tests/training/test_optim.py::test_five_steps_are_the_released_codes",
-        "tests/training/test_optim.py::test_tiny_gradients_feel_epsilon_before_the_bias_correction",
+        "tests/training/test_optim.py::test_epsilon_is_added_before_the_bias_correction",
     ),
     "i_lr_schedule": ("tests/training/test_optim.py::test_the_learning_rate_is_the_released_codes",),
     "j_frame_sampling": (

@@ -1,4 +1,4 @@
-"""Print the table of parity: `python -m tests.parity_table [--fast] [case ...]`."""
+"""Print the parity table: `python -m tests.parity_table [--fast] [case ...]`."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ from transformers import BertModel
 from alpro.models.bert import MASKED, additive, attend, bert_config
 
 
-def test_two_halves_are_one_bert(small, batch):
+def test_text_and_multimodal_encoder_together_equal_bert(small, batch):
     model = small("qa").eval()
     config = bert_config(model.config)
-    config._attn_implementation = "sdpa"  # transformers' own, with the mask that it makes for it
+    config._attn_implementation = "sdpa"  # the implementation and mask of transformers
     bert = BertModel(config, add_pooling_layer=False).eval()
     state = {k: v for k, v in model.text_encoder.state_dict().items() if not k.endswith("position_ids")}
     bert.load_state_dict(state)
@@ -24,7 +24,7 @@ def test_two_halves_are_one_bert(small, batch):
     torch.testing.assert_close(model.fuse(text, b.attention_mask, nothing)[real], whole[real], rtol=1e-5, atol=1e-5)
 
 
-def test_cls_alone_is_what_the_whole_fusion_gives(small, batch):
+def test_cls_only_fusion_equals_full_fusion(small, batch):
     model = small("retrieval").eval()
     b = batch()
     video, text = model.encode_video(b.pixels), model.encode_text(b.input_ids, b.attention_mask)
@@ -34,7 +34,7 @@ def test_cls_alone_is_what_the_whole_fusion_gives(small, batch):
     torch.testing.assert_close(alone, whole[:, :1], rtol=1e-6, atol=1e-6)
 
 
-def test_cls_alone_has_the_same_gradients(small, batch):
+def test_cls_only_fusion_has_the_same_gradients(small, batch):
     model = small("qa").eval()
     b = batch()
     grads = []
@@ -48,8 +48,8 @@ def test_cls_alone_has_the_same_gradients(small, batch):
         torch.testing.assert_close(grads[1][key], grads[0][key], rtol=1e-4, atol=1e-5)
 
 
-def test_rows_fused_together_have_what_each_has_alone(small, batch):
-    """Numbers and gradients of groups with all, some or one of their tokens, and of an empty group."""
+def test_rows_fused_in_groups_equal_rows_fused_singly(small, batch):
+    """Compare values and gradients of groups with all, some or one of their tokens, and of an empty group."""
     model, b = small("qa").double().eval(), batch()
     seen = []
     for batched in (True, False):
@@ -71,7 +71,7 @@ def test_rows_fused_together_have_what_each_has_alone(small, batch):
         torch.testing.assert_close(gradient, expected[key], rtol=1e-9, atol=1e-10)
 
 
-def test_padding_changes_nothing(small, batch):
+def test_padding_does_not_change_the_output(small, batch):
     model = small("retrieval").eval()
     b = batch()
     longer = torch.nn.functional.pad(b.input_ids, (0, 9)), torch.nn.functional.pad(b.attention_mask, (0, 9))
@@ -83,8 +83,8 @@ def test_padding_changes_nothing(small, batch):
     )
 
 
-def test_dropout_changes_the_way_of_attention_but_not_its_numbers():
-    """A rate that rounds to zero uses the explicit products but drops nothing."""
+def test_explicit_attention_matches_fused_kernel():
+    """Use a dropout rate that rounds to zero: it selects the explicit products but drops nothing."""
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 7, 4, generator=g, requires_grad=True) for _ in range(3))
     mask = torch.zeros(2, 1, 1, 7)
@@ -97,7 +97,7 @@ def test_dropout_changes_the_way_of_attention_but_not_its_numbers():
         torch.testing.assert_close(explicit, fused, rtol=1e-5, atol=1e-6)
 
 
-def test_attention_drops_weights_in_training_alone(small, batch):
+def test_attention_dropout_applies_only_in_training(small, batch):
     model = small("qa")
     b = batch()
     layer = model.bert.layers[0]

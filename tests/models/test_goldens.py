@@ -1,4 +1,4 @@
-"""The models and objectives give the released code's numbers: one test per golden, under its name."""
+"""The models and objectives give the released code's numbers, with one test per golden."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from alpro.objectives.pem import boxes_to_mask, mean_inside
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_small_models_learn_a_batch(small, batch, task):
+def test_small_models_can_overfit_a_batch(small, batch, task):
     model = small(task, pem=PEM(threshold=0)).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3)
     generator = torch.Generator().manual_seed(0)
@@ -43,7 +43,7 @@ def test_bfloat16_autocast_gives_finite_losses_near_those_of_float32(small, batc
 
 
 def test_pretraining_is_the_sum_of_its_parts(small, batch):
-    """The batched forward gives the numbers and gradients of the objectives computed one by one."""
+    """Compare values and gradients of the batched forward pass with those of separately computed objectives."""
     model = small("pretrain", pem=PEM(threshold=0)).double().eval()
     b = batch()
     b = replace(b, pixels=normalize(b.pixels).double())
@@ -78,7 +78,7 @@ def gradients(logits, weights):
 
 
 @pytest.mark.parametrize("names", [("vtc",), ("vtm",), ("mlm",), ("pem",), ("mlm", "vtm"), ("vtc", "pem")])
-def test_objectives_of_weight_zero_are_off_and_the_others_are_unchanged(small, batch, names):
+def test_objectives_of_weight_zero_are_skipped_without_changing_others(small, batch, names):
     weights = dict.fromkeys(("vtc", "vtm", "mlm", "pem"), 0.0) | dict.fromkeys(names, 2.0)
     whole = small("pretrain", pem=PEM(threshold=0)).eval()
     part = small("pretrain", pem=PEM(threshold=0), objectives=Objectives(**weights)).eval()
@@ -96,7 +96,7 @@ def test_objectives_of_weight_zero_are_off_and_the_others_are_unchanged(small, b
 
 
 @pytest.mark.parametrize(("names", "texts"), [(("mlm",), 4), (("vtc",), 4), (("mlm", "vtm"), 8)])
-def test_texts_that_no_objective_reads_are_not_encoded(small, batch, names, texts):
+def test_unused_texts_are_not_encoded(small, batch, names, texts):
     weights = dict.fromkeys(("vtc", "vtm", "mlm", "pem"), 0.0) | dict.fromkeys(names, 1.0)
     model, seen = small("pretrain", objectives=Objectives(**weights)), []
     model.bert.embeddings.register_forward_hook(lambda module, inputs, out: seen.append(len(out)))
@@ -113,7 +113,7 @@ def test_prompter_inside_pretraining_is_frozen(small, batch):
 
 def test_all_crops_ignored_gives_zero_and_finite_gradients(small, batch):
     model = small("pretrain", pem=PEM(threshold=0.2)).train()
-    model.prompter.video_prompt_feat.fill_(0.25)  # six equal entities: one sixth each, under the threshold
+    model.prompter.video_prompt_feat.fill_(0.25)  # six equal entities have probability 1/6 each, below the threshold
     output = model(batch())
     output.total.backward()
     assert output.losses["pem"].item() == 0 and output.counts["pem"].item() == 0
@@ -136,7 +136,7 @@ def test_no_known_answer_gives_zero_and_finite_gradients(small, batch):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_questions_without_labels_give_logits_alone(small, batch):
+def test_questions_without_labels_give_only_logits(small, batch):
     output = small("qa").eval()(batch(labels=None))
     assert output.logits["qa"].shape == (4, 5) and not output.losses
     with pytest.raises(ValueError, match="no labels"):
@@ -145,8 +145,8 @@ def test_questions_without_labels_give_logits_alone(small, batch):
 
 @pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("task", ["retrieval", "pretrain"])
-def test_a_batch_of_one_pair_is_matched_alone(small, batch, task, mode):
-    """In training this happens if the other samples can't be read; training must continue."""
+def test_batch_of_one_pair_is_trained_without_negatives(small, batch, task, mode):
+    """Such a batch occurs in training if the other samples can't be read; training must continue."""
     model = small(task, pem=PEM(threshold=0)).train(mode)
     output = model(batch(1))
     assert output.counts["vtm"] == 1 and output.targets["vtm"].tolist() == [1]
@@ -156,7 +156,7 @@ def test_a_batch_of_one_pair_is_matched_alone(small, batch, task, mode):
 
 
 @pytest.mark.parametrize("task", ["retrieval", "pretrain"])
-def test_negatives_come_from_the_generator_alone(small, batch, task):
+def test_negatives_depend_only_on_the_generator(small, batch, task):
     model = small(task).eval()
     totals = []
     for state, seed in enumerate((0, 0, 1, 2, 3)):
@@ -165,7 +165,7 @@ def test_negatives_come_from_the_generator_alone(small, batch, task):
     assert totals[0] == totals[1] and len(set(totals)) > 2
 
 
-def test_pairs_are_matches_wrong_clips_wrong_texts():
+def test_pairs_are_matches_then_wrong_clips_then_wrong_texts():
     texts, clips, labels = match_pairs(3, (torch.tensor([1, 2, 0]), torch.tensor([2, 0, 1])))
     assert texts.tolist() == [0, 1, 2, 0, 1, 2, 2, 0, 1]
     assert clips.tolist() == [0, 1, 2, 1, 2, 0, 0, 1, 2]
@@ -189,7 +189,7 @@ def test_pixels_may_be_bytes_or_normalised(small, batch):
     assert one.equal(two)
 
 
-def test_missing_tensor_is_named(small, batch):
+def test_missing_tensor_is_reported_by_name(small, batch):
     with pytest.raises(ValueError, match="crop_boxes is missing"):
         small("pretrain")(batch(crop_boxes=None))
 

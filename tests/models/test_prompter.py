@@ -22,7 +22,7 @@ class WordTokenizer:
         return {"input_ids": torch.tensor([row + [0] * (longest - len(row)) for row in ids]), "attention_mask": mask}
 
 
-def test_prompts_go_template_by_template():
+def test_prompts_are_ordered_by_template():
     assert entity_prompts(["man", "dog"], TEMPLATES["image"][:2]) == [
         "A photo of a man.",
         "A photo of a dog.",
@@ -32,7 +32,7 @@ def test_prompts_go_template_by_template():
 
 
 @pytest.mark.parametrize("ensemble", [True, False])
-def test_features_are_the_mean_over_templates_whatever_the_batches(small, ensemble):
+def test_features_are_the_mean_over_templates_for_any_batch_size(small, ensemble):
     model, tokenizer = small("prompter").train(), WordTokenizer()
     entities = ["man", "dog", "car", "tree"]
     model.set_prompts(entities, tokenizer, ensemble, batch_size=5)
@@ -62,7 +62,7 @@ def test_prompter_without_prompts_is_refused(small, batch):
         model(batch())
 
 
-def test_images_are_asked_with_image_prompts(small, batch):
+def test_images_use_image_prompts(small, batch):
     prompter = small("prompter").eval()
     pixels = batch().pixels
     video, image = prompter.entity_logits(pixels, "video"), prompter.entity_logits(pixels, "image")

@@ -12,7 +12,7 @@ from alpro.models.timesformer import Block, SelfAttention, TimeSformer, resize_g
 
 
 def naive_block(block: Block, x: torch.Tensor, frames: int) -> torch.Tensor:
-    """Compute the block one patch and one frame at a time."""
+    """Compute the block for one patch and one frame at a time."""
     cls, x = x[:, :1], x[:, 1:].clone()
     for n in range(x.shape[1] // frames):
         place = slice(n * frames, (n + 1) * frames)
@@ -34,11 +34,11 @@ def test_block_attends_over_time_then_over_space():
 
 
 @pytest.mark.parametrize("cls_only", [False, True])
-def test_attention_without_the_fused_kernel_is_the_same_to_the_rounding_of_half_precision(cls_only, monkeypatch):
+def test_attention_without_the_fused_kernel_is_equal_up_to_half_precision(cls_only, monkeypatch):
     torch.manual_seed(0)
     attention, x = SelfAttention(32, 2, qkv_bias=True), torch.randn(3, 7, 32)
     exact = attention(x, cls_only)
-    torch.testing.assert_close(exact, Attention.forward(attention, x)[:, : exact.shape[1]])  # timm's own
+    torch.testing.assert_close(exact, Attention.forward(attention, x)[:, : exact.shape[1]])  # timm's implementation
     assert exact.shape[1] == (1 if cls_only else 7)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)  # must not be called
     with torch.autocast("cpu", torch.bfloat16):
@@ -46,13 +46,13 @@ def test_attention_without_the_fused_kernel_is_the_same_to_the_rounding_of_half_
     torch.testing.assert_close(rounded.float(), exact, atol=2e-2, rtol=2e-2)
 
 
-def test_the_product_of_times_two_layers_has_their_numbers_and_gradients():
-    """Also with drop path between the two layers, which drops whole patches."""
+def test_merged_temporal_projection_matches_two_layers():
+    """Include drop path between the two layers, which drops whole patches."""
     frames, places = 3, 40
     torch.manual_seed(0)
     block = Block(24, 3, 48, 0.5).double().train()
     x = torch.randn(1, 1 + places * frames, 24, dtype=torch.float64)
-    for layer in (block.attn.proj, block.mlp.fc2):  # the later layers add nothing
+    for layer in (block.attn.proj, block.mlp.fc2):  # later layers add nothing
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
     seen = []
@@ -73,7 +73,7 @@ def test_the_product_of_times_two_layers_has_their_numbers_and_gradients():
 
 
 @pytest.mark.parametrize("checkpointing", ["none", "exact"])
-def test_cls_alone_has_the_numbers_and_gradients_that_it_has_among_all_tokens(small, checkpointing):
+def test_cls_only_output_has_the_same_values_and_gradients(small, checkpointing):
     pixels = torch.randn(3, 3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     seen = []
     for cls_only in (False, True):
@@ -91,7 +91,7 @@ def test_cls_alone_has_the_numbers_and_gradients_that_it_has_among_all_tokens(sm
 
 
 @pytest.mark.parametrize(("image_size", "patch_size", "frames"), [(32, 8, 1), (48, 16, 2), (40, 8, 5)])
-def test_any_size_gives_cls_and_one_token_a_patch(small, image_size, patch_size, frames):
+def test_any_size_gives_cls_and_one_token_per_patch(small, image_size, patch_size, frames):
     config = small("retrieval").config.model_copy(update={"image_size": image_size, "patch_size": patch_size})
     model = small("retrieval", config=config, num_frames=frames)
     tokens = model.encode_video(torch.randint(0, 256, (2, frames, 3, image_size, image_size), dtype=torch.uint8))
@@ -99,7 +99,7 @@ def test_any_size_gives_cls_and_one_token_a_patch(small, image_size, patch_size,
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 3, 32, 32), (2, 3, 3, 40, 32), (2, 3, 1, 32, 32), (3, 3, 32, 32)])
-def test_clips_of_another_shape_are_refused_by_name(small, shape):
+def test_clips_of_another_shape_are_refused(small, shape):
     with pytest.raises(ConfigError, match=r"built for \(B, 3, 3, 32, 32\)"):
         small("retrieval").encode_video(torch.zeros(shape))
 
@@ -131,7 +131,7 @@ def test_official_checkpointing_leaves_attention_and_mlp_untrained(small, batch)
     assert all(torch.allclose(grads[key], g, rtol=1e-6, atol=1e-9) for key, g in official.items() if g is not None)
 
 
-def test_paths_are_dropped_in_training_only_and_more_with_depth(small, batch):
+def test_drop_path_applies_only_in_training_and_grows_with_depth(small, batch):
     config = small("retrieval").config.model_copy(update={"drop_path": 0.5, "dropout": 0.0})
     model = small("retrieval", config=config)
     rates = [block.drop_path.drop_prob for block in model.visual_encoder.model.blocks]
@@ -143,14 +143,14 @@ def test_paths_are_dropped_in_training_only_and_more_with_depth(small, batch):
     assert model.encode_video(pixels).equal(model.encode_video(pixels))
 
 
-def test_bicubic_resizing_keeps_the_two_dimensions():
+def test_bicubic_resizing_respects_both_dimensions():
     ramp = torch.arange(4.0)[:, None].expand(4, 4).reshape(1, 16, 1)  # rows 0, 1, 2, 3
     resized = resize_grid(ramp, (4, 4), (8, 8), "bicubic").reshape(8, 8)
     assert torch.allclose(resized, resized[:, :1].expand(-1, 8), atol=1e-6)
     assert (resized[1:, 0] > resized[:-1, 0]).all()
 
 
-def test_meta_device_shows_sizes_without_memory(small):
+def test_meta_device_gives_sizes_without_using_memory(small):
     model = small("retrieval", seed=None)
     assert all(parameter.is_meta for parameter in model.parameters())
     assert isinstance(model.visual_encoder, TimeSformer)

@@ -1,4 +1,4 @@
-"""Each objective against a plain implementation of its definition."""
+"""Each objective equals a plain implementation of its definition."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_vtc_is_the_mean_of_both_directions():
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (1, 3), (3, 2, 1)])
-def test_vtc_of_processes_is_vtc_of_the_whole_batch(sizes):
+def test_vtc_over_processes_equals_vtc_of_the_whole_batch(sizes):
     v, t = unit(sum(sizes), 0), unit(sum(sizes), 1)
     offsets = [sum(sizes[:i]) for i in range(len(sizes))]
     parts = [vtc_loss(v[o : o + n], t[o : o + n], v, t, o, 0.07)[0] * n for o, n in zip(offsets, sizes, strict=True)]
@@ -40,7 +40,7 @@ def test_vtc_is_exact_under_autocast():
     assert inside.equal(vtc_loss(v, t, v, t, 0, torch.tensor(0.07))[0])
 
 
-def test_negatives_are_drawn_by_softmax_and_never_the_pair_itself():
+def test_negatives_are_drawn_by_softmax_and_exclude_the_pair():
     similarity = torch.tensor([[9.0, 1.0, 0.0], [0.0, 9.0, 2.0], [1.0, 1.0, 9.0]])
     generator = torch.Generator().manual_seed(0)
     samples = torch.stack([hard_negatives(similarity, generator) for _ in range(2000)])
@@ -50,7 +50,7 @@ def test_negatives_are_drawn_by_softmax_and_never_the_pair_itself():
     assert share[1, 2].item() == pytest.approx(math.exp(2) / (math.exp(2) + 1), abs=0.04)
 
 
-def test_negatives_survive_similarities_far_below_the_pairs_own():
+def test_negatives_are_found_despite_underflowing_similarities():
     """At temperature 0.001 the weights of the other pairs underflow."""
     similarity = torch.full((4, 4), -900.0).fill_diagonal_(1000.0)
     assert all(i != j for i, j in enumerate(hard_negatives(similarity).tolist()))
@@ -77,7 +77,7 @@ def test_boxes_become_masks_and_crops_are_black_outside():
     assert pem.crop(normalize(raw), inside, black(raw.device)).equal(normalize(blackened))
 
 
-def test_mean_is_over_the_patches_inside():
+def test_mean_is_over_patches_inside_the_box():
     tokens, inside = torch.randn(2, 4, 3), torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1]]).bool()
     want = torch.stack([(tokens[0, 0] + tokens[0, 2]) / 2, tokens[1, 3]])
     torch.testing.assert_close(pem.mean_inside(tokens, inside), want)
@@ -90,14 +90,14 @@ def test_pem_is_the_mean_over_kept_crops():
     torch.testing.assert_close(pem.pem_loss(logits, labels, keep), want)
 
 
-def test_rules_for_crops_without_a_label():
+def test_crops_without_a_label_follow_the_rule_pem_ignore():
     labels = torch.tensor([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.3, 0.35, 0.35]])
     assert pem.keep_mask(labels, "max_probability", 0.5).tolist() == [True, True, False]
     assert pem.keep_mask(labels, "argmax_zero", 0.5).tolist() == [False, True, True]
 
 
-def test_black_batches_are_divided_like_all_others():
-    """The released code does not divide a batch of values 0 and 1, and so reads 1 as white."""
+def test_dark_batches_are_divided_like_all_others():
+    """The released code does not divide a batch of values 0 and 1, so it reads 1 as white."""
     dim = torch.ones(2, 3, 4, 4, dtype=torch.uint8)
     bright = torch.cat([dim, torch.full_like(dim, 255)])
     assert normalize(dim).equal(normalize(bright)[:2])

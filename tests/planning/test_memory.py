@@ -1,4 +1,4 @@
-"""The planned activations are what autograd stores, for every training, with and without gradient checkpointing."""
+"""Planned activations equal what autograd stores, for every training, with and without gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def kept_bytes(model: nn.Module) -> int:
 
     def pack(tensor: Tensor) -> Tensor:
         if tensor.untyped_storage().data_ptr() not in own:
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # held, so that its address is not reused
+            storages[tensor.untyped_storage().data_ptr()] = (
+                tensor.untyped_storage()
+            )  # kept alive, so that its address is not reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -60,12 +62,12 @@ def kept_bytes(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("task", PASSES)
 @pytest.mark.parametrize("checkpointing", ["none", "exact"])
-def test_planned_activations_are_what_autograd_keeps(task: str, checkpointing: str) -> None:
+def test_planned_activations_equal_what_autograd_stores(task: str, checkpointing: str) -> None:
     stored, _ = activations(task, SIZES, FRAMES, TOKENS, checkpointing)
     assert stored.bytes("fp32") * BATCH == pytest.approx(kept_bytes(built(task, checkpointing)), rel=0.08)
 
 
-def test_a_recomputed_block_keeps_what_one_of_the_stored_blocks_does() -> None:
+def test_recomputed_block_stores_as_much_as_a_normal_block() -> None:
     deep, (whole, working) = SIZES.model_copy(update={"vision_layers": 4}), activations("qa", SIZES, FRAMES, TOKENS, "exact")
     one_more = activations("qa", deep, FRAMES, TOKENS)[0].bytes("fp32") - activations("qa", SIZES, FRAMES, TOKENS)[0].bytes(
         "fp32"
@@ -74,7 +76,7 @@ def test_a_recomputed_block_keeps_what_one_of_the_stored_blocks_does() -> None:
     assert whole.bytes("fp32") < activations("qa", SIZES, FRAMES, TOKENS)[0].bytes("fp32")
 
 
-def test_memory_is_counted_per_process_and_16_bits_save_less_than_half() -> None:
+def test_memory_is_per_process_and_16_bits_save_less_than_half() -> None:
     sizes: dict[str, Any] = {"trained": 100, "frozen": 10, "frames": FRAMES, "text_tokens": TOKENS, "checkpointing": "none"}
     one, two = (estimate_memory("pretrain", SIZES, batch=n, precision="fp32", **sizes) for n in (1, 2))
     assert (one.weights, one.frozen, one.gradients, one.moments) == (400, 40, 400, 800)

@@ -27,7 +27,7 @@ def paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Params:
     return params
 
 
-def test_the_papers_trainings_from_published_numbers(paper: Params) -> None:
+def test_plan_of_the_paper_uses_published_numbers(paper: Params) -> None:
     plans = {plan.name: plan for plan in make_plan(paper, 16, H100)}
     assert list(plans) == ["prompter", "pretrain", *(f"finetune/{task}" for task in paper.finetune)]
     assert not any(plan.counted for plan in plans.values())
@@ -50,13 +50,13 @@ def test_the_papers_trainings_from_published_numbers(paper: Params) -> None:
         ("finetune/msvd_qa", "qa_msvd"),
     ],
 )
-def test_parameters_are_the_released_models(paper: Params, training: str, manifest: str) -> None:
+def test_parameter_counts_equal_the_released_models(paper: Params, training: str, manifest: str) -> None:
     plan = next(plan for plan in make_plan(paper, 8, H100) if plan.name == training)
     assert plan.parameters == case(f"state_dict_info_{manifest}")["n_parameters"]
     assert plan.memory.weights + plan.memory.frozen == 4 * plan.parameters == plan.checkpoint_bytes
 
 
-def test_twice_the_gpus_take_half_the_hours_and_other_devices_their_share(paper: Params) -> None:
+def test_hours_scale_with_number_and_speed_of_gpus(paper: Params) -> None:
     hours_8, hours_16 = (sum(plan.hours for plan in make_plan(paper, gpus, H100)) for gpus in (8, 16))
     assert hours_16 == pytest.approx(hours_8 / 2, rel=0.01)
     slow = sum(plan.hours for plan in make_plan(paper, 8, device_of(None, tflops=10, mfu=0.5)))
@@ -99,10 +99,12 @@ def test_samples_are_counted_if_the_data_exist(monkeypatch: pytest.MonkeyPatch, 
     assert data_bytes(params)["data/sample/msvd_qa/videos"] > 10_000
 
     run_training(params, "finetune", "msvd_qa", init="recipes/init/scratch.yaml", output="out", record="record")
-    assert Path("out/model.safetensors").stat().st_size == pytest.approx(plan.checkpoint_bytes, rel=0.15)  # names are a part
+    assert Path("out/model.safetensors").stat().st_size == pytest.approx(
+        plan.checkpoint_bytes, rel=0.15
+    )  # the file also contains names
 
 
-def test_a_data_set_of_unknown_size_is_named(paper: Params) -> None:
+def test_data_set_of_unknown_size_is_reported(paper: Params) -> None:
     renamed = {
         name: {"own": part["msvd_qa"]}
         for name, part in paper.model_dump().items()
@@ -112,7 +114,7 @@ def test_a_data_set_of_unknown_size_is_named(paper: Params) -> None:
         make_plan(Params.model_validate({**paper.model_dump(), **renamed, "zeroshot": {}}), 8, H100)
 
 
-def test_the_command_says_what_is_assumed(paper: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_prints_its_assumptions(paper: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
     monkeypatch.setenv("COLUMNS", "160")

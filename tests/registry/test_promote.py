@@ -65,7 +65,7 @@ def commit(root: Path) -> None:
 
 
 def candidate(root: Path, params: Params, name: str, *, clean: bool = True) -> None:
-    """Make and register a checkpoint of this name, as the pipeline and `alpro register` do."""
+    """Make and register a checkpoint with this name, like the pipeline and `alpro register`."""
     write_checkpoint(root, params, f"finetune/{TASK}", salt=name)
     write_locks(root, params)
     if clean:
@@ -113,14 +113,14 @@ def project(with_champion: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(with_champion, tmp_path / "project"))
 
 
-def test_a_first_model_above_chance_becomes_the_champion(fresh, params):
+def test_first_model_above_chance_becomes_the_champion(fresh, params):
     done = promote(fresh, params)
     assert done.passed and done.moved and "whole interval above 25.00" in str(done)
     assert aliased(fresh) == {"candidate": 1, "champion": 1}
     assert promote(fresh, params).verdict is None, "the champion is not compared with itself"
 
 
-def test_the_version_that_was_meant_is_promoted_whatever_the_candidate_is_by_now(fresh, params):
+def test_requested_version_is_promoted_despite_a_newer_candidate(fresh, params):
     candidate(fresh, params, "worse")
     with pytest.raises(TrackingError, match="models:/alpro-msvd_qa/7: no such version"):
         promote(fresh, params, version="7")
@@ -128,7 +128,7 @@ def test_the_version_that_was_meant_is_promoted_whatever_the_candidate_is_by_now
     assert aliased(fresh) == {"candidate": 2, "champion": 1}
 
 
-def test_a_first_model_whose_interval_reaches_chance_is_refused(fresh, params):
+def test_first_model_with_an_interval_at_chance_is_refused(fresh, params):
     candidate(fresh, params, "chance")
     done = promote(fresh, params)
     assert "overall_acc above majority" in done.verdict.reason
@@ -139,8 +139,8 @@ def test_a_first_model_whose_interval_reaches_chance_is_refused(fresh, params):
     ("name", "why"),
     [("worse", "gain of overall_acc"), ("equal", "gain of overall_acc"), ("slightly", "gain beyond chance")],
 )
-def test_a_model_that_is_not_clearly_better_is_refused(project, params, name, why):
-    write_data(project, params, "msrvtt_ret", salt="other")  # changed data of another task do not matter
+def test_model_that_is_not_clearly_better_is_refused(project, params, name, why):
+    write_data(project, params, "msrvtt_ret", salt="other")  # changed data of another task is irrelevant
     candidate(project, params, name)
     done = promote(project, params)
     assert not done.passed and why in done.verdict.reason
@@ -148,7 +148,7 @@ def test_a_model_that_is_not_clearly_better_is_refused(project, params, name, wh
     assert ("gain of overall_acc" in done.verdict.reason) == (name != "slightly")
 
 
-def test_a_clearly_better_model_becomes_the_champion_and_can_be_taken_back(project, params):
+def test_clearly_better_model_is_promoted_and_can_be_rolled_back(project, params):
     candidate(project, params, "clearly")
     assert promote(project, params, dry_run=True).passed and aliased(project)["champion"] == 1
     done = promote(project, params)
@@ -166,7 +166,7 @@ def test_a_clearly_better_model_becomes_the_champion_and_can_be_taken_back(proje
         registry.rollback(project, TASK)
 
 
-def test_a_state_that_no_commit_holds_is_refused_until_one_does(project, params):
+def test_uncommitted_state_is_refused_until_it_is_committed(project, params):
     (project / "params.yaml").write_text((project / "params.yaml").read_text() + "# an edit\n")
     candidate(project, params, "clearly", clean=False)
     done = promote(project, params)
@@ -176,7 +176,7 @@ def test_a_state_that_no_commit_holds_is_refused_until_one_does(project, params)
     assert promote(project, params).moved
 
 
-def test_a_model_of_other_data_is_refused(project, params):
+def test_model_evaluated_on_other_data_is_refused(project, params):
     candidate(project, params, "clearly")
     write_data(project, params, TASK, salt="newer")
     done = promote(project, params)
@@ -191,7 +191,7 @@ def test_a_model_whose_data_failed_validation_is_refused(project, params):
     assert aliased(project)["champion"] == 1
 
 
-def test_files_that_the_lock_does_not_name_are_refused(project, params):
+def test_files_that_differ_from_the_lock_are_refused(project, params):
     candidate(project, params, "clearly")
     client = contents(project).client
     place = Path(client.get_model_version_download_uri(MODEL, "2").removeprefix("file://"))
@@ -200,7 +200,7 @@ def test_files_that_the_lock_does_not_name_are_refused(project, params):
     assert aliased(project)["champion"] == 1
 
 
-def test_an_alias_moved_by_hand_is_named_and_rollback_puts_it_right(project, params):
+def test_manually_moved_alias_is_reported_and_restored_by_rollback(project, params):
     candidate(project, params, "worse")
     contents(project).client.set_registered_model_alias(MODEL, "champion", "2")
     with opened(project) as store:
@@ -262,7 +262,7 @@ def test_lineage_lists_all_versions_and_the_commands_that_restore_the_state(with
         trace(with_champion, MODEL)
 
 
-def test_the_doctor_names_a_champion_that_no_gate_made(project, params):
+def test_doctor_reports_a_champion_without_a_gate_record(project, params):
     assert doctor.CHECKS["champions"](project).status == "ok"
     candidate(project, params, "worse")
     contents(project).client.set_registered_model_alias(MODEL, "champion", "2")
@@ -270,7 +270,7 @@ def test_the_doctor_names_a_champion_that_no_gate_made(project, params):
     assert "WARNING: " in str(trace(project, f"models:/{MODEL}@champion"))
 
 
-def test_a_served_champion_that_no_gate_made_says_so(project, params, monkeypatch):
+def test_serving_a_champion_without_a_gate_record_warns(project, params, monkeypatch):
     client = contents(project).client
     place = Path(client.get_model_version_download_uri(MODEL, "1").removeprefix("file://"))
     assert alias_warning(place, MODEL) is None, "without a registry there is nothing to ask"
@@ -286,7 +286,7 @@ def test_without_a_candidate_nothing_is_promoted(project, params):
         promote(project, params)
 
 
-def test_register_refuses_what_the_lock_does_not_name(project, params):
+def test_register_refuses_checkpoints_that_differ_from_the_lock(project, params):
     write_checkpoint(project, params, f"finetune/{TASK}", salt="by hand")
     with pytest.raises(TrackingError, match=f"finetune/{TASK}: differs from dvc.lock"):
         registry.register(project, params)
@@ -333,7 +333,7 @@ def test_threshold_and_minimum_gain_are_checked(tmp_path):
     assert not gate.compare_with_chance(settings, a)[0].ok
 
 
-def test_a_type_that_lost_is_named_unless_it_has_few_questions(tmp_path):
+def test_worse_question_type_is_reported_unless_it_has_few_questions(tmp_path):
     whos = {n for n in range(QUESTIONS) if n % 3 == 0}
     a, b = record(tmp_path / "a", set(range(QUESTIONS)) - whos), record(tmp_path / "b", range(40))
     settings = Gate(resamples=500)
@@ -343,6 +343,6 @@ def test_a_type_that_lost_is_named_unless_it_has_few_questions(tmp_path):
     assert checks["who_acc"].ok and checks["who_acc"].needed == "not checked: 40 questions"
 
 
-def test_runs_on_other_queries_are_not_compared(tmp_path):
+def test_runs_on_different_queries_are_not_compared(tmp_path):
     with pytest.raises(DataError, match="compare runs on the same data"):
         gate.compare_with_champion(Gate(), queries(tmp_path / "a", [1, 2]), queries(tmp_path / "b", [1, 2, 3]))

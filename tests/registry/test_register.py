@@ -14,7 +14,7 @@ from tests.tracking.tracked_project import contents, stages_of, write_checkpoint
 TASKS = ("msrvtt_ret", "msvd_qa")
 
 
-def test_every_checkpoint_is_a_version_of_its_model(mirror, params):
+def test_every_checkpoint_becomes_a_version_of_its_model(mirror, params):
     store = contents(mirror)
     names = {model.name for model in store.client.search_registered_models()}
     assert names == {"alpro-prompter", "alpro-pretrain", *(f"alpro-{task}" for task in TASKS)}
@@ -28,7 +28,7 @@ def test_every_checkpoint_is_a_version_of_its_model(mirror, params):
     assert not store.client.get_model_version("alpro-pretrain", "1").aliases
 
 
-def test_versions_name_those_they_were_trained_from(mirror):
+def test_versions_name_their_parents(mirror):
     client = contents(mirror).client
     parents = {
         name: client.get_model_version(f"alpro-{name}", "1").tags.get("alpro.parent")
@@ -39,7 +39,7 @@ def test_versions_name_those_they_were_trained_from(mirror):
     assert start.split()[0].startswith("recipes/init/")
 
 
-def test_the_store_holds_the_files_of_the_checkpoint(mirror, params):
+def test_store_has_the_files_of_the_checkpoint(mirror, params):
     store = contents(mirror)
     place = Path(store.client.get_model_version_download_uri("alpro-msvd_qa", "1").removeprefix("file://"))
     (weights,) = place.rglob("model.safetensors")
@@ -60,7 +60,7 @@ def test_a_new_checkpoint_becomes_the_next_version_and_the_candidate(synced, par
     assert int(client.get_model_version_by_alias("alpro-msrvtt_ret", "candidate").version) == 1
 
 
-def test_a_run_moves_the_candidates_of_its_own_tasks_alone_and_names_itself_there(synced, params):
+def test_run_moves_and_tags_only_the_candidates_of_its_tasks(synced, params):
     client = contents(synced).client
     for task in TASKS:  # newer checkpoints of both tasks, registered by their own runs
         write_checkpoint(synced, params, f"finetune/{task}", salt="better")
@@ -80,7 +80,7 @@ def test_a_run_moves_the_candidates_of_its_own_tasks_alone_and_names_itself_ther
         assert flow_tags.items() <= tags.items(), "the run that trained it, not a later one that found it"
 
 
-def test_an_earlier_checkpoint_that_came_back_is_no_new_version(synced, params):
+def test_restored_checkpoint_does_not_become_a_new_version(synced, params):
     write_checkpoint(synced, params, "finetune/msvd_qa", salt="better")
     sync(synced, params)
     write_checkpoint(synced, params, "finetune/msvd_qa")
@@ -88,7 +88,7 @@ def test_an_earlier_checkpoint_that_came_back_is_no_new_version(synced, params):
     assert int(contents(synced).client.get_model_version_by_alias("alpro-msvd_qa", "candidate").version) == 1
 
 
-def test_a_checkpoint_that_the_lock_does_not_know_names_no_ancestors_until_it_does(synced, params):
+def test_checkpoint_has_no_parent_until_it_is_in_the_lock(synced, params):
     write_checkpoint(synced, params, "finetune/msvd_qa", salt="by hand")
     sync(synced, params)
     tags = contents(synced).client.get_model_version("alpro-msvd_qa", "2").tags
@@ -98,7 +98,7 @@ def test_a_checkpoint_that_the_lock_does_not_know_names_no_ancestors_until_it_do
     assert contents(synced).client.get_model_version("alpro-msvd_qa", "2").tags["alpro.parent"] == "alpro-pretrain/1"
 
 
-def test_aliases_that_others_set_stay(synced, params):
+def test_other_aliases_are_kept(synced, params):
     client = contents(synced).client
     client.set_registered_model_alias("alpro-msvd_qa", "champion", "1")
     write_checkpoint(synced, params, "finetune/msvd_qa", salt="better")
@@ -106,7 +106,7 @@ def test_aliases_that_others_set_stay(synced, params):
     assert int(client.get_model_version_by_alias("alpro-msvd_qa", "champion").version) == 1
 
 
-def test_a_start_from_an_official_checkpoint_is_named_by_its_file(project, params):
+def test_start_from_an_official_checkpoint_is_recorded_by_file(project, params):
     official = project / "data" / "official.pt"
     official.parent.mkdir(exist_ok=True)
     official.write_bytes(b"official")

@@ -49,12 +49,12 @@ def test_summary_has_an_entry_for_each_evaluation(made: Path) -> None:
     assert "blind" not in summary["msrvtt_ret_zeroshot"]
 
 
-def test_page_needs_nothing_from_outside(made: Path) -> None:
+def test_page_has_no_external_links(made: Path) -> None:
     page = (made / "index.html").read_text()
     assert not re.search(r'(?:src|href)\s*=\s*"(?!#|data:)', page)
     assert not re.search(r"url\((?!data:)|@import|<script|https?://", page)
     frames = re.findall(r"data:image/jpeg;base64,([^)]+)", page)
-    assert 5 <= len(frames) == len(set(frames)) <= 10  # each video once, however often it is shown
+    assert 5 <= len(frames) == len(set(frames)) <= 10  # each video is embedded once, however often it is shown
 
 
 def test_page_is_well_formed_and_shows_every_part(made: Path) -> None:
@@ -75,7 +75,7 @@ def test_same_records_give_the_same_bytes(made: Path, params: Params) -> None:
     assert (sha256(made / "index.html"), sha256(made / "summary.json")) == before
 
 
-def test_report_without_baseline_and_videos_is_still_made(made: Path, params: Params) -> None:
+def test_report_needs_neither_baseline_nor_videos(made: Path, params: Params) -> None:
     Path("benchmarks/baseline.json").write_text("{}")
     absent = {name: dataset.model_copy(update={"videos": str(made / "none")}) for name, dataset in params.datasets.items()}
     make_report(params.model_copy(update={"datasets": absent}), "reports")
@@ -83,25 +83,25 @@ def test_report_without_baseline_and_videos_is_still_made(made: Path, params: Pa
     assert "training from scratch" not in page and 'class="film none"' in page
 
 
-def test_records_of_another_recipe_are_passed_over(made: Path, params: Params) -> None:
+def test_records_of_another_recipe_are_ignored(made: Path, params: Params) -> None:
     with pytest.raises(DataError, match="no evaluation of recipe other"):
         make_report(params.model_copy(update={"recipe": "other"}), "reports")
 
 
-def test_damaged_records_are_named(made: Path, params: Params) -> None:
+def test_damaged_records_are_reported(made: Path, params: Params) -> None:
     (made / "evaluate/msvd_qa/metrics.json").write_text("{")
     with pytest.raises(DataError, match=r"msvd_qa/metrics.json: line 1, column 2: not valid JSON"):
         make_report(params, "reports")
 
 
-def test_baseline_with_a_value_missing_is_named(made: Path, params: Params) -> None:
+def test_baseline_with_a_missing_value_is_reported(made: Path, params: Params) -> None:
     broken = {**BASELINE, "seeds": [1, 2]}
     Path("benchmarks/baseline.json").write_text(json.dumps(broken))
     with pytest.raises(DataError, match=r"baseline\.json: .*msrvtt_ret: 2 seeds"):
         make_report(params, "reports")
 
 
-def test_terminal_shows_the_figures_and_where_to_look(
+def test_terminal_output_has_the_figures_and_the_reports_path(
     made: Path, params: Params, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     summary = json.loads((made / "summary.json").read_text())
@@ -121,14 +121,14 @@ def test_terminal_shows_the_figures_and_where_to_look(
     assert "git add dvc.lock stages/dvc.lock && git commit" in printed.splitlines()[-1]
 
 
-def test_titles_are_as_people_write_them() -> None:
+def test_titles_use_the_usual_names() -> None:
     assert title("didemo_ret_zeroshot") == "DiDeMo retrieval, zero-shot"
     assert title("msvd_qa") == "MSVD-QA"
     assert title("kitchen_ret") == "kitchen retrieval" and title("other") == "other"
 
 
 class Nesting(HTMLParser):
-    """Fails if tags are not properly nested."""
+    """Parser that fails if tags are not properly nested."""
 
     EMPTY = ("meta", "link", "br", "img", "input", "rect", "line", "circle", "polyline")
 

@@ -1,4 +1,4 @@
-"""Search finds what the evaluation finds, encodes only new videos, and reports the ones it leaves out."""
+"""Search gives the evaluation's results, encodes only new videos, and reports the ones it skips."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def encoded(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_search_finds_what_the_evaluation_finds(
+def test_search_gives_the_evaluations_results(
     service: Service,
     videos: Path,
     records: list[Record],
@@ -96,7 +96,7 @@ def test_only_new_and_changed_videos_are_encoded(
     assert len(list((index / "tokens").rglob("*.npy"))) == len({video.sha256 for video in now.videos})
 
 
-def test_killed_indexing_goes_on(service: Service, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_indexing_resumes(service: Service, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = encoded(service, monkeypatch)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(indexing, "write", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -107,7 +107,7 @@ def test_killed_indexing_goes_on(service: Service, videos: Path, tmp_path: Path,
     assert sum(counts) == 11 and len(VideoIndex.open(tmp_path / "index").videos) == 11
 
 
-def test_unreadable_videos_are_left_out_and_named(service: Service, videos: Path, tmp_path: Path) -> None:
+def test_unreadable_videos_are_skipped_and_reported(service: Service, videos: Path, tmp_path: Path) -> None:
     (videos / "broken.mp4").write_bytes(b"no video")
     changes = build(service, videos, tmp_path / "index")
     assert changes.videos == 11
@@ -118,7 +118,7 @@ def test_unreadable_videos_are_left_out_and_named(service: Service, videos: Path
         build(service, videos, tmp_path / "other")
 
 
-def test_index_of_another_model_is_refused_for_a_search_and_made_anew(
+def test_index_of_another_model_is_refused_by_search_and_rebuilt(
     service: Service, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(service, videos, tmp_path / "index")
@@ -131,7 +131,7 @@ def test_index_of_another_model_is_refused_for_a_search_and_made_anew(
     assert not np.allclose(VideoIndex.open(tmp_path / "index").features, old)
 
 
-def test_nearest_keeps_the_rows_order_among_equals(tmp_path: Path) -> None:
+def test_equal_similarities_keep_row_order(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     features = np.repeat(rng.normal(size=(10, 4)).astype(np.float32), 3, axis=0)
     rows = [Video(f"{n}.mp4", 1, 1, "0") for n in range(30)]
@@ -143,7 +143,7 @@ def test_nearest_keeps_the_rows_order_among_equals(tmp_path: Path) -> None:
         assert opened.nearest(query, count)[0].tolist() == expected[:count].tolist()
 
 
-def test_faults_are_named(service: Service, project: Path, videos: Path, tmp_path: Path) -> None:
+def test_invalid_inputs_are_reported(service: Service, project: Path, videos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="alpro index"):
         VideoIndex.open(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
@@ -166,7 +166,7 @@ def test_faults_are_named(service: Service, project: Path, videos: Path, tmp_pat
         VideoIndex.open(tmp_path / "index")
 
 
-def test_page_shows_frames_and_links_to_nothing(service: Service, videos: Path, tmp_path: Path) -> None:
+def test_page_shows_frames_without_external_links(service: Service, videos: Path, tmp_path: Path) -> None:
     build(service, videos, tmp_path / "index")
     opened = VideoIndex.open(tmp_path / "index")
     hits = Searcher(service, opened).search("a red circle", 3)
@@ -178,7 +178,7 @@ def test_page_shows_frames_and_links_to_nothing(service: Service, videos: Path, 
     assert [hit["video"] for hit in json.loads(show(hits, videos, as_json=True))] == [hit.video for hit in hits]
 
 
-def test_the_verbs_index_and_search(project: Path, videos: Path, tmp_path: Path) -> None:
+def test_commands_index_and_search(project: Path, videos: Path, tmp_path: Path) -> None:
     run, index, checkpoint = CliRunner(), str(tmp_path / "index"), str(project / "models/msrvtt_ret")
     indexed = run.invoke(app, ["index", str(videos), "--checkpoint", checkpoint, "--index", index])
     assert indexed.exit_code == 0 and "11 videos, 11 encoded now, 0 removed" in indexed.stdout

@@ -49,7 +49,7 @@ def service(checkpoints: Path, task: str, videos: Path) -> Service:
     return Service.load(checkpoints / task, "uniform", PREPROCESSING.max_text_tokens, str(videos))
 
 
-def test_answers_are_those_of_the_evaluation(checkpoints, videos):
+def test_answers_equal_those_of_the_evaluation(checkpoints, videos):
     loaded = service(checkpoints, "qa", videos)
     table = pandas.DataFrame(
         {"video": ["two.mp4", "one.mp4", "two.mp4"], "question": [TEXTS[1], TEXTS[3], TEXTS[3]]}, index=[7, 8, 9]
@@ -66,7 +66,7 @@ def test_answers_are_those_of_the_evaluation(checkpoints, videos):
     assert results.top_answers[7] == [answer for answer, _ in expected[0].top]
 
 
-def test_scores_are_those_of_the_evaluation(checkpoints, videos):
+def test_scores_equal_those_of_the_evaluation(checkpoints, videos):
     loaded = service(checkpoints, "retrieval", videos)
     pairs = [(video, text) for text in TEXTS for video in ("one.mp4", "two.mp4")]
     results = loaded.predict(pandas.DataFrame(pairs, columns=["video", "caption"]))
@@ -77,13 +77,13 @@ def test_scores_are_those_of_the_evaluation(checkpoints, videos):
 
 
 @pytest.mark.parametrize(("task", "columns"), [("prompter", ["similarity"]), ("pretrain", ["score", "similarity"])])
-def test_models_before_the_fine_tuning_score_captions_too(checkpoints, videos, task, columns):
+def test_pretrained_models_score_captions(checkpoints, videos, task, columns):
     results = service(checkpoints, task, videos).predict(pandas.DataFrame({"video": ["one.mp4"], "caption": [TEXTS[0]]}))
     assert list(results.columns) == columns
 
 
 @pytest.mark.parametrize("name", ["../secret.mp4", "link.mp4", "/etc/passwd", "x/../../secret.mp4"])
-def test_a_file_outside_of_the_folder_is_refused(checkpoints, videos, name):
+def test_file_outside_the_folder_is_refused(checkpoints, videos, name):
     with pytest.raises(DataError, match="outside the folder of videos"):
         service(checkpoints, "retrieval", videos).predict(pandas.DataFrame({"video": [name], "caption": [TEXTS[0]]}))
 
@@ -99,7 +99,7 @@ def test_a_file_outside_of_the_folder_is_refused(checkpoints, videos, name):
         ({"video": "bad.mp4", "caption": "a"}, "bad.mp4"),
     ],
 )
-def test_a_bad_row_is_named_without_the_folder(checkpoints, videos, row, message):
+def test_bad_row_is_reported_without_the_folders_path(checkpoints, videos, row, message):
     (videos / "bad.mp4").write_text("no video")
     with pytest.raises(DataError) as caught:
         service(checkpoints, "retrieval", videos).predict(pandas.DataFrame([row]))
@@ -107,7 +107,7 @@ def test_a_bad_row_is_named_without_the_folder(checkpoints, videos, row, message
     assert str(videos) not in str(caught.value)
 
 
-def test_the_folder_is_named_by_the_environment_else_the_working_directory(checkpoints, videos, monkeypatch, tmp_path):
+def test_folder_is_set_by_the_environment_or_is_the_working_directory(checkpoints, videos, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ALPRO_MEDIA_ROOT", raising=False)
     assert Service.load(checkpoints / "qa", "uniform", 20).media_root == tmp_path
@@ -124,7 +124,7 @@ def packed(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return into
 
 
-def test_a_packed_model_holds_no_pickle_and_says_what_it_needs(packed):
+def test_packed_model_has_no_pickle_and_lists_its_requirements(packed):
     assert not [*packed.rglob("*.pkl"), *packed.rglob("__pycache__")]
     needs = (packed / "requirements.txt").read_text()
     assert "torch==" in needs
@@ -132,13 +132,13 @@ def test_a_packed_model_holds_no_pickle_and_says_what_it_needs(packed):
     assert not any(name in needs for name in ("horovod", "dvc", "prefect", "great_expectations"))
 
 
-def test_a_checkpoint_that_names_no_task_is_not_packed(tmp_path):
+def test_checkpoint_with_an_unknown_task_is_not_packed(tmp_path):
     (tmp_path / "config.json").write_text('{"task": "poetry"}')
     with pytest.raises(CheckpointError, match="'poetry' is unknown; expected one of prompter, pretrain, retrieval, qa"):
         package.save(tmp_path, tmp_path / "out", frames="uniform", max_text_tokens=20)
 
 
-def test_a_packed_model_answers_as_its_signature_says(packed, videos):
+def test_packed_model_follows_its_signature(packed, videos):
     import mlflow
 
     model = mlflow.pyfunc.load_model(str(packed), model_config={"media_root": str(videos)})
@@ -150,7 +150,7 @@ def test_a_packed_model_answers_as_its_signature_says(packed, videos):
     assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
 
 
-def test_a_server_that_was_told_no_folder_reads_no_video(packed, videos, monkeypatch):
+def test_server_without_a_configured_folder_reads_no_video(packed, videos, monkeypatch):
     import mlflow
     from mlflow.pyfunc.utils.environment import _simulate_serving_environment
 
@@ -190,8 +190,8 @@ def outside(requirements: Iterable[str]) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "column"), [("qa", "question"), ("retrieval", "caption")])
-def test_a_packed_model_answers_where_only_its_requirements_are_installed(checkpoints, videos, tmp_path, task, column):
-    """The model is loaded in a process without a path to this checkout and without modules of other packages."""
+def test_packed_model_needs_only_its_listed_requirements(checkpoints, videos, tmp_path, task, column):
+    """Load the model in a process without this checkout and without modules of other packages."""
     package.save(checkpoints / task, tmp_path / task, frames="uniform", max_text_tokens=20)
     missing = outside((tmp_path / task / "requirements.txt").read_text().split())
     assert {"horovod", "dvc", "prefect", "great_expectations"} <= missing
@@ -270,7 +270,7 @@ def served(champion: tuple[str, str, str], videos: Path, tmp_path: Path) -> Iter
 
 
 @pytest.mark.slow
-def test_a_served_champion_answers_and_refuses_files_outside_of_its_folder(champion, served):
+def test_served_champion_answers_and_refuses_files_outside_its_folder(champion, served):
     *_, column = champion
     status, body = _post(served, column, [["one.mp4", TEXTS[1]]])
     assert status == 200

@@ -20,7 +20,7 @@ from alpro.serving import ask, load, match
 from .conftest import ANSWERS, PREPROCESSING, TEXTS, VIDEO
 
 
-def test_ask_gives_the_evaluations_five_likeliest_answers(checkpoints):
+def test_ask_gives_the_evaluations_five_most_likely_answers(checkpoints):
     model = load(checkpoints / "qa")
     results = ask(model, VIDEO, TEXTS[1])
     record = Record("one", VIDEO, questions=(Question(0, TEXTS[1], "red", "what"),))
@@ -39,7 +39,7 @@ def test_match_gives_the_evaluations_scores(checkpoints):
     assert match(load(checkpoints / "prompter"), VIDEO, TEXTS[:1])[0].probability is None
 
 
-def test_an_official_file_answers_like_our_own_checkpoint(checkpoints, tmp_path):
+def test_official_file_gives_the_same_answers_as_own_checkpoint(checkpoints, tmp_path):
     folder = tmp_path / "public"
     export_official(load_model(checkpoints / "qa")[0], folder / "ckpt/model_step_best.pt")
     named = {"tokenizer": checkpoints / "text", "answers": checkpoints / "answers.json"}
@@ -50,7 +50,7 @@ def test_an_official_file_answers_like_our_own_checkpoint(checkpoints, tmp_path)
         assert [a.probability for a in results] == pytest.approx([a.probability for a in own], abs=1e-6)
 
 
-def test_frames_and_text_tokens_are_those_of_the_training(checkpoints, tmp_path):
+def test_frames_and_text_tokens_are_those_of_training(checkpoints, tmp_path):
     folder = tmp_path / "trained"
     folder.mkdir()
     for path in (checkpoints / "retrieval").iterdir():
@@ -72,7 +72,7 @@ def test_a_checkpoint_of_the_wrong_task_is_refused(checkpoints):
         match(load(checkpoints / "qa"), VIDEO, TEXTS)
 
 
-def test_a_missing_or_unreadable_video_is_named(checkpoints, tmp_path):
+def test_missing_or_unreadable_video_is_reported(checkpoints, tmp_path):
     model = load(checkpoints / "qa")
     with pytest.raises(DataError, match=r"none\.mp4: no such file"):
         ask(model, tmp_path / "none.mp4", TEXTS[1])
@@ -84,7 +84,7 @@ def test_a_missing_or_unreadable_video_is_named(checkpoints, tmp_path):
         match(load(checkpoints / "retrieval"), VIDEO, [])
 
 
-def test_what_an_official_file_does_not_carry_must_be_named(checkpoints, tmp_path, monkeypatch):
+def test_parts_missing_from_an_official_file_must_be_specified(checkpoints, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "qa.pt"
     export_official(load_model(checkpoints / "qa")[0], file)
@@ -99,7 +99,7 @@ def test_what_an_official_file_does_not_carry_must_be_named(checkpoints, tmp_pat
         load(file, frames="unifrm")
 
 
-def test_the_commands_print_a_table_or_json(checkpoints):
+def test_commands_print_a_table_or_json(checkpoints):
     run = CliRunner().invoke
     printed = run(app, ["ask", str(VIDEO), TEXTS[1], "--checkpoint", str(checkpoints / "qa")])
     assert printed.exit_code == 0, printed.output
@@ -113,7 +113,7 @@ def test_the_commands_print_a_table_or_json(checkpoints):
     assert [row["text"] for row in listed] == TEXTS[:2] and set(listed[0]) == {"text", "probability", "similarity"}
 
 
-def test_readme_names_the_python_face():
-    """The README's example is this API."""
+def test_readme_example_matches_the_python_api():
+    """The names in the README's example are public API."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     assert "from alpro.serving import ask, load, match" in readme

@@ -28,7 +28,7 @@ GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)
 
 @pytest.fixture(autouse=True)
 def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine without any GPU, and a torch that could use them."""
+    """A machine without GPUs, with a torch that supports them."""
     monkeypatch.setattr(metadata, "version", lambda name: "2.13.0")
     monkeypatch.setattr(gpus, "DRIVER", tmp_path / "driver")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -44,7 +44,7 @@ def two_cards(tmp_path: Path) -> None:
     (tmp_path / "nvidia-smi").chmod(0o755)
 
 
-def test_there_are_as_many_processes_as_gpus_and_two_without_any(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_per_gpu_is_started_or_two_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Launch(processes=None).world == 2
     for number in (1, 8):
         monkeypatch.setattr(gpus, "count", lambda number=number: number)
@@ -52,14 +52,14 @@ def test_there_are_as_many_processes_as_gpus_and_two_without_any(monkeypatch: py
         assert Launch(processes=3).world == 3
 
 
-def test_one_gpu_needs_no_second_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_gpu_runs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "count", lambda: 1)
     assert run.in_this_process(Launch(processes=None))
     monkeypatch.setattr(gpus, "count", lambda: 2)
     assert not run.in_this_process(Launch(processes=None))
 
 
-def test_a_plan_and_the_doctor_count_the_same_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_and_doctor_count_the_same_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr(gpus, "count", lambda: 4)
     monkeypatch.setattr(plan, "make_plan", lambda params, number, device: seen.append(number) or [])
@@ -78,7 +78,7 @@ def test_a_plan_and_the_doctor_count_the_same_gpus(monkeypatch: pytest.MonkeyPat
     ("chosen", "number"),
     [(None, 2), ("0,1", 2), ("1", 1), ("", 0), ("-1", 0), ("0,-1,1", 1), ("GPU-2", 1), ("0, 1", 2), ("0,7", 1)],
 )
-def test_gpus_are_those_that_the_driver_lists_and_the_user_chose(
+def test_gpus_are_counted_by_driver_and_cuda_visible_devices(
     chosen: str | None, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if chosen is not None:
@@ -86,19 +86,19 @@ def test_gpus_are_those_that_the_driver_lists_and_the_user_chose(
     assert gpus.count() == number
 
 
-def test_without_the_drivers_tool_the_kernel_says_how_many(tmp_path: Path) -> None:
+def test_kernel_lists_the_gpus_if_nvidia_smi_is_missing(tmp_path: Path) -> None:
     for card in ("0000:17:00.0", "0000:65:00.0", "0000:ca:00.0"):
         (tmp_path / "driver" / card).mkdir(parents=True)
     assert gpus.count() == 3
 
 
 @pytest.mark.usefixtures("two_cards")
-def test_a_torch_for_cpus_has_no_gpu_on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_build_of_torch_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: "2.13.0+cpu")
     assert gpus.count() == 0
 
 
-def test_what_torch_counts_here_is_what_the_launcher_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launcher_counts_the_same_gpus_as_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     gpus._installed.cache_clear()
     assert gpus.count() == torch.cuda.device_count()

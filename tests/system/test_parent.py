@@ -21,7 +21,7 @@ time.sleep(60)
 
 
 def pipeline(tmp_path: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[str], psutil.Process]:
-    """Start a program called dvc, which starts a shell and a stage like `dvc repro`; return it and the stage."""
+    """Start a program named dvc that starts a shell and a stage like `dvc repro`; return it and the stage."""
     stage, dvc = tmp_path / "stage.py", tmp_path / "dvc"
     stage.write_text(STAGE)
     dvc.write_text(f"import subprocess\nsubprocess.run({f'{sys.executable} {stage}; true'!r}, shell=True)")
@@ -43,7 +43,7 @@ def test_a_stage_ends_when_dvc_is_killed(tmp_path: Path) -> None:
     assert not stage.is_running()
 
 
-def test_outside_of_a_pipeline_it_outlives_its_parent_so_that_nohup_works(tmp_path: Path) -> None:
+def test_outside_a_pipeline_a_process_outlives_its_parent(tmp_path: Path) -> None:
     process, stage = pipeline(tmp_path, {})
     process.kill()
     process.wait()

@@ -12,7 +12,7 @@ from alpro.system import sockets
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
-def test_closing_ends_the_named_connections_and_nothing_else() -> None:
+def test_closing_ends_only_the_given_connections() -> None:
     before = sockets.connections()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         here = socket.create_connection(listener.getsockname())
@@ -24,12 +24,12 @@ def test_closing_ends_the_named_connections_and_nothing_else() -> None:
         sockets.close_connections(others)
         there.settimeout(10)
         assert there.recv(1) == b""  # the other end has noticed
-        with socket.create_connection(listener.getsockname(), timeout=10):  # and the listener still listens
+        with socket.create_connection(listener.getsockname(), timeout=10):  # the listener still accepts connections
             listener.accept()[0].close()
 
         number = here.fileno()
         here.close()
-        with socket.create_connection(listener.getsockname(), timeout=10) as later:  # takes the number that became free
+        with socket.create_connection(listener.getsockname(), timeout=10) as later:  # reuses the freed file descriptor
             assert later.fileno() == number
             sockets.close_connections(others)
             accepted, _ = listener.accept()

@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_bar_is_below_the_lines_and_a_new_label_replaces_the_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_bar_is_below_the_lines_and_its_label_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stdout", terminal)
@@ -35,7 +35,7 @@ def test_the_bar_is_below_the_lines_and_a_new_label_replaces_the_old(monkeypatch
     assert "training" not in last.rpartition("validation")[2]
 
 
-def test_off_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     bar = Bar(sys.stdout)
     with bar.shown():
         bar.update("training", 3, 10)
@@ -44,7 +44,7 @@ def test_off_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(("unit", "line"), [("files", "probe: 5/? files\n"), ("bytes", "probe: 0 MB\n")])
-def test_off_a_terminal_progress_is_a_line_on_stderr(
+def test_without_a_terminal_progress_is_a_line_on_stderr(
     unit: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)

@@ -60,7 +60,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 # --- the lock file ------------------------------------------------------------------------------------------
 
 
-def test_the_lock_pins_every_package_to_one_version_for_any_index() -> None:
+def test_lock_pins_every_package_for_any_index() -> None:
     text = (ROOT / "requirements.lock").read_text()
     assert "--hash" not in text
     assert "://" not in text
@@ -70,7 +70,7 @@ def test_the_lock_pins_every_package_to_one_version_for_any_index() -> None:
     assert not [name for name in LOCKED if lock_requirements.OF_CUDA_TORCH.match(name)]
 
 
-def test_the_lock_satisfies_what_pyproject_asks_for() -> None:
+def test_lock_satisfies_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
     for requirement in map(Requirement, requirements):
@@ -78,14 +78,14 @@ def test_the_lock_satisfies_what_pyproject_asks_for() -> None:
         assert requirement.specifier.contains(next(iter(locked.specifier)).version), f"{requirement} against {locked}"
 
 
-def test_every_dependency_says_why_it_is_there() -> None:
+def test_every_dependency_has_a_comment() -> None:
     text = (ROOT / "pyproject.toml").read_text().partition("dependencies = [")[2].partition("dev = [")[0]
     asked = [line for line in text.splitlines() if line.strip().startswith('"')]
     assert len(asked) > 20
     assert [line for line in asked if "#" not in line] == []
 
 
-def test_locking_drops_local_versions_comments_and_what_only_a_cuda_build_needs() -> None:
+def test_locking_drops_local_versions_comments_and_cuda_packages() -> None:
     resolved = """
     # by uv
     torch==2.13.0+cpu
@@ -98,7 +98,7 @@ def test_locking_drops_local_versions_comments_and_what_only_a_cuda_build_needs(
     assert lock_requirements.clean(textwrap.dedent(resolved)) == ["torch==2.13.0", "numpy==2.4.6"]
 
 
-def test_uv_is_given_what_pip_was_configured_with() -> None:
+def test_uv_gets_the_settings_of_pip() -> None:
     listed = (
         "global.find-links='/a /b'\nglobal.index-url='https://one/simple'\n:env:.index-url='https://two/simple'\nuser.x='y'\n"
     )
@@ -116,7 +116,7 @@ def test_uv_arguments_follow_pips_semantics_for_several_indexes(monkeypatch: pyt
 # --- Horovod ------------------------------------------------------------------------------------------------
 
 
-def test_the_wheels_key_tells_apart_all_that_its_binary_depends_on() -> None:
+def test_wheel_key_has_everything_its_binary_depends_on() -> None:
     args = {"torch": "2.13.0+cpu", "switch": "cpu", "python_tag": "cp311", "machine": "linux-x86_64-glibc-2.36"}
     key = build_horovod.wheel_key(**args)
     assert key == "horovod-0.28.1-torch-2.13.0+cpu-cp311-linux-x86_64-glibc-2.36-cpu-r1"
@@ -148,14 +148,14 @@ def test_torchs_version_is_read_without_importing_it(tmp_path: Path) -> None:
         build_horovod.torch_version(tmp_path / "nowhere")
 
 
-def test_a_gpu_build_on_a_cpu_torch_is_one_clear_line(tmp_path: Path) -> None:
+def test_gpu_build_for_a_cpu_torch_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "version.py").write_text("__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\n")
     with pytest.raises(build_horovod.BuildError, match=r"^.*CPU build.*CUDA build of torch$"):
         build_horovod.gpu_settings(tmp_path)
 
 
-def test_a_gpu_build_without_nvcc_or_nccl_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_build_reports_missing_nvcc_or_nccl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "version.py").write_text("__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\n")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
@@ -190,7 +190,7 @@ def horovod_sources(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_horovods_sources_are_patched_to_the_cpp_standard_of_torch_and_without_cuda(horovod_sources: Path) -> None:
+def test_horovod_sources_are_patched_for_torchs_cpp_standard_and_no_cuda(horovod_sources: Path) -> None:
     arguments = horovod_cmake.prepare(horovod_sources, gpu=False)
     assert "STANDARD 20" in (horovod_sources / "CMakeLists.txt").read_text()
     assert "STANDARD 20" in (horovod_sources / "horovod/torch/CMakeLists.txt").read_text()
@@ -255,7 +255,7 @@ def test_an_incomplete_environment_is_never_taken_for_a_complete_one(checkout: P
     assert not make_venv.is_current("cpu")
 
 
-def test_somebody_elses_environment_is_not_deleted(checkout: Path) -> None:
+def test_foreign_environment_is_not_deleted(checkout: Path) -> None:
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / "mine").touch()
     with pytest.raises(make_venv.SetupError, match="move it away"):
@@ -263,7 +263,7 @@ def test_somebody_elses_environment_is_not_deleted(checkout: Path) -> None:
     assert (checkout / ".venv" / "mine").exists()
 
 
-def test_the_choice_of_horovod_outlives_the_environment(checkout: Path) -> None:
+def test_choice_of_horovod_is_kept_when_the_environment_is_recreated(checkout: Path) -> None:
     assert make_venv.chosen() == "cpu"
     make_venv.CHOICE.parent.mkdir()
     make_venv.CHOICE.write_text("nccl\n")
@@ -286,7 +286,7 @@ def setup(checkout: Path, path: str, **variables: str) -> subprocess.CompletedPr
     return subprocess.run(command, env={"PATH": path, "HOME": str(checkout), **variables}, capture_output=True, text=True)
 
 
-def test_everything_that_is_missing_is_listed_at_once_and_before_anything_starts(checkout: Path) -> None:
+def test_missing_requirements_are_all_listed_before_the_setup_starts(checkout: Path) -> None:
     (checkout / "empty").mkdir()
     done = setup(checkout, str(checkout / "empty"))
     assert done.returncode == 1
@@ -297,7 +297,7 @@ def test_everything_that_is_missing_is_listed_at_once_and_before_anything_starts
     assert not (checkout / ".venv").exists()
 
 
-def test_a_missing_compiler_alone_is_named_alone(checkout: Path) -> None:
+def test_only_the_missing_compiler_is_reported(checkout: Path) -> None:
     programs = checkout / "programs"
     programs.mkdir()
     for name in ("make", "git", "uname", "df", "awk"):
@@ -313,7 +313,7 @@ def test_a_missing_compiler_alone_is_named_alone(checkout: Path) -> None:
     ]
 
 
-def test_an_old_compiler_and_a_full_disk_are_named(checkout: Path) -> None:
+def test_old_compiler_and_full_disk_are_reported(checkout: Path) -> None:
     old = checkout / "old"
     old.mkdir()
     (old / "g++").write_text("#!/bin/sh\nexit 1\n")
@@ -323,7 +323,7 @@ def test_an_old_compiler_and_a_full_disk_are_named(checkout: Path) -> None:
     assert "99999999 MB of free disk" in done.stderr
 
 
-def test_a_python_that_is_too_old_is_passed_over(checkout: Path) -> None:
+def test_python_that_is_too_old_is_skipped(checkout: Path) -> None:
     programs = checkout / "programs"
     programs.mkdir()
     (programs / "python3.11").write_text("#!/bin/sh\nexit 1\n")  # like a version manager's placeholder
@@ -337,7 +337,7 @@ def test_a_python_that_is_too_old_is_passed_over(checkout: Path) -> None:
 
 def test_make_help_lists_every_target() -> None:
     text = (ROOT / "Makefile").read_text()
-    hidden = {"pipeline"}  # the inside of `repro`, under its lock
+    hidden = {"pipeline"}  # runs inside `repro`, while it holds the lock
     targets = set(re.findall(r"^([a-z][a-z-]*):", text, re.MULTILINE)) - hidden
     listed = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {line.split()[0] for line in listed.splitlines()} == targets
@@ -381,14 +381,14 @@ def test_the_lock_of_a_zombie_is_removed(tmp_path: Path) -> None:
 
 
 @linux
-def test_the_lock_of_a_number_that_another_process_has_now_is_removed(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+def test_lock_of_a_reused_process_id_is_removed(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     path = rwlock(tmp_path, model=sleeper.pid)
-    os.utime(path, (time.time() - 3600,) * 2)  # written long before that process started
+    os.utime(path, (time.time() - 3600,) * 2)  # created long before that process started
     assert len(clear_dvc_lock.clear_rwlock(tmp_path)) == 1
 
 
 @linux
-def test_a_living_process_keeps_what_it_holds(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+def test_lock_of_a_living_process_is_kept(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     path = rwlock(tmp_path, mine=sleeper.pid, theirs=dead_pid())
     assert len(clear_dvc_lock.clear_rwlock(tmp_path)) == 1
     assert list(json.loads(path.read_text())["write"]) == ["mine"]
@@ -405,7 +405,7 @@ def test_a_half_written_lock_is_removed(tmp_path: Path) -> None:
 
 
 @linux
-def test_a_lock_that_dvc_is_writing_is_left_alone(tmp_path: Path) -> None:
+def test_lock_that_dvc_is_writing_is_not_removed(tmp_path: Path) -> None:
     path = rwlock(tmp_path, model=dead_pid())
     with path.with_name("rwlock.lock").open("a") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
@@ -436,7 +436,7 @@ def test_a_stage_whose_dvc_was_killed_is_ended_with_its_children(tmp_path: Path)
 
 
 @linux
-def test_a_stage_of_a_living_dvc_or_of_another_checkout_is_left_alone(tmp_path: Path) -> None:
+def test_stage_of_a_living_dvc_or_another_checkout_is_not_ended(tmp_path: Path) -> None:
     dvc = tmp_path / "dvc"
     dvc.write_text("#!/bin/sh\nDVC_ROOT=$1 DVC_STAGE=pretrain sleep 300 &\nwait\n")
     dvc.chmod(0o755)
@@ -482,7 +482,7 @@ def test_the_commands_exit_code_is_passed_on(tmp_path: Path) -> None:
 
 
 @linux
-def test_no_process_outlives_a_run_that_was_told_to_stop(tmp_path: Path) -> None:
+def test_stopped_run_leaves_no_process(tmp_path: Path) -> None:
     child = hold(tmp_path, "sh", "-c", "setsid sh -c 'sleep 299 & sleep 300' & echo up; wait")
     assert child.stdout is not None
     child.stdout.readline()
@@ -494,7 +494,7 @@ def test_no_process_outlives_a_run_that_was_told_to_stop(tmp_path: Path) -> None
 
 
 @linux
-def test_no_zombies_pile_up_while_the_command_runs(tmp_path: Path) -> None:
+def test_zombies_are_reaped_while_the_command_runs(tmp_path: Path) -> None:
     child = hold(tmp_path, "sh", "-c", "for n in 1 2 3; do sh -c 'sleep 0.1 & echo $!'; done; sleep 300")
     assert child.stdout is not None
     orphans = {int(child.stdout.readline()) for _ in range(3)}
@@ -545,7 +545,7 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return mine
 
 
-def test_a_file_in_a_stages_output_stops_the_run_and_is_named(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stray_file_stops_the_run_and_is_reported(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = output.parents[2]
     assert stray_files.prepare_repro(root, "") == 1
     errors = capsys.readouterr().err
@@ -555,7 +555,7 @@ def test_a_file_in_a_stages_output_stops_the_run_and_is_named(output: Path, caps
 
 
 @pytest.mark.parametrize("choice", ["keep", ""])
-def test_it_is_kept_aside_when_asked_for_or_after_a_run_that_did_not_end_well(output: Path, choice: str) -> None:
+def test_stray_file_is_moved_on_keep_or_after_a_failed_run(output: Path, choice: str) -> None:
     root = output.parents[2]
     if not choice:
         (root / ".make").mkdir()
@@ -566,7 +566,7 @@ def test_it_is_kept_aside_when_asked_for_or_after_a_run_that_did_not_end_well(ou
     assert (root / stray_files.UNFINISHED).exists()
 
 
-def test_discarding_leaves_it_to_dvc(output: Path) -> None:
+def test_stray_file_is_left_to_dvc_on_discard(output: Path) -> None:
     assert stray_files.prepare_repro(output.parents[2], "discard") == 0
 
 
@@ -589,7 +589,7 @@ def signals() -> Iterator[None]:
 
 @pytest.mark.parametrize("variable", ["PREFECT_PORT", "MLFLOW_PORT"])
 @pytest.mark.usefixtures("signals")
-def test_a_port_in_use_is_one_line(
+def test_port_in_use_is_reported_in_one_line(
     variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -604,7 +604,7 @@ def test_a_port_in_use_is_one_line(
 
 
 @pytest.mark.usefixtures("signals")
-def test_an_invalid_port_is_one_line(
+def test_invalid_port_is_reported_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -613,7 +613,7 @@ def test_an_invalid_port_is_one_line(
     assert capsys.readouterr().err == "ui: PREFECT_PORT=http is not a port number; use one from 1 to 65535\n"
 
 
-def test_mlflow_asks_for_a_password_where_its_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_requires_a_password_if_auth_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_AUTH_CONFIG_PATH", raising=False)
     plain = make_ui.mlflow_server(5000, "sqlite:///a.db")
     assert plain[:3] == ["server", "--host", "127.0.0.1"] and "--app-name" not in plain
@@ -621,7 +621,7 @@ def test_mlflow_asks_for_a_password_where_its_settings_are_named(monkeypatch: py
     assert make_ui.mlflow_server(5000, "sqlite:///a.db") == [*plain, "--app-name", "basic-auth"]
 
 
-def test_a_server_that_ends_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_failed_server_stops_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stays.py").write_text("import time; time.sleep(1000)")
     (tmp_path / "fails.py").write_text("raise SystemExit(3)")

@@ -68,7 +68,7 @@ def mirror(ended: Path, params: Params, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def synced(mirror: Path, tmp_path: Path) -> Path:
-    """A copy of `mirror`, that is a checkout that was moved after its sync."""
+    """A copy of `mirror`: a checkout that was moved after its sync."""
     return Path(shutil.copytree(mirror, tmp_path / "project"))
 
 

@@ -45,7 +45,7 @@ def curve(root: Path, stage: str = TRAINED, key: str = "train/loss") -> list[tup
 LOSSES = sorted((row["step"], row["loss"]) for row in ROWS if row["split"] == "train")
 
 
-def test_a_live_run_that_ended_is_completed_not_doubled(project, params):
+def test_ended_live_run_is_completed_not_duplicated(project, params):
     send(writer(project), ROWS, end="FINISHED")
     (before,) = contents(project).runs[TRAINED]
     assert (before.info.status, before.data.tags[LIVE]) == ("FINISHED", "open")
@@ -59,26 +59,26 @@ def test_a_live_run_that_ended_is_completed_not_doubled(project, params):
     assert curve(project) == LOSSES
 
 
-def test_a_live_run_may_show_what_the_record_leaves_out(project, params):
+def test_live_run_may_have_more_values_than_the_record(project, params):
     send(writer(project), [{**row, "clips_per_s": 40.0 + row["step"]} for row in ROWS], end="FINISHED")
     assert TRAINED in sync(project, params).completed
     assert curve(project) == LOSSES
     assert curve(project, key="train/clips_per_s")[0] == (10, 50.0)
 
 
-def test_a_resumed_training_goes_on_in_the_run_of_the_killed_one(project):
+def test_resumed_training_continues_the_live_run(project):
     send(writer(project), ROWS[:20])
     send(writer(project), ROWS[10:], end="FINISHED")
     assert curve(project) == LOSSES
 
 
-def test_another_training_gets_another_run(project):
+def test_each_training_gets_its_own_live_run(project):
     send(writer(project), ROWS[:20])
     send(writer(project, salt="other", key="other"), history(TRAINED, STEPS, "other"), end="FINISHED")
     assert len(contents(project).runs[TRAINED]) == 2
 
 
-def test_a_live_run_that_contradicts_the_record_is_set_aside_not_deleted(project, params):
+def test_live_run_that_contradicts_the_record_is_superseded_not_deleted(project, params):
     send(writer(project), [{**row, "loss": 1.5} for row in ROWS[:5]])
     done = sync(project, params)
     assert TRAINED in done.created
@@ -86,13 +86,13 @@ def test_a_live_run_that_contradicts_the_record_is_set_aside_not_deleted(project
     assert sorted(run.data.tags.get(LIVE, "") for run in runs) == ["", "superseded"]
 
 
-def test_a_live_run_of_other_parameters_is_left_alone(project, params):
+def test_live_run_of_other_parameters_is_unchanged(project, params):
     send(writer(project, salt="other", key="other"), history(TRAINED, STEPS, "other")[:5])
     sync(project, params)
     assert sorted(run.data.tags.get(LIVE, "") for run in contents(project).runs[TRAINED]) == ["", "open"]
 
 
-def test_an_unreachable_store_is_reported_once_and_gets_all_rows_when_it_is_back(project, monkeypatch, unused_port, capsys):
+def test_unreachable_store_is_reported_once_and_gets_all_rows_later(project, monkeypatch, unused_port, capsys):
     one = writer(project)
     with monkeypatch.context() as away:
         away.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused_port}")
@@ -106,14 +106,14 @@ def test_an_unreachable_store_is_reported_once_and_gets_all_rows_when_it_is_back
     assert curve(project) == LOSSES
 
 
-def test_after_a_failure_the_store_is_not_asked_again_at_once(project, monkeypatch, unused_port):
+def test_failed_connection_is_not_retried_immediately(project, monkeypatch, unused_port):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused_port}")
     one = send(writer(project), ROWS[:10])
     send(one, ROWS[10:])
     assert one.failures == 1
 
 
-def test_switched_off_nothing_is_started(project, monkeypatch):
+def test_disabled_live_run_starts_no_process(project, monkeypatch):
     monkeypatch.setenv("ALPRO_LIVE", "off")
     monkeypatch.setattr(live_run, "START_AFTER_S", 0)
     monkeypatch.setattr(subprocess, "Popen", None)
@@ -129,7 +129,7 @@ def test_a_short_training_starts_no_process(project, monkeypatch):
 
 
 @pytest.mark.parametrize("program", ["exit 0", "exec sleep 600", "kill -9 $$"])
-def test_the_training_continues_whatever_the_writer_does(project, program, capsys):
+def test_training_continues_whatever_the_writer_does(project, program, capsys):
     """The writer ends at once, never reads its input, or is killed."""
     started = time.monotonic()
     with live(TRAINED, params_of(TRAINED), root=project) as run:
@@ -142,7 +142,7 @@ def test_the_training_continues_whatever_the_writer_does(project, program, capsy
     assert capsys.readouterr().err.count("alpro: live tracking") <= 1
 
 
-def test_a_training_shows_while_it_runs(project, monkeypatch):
+def test_training_is_visible_while_it_runs(project, monkeypatch):
     monkeypatch.setattr(live_run, "START_AFTER_S", 0)
     with live(TRAINED, params_of(TRAINED), root=project) as run:
         for row in ROWS[:30]:
@@ -175,7 +175,7 @@ def test_the_writer_ends_soon_after_a_killed_training(project):
     assert training.stdout.readline() == b"going\n"
     training.send_signal(signal.SIGKILL)
     started = time.monotonic()
-    training.stderr.read()  # until the writer, which inherited it, has closed it
+    training.stderr.read()  # blocks until the writer has closed its inherited copy
     assert time.monotonic() - started < 60  # takes 4 s on an idle machine
     training.wait()
     training.stdout.close()
@@ -183,7 +183,7 @@ def test_the_writer_ends_soon_after_a_killed_training(project):
 
 
 @pytest.mark.slow
-def test_a_server_killed_in_mid_run_costs_nothing(project, params, empty_store, tmp_path, monkeypatch, unused_port, capfd):
+def test_server_killed_during_a_training_loses_no_rows(project, params, empty_store, tmp_path, monkeypatch, unused_port, capfd):
     """A real `mlflow server` is killed during a training; after its restart, a sync adds the missing rows."""
     with_store(tmp_path / "server", empty_store)
     uri = f"http://127.0.0.1:{unused_port}"

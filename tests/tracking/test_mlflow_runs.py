@@ -35,7 +35,7 @@ def test_every_stage_is_a_run_under_one_parent(mirror, params):
     assert {artifact.path for artifact in listed} == {"plots/curve.png"}
 
 
-def test_curves_are_the_history_point_for_point(mirror):
+def test_curves_equal_the_history(mirror):
     store = contents(mirror)
     (run,) = store.runs[TRAINED]
     expected = {point for row in history(TRAINED, STEPS) for point in row_points(row)}
@@ -63,7 +63,7 @@ def test_data_sets_are_inputs_with_the_hash_of_dvc(mirror):
         assert {tag.key: tag.value for tag in given.tags} == {"mlflow.data.context": context}
 
 
-def test_a_second_sync_changes_nothing(synced, params):
+def test_second_sync_changes_nothing(synced, params):
     before = contents(synced)
     done = sync(synced, params)
     after = contents(synced)
@@ -75,7 +75,7 @@ def test_a_second_sync_changes_nothing(synced, params):
     assert status(synced, params).complete
 
 
-def test_a_moved_checkout_takes_its_artifacts_along(synced, params):
+def test_moved_checkout_keeps_its_artifacts(synced, params):
     sync(synced, params)
     store = contents(synced)
     source = store.client.get_model_version_download_uri("alpro-msvd_qa", "1")
@@ -84,7 +84,7 @@ def test_a_moved_checkout_takes_its_artifacts_along(synced, params):
         assert Path(place.removeprefix("file://")).is_relative_to(synced)
 
 
-def test_another_state_gets_a_parent_of_its_own_with_a_run_of_every_stage(synced, params):
+def test_another_state_gets_its_own_parent_with_a_run_of_every_stage(synced, params):
     first = contents(synced).runs[None][0].info.run_id
     write_record(synced, TRAINED, STEPS, salt="another rate")
     second = sync(synced, params)
@@ -103,7 +103,7 @@ def test_another_state_gets_a_parent_of_its_own_with_a_run_of_every_stage(synced
     assert (again.parent, again.created) == (first, [])
 
 
-def test_a_deleted_store_comes_back_as_a_whole(synced, params):
+def test_deleted_store_is_restored_completely(synced, params):
     before = contents(synced)
     assert len(before.client.search_registered_models()) == 2 + len(params.datasets)
     shutil.rmtree(synced / ".mlflow")
@@ -118,7 +118,7 @@ def test_a_deleted_store_comes_back_as_a_whole(synced, params):
     assert len(after.client.search_registered_models()) == 2 + len(params.datasets)
 
 
-def test_a_run_deleted_by_hand_comes_back(synced, params):
+def test_manually_deleted_run_is_restored(synced, params):
     store = contents(synced)
     store.client.delete_run(store.runs[TRAINED][0].info.run_id)
     assert status(synced, params).stages[TRAINED] == "missing"
@@ -126,7 +126,7 @@ def test_a_run_deleted_by_hand_comes_back(synced, params):
     assert len(contents(synced).runs[TRAINED]) == 1
 
 
-def test_a_sync_that_was_interrupted_goes_on_in_the_same_run(project, params, monkeypatch):
+def test_interrupted_sync_continues_the_same_run(project, params, monkeypatch):
     complete = mlflow_runs._complete
 
     def dies(store, state, parent, record, run):
@@ -150,7 +150,7 @@ def test_a_sync_that_was_interrupted_goes_on_in_the_same_run(project, params, mo
     assert len(store.client.get_metric_history(run.info.run_id, "train/loss")) == STEPS
 
 
-def test_new_pictures_of_the_same_record_make_no_new_run(project, params):
+def test_new_plots_of_the_same_record_create_no_new_run(project, params):
     sync(project, params)
     (project / "reports" / TRAINED / "plots" / "more.png").write_bytes(b"\x89PNG")
     assert sync(project, params).created == []
@@ -159,7 +159,7 @@ def test_new_pictures_of_the_same_record_make_no_new_run(project, params):
     assert listed == {"plots/curve.png", "plots/more.png"}
 
 
-def test_a_record_that_is_not_the_locks_is_said_to_differ(synced, params):
+def test_record_that_differs_from_the_lock_is_reported(synced, params):
     write_record(synced, TRAINED, STEPS, salt="edited by hand")
     parent = sync(synced, params).parent
     lock_tags = {
@@ -172,7 +172,7 @@ def test_a_record_that_is_not_the_locks_is_said_to_differ(synced, params):
     assert set(lock_tags.values()) == {"agrees"}
 
 
-def test_stages_that_the_parameters_replace_are_left_out(project, params):
+def test_stages_replaced_by_parameters_are_skipped(project, params):
     raw = params.model_dump(mode="json")
     raw["init"]["finetune"] = "data/official/alpro.pt"
     stages = {record.stage for record in read_records(project, parse(raw))}
@@ -180,7 +180,7 @@ def test_stages_that_the_parameters_replace_are_left_out(project, params):
     assert TRAINED in stages
 
 
-def test_a_commit_that_holds_the_state_is_remembered(synced, params):
+def test_commit_of_the_state_is_recorded(synced, params):
     _git(synced, "init", "-q")
     sync(synced, params)
     assert "mlflow.source.git.commit" not in contents(synced).runs[None][0].data.tags
@@ -197,20 +197,20 @@ def test_a_commit_that_holds_the_state_is_remembered(synced, params):
     assert contents(synced).runs[None][0].data.tags == clean | {"alpro.flow_run": "abc"}
 
 
-def test_without_a_record_one_line_says_so(project, params):
+def test_missing_records_are_reported_in_one_line(project, params):
     shutil.rmtree(project / "reports")
     with pytest.raises(TrackingError, match="no records of recipe tiny yet"):
         sync(project, params)
 
 
 @pytest.mark.parametrize(("name", "content"), [("history.jsonl", '{"step": 1}\n{"ste'), ("metrics.json", "{")])
-def test_a_damaged_record_is_named(project, params, name, content):
+def test_damaged_record_is_reported(project, params, name, content):
     (project / "reports" / TRAINED / name).write_text(content)
     with pytest.raises(TrackingError, match=rf"{TRAINED}/{name}.*dvc checkout"):
         sync(project, params)
 
 
-def test_a_store_of_another_mlflow_is_named(project, params):
+def test_store_of_another_mlflow_is_reported(project, params):
     with sqlite3.connect(project / ".mlflow" / "mlflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     with pytest.raises(TrackingError, match="written by another version of MLflow") as caught:
@@ -218,20 +218,20 @@ def test_a_store_of_another_mlflow_is_named(project, params):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_store_is_named(project, params):
+def test_file_that_is_not_a_store_is_reported(project, params):
     (project / ".mlflow" / "mlflow.db").write_text("something else, and long enough to be looked at" * 100)
     with pytest.raises(TrackingError, match="is damaged"):
         sync(project, params)
 
 
-def test_a_server_that_does_not_answer_is_one_line_without_the_password(project, params, monkeypatch, unused_port):
+def test_unreachable_server_is_reported_in_one_line_without_the_password(project, params, monkeypatch, unused_port):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://name:secret@127.0.0.1:{unused_port}")
     with pytest.raises(TrackingError, match="no MLflow server answers") as caught:
         sync(project, params)
     assert "secret" not in str(caught.value)
 
 
-def test_status_without_a_store_makes_none(project, params):
+def test_status_does_not_create_a_store(project, params):
     shutil.rmtree(project / ".mlflow")
     result = status(project, params)
     assert set(result.stages.values()) == {"missing"}
@@ -240,7 +240,7 @@ def test_status_without_a_store_makes_none(project, params):
     assert str(result).endswith("incomplete: run `alpro track sync`")
 
 
-def test_records_come_in_the_order_of_the_pipeline(project, params):
+def test_records_are_in_pipeline_order(project, params):
     kinds = [record.kind for record in read_records(project, params)]
     assert kinds == sorted(kinds, key=["prompter", "pretrain", "finetune", "evaluate"].index)
 

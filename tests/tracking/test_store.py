@@ -22,18 +22,18 @@ def repository(tmp_path: Path) -> Path:
     return root
 
 
-def test_the_store_lies_in_the_main_checkout_seen_from_anywhere_in_it(repository):
+def test_store_is_in_the_main_checkout_from_any_folder(repository):
     (repository / "sub").mkdir()
     assert store_uri(repository) == store_uri(repository / "sub") == f"sqlite:///{repository}/.mlflow/mlflow.db"
 
 
-def test_a_worktree_finds_the_same_store(repository, tmp_path):
+def test_worktree_uses_the_same_store(repository, tmp_path):
     _git(repository, "worktree", "add", "-q", str(tmp_path / "elsewhere" / "tree"))
     assert store_uri(tmp_path / "elsewhere" / "tree") == store_uri(repository)
 
 
-def test_a_temporary_experiment_of_dvc_finds_the_same_store(repository, tmp_path):
-    """`dvc exp run --temp` makes a repository of its own inside the main one, or inside a worktree."""
+def test_temporary_dvc_experiment_uses_the_same_store(repository, tmp_path):
+    """`dvc exp run --temp` creates a repository inside the main one or inside a worktree."""
     tree = tmp_path / "tree"
     _git(repository, "worktree", "add", "-q", str(tree))
     for outer in (repository, tree):
@@ -43,12 +43,12 @@ def test_a_temporary_experiment_of_dvc_finds_the_same_store(repository, tmp_path
         assert store_uri(inner) == store_uri(repository)
 
 
-def test_without_git_the_store_lies_in_the_project(tmp_path, monkeypatch):
+def test_without_git_the_store_is_in_the_project(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert store_uri(tmp_path) == f"sqlite:///{tmp_path}/.mlflow/mlflow.db"
 
 
-def test_the_environment_names_another_store(repository, monkeypatch):
+def test_environment_variable_selects_another_store(repository, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere:5000")
     assert store_uri(repository) == "http://somewhere:5000"
 
@@ -58,7 +58,7 @@ def test_a_password_is_not_shown():
     assert redacted("sqlite:////some/where/mlflow.db") == "sqlite:////some/where/mlflow.db"
 
 
-def test_artifacts_lie_beside_the_tables(repository, empty_store):
+def test_artifacts_are_stored_beside_the_database(repository, empty_store):
     with_store(repository, empty_store)
     with opened(repository) as store:
         assert store.files == repository / ".mlflow" / "artifacts"
@@ -67,7 +67,7 @@ def test_artifacts_lie_beside_the_tables(repository, empty_store):
         assert again.experiment == store.experiment
 
 
-def test_an_open_store_leaves_the_environment_as_it_was(repository, empty_store):
+def test_environment_is_restored_after_using_a_store(repository, empty_store):
     with_store(repository, empty_store)
     with opened(repository) as store:
         assert os.environ["MLFLOW_TRACKING_URI"] == store.uri

@@ -1,4 +1,4 @@
-"""One process of an elastic world: a toy training over planned samples. `... FOLDER SAMPLES SECONDS_A_STEP`.
+"""One process of an elastic world: a toy training over planned samples. Arguments: FOLDER SAMPLES SECONDS_PER_STEP.
 
 Rank 0 logs the samples of every committed step. Each process writes its rank and host to FOLDER/processes/<pid>.
 """

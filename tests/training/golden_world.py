@@ -1,4 +1,4 @@
-"""One of two processes with two of golden h's four pairs each: `... OUT.json`.
+"""One of two processes with two of golden h's four pairs each. Argument: OUT.json.
 
 Computed twice: with the gather of this package, and with that of Horovod 0.28.1, whose backward averages over ranks.
 """

@@ -1,6 +1,7 @@
 """`alpro VERB...` that kills its own process at a chosen point: `python -m tests.training.killed POINT COUNT VERB...`.
 
-POINT is one of POINTS, COUNT the number of its occurrence. The last rank is killed, or rank 0 at points where only it writes.
+POINT is one of POINTS, COUNT the occurrence at which to kill. The last rank is killed, or rank 0 at points at which only
+it writes.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def arm(point: str, count: int) -> None:
             here()  # the tensors are written
         write(path, value)
         if point == "manifest" and path.name == snapshots.MANIFEST:
-            here()  # everything is written, nothing is renamed yet
+            here()  # everything is written, but nothing is renamed yet
 
     def replacing(old: Any, new: Any) -> None:
         replace(old, new)

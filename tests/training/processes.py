@@ -64,7 +64,7 @@ def world(
     stderr: int = subprocess.STDOUT,
     **options: float | str,
 ) -> subprocess.Popen[str]:
-    """`alpro launch` of a command of Python's on some processes, `here` or in the project; output and stderr are one."""
+    """Start `alpro launch` with a Python command, `here` or in the project; stdout and stderr are combined by default."""
     settings = {"processes": processes, "start_timeout_s": 300, "stall_timeout_s": 300, **options}
     code = (
         "import sys\nfrom alpro.config import Launch\nfrom alpro.errors import LaunchError\n"
@@ -76,12 +76,12 @@ def world(
     return subprocess.Popen(
         [sys.executable, "-c", code, *command], cwd=None if here else ROOT, env=environment, text=True,
         stdout=output, stderr=stderr,
-        preexec_fn=lambda: parent.set_parent_death_signal(signal.SIGKILL),  # a test run that is killed leaves no world behind
+        preexec_fn=lambda: parent.set_parent_death_signal(signal.SIGKILL),  # killing the test run also ends the world
     )  # fmt: skip
 
 
 def ended(process: subprocess.Popen[str], fault_file: Path, within_s: float = 30) -> tuple[str, str]:
-    """Wait for a world in which a rank touches a file at a fault: it must end soon after. Return output and stderr."""
+    """Wait for a world that must end soon after a rank creates the fault file; return stdout and stderr."""
     until_s = time.monotonic() + 600
     while not fault_file.exists():
         assert process.poll() is None and time.monotonic() < until_s, process.communicate()
@@ -103,7 +103,7 @@ def first_failure(errors: str) -> str:
 
 
 def done(process: subprocess.Popen[str], timeout_s: float = 900) -> str:
-    """Wait for a world that must succeed and return its output."""
+    """Wait for a world, check that it succeeds, and return its output."""
     output, _ = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, output
     return output

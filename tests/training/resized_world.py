@@ -1,4 +1,4 @@
-"""A planned toy training on one process of a world, stopped and saved at a step, or to its end: `... FOLDER STOP_AT`."""
+"""A planned toy training on one process of a world, optionally stopped at a step. Arguments: FOLDER STOP_AT."""
 
 from __future__ import annotations
 

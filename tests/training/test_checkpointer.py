@@ -1,4 +1,4 @@
-"""A Checkpointer saves, commits and restores a training; here a small one whose state is a step and a tensor."""
+"""A Checkpointer saves, commits and restores a training. Here its state is a step and a tensor."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_saved_training_is_restored_with_the_sample_log_of_its_step(tmp_path: 
     store.close()
 
 
-def test_an_elastic_training_restores_its_last_commit_and_lets_processes_join_only_after_one() -> None:
+def test_elastic_training_restores_its_last_commit_and_admits_processes_only_after_one() -> None:
     training, checkpointer, joined = Counter(), Checkpointer(commit_every=2), []
     checkpointer.on_commit = lambda: joined.append(int(training.count[0]))
     for step in range(1, 6):
@@ -75,7 +75,7 @@ def test_an_elastic_training_restores_its_last_commit_and_lets_processes_join_on
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
-def test_the_best_weights_are_loaded_again_and_lost_ones_are_reported(tmp_path: Path, on_disk: bool) -> None:
+def test_best_weights_are_loaded_and_missing_ones_reported(tmp_path: Path, on_disk: bool) -> None:
     model = nn.Linear(2, 1)
     checkpointer = Checkpointer(SnapshotStore(tmp_path) if on_disk else None)
     best: dict[str, Tensor] = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -1,4 +1,4 @@
-"""Elastic trainings: processes are lost and join, and each sample is committed exactly once."""
+"""Elastic trainings commit each sample exactly once while processes are lost and join."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.training.elastic_world import planned
 from tests.training.processes import ROOT, made_project, needs_horovod, world
 
 
-def test_steps_that_a_kill_undid_are_forgotten_and_those_not_yet_written_are_taken(tmp_path: Path) -> None:
+def test_sample_log_drops_undone_steps_and_adds_missing_ones(tmp_path: Path) -> None:
     log = SampleLog(tmp_path / "log.jsonl")
     rows = [{"step": step, "processes": 2, "ids": [f"a/{step}"]} for step in range(1, 7)]
     log.extend(rows[:4])
@@ -38,20 +38,20 @@ def test_steps_that_a_kill_undid_are_forgotten_and_those_not_yet_written_are_tak
     assert log.rows() == rows[:5]
 
 
-def test_hosts_that_do_not_change_are_a_discovery_program_too(tmp_path: Path) -> None:
+def test_fixed_hosts_are_given_as_a_discovery_program(tmp_path: Path) -> None:
     assert discovered_hosts(str(fixed_hosts("localhost:1,127.0.0.1:2", tmp_path))) == "localhost:1,127.0.0.1:2"
     with pytest.raises(LaunchError, match=r"launch.discovery: .*no-such cannot be run .*name:slots"):
         discovered_hosts(str(tmp_path / "no-such"))
 
 
 @needs_horovod
-def test_the_command_is_an_elastic_horovodruns() -> None:
+def test_command_starts_an_elastic_horovodrun() -> None:
     settings = Launch(processes=3, min_processes=2, max_processes=4, discovery="hosts.sh")
     text = " ".join(elastic_command(settings, "hosts.sh", "localhost:3", ["python", "train.py"]))
     assert "--min-np 2 --max-np 4 --host-discovery-script hosts.sh" in text and text.endswith("lo python train.py")
 
 
-def test_of_several_lost_processes_the_one_that_left_too_few_is_named() -> None:
+def test_process_whose_loss_left_too_few_is_reported() -> None:
     settings = Launch(processes=3, min_processes=2, hosts="localhost:3")
     run = ElasticSupervisor(settings, ["sleep", "60"], dict(os.environ))
     try:
@@ -71,7 +71,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 600) -> None:
 
 
 class Hosts:
-    """The available hosts, at first three names of this machine with one slot each, and the program that lists them."""
+    """The available hosts, initially three names of this machine with one slot each, and the program that lists them."""
 
     names = ("localhost", "127.0.0.1", socket.gethostname())
 
@@ -98,7 +98,7 @@ def still_runs(run: subprocess.Popen[str]) -> None:
 @needs_horovod
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
-def test_of_three_processes_one_is_killed_and_another_joins_and_every_sample_counts_once(tmp_path: Path, lost: int) -> None:
+def test_every_sample_counts_once_when_a_process_is_killed_and_another_joins(tmp_path: Path, lost: int) -> None:
     samples, log, processes = 240, SampleLog(tmp_path / "samples.jsonl"), tmp_path / "processes"
     processes.mkdir()
     hosts = Hosts(tmp_path)
@@ -143,12 +143,12 @@ def test_of_three_processes_one_is_killed_and_another_joins_and_every_sample_cou
     assert plan.total_steps == len(rows)
     counts = Counter(name for row in rows for name in row["ids"])
     print(f"processes {worlds}; {len(rows)} steps, {len(counts)} of {samples} samples, each {set(counts.values())} times")
-    assert set(counts.values()) == {1} and samples - len(counts) < 2 * 3  # what fills no batch
+    assert set(counts.values()) == {1} and samples - len(counts) < 2 * 3  # samples that fill no batch
 
 
 @needs_horovod
 @pytest.mark.slow
-def test_a_pre_training_that_loses_its_first_process_and_gains_another_reads_every_clip_once(tmp_path: Path) -> None:
+def test_pre_training_reads_every_clip_once_when_rank_0_is_replaced(tmp_path: Path) -> None:
     params = yaml.safe_load((ROOT / "recipes/tiny.yaml").read_text())
     params["sample"] |= {"pretrain_videos": 2400, "pretrain_images": 240}
     params["pretrain"] |= {"batch_size": 2, "log_every": 20}
@@ -199,6 +199,6 @@ def test_a_pre_training_that_loses_its_first_process_and_gains_another_reads_eve
     clips = 2400 + 240
     print(f"{len(rows)} steps, {len(counts)} of {clips} clips, each {set(counts.values())} times")
     assert set(counts.values()) == {1}
-    assert clips - len(counts) < 2 * 2 * 3 * 3  # of either corpus, what filled no batch of three worlds
+    assert clips - len(counts) < 2 * 2 * 3 * 3  # samples of either corpus that filled no batch in three worlds
     history = (tmp_path / "project/out/record/history.jsonl").read_text()
     assert f'"step": {len(rows)},' in history

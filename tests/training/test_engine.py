@@ -38,11 +38,11 @@ from tests.training.processes import ROOT, forked
 from tests.training.toy import ToyTask, gradients, same, settings, train
 
 
-def test_a_run_gives_the_same_bits_every_time() -> None:
+def test_training_is_reproducible() -> None:
     assert same(train(8, dropout=0.3), train(8, dropout=0.3))
 
 
-def test_the_history_has_a_row_for_each_line_and_validation_and_no_times() -> None:
+def test_history_has_a_row_per_log_line_and_validation_without_times() -> None:
     history = train(9)["history"]
     assert [(row["step"], row["split"]) for row in history] == [
         (2, "train"), (3, "val"), (4, "train"), (6, "train"), (6, "val"), (8, "train"), (9, "train"), (9, "val"),
@@ -51,7 +51,7 @@ def test_the_history_has_a_row_for_each_line_and_validation_and_no_times() -> No
     assert history[0]["loss"] == pytest.approx(history[0]["contrast"] + 0.5 * history[0]["items"])
 
 
-def test_samples_left_out_stand_in_the_history_and_the_figures_and_too_many_stop() -> None:
+def test_skipped_samples_are_logged_and_limited() -> None:
     done = train(8, unreadable=1, allowed=0.6)
     assert [row["left_out"] for row in done["history"] if row["split"] == "train"] == [1, 1, 1, 1]
     assert final_figures(done["history"], Best(8, 0.0, {}))["train"]["left_out"] == 1
@@ -59,12 +59,12 @@ def test_samples_left_out_stand_in_the_history_and_the_figures_and_too_many_stop
         train(8, unreadable=1, allowed=0.4)
 
 
-def test_validation_draws_nothing_from_the_training() -> None:
+def test_validation_does_not_change_the_trainings_random_draws() -> None:
     often, seldom = (train(8, dropout=0.3, changes={"validations": n})["history"] for n in (8, 1))
     assert [row for row in often if row["split"] == "train"] == [row for row in seldom if row["split"] == "train"]
 
 
-def test_the_best_validation_is_what_the_model_ends_with() -> None:
+def test_model_ends_with_the_weights_of_the_best_validation() -> None:
     largest, smallest = (train(8, changes={"validations": 8, "select_by": by}) for by in ("score", "-score"))
     scores = [row["score"] for row in largest["history"] if row["split"] == "val"]
     assert largest["best"][1] == max(scores) and smallest["best"][1] == min(scores)
@@ -75,13 +75,13 @@ def test_the_best_validation_is_what_the_model_ends_with() -> None:
 def test_accumulation_takes_the_mean_of_micro_steps_or_their_sum() -> None:
     one, mean, sum_ = (gradients(changes={"accumulation": 2, "accumulate": how}) for how in ("mean", "mean", "sum"))
     assert same(one, mean)
-    assert torch.equal(mean["losses"], sum_["losses"])  # what is shown is the mean either way
+    assert torch.equal(mean["losses"], sum_["losses"])  # the logged loss is the mean in both cases
     for name, gradient in mean["gradients"].items():
         if gradient is not None:
             torch.testing.assert_close(sum_["gradients"][name], 2 * gradient)
 
 
-def test_parameters_that_nothing_reads_or_that_are_frozen_stay_as_they_are() -> None:
+def test_unused_and_frozen_parameters_do_not_change() -> None:
     weights, before = train(4)["weights"], ToyTask(1).model.state_dict()
     for name in ("unused.weight", "frozen.weight", "frozen.bias"):
         assert torch.equal(weights[name], before[name])
@@ -97,7 +97,7 @@ def test_half_precision_keeps_weights_and_state_in_fp32(precision: str) -> None:
             assert row["loss"] == pytest.approx(exact["loss"], rel=0.05)
 
 
-def test_fp16_makes_its_scale_smaller_where_gradients_overflow() -> None:
+def test_fp16_reduces_its_scale_if_gradients_overflow() -> None:
     engine = Engine(ToyTask(30), settings(precision="fp16", validations=1), seed=1)
     engine.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
     before = engine.model.head.weight.clone()
@@ -107,7 +107,7 @@ def test_fp16_makes_its_scale_smaller_where_gradients_overflow() -> None:
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
-def test_numbers_that_are_not_finite_stop_with_step_batch_and_last_good_state(tmp_path: Path, value: str) -> None:
+def test_non_finite_values_stop_with_step_batch_and_last_good_state(tmp_path: Path, value: str) -> None:
     with pytest.raises(TrainingError) as stopped:
         train(8, state=str(tmp_path), bad_step=5, bad_value=value, sleep_s=0.002, changes={"save_every_s": 0.001})
     line = str(stopped.value)
@@ -120,7 +120,7 @@ def test_an_unknown_metric_is_refused_before_the_first_step() -> None:
         train(4, changes={"select_by": "-scor"})
 
 
-def test_a_full_disk_stops_with_one_line_and_the_last_good_state_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_stops_with_one_line_and_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(8, dropout=0.3)
     save, calls = SnapshotStore.save, []
 
@@ -134,12 +134,12 @@ def test_a_full_disk_stops_with_one_line_and_the_last_good_state_stays(tmp_path:
         patch.setattr(SnapshotStore, "save", refuse)
         with pytest.raises(TrainingError, match=r"resume state could not be written.*No space left on device"):
             train(8, state=str(tmp_path), dropout=0.3, changes={"save_every_s": 1e-6})
-    assert same(train(8, state=str(tmp_path), dropout=0.3), whole)  # there is room again
+    assert same(train(8, state=str(tmp_path), dropout=0.3), whole)  # there is free space again
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A separate file system with 24 MB."""
+    """A file system of 24 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True).returncode:
@@ -148,14 +148,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_disk_with_one_megabyte_left_stops_cleanly_and_with_room_again_the_training_goes_on(small_disk: Path) -> None:
+def test_training_stops_on_a_full_disk_and_resumes_with_free_space(small_disk: Path) -> None:
     options: dict[str, Any] = {"dropout": 0.3, "ballast": 500_000}  # snapshots of 2 MB
     whole = train(12, **options)
     options |= {"state": str(small_disk / "state"), "changes": {"save_every_s": 1e-6}}
     with pytest.raises(TrainingError) as stopped:
         train(12, fill_step=7, fill=str(small_disk / "filler"), **options)
     assert "could not be written" in str(stopped.value) and "\n" not in str(stopped.value)
-    assert not list((small_disk / "state").glob(".*"))  # no half file takes room
+    assert not list((small_disk / "state").glob(".*"))  # no partial file remains
     store = SnapshotStore(small_disk / "state", say=pytest.fail)
     newest = store.newest()
     assert newest is not None and newest.state["step"] == 6 and len(newest.tensors("weights")["ballast"]) == 500_000
@@ -164,8 +164,8 @@ def test_a_disk_with_one_megabyte_left_stops_cleanly_and_with_room_again_the_tra
     assert same(train(12, **options), whole)
 
 
-def test_a_log_that_nobody_reads_any_more_ends_no_training(tmp_path: Path) -> None:
-    """As under `alpro train ... | head -1`."""
+def test_training_survives_a_closed_log_pipe(tmp_path: Path) -> None:
+    """Simulate `alpro train ... | head -1`."""
     code = (
         "import sys\nfrom tests.training.toy import train\ntrain(40, show=True, sleep_s=0.02)\nprint('done', file=sys.stderr)"
     )
@@ -180,8 +180,8 @@ def test_a_log_that_nobody_reads_any_more_ends_no_training(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("fault", ["full disk", "lost terminal"])
-def test_a_log_that_can_not_be_written_any_more_ends_no_training(tmp_path: Path, fault: str) -> None:
-    """As under `alpro train ... > log`, or behind a bar on a terminal whose window was closed."""
+def test_training_survives_an_unwritable_log(tmp_path: Path, fault: str) -> None:
+    """Simulate `alpro train ... > log` on a full disk, and a progress bar on a closed terminal."""
     terminal, log = pty.openpty() if fault == "lost terminal" else (None, os.open("/dev/full", os.O_WRONLY))
 
     def work() -> None:
@@ -199,7 +199,7 @@ def test_a_log_that_can_not_be_written_any_more_ends_no_training(tmp_path: Path,
             seen = ""
             while "step 2/40" not in seen:
                 seen += os.read(terminal, 1000).decode(errors="replace")
-            assert "0/40" in seen  # the bar is there
+            assert "0/40" in seen  # the bar is shown
             os.close(terminal)
         _, status = os.waitpid(child, 0)
     errors = (tmp_path / "stderr").read_text()
@@ -207,7 +207,7 @@ def test_a_log_that_can_not_be_written_any_more_ends_no_training(tmp_path: Path,
     assert "Traceback" not in errors
 
 
-def test_every_validations_weights_and_the_last_ones_can_be_kept(tmp_path: Path) -> None:
+def test_weights_of_every_validation_and_of_the_last_step_can_be_kept(tmp_path: Path) -> None:
     options: dict[str, Any] = {"validations": 4, "save_every_s": 1e-6}
     task = ToyTask(8)
     store = SnapshotStore(tmp_path)
@@ -227,7 +227,7 @@ def test_every_validations_weights_and_the_last_ones_can_be_kept(tmp_path: Path)
 
 @pytest.fixture
 def terminal() -> Iterator[None]:
-    """Ctrl-C as on a terminal; background processes of a script ignore it."""
+    """Enable Ctrl-C as on a terminal; background processes of a script ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -235,7 +235,7 @@ def terminal() -> Iterator[None]:
 
 @pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_that_is_asked_for_saves_however_long_that_takes_and_the_next_run_ends_in_the_same_bits(
+def test_requested_stop_saves_a_state_that_resumes_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     monkeypatch.setattr(heartbeat, "_stop", threading.Event())
@@ -251,7 +251,7 @@ def test_a_stop_that_is_asked_for_saves_however_long_that_takes_and_the_next_run
         threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
         with pytest.raises(TrainingError) as stopped:
             train(30, state=str(tmp_path), dropout=0.3, sleep_s=0.02, changes={"save_every_s": 0.03})
-    assert later_s[0] >= 120  # one before the stop
+    assert later_s[0] >= 120  # one snapshot before the stop
     match = re.match(r"stopped at step (\d+) of 30 as requested; the last snapshot is (.*); run the same", str(stopped.value))
     assert match and int(match[1]) < 30 and match[2] == f"{tmp_path}/step-{int(match[1]):09d}"
     heartbeat._stop.clear()
@@ -269,7 +269,7 @@ def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_killed_again_and_again_a_training_ends_in_the_same_bits(tmp_path: Path) -> None:
+def test_repeatedly_killed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "dropout": 0.3,
         "changes": {"save_every_s": 0.001, "validations": 12, "accumulation": 2, "precision": "bf16"},
@@ -293,7 +293,7 @@ def test_killed_again_and_again_a_training_ends_in_the_same_bits(tmp_path: Path)
     assert same(torch.load(out), whole)
 
 
-def test_the_learning_rate_and_norm_that_are_shown_are_the_real_ones() -> None:
+def test_logged_learning_rate_and_norm_are_the_applied_ones() -> None:
     row = train(4, changes={"log_every": 1, "warmup_ratio": 0.0, "learning_rate": 0.008})["history"][0]
     assert row["lr"] == pytest.approx(0.008 * 3 / 4)
     gradient = torch.cat([g.flatten() for g in gradients()["gradients"].values() if g is not None])
@@ -301,8 +301,8 @@ def test_the_learning_rate_and_norm_that_are_shown_are_the_real_ones() -> None:
     assert math.isfinite(row["loss"])
 
 
-def test_memory_that_is_freed_is_used_again() -> None:
-    """By default glibc maps 64 MB anew each time. With the engine's setting it soon stops, once the heap has room for them."""
+def test_freed_memory_is_reused() -> None:
+    """By default glibc maps 64 MB anew each time. With the engine's setting it reuses the heap after a few steps."""
     train(1)
     faults = []
     for _ in range(40):
@@ -313,7 +313,7 @@ def test_memory_that_is_freed_is_used_again() -> None:
     assert sum(faults[-10:]) < pages
 
 
-def test_gradients_are_clipped_to_the_norm_and_not_touched_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_clipped_only_above_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     history = train(4, changes={"grad_clip": 1e3, "log_every": 1})["history"]
     norms = [row["grad_norm"] for row in history if row["split"] == "train"]
     calls: list[float] = []
@@ -330,8 +330,8 @@ def test_gradients_are_clipped_to_the_norm_and_not_touched_below_it(monkeypatch:
     assert len(calls) == 4 and not same(held, free)
 
 
-def test_two_threads_sum_the_gradients_of_vtms_pairs_in_one_order() -> None:
-    """A clip is in several pairs. Without the engine's setting threads add in any order, and the last bits differ."""
+def test_two_threads_sum_vtm_gradients_in_a_fixed_order() -> None:
+    """A clip is in several pairs. Without the engine's setting, threads add in any order and the last bits differ."""
     train(1)
     sizes = Model(
         width=128, heads=4, intermediate=512, vision_layers=1, text_layers=1, fusion_layers=2, embed_dim=32, dropout=0

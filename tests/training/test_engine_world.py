@@ -1,4 +1,4 @@
-"""Many processes do the mathematics of one, to the stated tolerance, and end together."""
+"""Several processes give the results of one, within the stated tolerance, and end together."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def check_equal(results: list[Any]) -> None:
         assert other.pop("split") == row["split"]
         assert other == pytest.approx({name: value for name, value in row.items() if name != "split"}, rel=2e-4)
     assert results[3]["best"] == pytest.approx(one["best"], rel=1e-4)
-    assert results[5] == 4  # one exchange a step, whatever its micro-steps
+    assert results[5] == 4  # one exchange per step, for any number of micro-steps
 
 
 def check_culprits(results: list[Any]) -> None:
-    """Non-finite are rank 1's rows 5 to 7 of micro-step 3, or only its gradient, or only the mean of finite gradients."""
+    """Check the message for three cases: rank 1's rows 5 to 7 are non-finite, only its gradient is, or only the mean is."""
     loss, gradient, mean = results[6:]
     rows = "batch toy/5, toy/6, toy/7"
     assert f"step 2: loss or gradient is not finite (rank 1: contrast, items; {rows}); no snapshot" in loss
@@ -68,24 +68,24 @@ def run(processes: int, out: Path, jobs: Any) -> list[Any]:
     return torch.load(out)
 
 
-def test_two_processes_do_the_mathematics_of_one_and_add_up_what_they_left_out(tmp_path: Path) -> None:
+def test_two_processes_give_the_results_of_one_and_sum_skipped_samples(tmp_path: Path) -> None:
     results = run(2, tmp_path / "out.pt", JOBS)
     check_equal(results)
     check_culprits(results)
     assert [row.get("left_out") for row in results[4]["history"] if row["split"] == "train"] == [
         3
-    ] * 4  # of rank 0 one, of 1 two
+    ] * 4  # one on rank 0, two on rank 1
 
 
 @pytest.mark.slow
-def test_four_processes_do_too_and_give_the_same_bits_twice(tmp_path: Path) -> None:
+def test_four_processes_give_the_results_of_one_reproducibly(tmp_path: Path) -> None:
     first, second = (run(4, tmp_path / name, JOBS) for name in ("a.pt", "b.pt"))
     check_equal(first)
     assert all(same(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("fault", [{"bad_step": 4, "bad_value": "inf"}, {"die_step": 4}], ids=["inf", "exception"])
-def test_a_fault_on_one_rank_ends_all_with_its_own_words_first(tmp_path: Path, fault: dict[str, Any]) -> None:
+def test_fault_on_one_rank_is_reported_first_and_ends_all(tmp_path: Path, fault: dict[str, Any]) -> None:
     fault |= {"state": str(tmp_path / "state"), "fault_file": str(tmp_path / "fault"), "sleep_s": 0.05}
     job = ["train", {"steps": 8, "show": True, "changes": {"save_every_s": 0.01}, **fault}]
     process = world(2, [*TOY, str(tmp_path / "out.pt"), json.dumps([job])], stderr=subprocess.PIPE)
@@ -113,7 +113,7 @@ def kill_until_done(tmp_path: Path, kills: int, seed: int) -> list[Any]:
         launcher = psutil.Process(process.pid)
         before = len(list((tmp_path / "state").glob("step-*")))
         until_s = time.monotonic() + 300
-        while time.monotonic() < until_s and not out.exists():  # until it has come a little further
+        while time.monotonic() < until_s and not out.exists():  # until the training has made some progress
             names = list((tmp_path / "state").glob("step-*"))
             if len(names) > min(before, 1) or (before and any(path.stat().st_mtime > launcher.create_time() for path in names)):
                 break
@@ -122,7 +122,7 @@ def kill_until_done(tmp_path: Path, kills: int, seed: int) -> list[Any]:
         family = launcher.children(recursive=True)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        _, alive = psutil.wait_procs(family, timeout=30)  # 5 s, where nothing else runs: tests/launch/test_launch.py
+        _, alive = psutil.wait_procs(family, timeout=30)  # 5 s on an idle machine: tests/launch/test_launch.py
         assert not alive
         if out.exists():
             break
@@ -131,7 +131,7 @@ def kill_until_done(tmp_path: Path, kills: int, seed: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
-def test_two_processes_whose_launcher_is_killed_end_in_the_same_bits(tmp_path: Path, kills: int) -> None:
+def test_two_processes_resume_to_the_same_bits_after_their_launcher_is_killed(tmp_path: Path, kills: int) -> None:
     jobs = [["train", {"steps": 60, "dropout": 0.3, "changes": {"validations": 12}}]]
     whole = run(2, tmp_path / "whole.pt", jobs)
     assert all(same(a, b) for a, b in zip(kill_until_done(tmp_path, kills, seed=7), whole, strict=True))

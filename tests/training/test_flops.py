@@ -16,7 +16,7 @@ from alpro.planning.memory import LAST_LAYERS
 from alpro.training.flops import PASSES, bert_macs, training_flops, validation_flops, video_macs
 
 
-def test_the_papers_model_costs_what_was_counted() -> None:
+def test_paper_model_has_the_counted_flops() -> None:
     model = Model()
     assert video_macs(model, 8) / 1e9 == pytest.approx(195.8, abs=0.1)
     assert video_macs(model, 4) / 1e9 == pytest.approx(97.9, abs=0.1)
@@ -25,7 +25,7 @@ def test_the_papers_model_costs_what_was_counted() -> None:
     assert bert_macs(model, 6, 40 + 197) / 1e9 == pytest.approx(10.6, abs=0.05)
 
 
-def test_a_training_clip_is_forward_and_backward_of_all_its_passes() -> None:
+def test_training_clip_counts_forward_and_backward_of_all_passes() -> None:
     model = Model()
     video, text, fusion = video_macs(model, 8), bert_macs(model, 6, 40), bert_macs(model, 6, 237)
     assert training_flops("retrieval", model, 8, 40) == pytest.approx(6 * (video + text + 3 * fusion))
@@ -64,7 +64,7 @@ def spared_by_asking_for(tokens: int) -> int:
     return (FUSED - tokens) * (2 * WIDTH**2 + 2 * FUSED * WIDTH + 2 * WIDTH * HIDDEN)
 
 
-def test_the_encoders_cost_what_torch_counts() -> None:
+def test_encoder_flops_equal_torchs_count() -> None:
     model = build_model("retrieval", num_frames=4, config=SMALL).eval()
     pixels, ids = torch.zeros(1, 4, 3, 64, 64), torch.ones(1, 12, dtype=torch.long)
     with torch.no_grad():
@@ -79,8 +79,8 @@ def test_the_encoders_cost_what_torch_counts() -> None:
 
 
 @pytest.mark.parametrize("task", PASSES)
-def test_a_training_step_costs_what_torch_counts(task: str) -> None:
-    """Except for the savings above, and because pixels get no gradient."""
+def test_training_step_flops_equal_torchs_count(task: str) -> None:
+    """Allow for the savings above, and for pixels, which get no gradient."""
     torch.manual_seed(0)
     heads = {"prompter": {"num_entities": 0}, "pretrain": {"num_entities": 5}, "qa": {"num_answers": 5}, "retrieval": {}}
     model = build_model(task, num_frames=4, config=SMALL, **heads[task]).train()
@@ -104,7 +104,7 @@ def test_a_training_step_costs_what_torch_counts(task: str) -> None:
     assert counted(lambda: model(batch).total.backward()) == pytest.approx(nominal - 2 * spared, rel=0.01)
 
 
-def test_a_validation_encodes_each_once_and_fuses_every_pair() -> None:
+def test_validation_flops_count_each_encoding_once_and_every_pair() -> None:
     model = Model()
     video, text, fusion = video_macs(model, 8), bert_macs(model, 6, 40), bert_macs(model, 6, 237)
     ranking = validation_flops("retrieval", model, 8, 40, clips=10, texts=20)

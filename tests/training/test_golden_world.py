@@ -14,7 +14,7 @@ from tests.training.processes import done, needs_horovod, world
 
 @needs_horovod
 @pytest.mark.slow
-def test_the_gradient_of_gathered_features_is_their_exact_sum(tmp_path: Path) -> None:
+def test_gradient_of_gathered_features_is_the_exact_sum(tmp_path: Path) -> None:
     done(world(2, ["-m", "tests.training.golden_world", str(tmp_path / "out.json")]), timeout_s=1200)
     results, golden = (json.loads(path.read_text()) for path in (tmp_path / "out.json", GOLDENS / "h_horovod_itc.json"))
     for scheme, total in (("hvd_sum", "sum_vs_single"), ("hvd_avg", "avg_vs_single")):
@@ -25,7 +25,7 @@ def test_the_gradient_of_gathered_features_is_their_exact_sum(tmp_path: Path) ->
         whole = torch.tensor(list(results[scheme]["norms"].values())).norm().item()
         assert whole == pytest.approx(golden["comparison"][total]["total_norm_a"], rel=1e-4)
     probes, norms = golden["grad_probe_dot"], golden["grad_l2_norm"]
-    for scheme, reference in (("hvd_sum", "single"), ("hvd_avg", "hvd_avg")):  # the sum is one process with all four
+    for scheme, reference in (("hvd_sum", "single"), ("hvd_avg", "hvd_avg")):  # the sum equals one process with all four pairs
         for name, probe in probes[reference].items():
             if norms[scheme][name] and norms[scheme][name] > 1e-6:
                 assert results[scheme]["probes"][name] == pytest.approx(probe, abs=2e-3 * norms[scheme][name]), (scheme, name)

@@ -1,4 +1,4 @@
-"""Each training of recipe `tiny`, killed repeatedly at chosen and random points, ends in the bytes of an uninterrupted one.
+"""Each training of recipe `tiny`, killed repeatedly at chosen and random points, gives the bytes of an uninterrupted one.
 
 World sizes 1 and 2; about 40 kills in total. `pytest -s -m slow tests/training/test_kills.py` prints points and seeds.
 """
@@ -71,7 +71,7 @@ def finishes(project: Path, point: str, count: int, words: list[str], after_s: f
 
 
 @pytest.mark.parametrize("training", TRAININGS)
-def test_one_process_killed_at_every_point_ends_in_the_bytes_of_the_undisturbed_run(project: Path, training: str) -> None:
+def test_one_process_killed_at_every_point_gives_the_bytes_of_an_uninterrupted_run(project: Path, training: str) -> None:
     whole, killed = (f"out/{training}-1-{name}" for name in ("whole", "killed"))
     began_s = time.monotonic()
     assert finishes(project, "none", 1, command(training, whole))
@@ -96,7 +96,7 @@ def test_one_process_killed_at_every_point_ends_in_the_bytes_of_the_undisturbed_
 
 @needs_horovod
 @pytest.mark.parametrize("training", TRAININGS)
-def test_two_processes_killed_end_in_the_bytes_of_the_undisturbed_run(
+def test_two_killed_processes_give_the_bytes_of_an_uninterrupted_run(
     project: Path, training: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, killed = (f"out/{training}-2-{name}" for name in ("whole", "killed"))

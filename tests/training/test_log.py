@@ -1,4 +1,4 @@
-"""The log lines of a training: rates without paused time, utilisation of the device, format."""
+"""The log lines of a training: rates without paused time, device utilisation, and format."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that the clock reads, in its only element."""
+    """The clock's time, as the only element of a list."""
     now_s = [100.0]
     monkeypatch.setattr(log.time, "monotonic", lambda: now_s[0])
     return now_s
 
 
-def test_a_lap_counts_all_ranks_clips_and_leaves_out_what_was_paused(at: list[float]) -> None:
+def test_lap_counts_clips_of_all_ranks_without_paused_time(at: list[float]) -> None:
     clock = Clock()
     clock.clips = 40
     with clock.waiting():
@@ -34,7 +34,7 @@ def test_a_lap_counts_all_ranks_clips_and_leaves_out_what_was_paused(at: list[fl
     assert 0.05 < lap["memory_gb"] < 100 and "mfu" not in lap
 
 
-def test_each_lap_begins_anew(at: list[float]) -> None:
+def test_lap_resets_the_clock(at: list[float]) -> None:
     clock = Clock()
     clock.clips = 40
     at[0] += 8
@@ -45,7 +45,7 @@ def test_each_lap_begins_anew(at: list[float]) -> None:
     assert lap["clips_per_s"] == pytest.approx(2) and lap["data_wait"] == 0
 
 
-def test_utilisation_is_the_share_of_the_peak_of_this_ranks_device(at: list[float]) -> None:
+def test_utilisation_is_relative_to_the_peak_of_one_device(at: list[float]) -> None:
     clock = Clock()
     clock.clips = 16
     at[0] += 4
@@ -53,7 +53,7 @@ def test_utilisation_is_the_share_of_the_peak_of_this_ranks_device(at: list[floa
     assert clock.lap(8, CPU, flops_per_clip / peak)["mfu"] == pytest.approx(16 * flops_per_clip / 4 / peak)
 
 
-def test_a_training_line_carries_all_that_one_wants_to_see() -> None:
+def test_training_line_contains_all_figures() -> None:
     row = {"step": 120, "epoch": 3, "split": "train", "loss": 3.2109, "vtc": 1.2, "vtm": 0.51, "lr": 9.1e-05, "grad_norm": 3.25}
     times = {"clips_per_s": 41.34, "data_wait": 0.024, "memory_gb": 7.96, "mfu": 0.412}
     head = "step 120/900  epoch 3  loss 3.211 (vtc 1.2, vtm 0.51)  lr 9.1e-05  norm 3.25"

@@ -1,4 +1,4 @@
-"""N processes with B samples give the losses and gradients of one with N x B, for all four models; figures with `pytest -s`."""
+"""N processes with B samples give the losses and gradients of one with N x B, for all models; `pytest -s` prints figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.training.models_world import LOSSES, ROWS, gradients
 from tests.training.processes import done, needs_horovod, world
 
 pytestmark = needs_horovod
-FAINT = 1e-6  # of the whole gradient: in exact arithmetic the gradient of key biases is zero, so smaller ones are rounding
+FAINT = 1e-6  # relative to the whole gradient; smaller ones are rounding errors, as key biases have an exact gradient of zero
 
 
 def compare(many: dict[str, Any], one: dict[str, Any], loss_limit: float, limit: float) -> None:

@@ -36,7 +36,7 @@ def test_five_steps_are_the_released_codes(case: str) -> None:
         torch.testing.assert_close(q.detach(), torch.tensor(expected["b"]), atol=3e-7, rtol=0)
 
 
-def test_tiny_gradients_feel_epsilon_before_the_bias_correction() -> None:
+def test_epsilon_is_added_before_the_bias_correction() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     optimizer = AdamW([p], lr=1e-2)
     for step in range(5):
@@ -48,7 +48,7 @@ def test_tiny_gradients_feel_epsilon_before_the_bias_correction() -> None:
 
 
 def _by_the_formula(p: Tensor, grads: list[Tensor | None], lr: float, decay: float) -> Tensor:
-    """The slow twin: one tensor at a time, the released code's formula."""
+    """Apply the released code's formula to one tensor at a time, as a reference."""
     p, m, v, t = p.clone(), torch.zeros_like(p), torch.zeros_like(p), 0
     for g in grads:
         if g is None:
@@ -60,7 +60,7 @@ def _by_the_formula(p: Tensor, grads: list[Tensor | None], lr: float, decay: flo
     return p
 
 
-def test_the_fused_step_equals_the_formula_also_for_parameters_that_pause() -> None:
+def test_fused_step_equals_the_formula_even_for_skipped_parameters() -> None:
     torch.manual_seed(0)
     shapes = [(3, 4), (5,), ()]
     params = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]

@@ -1,4 +1,4 @@
-"""A training resumes from disk with another number of processes: it reports what is no longer exact, and loses nothing else."""
+"""A training resumes from disk with another number of processes and reports which results are no longer exact."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIRST, SECOND = 8, 14  # steps after which the number of processes changes: one,
 
 
 @needs_horovod
-def test_with_other_numbers_of_processes_samples_and_schedule_go_on_and_what_is_no_longer_exact_is_said(
+def test_resuming_with_other_world_sizes_continues_and_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(heartbeat, "_stop", threading.Event())
@@ -48,8 +48,8 @@ def test_with_other_numbers_of_processes_samples_and_schedule_go_on_and_what_is_
     assert [row["processes"] for row in rows] == [1] * FIRST + [2] * (SECOND - FIRST) + [1] * (total - SECOND)
     assert (
         set(counts.values()) == {1} and SAMPLES - len(counts) < 2 * BATCH + BATCH
-    )  # samples that fill no batch, at both changes
-    assert result["read"] == [len(counts)]  # also by the process that has left
+    )  # samples that fill no batch at either change
+    assert result["read"] == [len(counts)]  # including those of the process that no longer exists
 
     shown = {row["step"]: row["lr"] for row in result["history"] if row["split"] == "train"}
     assert list(shown) == [*range(2, total, 2), total]

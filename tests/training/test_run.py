@@ -54,7 +54,7 @@ def params(tmp_path: Path) -> Params:
     return parse(raw)
 
 
-def test_finetuning_starts_from_an_official_file_and_its_checkpoint_says_how_to_ask_it(
+def test_checkpoint_stores_preprocessing(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("ALPRO_LIVE", "off")
@@ -76,21 +76,21 @@ def test_finetuning_starts_from_an_official_file_and_its_checkpoint_says_how_to_
     assert all(0 < score < 1 for score in scores)
 
 
-def test_by_hand_a_fine_tuning_needs_a_task_a_start_and_an_output(
+def test_command_fine_tunes_with_only_task_start_and_output(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALPRO_LIVE", "off")
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
     command = "train finetune --task msrvtt_ret --init alpro_pretrained_ckpt.pt --output out"
-    for _ in range(2):  # the second time in place of the first
+    for _ in range(2):  # the second training replaces the first
         app(command.split(), standalone_mode=False)
         assert load("out").max_text_tokens == 9
         assert json.loads(Path("out/record/params.json").read_text())["task"] == "msrvtt_ret"
         assert sorted(Path().glob("out*")) == [Path("out")]
 
 
-def test_bf16_is_refused_at_the_start_where_the_gpu_does_not_have_it(
+def test_bf16_is_refused_at_the_start_if_the_gpu_lacks_it(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, answer in (
@@ -108,7 +108,7 @@ def test_bf16_is_refused_at_the_start_where_the_gpu_does_not_have_it(
         run_training(parse(raw), "finetune", "msrvtt_ret", init="nowhere", **folders)
 
 
-def test_every_checkpoint_that_is_to_be_kept_is_written_beside_the_output_and_can_be_loaded(
+def test_kept_checkpoints_are_written_beside_the_output_and_can_be_loaded(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALPRO_LIVE", "off")
@@ -125,7 +125,7 @@ def test_every_checkpoint_that_is_to_be_kept_is_written_beside_the_output_and_ca
     folders = {"output": home / "out", "record": home / "out/record", "state": tmp_path / "state"}
     init = str(tmp_path / "alpro_pretrained_ckpt.pt")
     best = run_training(parse(raw), "finetune", "msrvtt_ret", init=init, **folders)
-    assert all(home in path.parents for path in written)  # a system's temporary folder may have room for none of them
+    assert all(home in path.parents for path in written)  # the system's temporary folder may be too small for them
     assert list(home.iterdir()) == [home / "out"]
     steps = {"last": 2, "step-000000001": 1, "step-000000002": 2, ".": best.step}
     assert {path.parent.name for path in home.glob("out/*/model.safetensors")} == {*steps} - {"."}
@@ -138,7 +138,7 @@ def test_every_checkpoint_that_is_to_be_kept_is_written_beside_the_output_and_ca
     assert digests["."] == digests[f"step-{best.step:09d}"]
 
 
-def test_a_state_of_other_parameters_is_named_with_what_differs_and_goes_on_when_they_are_put_back(
+def test_state_resumes_after_parameters_are_restored(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("ALPRO_LIVE", "off")
@@ -166,7 +166,7 @@ def test_a_state_of_other_parameters_is_named_with_what_differs_and_goes_on_when
     assert "resume: continuing after step 2 of 2" in train() and (tmp_path / "out/model.safetensors").exists()
 
 
-def test_a_training_video_that_can_not_be_read_is_left_out_and_a_validation_video_refused_at_the_start(
+def test_unreadable_training_video_is_skipped_and_validation_video_refused(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("ALPRO_LIVE", "off")
@@ -177,8 +177,8 @@ def test_a_training_video_that_can_not_be_read_is_left_out_and_a_validation_vide
         file.write(row)
     folders = {"output": tmp_path / "out", "record": tmp_path / "record", "state": tmp_path / "state"}
     raw = params.model_dump()
-    raw["finetune"]["msrvtt_ret"] |= {"epochs": 2, "max_steps": None, "batch_size": 2}  # where it is, one is left for VTM
-    raw["loader"]["max_unreadable"] = 0.01  # of a thousand
+    raw["finetune"]["msrvtt_ret"] |= {"epochs": 2, "max_steps": None, "batch_size": 2}  # its batch keeps one pair for VTM
+    raw["loader"]["max_unreadable"] = 0.01  # of one thousand samples
     scratch = str(ROOT / "recipes/init/scratch.yaml")
     assert run_training(parse(raw), "finetune", "msrvtt_ret", init=scratch, **folders).step > 0
     (message,) = {message.split(": ", 1)[1] for message in caplog.messages if "left out" in message}

@@ -1,4 +1,4 @@
-"""Snapshots are complete or absent, a damaged one is reported and skipped, and one process at a time has a store."""
+"""Snapshots are complete or absent, damaged ones are reported and skipped, and a store has one process at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def filled(path: Path, steps: int = 3) -> SnapshotStore:
     return store
 
 
-def test_the_last_snapshots_are_kept_and_the_newest_comes_back_to_the_bit(tmp_path: Path) -> None:
+def test_last_snapshots_are_kept_and_the_newest_is_restored_exactly(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", steps=4)
     assert len(list(store.path.glob("step-*"))) == KEEP
     newest = store.newest()
@@ -35,7 +35,7 @@ def test_the_last_snapshots_are_kept_and_the_newest_comes_back_to_the_bit(tmp_pa
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing", "no manifest", "half manifest"])
-def test_a_damaged_newest_snapshot_falls_back_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+def test_damaged_snapshot_falls_back_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
     store = filled(tmp_path / "s")
     newest = store.last()
     assert newest is not None
@@ -58,7 +58,7 @@ def test_a_damaged_newest_snapshot_falls_back_aloud(tmp_path: Path, capsys: pyte
     store.close()
 
 
-def test_a_snapshot_whose_best_weights_are_damaged_is_not_believed(tmp_path: Path) -> None:
+def test_snapshot_with_damaged_best_weights_is_skipped(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path / "s", say=lambda text: None)
     store.save_best(1, {"w": torch.ones(2)})
     store.save({"step": 2, "best": {"step": 1}}, weights={})
@@ -70,7 +70,7 @@ def test_a_snapshot_whose_best_weights_are_damaged_is_not_believed(tmp_path: Pat
     store.close()
 
 
-def test_best_weights_go_when_no_snapshot_speaks_of_them(tmp_path: Path) -> None:
+def test_unreferenced_best_weights_are_deleted(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path / "s")
     for step in (1, 2, 3):
         store.save_best(step, {"w": torch.ones(2)})
@@ -79,7 +79,7 @@ def test_best_weights_go_when_no_snapshot_speaks_of_them(tmp_path: Path) -> None
     store.close()
 
 
-def test_a_second_training_is_refused_and_a_dead_holder_is_not_waited_for(tmp_path: Path) -> None:
+def test_second_training_is_refused_unless_the_first_is_dead(tmp_path: Path) -> None:
     def hold() -> None:
         SnapshotStore(tmp_path / "s")
         (tmp_path / "held").touch()
@@ -91,10 +91,10 @@ def test_a_second_training_is_refused_and_a_dead_holder_is_not_waited_for(tmp_pa
         with pytest.raises(TrainingError, match=f"a training is already running .process {child} ") as refused:
             SnapshotStore(tmp_path / "s")
         assert "\n" not in str(refused.value)
-    SnapshotStore(tmp_path / "s").close()  # the holder was killed: its lock died with it
+    SnapshotStore(tmp_path / "s").close()  # the holder was killed, which released its lock
 
 
-def test_a_kill_in_the_middle_of_writing_leaves_a_whole_snapshot(tmp_path: Path) -> None:
+def test_kill_while_writing_leaves_a_complete_snapshot(tmp_path: Path) -> None:
     def write() -> None:
         store = SnapshotStore(tmp_path / "s", say=lambda text: None)
         last = store.newest()
@@ -110,7 +110,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_a_whole_snapshot(tmp_path: Path)
         with forked(write) as child:
             time.sleep(0.02 + 0.2 * torch.rand((), generator=generator).item())
             os.kill(child, signal.SIGKILL)
-        store = SnapshotStore(tmp_path / "s", say=pytest.fail)  # nothing falls back: a kill damages nothing
+        store = SnapshotStore(tmp_path / "s", say=pytest.fail)  # a kill damages nothing, so there is no fallback
         newest = store.newest()
         if newest is not None:
             step = newest.state["step"]
@@ -122,7 +122,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_a_whole_snapshot(tmp_path: Path)
     assert reached > 0
 
 
-def test_old_stores_of_a_stage_go_but_never_one_in_use(tmp_path: Path) -> None:
+def test_old_stores_of_a_stage_are_deleted_unless_in_use(tmp_path: Path) -> None:
     for number in range(5):
         filled(tmp_path / f"old{number}", 1).close()
         os.utime(tmp_path / f"old{number}", (number, number))

@@ -62,7 +62,7 @@ class ToyModel(nn.Module):
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
         self.dropout, self.weight = dropout, weight
         self.register_buffer("seen", torch.zeros(()))
-        self.register_buffer("ballast", torch.zeros(ballast))  # makes snapshots large
+        self.register_buffer("ballast", torch.zeros(ballast))  # makes the snapshots large
 
     def forward(self, batch: ToyBatch) -> ToyOutput:
         u = F.dropout(F.normalize(self.left(batch.x), dim=-1), self.dropout, self.training)
@@ -124,7 +124,7 @@ class ToyTask:
         return ToyLoader(self, start, stop)
 
     def batch(self, step: int) -> ToyBatch:
-        """This rank's rows of the step's global batch; ranks have different numbers of them."""
+        """Return this rank's rows of the step's global batch; their number differs between ranks."""
         g = torch.Generator().manual_seed(1000 + step)
         x, y = (torch.randn(self.rows, WIDTH, generator=g, dtype=torch.float64).to(self.dtype) for _ in range(2))
         labels = torch.randint(-2, 3, (self.rows, ITEMS), generator=g)
@@ -147,12 +147,12 @@ class ToyTask:
         return ToyBatch([f"toy/{n}" for n in range(ends[rank], ends[rank + 1])], x[mine], y[mine], labels[mine])
 
     def validate(self) -> dict[str, float]:
-        torch.rand(3)  # drawing here must not change the training
+        torch.rand(3)  # random draws here must not change the training
         return {"score": float(self.model.left.weight.sum().abs())}
 
 
 def fill(path: Path) -> None:
-    """Leave one megabyte on the disk of a file."""
+    """Fill the file's disk, leaving one megabyte."""
     room = os.statvfs(path.parent)
     path.write_bytes(bytes(max(0, room.f_bavail * room.f_frsize - 2**20)))
 
@@ -194,7 +194,7 @@ def train(
 
 
 def stopped(**options: Any) -> str:
-    """Return the message of a training that must stop on all ranks together."""
+    """Return the error message of a training that must stop on all ranks together."""
     try:
         train(**options)
     except TrainingError as error:
