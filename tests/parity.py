@@ -455,7 +455,7 @@ TESTED: dict[str, tuple[str, ...]] = {
         "tests/training/test_optim.py::test_five_steps_are_the_released_codes",
         "tests/training/test_optim.py::test_epsilon_is_added_before_the_bias_correction",
     ),
-    "i_lr_schedule": ("tests/training/test_optim.py::test_the_learning_rate_is_the_released_codes",),
+    "i_lr_schedule": ("tests/training/test_optim.py::test_learning_rate_equals_the_released_codes",),
     "j_frame_sampling": (
         "tests/data/media/test_frames.py::test_uniform_floor_is_the_released_rule",
         "tests/data/media/test_frames.py::test_drawn_frames_repeat_the_released_draws",
@@ -466,7 +466,7 @@ TESTED: dict[str, tuple[str, ...]] = {
     "l_mlm_masking": ("tests/data/batches/test_masking.py::test_masking_repeats_the_released_draws",),
     "l_randaug": (
         "tests/data/batches/test_augment.py::test_each_operation_equals_the_released_pixels",
-        "tests/data/batches/test_augment.py::test_two_operations_on_a_clip_equal_the_released_figures",
+        "tests/data/batches/test_augment.py::test_two_operations_on_a_clip_equal_the_released_results",
     ),
     "l_random_erase": ("tests/data/batches/test_masking.py::test_crop_boxes_repeat_the_released_draws",),
 }

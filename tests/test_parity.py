@@ -12,7 +12,7 @@ from tests.parity_table import ROOT
 PARTS = {"state_dict_info_": "state_dict_", "state_dict_manifest_": "state_dict_"}
 
 
-def test_every_golden_is_compared_under_its_name() -> None:
+def test_every_golden_is_compared() -> None:
     left = set()
     for path in GOLDENS.glob("*.json"):
         name = path.stem

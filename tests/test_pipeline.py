@@ -113,7 +113,7 @@ def same(one: Clone, other: Clone) -> None:
     assert one.locks() == other.locks()
 
 
-def test_a_second_repro_runs_nothing(undisturbed: Clone) -> None:
+def test_second_repro_runs_nothing(undisturbed: Clone) -> None:
     assert ran(undisturbed.run("dvc", "repro")) == []
     changed = subprocess.run(["git", "status", "--porcelain"], cwd=undisturbed.root, capture_output=True, text=True, check=True)
     assert sorted(line[3:] for line in changed.stdout.splitlines()) == sorted(LOCKS)
@@ -147,7 +147,7 @@ def test_run_resumes_to_the_same_bytes_after_its_launcher_is_killed(undisturbed:
     same(undisturbed, clone)
 
 
-def test_the_flow_gives_the_same_bytes(undisturbed: Clone, folder: Path) -> None:
+def test_flow_gives_the_same_bytes(undisturbed: Clone, folder: Path) -> None:
     clone = Clone(folder / "flow")
     clone.run("python", "-m", "flows.pipeline", "--in-checkout")
     same(undisturbed, clone)

@@ -117,7 +117,7 @@ COMMANDS = sorted({code for code in ALL_CODE if re.match(r"(horovodrun -np \S+ )
 
 
 @pytest.mark.parametrize("code", COMMANDS)
-def test_a_command_of_the_readme_exists(code: str) -> None:
+def test_command_of_the_readme_exists(code: str) -> None:
     words = re.sub(r'"[^"]*"', "TEXT", code.split("alpro ", 1)[1]).split()
     for verb in words[1].split("|") if len(words) > 1 and "|" in words[1] else [None]:  # `alpro weights show|import`
         command, rest = command_of([words[0], verb, *words[2:]] if verb else words)

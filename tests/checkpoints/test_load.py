@@ -24,7 +24,7 @@ def same_bytes(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_official_to_own_to_official_keeps_every_byte(small, tmp_path, task):
+def test_converting_from_official_and_back_keeps_every_byte(small, tmp_path, task):
     model = small(task, num_answers=1500)
     export_official(model, tmp_path / "official.pt")
     assert type(torch.load(tmp_path / "official.pt", weights_only=True)) in (dict, OrderedDict)
@@ -64,7 +64,7 @@ def test_saved_directory_is_complete_and_reproducible(small, tmp_path):
     assert config["task"] == "qa" and config["num_answers"] == 5 and config["note"] == "x" and config["model"]["width"] == 48
 
 
-def test_tied_weights_are_written_once_and_tied_again(small, tmp_path):
+def test_tied_weights_are_saved_once_and_tied_on_loading(small, tmp_path):
     model = small("retrieval")
     save_checkpoint(tmp_path / "own", model, {})
     loaded, _, _ = load_model(tmp_path / "own")

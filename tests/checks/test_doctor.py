@@ -51,7 +51,7 @@ def test_check_that_raises_is_reported_without_a_traceback() -> None:
     assert found.remedy
 
 
-def test_a_failure_gives_exit_code_1_and_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_gives_exit_code_1_and_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = [
         Finding("Python", "ok", "3.11"),
         Finding("disk", "fail", "0 GB free", "free some"),
@@ -82,7 +82,7 @@ def test_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert found.status == "fail" and str(tmp_path) in found.detail and found.remedy
 
 
-def test_little_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_low_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_meminfo", lambda name: 2 * 2**20)
     assert doctor.CHECKS["memory"](ROOT).status == "warn"
 
@@ -113,7 +113,7 @@ def test_broken_store_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found.status == "fail" and "mlflow.db" in found.detail
 
 
-def test_the_stores_runs_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_in_the_store_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("CREATE TABLE runs (id)")
         database.execute("INSERT INTO runs VALUES (1)")

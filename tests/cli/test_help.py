@@ -54,19 +54,19 @@ def test_every_option_and_argument_has_help_in_whole_words(name: str) -> None:
         assert text[0].isupper() or text.startswith(("models:/", "prompter,", "train,")), text
 
 
-def test_a_launched_command_keeps_its_own_options() -> None:
+def test_launched_command_keeps_its_own_options() -> None:
     parent = typer.Context(ROOT, info_name="alpro")
     context = COMMANDS["launch"].make_context("launch", ["--", "evaluate", "--task", "a", "--params", "b"], parent=parent)
     assert context.params["command"] == ["evaluate", "--task", "a", "--params", "b"]
 
 
-def test_the_help_page_has_panels() -> None:
+def test_help_page_has_panels() -> None:
     page = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100", "TERM": "dumb"}).output
     for panel in ("Pipeline", "Data", "Models", "Evaluation", "Tracking and registry", "This machine"):
         assert re.search(rf"^╭─ {panel} ─+╮$", page, re.M), page
 
 
-def test_the_version_is_printed() -> None:
+def test_version_is_printed() -> None:
     assert CliRunner().invoke(app, ["--version"]).output == f"alpro {alpro.__version__}\n"
 
 
@@ -79,7 +79,7 @@ def test_the_version_is_printed() -> None:
         (["--no-ablations"], "--ablations: only with --record"),
     ],
 )
-def test_an_option_that_would_be_ignored_is_refused(options: list[str], message: str) -> None:
+def test_option_that_would_be_ignored_is_refused(options: list[str], message: str) -> None:
     result = CliRunner().invoke(
         app, ["evaluate", "--task", "msvd_qa", "--checkpoint", "none", *options], env={"COLUMNS": "200"}
     )

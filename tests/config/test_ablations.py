@@ -87,7 +87,7 @@ def _params(changes: tuple[str, ...]) -> Params:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", CHANGING, ids=name)
-def test_a_cell_trains_and_is_evaluated(cell: Cell, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cell_trains_and_is_evaluated(cell: Cell, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from alpro.evaluation.run import run_evaluation
     from alpro.training.run import run_training
 

@@ -36,7 +36,7 @@ def test_differing_line_gives_the_other_recipes_value(name: str, other: str) -> 
 
 
 @pytest.mark.parametrize("name", ["official", "paper", "sample", "tiny"])
-def test_the_header_gives_the_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_header_gives_the_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RECIPES.parent)
     assert re.search(r"\d+ (h|minutes) on", recipes.describe(name))
     load(recipes.path_of(name))

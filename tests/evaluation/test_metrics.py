@@ -45,10 +45,10 @@ def test_k_retrieval_metrics_padding_duplicates_are_dropped_first_kept(scores: d
     rows = [(t, v, float(matrix[t, v])) for v in metrics.padded(50, 1) for t in range(50)]
     rows += [(t, v, 1.0) for v in metrics.padded(50, 8)[50:] for t in range(50)]
     again = oracles.matrix_from_rows(rows, 50, 50)
-    wanted = RETRIEVAL["diag_boost_with_padding_duplicates"]["metrics"]
+    reference = RETRIEVAL["diag_boost_with_padding_duplicates"]["metrics"]
     found = oracles.official_retrieval_metrics(again, list(range(50)))
-    assert same(found["text2video"], wanted["text2video"])
-    assert same(found["video2text"], wanted["video2text"])
+    assert same(found["text2video"], reference["text2video"])
+    assert same(found["video2text"], reference["video2text"])
 
 
 @pytest.mark.parametrize("case", ["random", "diag_boost", "ties"])
@@ -82,8 +82,8 @@ def test_tie_probabilities_are_exact_at_every_depth() -> None:
     ranks = metrics.rank_queries(row[None], [right])
     orders = [sorted(order, key=lambda item: -row[item]) for order in itertools.permutations(range(6))]
     for k in range(1, 7):
-        wanted = np.mean([any(item in order[:k] for item in right) for order in orders])
-        assert metrics._chance_of_recall(ranks, k)[0] == pytest.approx(wanted)
+        reference = np.mean([any(item in order[:k] for item in right) for order in orders])
+        assert metrics._chance_of_recall(ranks, k)[0] == pytest.approx(reference)
 
 
 def test_stable_rule_keeps_gallery_order_and_uses_the_best_match() -> None:
@@ -139,13 +139,13 @@ def qa_golden() -> tuple[list[bool], list[str]]:
 
 def test_k_qa_metrics() -> None:
     correct, types = qa_golden()
-    official, exact, wanted = metrics.official_qa_metrics(correct, types), metrics.qa_metrics(correct, types), QA["metrics"]
+    official, exact, reference = metrics.official_qa_metrics(correct, types), metrics.qa_metrics(correct, types), QA["metrics"]
     for name in ("overall", *metrics.QUESTION_TYPES):
-        assert official[f"{name}_acc"] == round(100 * wanted[f"{name}_acc"], 2)
+        assert official[f"{name}_acc"] == round(100 * reference[f"{name}_acc"], 2)
         if name != "when":
-            assert exact[f"{name}_acc"] == pytest.approx(100 * wanted[f"{name}_acc"], abs=1e-9)
+            assert exact[f"{name}_acc"] == pytest.approx(100 * reference[f"{name}_acc"], abs=1e-9)
     assert "when_acc" not in exact  # no question, no accuracy
-    for name, (share, count) in wanted["ratios"].items():
+    for name, (share, count) in reference["ratios"].items():
         assert official["ratios"][name] == [round(100 * share, 2), count]
         assert exact["ratios"][name] == pytest.approx([100 * share, count])
 

@@ -114,7 +114,7 @@ def test_step_other_than_the_files_is_refused(home: Path, project: Path) -> None
         find_checkpoint(project / "models/msvd_qa", "7")
 
 
-def test_answer_list_of_another_data_set_is_refused(home, project, records, monkeypatch) -> None:
+def test_answer_list_of_another_dataset_is_refused(home, project, records, monkeypatch) -> None:
     monkeypatch.chdir(home)
     many = OTHER_LABELS | {f"word{n}": n for n in range(len(OTHER_LABELS), 1600)}
     (home / "other.json").write_text(json.dumps(many))

@@ -65,25 +65,25 @@ def killed(counted: WorkCounter, what: str, number: int, job: Callable[[], objec
         ("pairs", 60, {"read": 0, "videos": 0, "texts": 0, "pairs": 84}),
     ],
 )
-def test_killed_retrieval_computes_what_is_missing(
+def test_killed_retrieval_evaluation_computes_only_the_missing_part(
     what: str, number: int, missing: dict[str, int], monkeypatch: pytest.MonkeyPatch, retrieval_model: Any,
     records: list[Record], tokenizer: Any, preprocessing: Preprocessing, tmp_path: Path,
 ) -> None:  # fmt: skip
     def run(resume: ResumeState | None) -> Any:
         return evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, batch_pairs=12, resume=resume)
 
-    wanted = run(None)
+    expected = run(None)
     counted = WorkCounter(monkeypatch, retrieval_model)
     killed(counted, what, number, lambda: run(ResumeState(tmp_path / "state")))
     resume = ResumeState(tmp_path / "state")
     again = run(resume)
     assert counted.take() == missing
-    assert np.array_equal(again.scores, wanted.scores) and np.array_equal(again.similarities, wanted.similarities)
+    assert np.array_equal(again.scores, expected.scores) and np.array_equal(again.similarities, expected.similarities)
     resume.done()
     assert not any((tmp_path / "state").iterdir())
 
 
-def test_killed_qa_computes_what_is_missing(
+def test_killed_qa_evaluation_computes_only_the_missing_part(
     monkeypatch: pytest.MonkeyPatch,
     qa_model: Any,
     records: list[Record],
@@ -94,10 +94,10 @@ def test_killed_qa_computes_what_is_missing(
     def run(resume: ResumeState | None) -> Any:
         return evaluate_qa(qa_model, records, tokenizer, ANSWERS, preprocessing, resume=resume)
 
-    wanted = run(None)
+    expected = run(None)
     counted = WorkCounter(monkeypatch, qa_model)
     killed(counted, "videos", 5, lambda: run(ResumeState(tmp_path)))
-    assert run(ResumeState(tmp_path)).predictions == wanted.predictions
+    assert run(ResumeState(tmp_path)).predictions == expected.predictions
     asked = [len(record.questions) for record in records if record.questions]
     assert counted.take() == {
         "read": len(asked) - 4,
@@ -105,7 +105,7 @@ def test_killed_qa_computes_what_is_missing(
         "texts": sum(asked[4:]),
         "pairs": sum(asked[4:]),
     }
-    assert run(ResumeState(tmp_path)).predictions == wanted.predictions
+    assert run(ResumeState(tmp_path)).predictions == expected.predictions
     assert set(counted.take().values()) == {0}
 
 
@@ -183,17 +183,17 @@ def test_replaced_video_is_encoded_again(
     assert counted.take()["videos"] == 1
 
 
-def test_features_that_do_not_fit_go_to_disk(
+def test_features_that_exceed_memory_are_stored_on_disk(
     monkeypatch: pytest.MonkeyPatch, retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
-    wanted = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing)
+    expected = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing)
     kept: list[int] = []
     put = FeatureStore.put
     monkeypatch.setattr(FeatureStore, "put", lambda self, record, tokens: (kept.append(1), put(self, record, tokens))[1])
     monkeypatch.setattr(VideoEncoder, "fit_in_memory", lambda self: False)
     again = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing)
     assert len(kept) == 11
-    assert np.array_equal(again.scores, wanted.scores)
+    assert np.array_equal(again.scores, expected.scores)
 
 
 def test_any_world_resumes_another_worlds_evaluation(
@@ -205,11 +205,11 @@ def test_any_world_resumes_another_worlds_evaluation(
             retrieval_model, records, tokenizer, preprocessing, batch_pairs=12, resume=ResumeState(tmp_path)
         )
 
-    wanted = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, batch_pairs=12)
+    expected = evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, batch_pairs=12)
     with pytest.MonkeyPatch.context() as patch:
         killed(WorkCounter(patch, retrieval_model), "pairs", 60, run)
     for found in worlds(2, run):
-        assert np.array_equal(found.scores, wanted.scores)
+        assert np.array_equal(found.scores, expected.scores)
 
 
 def test_damaged_unit_is_recomputed_and_damaged_feature_reported(records: list[Record], tmp_path: Path) -> None:

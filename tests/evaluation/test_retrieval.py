@@ -34,8 +34,8 @@ def test_scores_and_ranks_equal_the_naive_loop(result: RetrievalResult, naive: n
     assert naive.shape == (12, 11)
     assert np.ptp(naive) > 0.05  # the model distinguishes pairs
     assert np.abs(result.scores - naive).max() < 1e-5
-    wanted = metrics.rank_queries(naive, [[v] for v in result.owner])
-    assert result.text_ranks.stable.tolist() == wanted.stable.tolist()
+    expected = metrics.rank_queries(naive, [[v] for v in result.owner])
+    assert result.text_ranks.stable.tolist() == expected.stable.tolist()
 
 
 @pytest.mark.parametrize("batch_pairs", [1, 5, 1000])
@@ -96,8 +96,8 @@ def test_reranking_scores_only_the_best_by_vtc(
     for text in range(12):
         by_vtc = np.argsort(-result.similarities[text], kind="stable")
         best = sorted(by_vtc[:2], key=lambda v: -result.scores[text, v])
-        wanted = [result.video_ids[v] for v in [*best, *by_vtc[2:]]]
-        assert [video for video, _ in again.best_videos(text, 11)] == wanted
+        expected = [result.video_ids[v] for v in [*best, *by_vtc[2:]]]
+        assert [video for video, _ in again.best_videos(text, 11)] == expected
     assert [t for t, _ in again.best_texts(0, 2)] == [
         result.text_ids[t]
         for t in sorted(np.argsort(-result.similarities[:, 0], kind="stable")[:2], key=lambda t: -result.scores[t, 0])

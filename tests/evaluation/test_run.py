@@ -87,13 +87,13 @@ def test_qa_record_has_accuracy_majority_and_ablations(qa: Path, records: list[R
 def test_record_is_reproducible_in_any_world(
     task: str, retrieval: Path, qa: Path, params: Params, project: Path, worlds: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = digests(retrieval if task == "msrvtt_ret" else qa)
-    assert any(name.endswith(".png") for name in wanted)
+    expected = digests(retrieval if task == "msrvtt_ret" else qa)
+    assert any(name.endswith(".png") for name in expected)
     checkpoint = params.evaluate[task].checkpoint
     again = project / "again" / task
     monkeypatch.setattr(run.distributed, "barrier", lambda: None)
     worlds(2, lambda: run_evaluation(params, task, checkpoint=checkpoint, record=again))
-    assert digests(again) == wanted
+    assert digests(again) == expected
 
 
 def test_record_identifies_checkpoint_and_data(qa: Path, params: Params) -> None:

@@ -65,7 +65,7 @@ def test_known_unreadable_files_are_reported_before_reading(
     assert read == ["video1", "video2", "video4", "video8", "video9", "video10"], "of what was seen, only what failed"
 
 
-def test_readable_data_set_is_not_read_before_the_evaluation(
+def test_readable_dataset_is_not_read_before_the_evaluation(
     records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clips, "load_video_frames", lambda *_: pytest.fail("it was read"))

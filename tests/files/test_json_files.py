@@ -33,7 +33,7 @@ def test_equal_values_give_equal_bytes_and_nan_is_refused(tmp_path: Path) -> Non
         (read_json_lines, b'{"a": 1}\n[]\n', "line 2: not a JSON object; copy it again"),
     ],
 )
-def test_a_damaged_file_is_reported(read: Callable[..., Any], content: bytes, message: str, tmp_path: Path) -> None:
+def test_damaged_file_is_reported(read: Callable[..., Any], content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=f"x.json: {message}"):

@@ -74,7 +74,7 @@ def test_second_holder_is_refused_with_the_first_holders_name(path: Path) -> Non
     take_lock(path, "a fetch", DataError).release()
 
 
-def test_a_waiting_holder_gets_the_lock_when_it_is_released(path: Path) -> None:
+def test_waiting_holder_gets_the_lock_when_it_is_released(path: Path) -> None:
     lock = Lock(path)
     timer = threading.Timer(0.3, lock.release)
     timer.start()

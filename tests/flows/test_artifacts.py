@@ -22,7 +22,7 @@ from flows.artifacts import (
 )
 
 
-def test_artifacts_show_what_the_stages_wrote(tmp_path: Path) -> None:
+def test_artifacts_show_the_results_of_the_stages(tmp_path: Path) -> None:
     evaluated = tmp_path / "reports/evaluate/msrvtt_ret"
     evaluated.mkdir(parents=True)
     (evaluated / "metrics.json").write_text(

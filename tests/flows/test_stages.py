@@ -284,7 +284,7 @@ def test_unresponsive_command_is_ended(tmp_path: Path) -> None:
         output_of(["sleep", "600"], tmp_path, 0.1)
 
 
-def test_a_run_without_its_worker_gets_sigterm(tmp_path: Path) -> None:
+def test_run_gets_sigterm_if_its_worker_is_killed(tmp_path: Path) -> None:
     """The middle process is killed; the last one, which it started, must get SIGTERM within seconds."""
     inner = "import os, signal, time; from flows.worker import end_with_worker\n"
     inner += f"signal.signal(signal.SIGTERM, lambda *_: (open({str(tmp_path / 'terminated')!r}, 'w').close(), os._exit(0)))\n"

@@ -42,7 +42,7 @@ def test_bfloat16_autocast_gives_finite_losses_near_those_of_float32(small, batc
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_pretraining_is_the_sum_of_its_parts(small, batch):
+def test_pretraining_loss_is_the_sum_of_its_objectives(small, batch):
     """Compare values and gradients of the batched forward pass with those of separately computed objectives."""
     model = small("pretrain", pem=PEM(threshold=0)).double().eval()
     b = batch()
@@ -111,7 +111,7 @@ def test_prompter_inside_pretraining_is_frozen(small, batch):
     assert all(p.grad is None and not p.requires_grad for p in model.prompter.parameters())
 
 
-def test_all_crops_ignored_gives_zero_and_finite_gradients(small, batch):
+def test_ignoring_all_crops_gives_zero_loss_and_finite_gradients(small, batch):
     model = small("pretrain", pem=PEM(threshold=0.2)).train()
     model.prompter.video_prompt_feat.fill_(0.25)  # six equal entities have probability 1/6 each, below the threshold
     output = model(batch())
@@ -120,7 +120,7 @@ def test_all_crops_ignored_gives_zero_and_finite_gradients(small, batch):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_no_masked_token_gives_zero_and_finite_gradients(small, batch):
+def test_unmasked_batch_gives_zero_loss_and_finite_gradients(small, batch):
     model = small("pretrain").train()
     output = model(batch(mlm_labels=torch.full((4, 7), -100)))
     output.total.backward()
@@ -128,7 +128,7 @@ def test_no_masked_token_gives_zero_and_finite_gradients(small, batch):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_no_known_answer_gives_zero_and_finite_gradients(small, batch):
+def test_unknown_answers_give_zero_loss_and_finite_gradients(small, batch):
     model = small("qa").train()
     output = model(batch(labels=torch.full((4,), -100)))
     output.total.backward()
@@ -182,7 +182,7 @@ def test_temperature_is_clamped_in_training_only(small, batch):
     assert model.temp.item() == 0.5
 
 
-def test_pixels_may_be_bytes_or_normalised(small, batch):
+def test_pixels_can_be_bytes_or_normalised(small, batch):
     model = small("retrieval").eval()
     b = batch()
     one, two = (model(x, torch.Generator().manual_seed(0)).total for x in (b, replace(b, pixels=normalize(b.pixels))))
@@ -203,6 +203,6 @@ def test_missing_tensor_is_reported_by_name(small, batch):
         ("retrieval", {"image_size": 50}, "not a multiple of patch_size"),
     ],
 )
-def test_impossible_models_are_refused(task, arguments, message):
+def test_invalid_model_settings_are_refused(task, arguments, message):
     with pytest.raises(ConfigError, match=message):
         build_model(task, num_frames=2, seed=None, **arguments)

@@ -73,7 +73,7 @@ def test_hours_scale_with_number_and_speed_of_gpus(paper: Params) -> None:
         ({"gpu": "h100", "mfu": 1.2}, "at most 1"),
     ],
 )
-def test_unknown_devices_and_impossible_shares_are_refused(options: dict[str, Any], message: str) -> None:
+def test_unknown_devices_and_invalid_utilisation_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         device_of(**options)
 
@@ -104,7 +104,7 @@ def test_samples_are_counted_if_the_data_exist(monkeypatch: pytest.MonkeyPatch, 
     )  # the file also contains names
 
 
-def test_data_set_of_unknown_size_is_reported(paper: Params) -> None:
+def test_dataset_of_unknown_size_is_reported(paper: Params) -> None:
     renamed = {
         name: {"own": part["msvd_qa"]}
         for name, part in paper.model_dump().items()

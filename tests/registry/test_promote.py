@@ -183,7 +183,7 @@ def test_model_evaluated_on_other_data_is_refused(project, params):
     assert done.verdict.reason.startswith("data (annotations ") and aliased(project)["champion"] == 1
 
 
-def test_a_model_whose_data_failed_validation_is_refused(project, params):
+def test_model_whose_data_failed_validation_is_refused(project, params):
     (project / "models" / params.recipe / "validated" / f"{TASK}.json").unlink()
     candidate(project, params, "clearly")
     done = promote(project, params)
@@ -212,7 +212,7 @@ def test_manually_moved_alias_is_reported_and_restored_by_rollback(project, para
 
 
 @pytest.mark.parametrize("hand", ["deleted", "moved to a worse one"])
-def test_moving_or_deleting_the_champion_alias_does_not_bypass_the_comparison(project, params, hand):
+def test_changing_the_champion_alias_does_not_bypass_the_comparison(project, params, hand):
     candidate(project, params, "clearly")
     assert promote(project, params).moved
     candidate(project, params, "worse")  # version 3
@@ -232,7 +232,7 @@ def test_moving_or_deleting_the_champion_alias_does_not_bypass_the_comparison(pr
     assert registry.rollback(project, TASK)[1] == "2" and aliased(project)["champion"] == 2
 
 
-def test_against_an_unchecked_champion_a_candidate_must_also_beat_chance(fresh, params):
+def test_candidate_must_also_beat_chance_if_the_champion_is_unchecked(fresh, params):
     candidate(fresh, params, "worse")
     candidate(fresh, params, "chance")
     client = contents(fresh).client
@@ -318,7 +318,7 @@ def queries(folder: Path, ranks: list[int], back: list[int] | None = None) -> Pa
         ([1] * 44 + [5] * 56, None, "text2video.medianR"),
     ],
 )
-def test_each_guard_of_retrieval_can_refuse(tmp_path, ranks, back, why):
+def test_each_retrieval_check_can_refuse(tmp_path, ranks, back, why):
     champion = queries(tmp_path / "b", [1] * 30 + [2] * 70)
     checks = gate.compare_with_champion(Gate(resamples=500), queries(tmp_path / "a", ranks, back), champion)
     failed = [check.name for check in checks if not check.ok]

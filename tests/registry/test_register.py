@@ -50,7 +50,7 @@ def test_store_has_the_files_of_the_checkpoint(mirror, params):
     assert not [*place.rglob("*.pkl"), *place.rglob("__pycache__")]
 
 
-def test_a_new_checkpoint_becomes_the_next_version_and_the_candidate(synced, params):
+def test_new_checkpoint_becomes_the_next_version_and_the_candidate(synced, params):
     write_checkpoint(synced, params, "finetune/msvd_qa", salt="better")
     assert status(synced, params).models[f"models/{params.recipe}/finetune/msvd_qa"] == "not registered"
     write_locks(synced, params)

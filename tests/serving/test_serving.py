@@ -284,7 +284,7 @@ def test_served_champion_answers_and_refuses_files_outside_its_folder(champion, 
 
 
 @pytest.mark.slow
-def test_a_champion_is_loaded_by_its_alias(champion, videos, monkeypatch):
+def test_champion_is_loaded_by_its_alias(champion, videos, monkeypatch):
     import mlflow
 
     uri, name, column = champion

@@ -65,7 +65,7 @@ def test_frames_and_text_tokens_are_those_of_training(checkpoints, tmp_path):
     assert load(checkpoints / "retrieval").frames == "uniform"
 
 
-def test_a_checkpoint_of_the_wrong_task_is_refused(checkpoints):
+def test_checkpoint_of_the_wrong_task_is_refused(checkpoints):
     with pytest.raises(CheckpointError, match="a retrieval checkpoint cannot answer questions; use one of task qa"):
         ask(load(checkpoints / "retrieval"), VIDEO, TEXTS[1])
     with pytest.raises(CheckpointError, match="a qa checkpoint cannot match texts"):

@@ -35,7 +35,7 @@ def pipeline(tmp_path: Path, environment: dict[str, str]) -> tuple[subprocess.Po
     return process, psutil.Process(process.pid).children(recursive=True)[-1]
 
 
-def test_a_stage_ends_when_dvc_is_killed(tmp_path: Path) -> None:
+def test_stage_ends_when_dvc_is_killed(tmp_path: Path) -> None:
     process, stage = pipeline(tmp_path, {"DVC_STAGE": "prompter"})
     process.kill()
     process.wait()

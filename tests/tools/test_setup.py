@@ -106,7 +106,7 @@ def test_uv_gets_the_settings_of_pip() -> None:
     assert settings == {"find-links": "/a /b", "index-url": "https://two/simple"}
 
 
-def test_uv_arguments_follow_pips_semantics_for_several_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uv_treats_several_indexes_like_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pip_settings, "read", lambda python: {"find-links": "/a", "extra-index-url": "https://b https://c"})
     assert pip_settings.uv_arguments() == [
         *("--find-links", "/a", "--index", "https://b", "--index", "https://c", "--index-strategy", "unsafe-best-match")
@@ -125,7 +125,7 @@ def test_wheel_key_has_everything_its_binary_depends_on() -> None:
     assert len(keys | {key}) == 5
 
 
-def test_the_key_is_a_safe_file_name() -> None:
+def test_wheel_key_is_a_safe_file_name() -> None:
     assert "/" not in build_horovod.wheel_key("2.13.0", "cpu", "cp311", "a/../b c")
 
 
@@ -137,7 +137,7 @@ def test_wheels_are_kept_outside_the_checkout(monkeypatch: pytest.MonkeyPatch, t
     assert build_horovod.cache_root() == tmp_path / "home" / ".cache" / "alpro" / "wheels"
 
 
-def test_torchs_version_is_read_without_importing_it(tmp_path: Path) -> None:
+def test_version_of_torch_is_read_without_importing_it(tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     version = tmp_path / "torch" / "version.py"
     version.write_text("__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\n")
@@ -200,7 +200,7 @@ def test_horovod_sources_are_patched_for_torchs_cpp_standard_and_no_cuda(horovod
     assert utilities == 'string(REPLACE "${PROJECT_SOURCE_DIR}/" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}/")\n'
 
 
-def test_a_gpu_build_keeps_cuda(horovod_sources: Path) -> None:
+def test_gpu_build_keeps_cuda(horovod_sources: Path) -> None:
     horovod_cmake.prepare(horovod_sources, gpu=True)
     assert "torch.version.cuda is not None" in (horovod_sources / "cmake/Modules/FindPytorch.cmake").read_text()
     assert "CUDA_STANDARD 17" in (horovod_sources / "horovod/common/ops/cuda/CMakeLists.txt").read_text()
@@ -235,7 +235,7 @@ def made(checkout: Path) -> None:
     make_venv.write_stamp({"state": "made", "key": make_venv.key("cpu")})
 
 
-def test_an_environment_is_current_until_one_of_its_inputs_changes(checkout: Path) -> None:
+def test_environment_is_current_until_an_input_changes(checkout: Path) -> None:
     assert not make_venv.is_current("cpu")
     made(checkout)
     assert make_venv.is_current("cpu")
@@ -249,7 +249,7 @@ def test_an_environment_is_current_until_one_of_its_inputs_changes(checkout: Pat
 
 
 @pytest.mark.parametrize("left", ['{"state": "half-made"}', '{"state": "made", "ke', "[]", ""])
-def test_an_incomplete_environment_is_never_taken_for_a_complete_one(checkout: Path, left: str) -> None:
+def test_incomplete_environment_is_not_current(checkout: Path, left: str) -> None:
     made(checkout)
     make_venv.STAMP.write_text(left)
     assert not make_venv.is_current("cpu")
@@ -272,7 +272,7 @@ def test_choice_of_horovod_is_kept_when_the_environment_is_recreated(checkout: P
     assert make_venv.chosen() == "cpu"
 
 
-def test_the_environments_python_puts_its_programs_first_on_path() -> None:
+def test_environment_puts_its_programs_first_on_path() -> None:
     code = make_venv.PATH_LINE * 2 + "print(os.environ['PATH'])"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True
@@ -362,7 +362,7 @@ def dead_pid() -> int:
 
 
 @linux
-def test_the_lock_of_a_dead_process_is_removed(tmp_path: Path) -> None:
+def test_lock_of_a_dead_process_is_removed(tmp_path: Path) -> None:
     pid = dead_pid()
     path = rwlock(tmp_path, model=pid)
     assert clear_dvc_lock.clear_rwlock(tmp_path) == [f"removed the lock that dead process {pid} (repro) had left"]
@@ -370,7 +370,7 @@ def test_the_lock_of_a_dead_process_is_removed(tmp_path: Path) -> None:
 
 
 @linux
-def test_the_lock_of_a_zombie_is_removed(tmp_path: Path) -> None:
+def test_lock_of_a_zombie_is_removed(tmp_path: Path) -> None:
     zombie = subprocess.Popen(["true"])
     wait_until(lambda: not processes.alive(zombie.pid))
     assert (processes.PROC / str(zombie.pid)).exists()
@@ -397,7 +397,7 @@ def test_lock_of_a_living_process_is_kept(tmp_path: Path, sleeper: subprocess.Po
 
 
 @linux
-def test_a_half_written_lock_is_removed(tmp_path: Path) -> None:
+def test_half_written_lock_is_removed(tmp_path: Path) -> None:
     path = rwlock(tmp_path)
     path.write_text('{"write": {"/mod')
     assert len(clear_dvc_lock.clear_rwlock(tmp_path)) == 1
@@ -424,7 +424,7 @@ def stage(root: Path, **options: object) -> subprocess.Popen[bytes]:
 
 
 @linux
-def test_a_stage_whose_dvc_was_killed_is_ended_with_its_children(tmp_path: Path) -> None:
+def test_stage_whose_dvc_was_killed_is_ended_with_its_children(tmp_path: Path) -> None:
     orphan = stage(tmp_path)
     wait_until(lambda: processes.descendants(orphan.pid))
     below = processes.descendants(orphan.pid)
@@ -458,7 +458,7 @@ def hold(folder: Path, *command: str, **options: object) -> subprocess.Popen[str
 
 
 @linux
-def test_a_second_run_fails_and_names_the_holder(tmp_path: Path) -> None:
+def test_second_run_fails_and_names_the_holder(tmp_path: Path) -> None:
     first = hold(tmp_path, "sh", "-c", "echo up; sleep 300")
     assert first.stdout is not None
     assert first.stdout.readline() == "up\n"
@@ -475,7 +475,7 @@ def test_a_second_run_fails_and_names_the_holder(tmp_path: Path) -> None:
 
 
 @linux
-def test_the_commands_exit_code_is_passed_on(tmp_path: Path) -> None:
+def test_exit_code_of_the_command_is_returned(tmp_path: Path) -> None:
     child = hold(tmp_path, "sh", "-c", "exit 7")
     child.communicate()
     assert child.returncode == 7
@@ -523,7 +523,7 @@ def test_processes_of_a_killed_run_are_stopped_by_the_next(tmp_path: Path) -> No
 
 
 @linux
-def test_a_command_ends_when_its_holder_is_killed(tmp_path: Path) -> None:
+def test_command_ends_when_the_lock_holder_is_killed(tmp_path: Path) -> None:
     child = hold(tmp_path, "sleep", "300")
     wait_until(lambda: [p for p in processes.descendants(child.pid) if processes.command(p)[:1] == ["sleep"]])
     below = processes.descendants(child.pid)
@@ -570,7 +570,7 @@ def test_stray_file_is_left_to_dvc_on_discard(output: Path) -> None:
     assert stray_files.prepare_repro(output.parents[2], "discard") == 0
 
 
-def test_a_misspelt_choice_is_refused(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_misspelt_choice_is_refused(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert stray_files.prepare_repro(output.parents[2], "kep") == 1
     assert "use keep or discard" in capsys.readouterr().err
 

@@ -121,7 +121,7 @@ def test_disabled_live_run_starts_no_process(project, monkeypatch):
         run.log(ROWS[0])
 
 
-def test_a_short_training_starts_no_process(project, monkeypatch):
+def test_short_training_starts_no_process(project, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", None)
     with live(TRAINED, params_of(TRAINED), root=project) as run:
         for row in ROWS:
@@ -167,7 +167,7 @@ with live("finetune/msvd_qa", {"stage": "finetune/msvd_qa"}) as run:
 """
 
 
-def test_the_writer_ends_soon_after_a_killed_training(project):
+def test_writer_ends_soon_after_a_killed_training(project):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     training = subprocess.Popen(
         [sys.executable, "-c", TRAINING], cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE

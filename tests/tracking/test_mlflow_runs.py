@@ -22,7 +22,7 @@ from tests.tracking.tracked_project import STEPS, contents, history, stages_of, 
 TRAINED = "finetune/msvd_qa"
 
 
-def test_every_stage_is_a_run_under_one_parent(mirror, params):
+def test_every_stage_is_a_child_run_of_one_parent(mirror, params):
     store = contents(mirror)
     assert set(store.runs) == {None, *stages_of(params)}
     (parent,) = store.runs[None]
@@ -44,7 +44,7 @@ def test_curves_equal_the_history(mirror):
     assert run.data.metrics["final/best_step"] == 100
 
 
-def test_the_parent_shows_the_figures_and_the_report(mirror, params):
+def test_parent_run_has_the_figures_and_the_report(mirror, params):
     store = contents(mirror)
     (run,) = store.runs[None]
     assert run.data.metrics["msrvtt_ret/r1"] == 31.5  # summary.json has precedence
@@ -55,7 +55,7 @@ def test_the_parent_shows_the_figures_and_the_report(mirror, params):
     assert TRAINED in run.data.tags["mlflow.note.content"]
 
 
-def test_data_sets_are_inputs_with_the_hash_of_dvc(mirror):
+def test_datasets_are_inputs_with_the_hash_of_dvc(mirror):
     store = contents(mirror)
     for stage, context in ((TRAINED, "training"), ("prompter", "training"), ("evaluate/msvd_qa", "evaluation")):
         (given,) = store.runs[stage][0].inputs.dataset_inputs

@@ -53,7 +53,7 @@ def test_environment_variable_selects_another_store(repository, monkeypatch):
     assert store_uri(repository) == "http://somewhere:5000"
 
 
-def test_a_password_is_not_shown():
+def test_password_is_redacted():
     assert redacted("https://me:secret@host:5000/x") == "https://host:5000/x"
     assert redacted("sqlite:////some/where/mlflow.db") == "sqlite:////some/where/mlflow.db"
 
@@ -75,7 +75,7 @@ def test_environment_is_restored_after_using_a_store(repository, empty_store):
     assert "MLFLOW_REGISTRY_URI" not in os.environ
 
 
-def test_a_deleted_experiment_is_restored(repository, empty_store):
+def test_deleted_experiment_is_restored(repository, empty_store):
     with_store(repository, empty_store)
     with opened(repository) as store:
         store.client.delete_experiment(store.experiment)

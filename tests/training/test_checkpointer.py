@@ -37,14 +37,14 @@ class Counter:
         checkpointer.uncommitted_ids.append((step, [f"a/{step}"]))
 
 
-def test_nothing_is_restored_from_an_empty_store(tmp_path: Path) -> None:
+def test_empty_store_restores_nothing(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path)
     assert not Checkpointer().restore(Counter()) and not Checkpointer(store).restore(Counter())
     assert Checkpointer(store).last_snapshot() == "no snapshot was saved yet"
     store.close()
 
 
-def test_a_saved_training_is_restored_with_the_sample_log_of_its_step(tmp_path: Path) -> None:
+def test_saved_training_is_restored_with_the_sample_log_of_its_step(tmp_path: Path) -> None:
     store, samples = SnapshotStore(tmp_path / "store"), SampleLog(tmp_path / "samples.jsonl")
     training, checkpointer = Counter(), Checkpointer(store, samples)
     for _ in range(2):

@@ -115,7 +115,7 @@ def test_non_finite_values_stop_with_step_batch_and_last_good_state(tmp_path: Pa
     assert f"{tmp_path}/step-00000000" in line
 
 
-def test_an_unknown_metric_is_refused_before_the_first_step() -> None:
+def test_unknown_metric_is_refused_before_the_first_step() -> None:
     with pytest.raises(ConfigError, match="no such metric; did you mean 'score'"):
         train(4, changes={"select_by": "-scor"})
 
@@ -260,7 +260,7 @@ def test_requested_stop_saves_a_state_that_resumes_to_the_same_bits(
 
 
 @pytest.mark.usefixtures("terminal")
-def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_ctrl_c_ends_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "_stop", threading.Event())
     for after_s in (0.1, 0.3):
         threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGINT)).start()

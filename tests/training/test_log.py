@@ -61,7 +61,7 @@ def test_training_line_contains_all_figures() -> None:
     assert line(row, times, 900) == f"{head}  41.3 clips/s  data 2 %  8.0 GB  MFU 41 %"
 
 
-def test_a_validation_line_names_its_split_and_metrics() -> None:
+def test_validation_line_names_its_split_and_metrics() -> None:
     row = {"step": 120, "epoch": 3, "split": "val", "r1": 23.4567, "medianR": 5}
     assert line(row, {}, 900) == "step 120/900  epoch 3  val: r1 23.46, medianR 5"
     assert line({**row, "loss": 1.5}, {}, 900) == "step 120/900  epoch 3  val: loss 1.5, r1 23.46, medianR 5"

@@ -54,7 +54,7 @@ def check_equal(results: dict[str, Any], tasks: Iterable[str] = LOSSES) -> None:
     compare(results["float64"], gradients(torch.float64, tasks=tasks), 1e-10, 1e-10)
 
 
-def test_two_processes_of_small_batches_give_the_gradients_of_pretraining_with_one_large_batch(tmp_path: Path) -> None:
+def test_two_processes_give_the_pretraining_gradients_of_one_large_batch(tmp_path: Path) -> None:
     """Pre-training has all losses except that of question answering; the slow tests cover all tasks."""
     results = run(2, tmp_path / "out.pt", ["pretrain", "counted"])
     check_equal(results, ["pretrain", "counted"])
@@ -66,9 +66,7 @@ TWO_HOSTS = "localhost:{0},127.0.0.1:{0}"  # two names of this machine
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "hosts"), [(2, None), (2, TWO_HOSTS), (4, None), (4, TWO_HOSTS)])
-def test_processes_of_small_batches_give_the_gradients_of_one_large_batch(
-    tmp_path: Path, processes: int, hosts: str | None
-) -> None:
+def test_processes_give_the_gradients_of_one_large_batch(tmp_path: Path, processes: int, hosts: str | None) -> None:
     results = run(processes, tmp_path / "out.pt", **({"hosts": hosts.format(processes // 2)} if hosts else {}))
     local = processes // 2 if hosts else processes
     assert results["float32"]["qa"]["ranks"] == [(rank, rank % local) for rank in range(processes)]

@@ -77,16 +77,16 @@ def test_fused_step_equals_the_formula_even_for_skipped_parameters() -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.05])
-def test_the_learning_rate_is_the_released_codes(ratio: float) -> None:
+def test_learning_rate_equals_the_released_codes(ratio: float) -> None:
     expected = golden("i_lr_schedule")[f"linear_lr1e-4_warmup{ratio}_steps100"]
     assert [learning_rate(k, 1e-4, ratio, 100) for k in range(len(expected))] == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_learning_rate_is_defined_for_the_shortest_trainings() -> None:
+def test_learning_rate_is_defined_for_very_short_trainings() -> None:
     assert all(learning_rate(k, 1e-4, ratio, total) > 0 for ratio in (0, 1) for total in (1, 2) for k in range(1, total + 1))
 
 
-def test_validations_are_spread_evenly_and_the_last_step_is_one() -> None:
+def test_validations_are_evenly_spaced_and_include_the_last_step() -> None:
     assert validation_steps(100, 4) == {25, 50, 75, 100}
     assert validation_steps(7, 2) == {4, 7}
     assert validation_steps(2, 5) == {1, 2}

@@ -54,7 +54,7 @@ def changed(folder: Path, name: str, **values: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_key_is_accounted_for_and_the_parameters_load(folder: Path, name: str) -> None:
+def test_every_key_is_handled_and_the_parameters_load(folder: Path, name: str) -> None:
     found = import_configs([folder / name])
     entries = [entry for entry in found.entries if entry.file == str(folder / name)]
     assert sorted(entry.key for entry in entries) == sorted(CONFIGS[name])

@@ -163,7 +163,7 @@ def test_moved_images_are_found_by_the_end_of_their_path(tmp_path):
 # --- one custom table --------------------------------------------------------------------------------
 
 
-def test_single_table_with_a_split_column_is_a_data_set(tmp_path):
+def test_single_table_with_a_split_column_is_a_dataset(tmp_path):
     write(
         tmp_path / "own.csv",
         'split,video,caption\ntrain,a.mp4,a dog\nVal,b.mp4,a cat\ntrain,a.mp4,"a dog, running"\ntest,c,x\n',

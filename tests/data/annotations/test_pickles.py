@@ -143,7 +143,7 @@ def test_pickle_with_other_calls_is_refused_without_running_them(tmp_path, monke
         (pickle.dumps(pd.DataFrame({"a": np.array([1, 2])})).replace(b"K\x01K\x02\x86", b"K\x01K\x09\x86"), "cannot reshape"),
     ],
 )
-def test_a_damaged_table_is_refused_with_the_reason(tmp_path, content, words):
+def test_damaged_table_is_refused_with_a_reason(tmp_path, content, words):
     (tmp_path / "a.pkl").write_bytes(content)
     with pytest.raises(DataError, match=words) as error:
         convert_pickle(tmp_path / "a.pkl", tmp_path / "a.csv")

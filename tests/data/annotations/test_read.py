@@ -74,14 +74,14 @@ def test_questions_carry_their_row_number_and_type(tmp_path):
     assert second.questions == (Question(1, "Who sings?", "man", "who"),)  # the type is the first word
 
 
-def test_a_split_may_be_one_json_list(tmp_path):
+def test_split_can_be_a_json_list(tmp_path):
     (tmp_path / "txt").mkdir()
     (tmp_path / "txt" / "val.json").write_text(json.dumps([{"video": "a", "caption": "x"}]))
     assert [record.id for record in read_dataset(retrieval(tmp_path), "val")] == ["a"]
 
 
 @pytest.mark.parametrize("form", ["csv", "semicolon", "tsv", "parquet", "jsonl"])
-def test_a_corpus_is_read_from_any_table(tmp_path, form):
+def test_corpus_is_read_from_any_table(tmp_path, form):
     table = pandas.DataFrame({"video_id": ["001", "002", "001"], "text": ["a, b", "null", "c"], "txt_len": [2, 1, 1]})
     path = tmp_path / f"train.{form if form in ('tsv', 'parquet', 'jsonl') else 'csv'}"
     if form == "parquet":
@@ -231,7 +231,7 @@ def test_unknown_split_or_missing_file_is_reported(tmp_path):
         read_corpus(corpus(tmp_path / "train.csv"), "test")
 
 
-def test_a_pickle_is_not_opened(tmp_path):
+def test_pickle_is_refused_without_opening_it(tmp_path):
     class Trap:
         def __reduce__(self):
             return Path.touch, (tmp_path / "opened",)
@@ -267,7 +267,7 @@ def test_a_pickle_is_not_opened(tmp_path):
         ("a.parquet", b"PAR1", "not a Parquet file"),
     ],
 )
-def test_a_file_that_is_not_a_table_is_refused(tmp_path, name, content, words):
+def test_file_that_is_not_a_table_is_refused(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=words) as error:
         read_corpus(corpus(tmp_path / name))
@@ -284,7 +284,7 @@ def test_a_file_that_is_not_a_table_is_refused(tmp_path, name, content, words):
         ('{"a": 0, "b": 0}', "labels must be 0 to 1, each once"),
     ],
 )
-def test_an_answer_list_that_skips_or_repeats_labels_is_refused(tmp_path, content, words):
+def test_answer_list_that_skips_or_repeats_labels_is_refused(tmp_path, content, words):
     jsonl(tmp_path / "txt" / "train_ans2label.json", content)
     with pytest.raises(DataError, match=words):
         read_answers(qa(tmp_path))

@@ -33,7 +33,7 @@ def test_each_operation_equals_the_released_pixels(case):
 
 
 @pytest.mark.parametrize("case", json.loads((GOLDENS / "l_randaug.json").read_text())["temporal_consistent_seeded"])
-def test_two_operations_on_a_clip_equal_the_released_figures(case):
+def test_two_operations_on_a_clip_equal_the_released_results(case):
     moved = augment.randaugment_video(clip(), 2, 5, np.random.RandomState(case["np_random_seed"])).double()
     assert moved.mean().item() == pytest.approx(case["mean"], rel=1e-6)
     assert moved.norm().item() == pytest.approx(case["l2"], rel=1e-6)

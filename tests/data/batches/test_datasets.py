@@ -79,7 +79,7 @@ def test_frames_are_decoded_at_decode_size_then_cropped(records):
     assert offsets and not torch.equal(frames(32), cropped)
 
 
-def test_an_image_is_one_frame_repeated(tmp_path):
+def test_image_becomes_one_repeated_frame(tmp_path):
     Image.fromarray(np.random.RandomState(0).randint(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
     record = Record("a", tmp_path / "a.jpg", media="image", captions=("a red square",))
     frames = ClipDataset("cc3m", [record], "corpus", VIEW, seed=0)[0, 0].frames
@@ -115,7 +115,7 @@ def test_text_is_padded_to_the_longest_in_the_batch_and_truncated(records, token
     assert ids[0, 5] == tokenizer.pad_token_id and ids[1, 5] == tokenizer.sep_token_id
 
 
-def test_a_batch_has_masked_words_and_crop_boxes_for_pretraining(records, tokenizer):
+def test_batch_has_masked_words_and_crop_boxes_for_pretraining(records, tokenizer):
     data = ClipDataset("web", records, "corpus", VIEW, seed=0)
     batch = Collator(tokenizer, 30, seed=0, mlm_probability=0.5, crop=PEM(), patch_size=8)([data[0, i] for i in range(6)]).batch
     assert batch.pixels.shape == (6, 4, 3, 32, 32) and batch.corpus == "web" and batch.media == "video"

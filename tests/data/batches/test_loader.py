@@ -120,7 +120,7 @@ def test_limit_applies_to_the_samples_of_all_processes(records, collator):
         next(iter(loader))
 
 
-def test_an_empty_batch_stops_the_training(records, collator, tmp_path):
+def test_empty_batch_stops_the_training(records, collator, tmp_path):
     datasets, plan = setup(with_a_broken_one(records, tmp_path), batch=1)
     with pytest.raises(TrainingError, match=r"no sample of the batch could be read: .*broken.avi"):
         list(TrainLoader(datasets, plan, collator, max_unreadable=1))

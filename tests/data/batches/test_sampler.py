@@ -93,7 +93,7 @@ def test_batches_can_repeat_a_video_without_distinct_videos():
     assert any(len(np.unique(groups[p.at(step).indices])) < 8 for step in range(p.total_steps))
 
 
-def test_an_impossible_plan_is_refused_at_the_start():
+def test_impossible_plan_is_refused_at_the_start():
     with pytest.raises(ConfigError, match="a: 22 samples do not fill one batch of 4 processes x batch_size 8"):
         plan(batch=8, world=4)
     with pytest.raises(ConfigError, match=r"a: 3 videos can't fill 5 batches .*distinct_videos"):

@@ -73,7 +73,7 @@ def test_copy_is_upright_with_the_same_colours(tmp_path, name):
     assert np.abs(expected - found).mean() < 4
 
 
-def test_the_same_video_gives_the_same_bytes(tmp_path):
+def test_same_video_gives_the_same_bytes(tmp_path):
     video = make_video(tmp_path / "a.avi")
     assert copy_of(video, tmp_path).read_bytes() == copy_of(video, tmp_path).read_bytes()
 
@@ -151,7 +151,7 @@ def test_two_originals_with_the_same_name_are_refused(tmp_path):
         convert(settings(tmp_path / "in", tmp_path / "out"))
 
 
-def test_options_and_parameters_are_checked(tmp_path):
+def test_invalid_conversion_options_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="give `every` or `fps`, not both"):
         conversion_settings(tmp_path, None, source="a", output="b", every=2, fps=2)
     with pytest.raises(ConfigError, match="name an entry"):

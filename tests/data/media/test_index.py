@@ -32,7 +32,7 @@ def files(folder):
     return sorted(path for path in folder.iterdir() if path.suffix in (".mp4", ".mov", ".webm"))
 
 
-def test_the_index_has_the_properties_of_each_file(folder):
+def test_index_has_the_properties_of_each_file(folder):
     built = build_index([*files(folder), folder / "gone.mp4"], folder / "index.parquet")
     rows = pq.read_table(folder / "index.parquet").to_pylist()
     assert rows == [{"path": path, **info.as_dict()} for path, info in built.items()]
@@ -85,7 +85,7 @@ def test_index_does_not_depend_on_processes_or_order(folder):
     assert (folder / "one.parquet").read_bytes() == (folder / "two.parquet").read_bytes()
 
 
-def test_a_file_that_crashes_its_decoder_is_reported(folder, monkeypatch):
+def test_file_that_crashes_its_decoder_is_reported(folder, monkeypatch):
     monkeypatch.setattr(index, "_CHUNK", 1)
     (folder / "sitecustomize.py").write_text(
         "import os, alpro.data.media.probe as v\n"

@@ -51,7 +51,7 @@ def test_shards_can_be_unpacked_with_any_tar(folders, tmp_path):
     }
 
 
-def test_the_same_clips_give_the_same_bytes(folders, tmp_path):
+def test_same_clips_give_the_same_bytes(folders, tmp_path):
     loose, shards = folders
     for path in loose.rglob("*"):
         os.utime(path, (1, 1))
@@ -60,7 +60,7 @@ def test_the_same_clips_give_the_same_bytes(folders, tmp_path):
     assert sorted(digests(shards)) == ["index.parquet", "shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
 
 
-def test_the_index_has_the_position_and_hash_of_each_clip(folders):
+def test_index_has_the_position_and_hash_of_each_clip(folders):
     loose, shards = folders
     assert sorted(name for _, name in list_clips(shards)) == names(loose)
     for shard, name in list_clips(shards):
@@ -79,7 +79,7 @@ def test_frames_from_shards_equal_those_of_single_files(folders):
         assert probe(inside) == probe(loose / name)
 
 
-def test_a_corpus_reads_the_same_samples_from_shards(folders, tmp_path):
+def test_corpus_reads_the_same_samples_from_shards(folders, tmp_path):
     table = tmp_path / "train.csv"
     rows = [f"clip{i},page{1 + i % 2},a caption of {i}" for i in range(7)]
     table.write_text("\n".join(["video_id,page_dir,text", *rows]) + "\n")
@@ -93,7 +93,7 @@ def test_a_corpus_reads_the_same_samples_from_shards(folders, tmp_path):
         assert (one.id, one.text) == (other.id, other.text) and one.frames.equal(other.frames)
 
 
-def test_an_image_in_a_shard_is_read(tmp_path):
+def test_image_in_a_shard_is_read(tmp_path):
     from PIL import Image
 
     (tmp_path / "in").mkdir()
@@ -102,7 +102,7 @@ def test_an_image_in_a_shard_is_read(tmp_path):
     assert read_image(MediaFolder(tmp_path / "out", "image").path("a")).getpixel((3, 3)) == (200, 30, 90)
 
 
-def test_the_video_index_probes_clips_again_when_their_shard_changed(folders, tmp_path):
+def test_video_index_probes_clips_again_when_their_shard_changed(folders, tmp_path):
     _, shards = folders
     paths = [shards / shard / name for shard, name in list_clips(shards)]
     cache = tmp_path / "cache.jsonl"
@@ -116,7 +116,7 @@ def test_the_video_index_probes_clips_again_when_their_shard_changed(folders, tm
     assert len(probed) == 3
 
 
-def test_an_interrupted_run_resumes_and_rewrites_changed_shards(folders, tmp_path):
+def test_interrupted_run_resumes_and_rewrites_changed_shards(folders, tmp_path):
     loose, _ = folders
     output = tmp_path / "out"
     write_shards(loose, output, clips=3)

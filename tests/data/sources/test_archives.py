@@ -72,7 +72,7 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind, word):
         unpack(archive, tmp_path / "out")
 
 
-def test_a_link_in_a_zip_is_refused(tmp_path):
+def test_link_in_a_zip_is_refused(tmp_path):
     with pytest.raises(DataError, match="is a link or a device"):
         unpack(make_zip(tmp_path / "a.zip", [(link_in_zip(), "/etc/passwd")]), tmp_path / "out")
 

@@ -96,7 +96,7 @@ def test_busy_server_is_retried(tmp_path):
     assert len(page.seen) == 3
 
 
-def test_a_redirect_is_followed(tmp_path):
+def test_redirect_is_followed(tmp_path):
     assert get(Page(status=302, location="/moved"), tmp_path / "f", others={"/moved": Page(CONTENT)}) == CONTENT
 
 

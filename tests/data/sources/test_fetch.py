@@ -153,7 +153,7 @@ def test_refused_file_can_be_supplied_by_the_user(tmp_path, sets, status):
     assert "data/unigrams.txt" in tree(tmp_path / "tree")
 
 
-def test_the_mirror_is_used_if_the_first_alternative_has_no_address(tmp_path, sets):
+def test_mirror_is_used_if_the_first_alternative_has_no_address(tmp_path, sets):
     with hostile({"/MSRVTT.zip": Page(MIRROR)}) as address:
         sets(address)
         fetch("msrvtt_ret", tmp_path, say=lambda _: None)

@@ -80,7 +80,7 @@ def test_broken_file_is_refused_with_the_line(tmp_path, text, words):
         read_entities(path)
 
 
-def test_a_missing_file_and_captions_without_nouns_are_refused(tmp_path):
+def test_missing_file_and_captions_without_nouns_are_refused(tmp_path):
     with pytest.raises(DataError, match="not found"):
         read_entities(tmp_path / "unigrams.txt")
     with pytest.raises(DataError, match=r"no nouns; .*entities\.source"):

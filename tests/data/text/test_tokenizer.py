@@ -43,7 +43,7 @@ def test_texts_get_cls_sep_padding_and_unk(folder):
     assert tokenizer.pad_token_id == 0 and tokenizer.mask_token_id == 4
 
 
-def test_the_same_texts_in_any_order_give_the_same_bytes(tmp_path):
+def test_same_texts_in_any_order_give_the_same_bytes(tmp_path):
     words = ["red", "blue", "ball", "star", "moves", "rests", "left", "sea", "box"]
     texts = [" ".join(random.Random(n).choices(words, k=5)) for n in range(200)]
     contents = set()

@@ -144,7 +144,7 @@ def test_probe_table_has_each_videos_frames_and_size_or_its_error():
         assert (rotation, reason) == (str(-entry["rotation"] % 360), []) and decoder in ("decord", "pyav"), file
 
 
-def test_a_folder_without_videos_is_refused(tmp_path):
+def test_folder_without_videos_is_refused(tmp_path):
     with pytest.raises(DataError, match="contains no videos"):
         probe_folder(tmp_path)
     with pytest.raises(DataError, match="nowhere: no such folder"):

@@ -151,7 +151,7 @@ def test_each_fault_is_reported_with_file_line_and_video(bad_qa: Path) -> None:
     assert "splits_disjoint (error)" in pages["videos"] and 'class="failed"' in pages["index"]
 
 
-def test_the_same_data_give_the_same_bytes(here: Path) -> None:
+def test_same_data_give_the_same_bytes(here: Path) -> None:
     good_qa(here / "qa")
     summary = validate_set(qa_params(), "msvd_qa", output="one", passed="one.json")
     assert summary.errors == 0
