@@ -91,7 +91,7 @@ def device_of(gpu: str | None, tflops: float | None = None, mfu: float | None = 
     return Device(name, peak.half * half, peak.single * single, peak.memory_gb, assumed)
 
 
-def make_plan(params: Params, gpus: int, device: Device) -> list[TrainingPlan]:
+def plan_trainings(params: Params, gpus: int, device: Device) -> list[TrainingPlan]:
     """Plan the prompter's training, the pre-training and all fine-tunings, with one process on each GPU.
 
     Raises DataError for unreadable annotations, and ConfigError if a dataset is missing and its size is not published.

@@ -9,7 +9,7 @@ import rich
 from rich.table import Table
 
 from alpro.config import Params
-from alpro.planning.plan import Device, TrainingPlan, data_bytes, device_of, make_plan
+from alpro.planning.plan import Device, TrainingPlan, data_bytes, device_of, plan_trainings
 from alpro.report.table import make_table
 
 GB = 1e9
@@ -18,9 +18,9 @@ GB = 1e9
 def print_plan(
     params: Params, gpus: int | None, gpu: str | None, tflops: float | None, mfu: float | None, as_json: bool = False
 ) -> None:
-    """Print the plan of all trainings as tables or JSON. Raises ConfigError and DataError like `make_plan`."""
+    """Print the plan of all trainings as tables or JSON. Raises ConfigError and DataError like `plan_trainings`."""
     device, gpus = device_of(gpu, tflops, mfu), gpus or params.launch.world
-    plans, data = make_plan(params, gpus, device), data_bytes(params)
+    plans, data = plan_trainings(params, gpus, device), data_bytes(params)
     if as_json:
         header = {"gpus": gpus, "device": device.name, "assumption": device.assumption}
         print(json.dumps({**header, "trainings": [plan.as_dict() for plan in plans], "data_bytes": data}, indent=1))

@@ -22,7 +22,7 @@ from alpro.tracking.store import TrackingStore, locked, opened, store_folder
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-Evaluate = Callable[[Params, str, PackedModel, Path], None]
+EvaluateVersion = Callable[[Params, str, PackedModel, Path], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def promote(
     *,
     version: str | None = None,
     dry_run: bool = False,
-    evaluate: Evaluate = evaluate_packed,
+    evaluate: EvaluateVersion = evaluate_packed,
 ) -> Promotion:
     """Compare a task's candidate with its champion and, if the gate passes it, make it the champion.
 
@@ -125,7 +125,7 @@ def _judge(
     candidate: ModelVersion,
     champion: ModelVersion | None,
     folder: Path,
-    evaluate: Evaluate,
+    evaluate: EvaluateVersion,
 ) -> Verdict:
     """Check the provenance first; a candidate that fails it is not evaluated. `folder` is for temporary files."""
     packed = unpack(store, candidate, folder / "candidate")

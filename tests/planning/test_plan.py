@@ -12,7 +12,7 @@ import pytest
 from alpro.cli.main import app
 from alpro.config import Params, load
 from alpro.errors import ConfigError
-from alpro.planning.plan import data_bytes, device_of, make_plan
+from alpro.planning.plan import data_bytes, device_of, plan_trainings
 from tests.goldens_recipe import case
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Params:
 
 
 def test_plan_of_the_paper_uses_published_numbers(paper: Params) -> None:
-    plans = {plan.name: plan for plan in make_plan(paper, 16, H100)}
+    plans = {plan.name: plan for plan in plan_trainings(paper, 16, H100)}
     assert list(plans) == ["prompter", "pretrain", *(f"finetune/{task}" for task in paper.finetune)]
     assert not any(plan.counted for plan in plans.values())
     pretrain = plans["pretrain"]
@@ -51,16 +51,16 @@ def test_plan_of_the_paper_uses_published_numbers(paper: Params) -> None:
     ],
 )
 def test_parameter_counts_equal_the_released_models(paper: Params, training: str, manifest: str) -> None:
-    plan = next(plan for plan in make_plan(paper, 8, H100) if plan.name == training)
+    plan = next(plan for plan in plan_trainings(paper, 8, H100) if plan.name == training)
     assert plan.parameters == case(f"state_dict_info_{manifest}")["n_parameters"]
     assert plan.memory.weights + plan.memory.frozen == 4 * plan.parameters == plan.checkpoint_bytes
 
 
 def test_hours_scale_with_number_and_speed_of_gpus(paper: Params) -> None:
-    hours_8, hours_16 = (sum(plan.hours for plan in make_plan(paper, gpus, H100)) for gpus in (8, 16))
+    hours_8, hours_16 = (sum(plan.hours for plan in plan_trainings(paper, gpus, H100)) for gpus in (8, 16))
     assert hours_16 == pytest.approx(hours_8 / 2, rel=0.01)
-    slow = sum(plan.hours for plan in make_plan(paper, 8, device_of(None, tflops=10, mfu=0.5)))
-    work = sum(p.flops + p.recomputed_flops + (p.validation_flops or 0) for p in make_plan(paper, 8, H100))
+    slow = sum(plan.hours for plan in plan_trainings(paper, 8, device_of(None, tflops=10, mfu=0.5)))
+    work = sum(p.flops + p.recomputed_flops + (p.validation_flops or 0) for p in plan_trainings(paper, 8, H100))
     assert slow == pytest.approx(work / (8 * 10e12 * 0.5) / 3600)
     assert device_of("A100", mfu=0.5).single == 0.5 * 19.5e12
 
@@ -89,7 +89,7 @@ def test_samples_are_counted_if_the_data_exist(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("ALPRO_LIVE", "off")
     make_sample(params.sample, Path("data/sample"), workers=1)
     make_vocabulary(params, Path(params.text.tokenizer))
-    plans = {plan.name: plan for plan in make_plan(params, 1, H100)}
+    plans = {plan.name: plan for plan in plan_trainings(params, 1, H100)}
     assert all(plan.counted and plan.validation_flops for plan in plans.values())
     assert plans["pretrain"].samples == {"webvid2m": params.sample.pretrain_videos, "cc3m": params.sample.pretrain_images}
     plan = plans["finetune/msvd_qa"]
@@ -111,7 +111,7 @@ def test_dataset_of_unknown_size_is_reported(paper: Params) -> None:
         if name in ("datasets", "finetune", "evaluate")
     }
     with pytest.raises(ConfigError, match="own: its files are missing"):
-        make_plan(Params.model_validate({**paper.model_dump(), **renamed, "zeroshot": {}}), 8, H100)
+        plan_trainings(Params.model_validate({**paper.model_dump(), **renamed, "zeroshot": {}}), 8, H100)
 
 
 def test_command_prints_its_assumptions(paper: Params, monkeypatch: pytest.MonkeyPatch) -> None:

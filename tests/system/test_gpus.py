@@ -62,7 +62,7 @@ def test_single_gpu_runs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_plan_and_doctor_count_the_same_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr(gpus, "count", lambda: 4)
-    monkeypatch.setattr(plan, "make_plan", lambda params, number, device: seen.append(number) or [])
+    monkeypatch.setattr(plan, "plan_trainings", lambda params, number, device: seen.append(number) or [])
     monkeypatch.setattr(plan, "data_bytes", lambda params: {})
     plan.print_plan(load(ROOT / "recipes/sample.yaml"), None, "h100", None, None, as_json=True)
     assert seen == [4]

@@ -13,12 +13,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from alpro.config import Sample
-from alpro.data.sample.plan import Plan, PlannedClip, make_plan
+from alpro.data.sample.plan import Plan, PlannedClip, plan_sample
 from alpro.data.sample.questions import is_motion_question
 from alpro.files.atomic import new_dir
 from alpro.system.parent import die_with_parent
 
-__all__ = ["Plan", "PlannedClip", "is_motion_question", "make_plan", "make_sample"]
+__all__ = ["Plan", "PlannedClip", "is_motion_question", "plan_sample", "make_sample"]
 
 
 def make_sample(
@@ -31,7 +31,7 @@ def make_sample(
     encode (default: one per core). `progress(done, total)` is called as videos are finished. Raises DataError if there are
     not enough different scenes for the requested number of videos.
     """
-    plan = make_plan(settings)
+    plan = plan_sample(settings)
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with new_dir(root) as temporary:

@@ -51,7 +51,7 @@ Captioner = Callable[[Scene, np.random.Generator], tuple[str, Scene]]
 Namer = Callable[[int, np.random.Generator], str]
 
 
-def make_plan(settings: Sample) -> Plan:
+def plan_sample(settings: Sample) -> Plan:
     """Draw all scenes and texts; a pure function of the settings. Raises DataError if too many videos are requested."""
     plan = Plan()
     held_out = Descriptions()  # scenes of the validation and test splits, which training must not contain

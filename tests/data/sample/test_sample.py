@@ -9,7 +9,7 @@ import pytest
 
 from alpro.config import Corpus, Dataset, Sample
 from alpro.data.annotations.read import missing_files, read_answers, read_corpus, read_dataset
-from alpro.data.sample import is_motion_question, make_plan, make_sample
+from alpro.data.sample import is_motion_question, make_sample, plan_sample
 from alpro.data.sample.film import FRAMES, make_film
 from alpro.data.sample.pixels import render
 from alpro.data.sample.scenes import COLORS, MOMENTS, Cards, Scene, Toy, draw, fits
@@ -29,7 +29,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plan():
-    return make_plan(Sample())
+    return plan_sample(Sample())
 
 
 def dataset(root: Path, name: str) -> Dataset:
@@ -52,8 +52,8 @@ def test_bytes_do_not_depend_on_the_number_of_workers(tiny, tmp_path):
 
 
 def test_another_seed_gives_other_data():
-    assert make_plan(TINY).texts == make_plan(TINY).texts
-    assert make_plan(TINY).texts != make_plan(TINY.model_copy(update={"seed": 4})).texts
+    assert plan_sample(TINY).texts == plan_sample(TINY).texts
+    assert plan_sample(TINY).texts != plan_sample(TINY.model_copy(update={"seed": 4})).texts
 
 
 def test_files_are_in_the_official_layouts_and_can_be_read(tiny):
@@ -80,7 +80,7 @@ def test_files_decode_to_the_planned_frames(tiny):
     decord = pytest.importorskip("decord")
     from PIL import Image
 
-    for clip in make_plan(TINY).clips:
+    for clip in plan_sample(TINY).clips:
         if clip.file.endswith(".jpg"):
             pixels = np.asarray(Image.open(tiny / clip.file))
             expected = render(clip.film, TINY.frame_size, frames=1)[0]
@@ -249,7 +249,7 @@ def test_toys_stay_inside_the_frame():
 def test_too_many_requested_scenes_is_one_clear_error(monkeypatch):
     monkeypatch.setattr("alpro.data.sample.plan.TRIES", 3)  # reaching the real limit takes long
     with pytest.raises(DataError, match=r"sample: no further distinct scene for \w+; request fewer videos"):
-        make_plan(TINY.model_copy(update={"test_videos": 4000}))
+        plan_sample(TINY.model_copy(update={"test_videos": 4000}))
 
 
 def test_failure_keeps_existing_data(tmp_path):

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from alpro.config import Sample, load
-from alpro.data.sample import make_plan
+from alpro.data.sample import plan_sample
 from alpro.data.sample.scenes import COLORS, SETTINGS, SHAPES
 from alpro.data.text.entities import count_nouns, read_entities, write_entities
 from alpro.data.text.prepare import make_entities
@@ -31,7 +31,7 @@ def test_word_used_mostly_as_a_modifier_is_not_a_noun():
 
 
 def test_sample_captions_give_their_toys_and_places():
-    plan = make_plan(Sample(pretrain_videos=300, pretrain_images=50, train_videos=5, val_videos=5, test_videos=5))
+    plan = plan_sample(Sample(pretrain_videos=300, pretrain_images=50, train_videos=5, val_videos=5, test_videos=5))
     texts = [line.split(",")[1] for line in plan.texts["webvid2m/txt/train.csv"].splitlines()[1:]]
     nouns = count_nouns(texts)
     assert {*SHAPES, *SETTINGS} <= set(nouns)
