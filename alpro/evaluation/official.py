@@ -81,11 +81,11 @@ def evaluate_checkpoint(
         features=None if features is None else str(features),
     )  # fmt: skip
     training = params.finetune[task].model_copy(update=official_preprocessing(resolved.training))
-    tokenizer_folder = Path(tokenizer) if tokenizer else _tokenizer(resolved.path, params)
+    tokenizer_folder = Path(tokenizer) if tokenizer else _tokenizer(resolved.path, params.text.tokenizer)
     labels = None if dataset.task == "retrieval" else answer_list(resolved.path, dataset, answers)
     records = read_dataset(dataset, split)
     refuse_unreadable(records, training.num_frames, training.eval_frames, probe_cache_path(dataset.videos, state))
-    bundle = load_bundle(params, dataset.task, resolved.path, training.num_frames, tokenizer_folder, labels)
+    bundle = load_bundle(params.model, dataset.task, resolved.path, training.num_frames, tokenizer_folder, labels, params.seed)
     preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size)
     resume = ResumeState(Path(state) / "evaluate" / f"{task}-by-hand", settings.features)
     result, change = _evaluate(bundle, records, preprocessing, settings, task, resume, against_full)
@@ -239,9 +239,9 @@ def _dataset(dataset: Dataset, videos: str | Path | None, annotations: str | Pat
     return dataset.model_copy(update=changes), split
 
 
-def _tokenizer(checkpoint: Path, params: Params) -> Path:
-    """Return the first tokenizer folder that exists: the checkpoint's, params.yaml's, the released code's BERT."""
-    folders = [checkpoint / "tokenizer", Path(params.text.tokenizer), Path("ext/bert-base-uncased")]
+def _tokenizer(checkpoint: Path, default: str) -> Path:
+    """Return the first tokenizer folder that exists: the checkpoint's, the default, the released code's BERT."""
+    folders = [checkpoint / "tokenizer", Path(default), Path("ext/bert-base-uncased")]
     return next((folder for folder in folders if folder.is_dir()), folders[1])
 
 

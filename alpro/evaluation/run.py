@@ -16,7 +16,7 @@ from typing import Any
 from alpro import distributed
 from alpro.checkpoints.initial_weights import load_start
 from alpro.checkpoints.load import load_model
-from alpro.config import Dataset, Evaluation, Params
+from alpro.config import Dataset, Evaluation, Model, Params, Sample
 from alpro.data.annotations.read import annotation_file, read_answer_list, read_answers, read_dataset
 from alpro.data.annotations.records import Record
 from alpro.data.batches.unreadable import refuse_unreadable
@@ -59,20 +59,20 @@ def run_evaluation(
     evaluation resumes from what it left in `state`. Raises ConfigError for a task without settings, and the errors of reading
     data and checkpoints.
     """
-    settings = _settings(params, task, zero_shot)
+    settings = _settings(params.zeroshot if zero_shot else params.evaluate, task, "zeroshot" if zero_shot else "evaluate")
     dataset, training = params.datasets[task], params.finetune[task]
     records = read_dataset(dataset, settings.split)
     refuse_unreadable(records, training.num_frames, training.eval_frames, probe_cache_path(dataset.videos, state))
     tokenizer_folder = _tokenizer_folder(checkpoint, params.text.tokenizer)
     answers = None if dataset.task == "retrieval" else answer_list(checkpoint, dataset)
-    bundle = load_bundle(params, dataset.task, checkpoint, training.num_frames, tokenizer_folder, answers)
+    bundle = load_bundle(params.model, dataset.task, checkpoint, training.num_frames, tokenizer_folder, answers, params.seed)
     preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size)
     resume = ResumeState(Path(state) / "evaluate" / Path(record).name, settings.features)
     results = {mode: evaluate(bundle, records, preprocessing, settings, mode, f"{task} {mode}", resume) for mode in modes}
     if dataset.task == "retrieval":
         summary, rows = summarise_retrieval(results, settings.bootstrap), retrieval_rows(results)  # type: ignore[arg-type]
     else:
-        is_motion = _motion_test(params)
+        is_motion = _motion_test(params.sample)
         summary = summarise_qa(results, settings.bootstrap, is_motion)  # type: ignore[arg-type]
         rows = qa_rows(results, is_motion)  # type: ignore[arg-type]
     inputs = {
@@ -160,25 +160,30 @@ def checkpoint_digest(checkpoint: str | Path) -> str:
     return sha256(path / "model.safetensors" if path.is_dir() else path)
 
 
-def _settings(params: Params, task: str, zero_shot: bool) -> Evaluation:
-    section: Mapping[str, Evaluation] = params.zeroshot if zero_shot else params.evaluate
+def _settings(section: Mapping[str, Evaluation], task: str, name: str) -> Evaluation:
+    """Return a task's settings in a section of params.yaml. Raises ConfigError with the section's name if it has none."""
     if task not in section:
-        name = "zeroshot" if zero_shot else "evaluate"
         raise ConfigError(f"{name}.{task}: not in params.yaml{nearest(task, section)}")
     return section[task]
 
 
 def load_bundle(
-    params: Params, kind: str, checkpoint: str | Path, frames: int, tokenizer_folder: Path, answers: Mapping[str, int] | None
+    sizes: Model,
+    kind: str,
+    checkpoint: str | Path,
+    frames: int,
+    tokenizer_folder: Path,
+    answers: Mapping[str, int] | None,
+    seed: int,
 ) -> ModelBundle:
     """Load a checkpoint's model for a task (retrieval or qa) on this process's device, with its tokenizer.
 
-    If `checkpoint` is a file of recipes/init, the model is untrained.
+    If `checkpoint` is a file of recipes/init, the model is untrained, with these sizes and weights drawn from the seed.
     """
     if Path(checkpoint).suffix in (".yaml", ".yml"):
         width = max(answers.values()) + 1 if answers else None
-        model = build_model(kind, num_frames=frames, config=params.model, num_answers=width, seed=params.seed)
-        load_start(model, checkpoint, params.seed)
+        model = build_model(kind, num_frames=frames, config=sizes, num_answers=width, seed=seed)
+        load_start(model, checkpoint, seed)
     else:
         model, _, _ = load_model(checkpoint, kind, num_frames=frames)
     tokenizer = load_tokenizer(tokenizer_folder, vocab_size=model.config.vocab_size)
@@ -200,9 +205,9 @@ def _tokenizer_folder(checkpoint: str | Path, default: str) -> Path:
     return folder if folder.is_dir() else Path(default)
 
 
-def _motion_test(params: Params) -> MotionTest | None:
+def _motion_test(sample: Sample | None) -> MotionTest | None:
     """Return the test for questions that need motion; only the synthetic sample's wording allows one."""
-    if params.sample is None:
+    if sample is None:
         return None
     from alpro.data.sample.questions import is_motion_question
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alpro.config import CorpusTraining, Params, Training
+from alpro.config import Corpus, CorpusTraining, Model, Params, Training
 from alpro.data.annotations.read import read_answers, read_corpus, read_dataset
 from alpro.data.annotations.records import Record
 from alpro.data.batches.sampler import BatchPlan
@@ -102,7 +102,7 @@ def plan_trainings(params: Params, gpus: int, device: Device) -> list[TrainingPl
 
 def _corpus_plan(params: Params, name: str, gpus: int, device: Device) -> TrainingPlan:
     settings: CorpusTraining = params.prompter if name == "prompter" else params.pretrain
-    has_data = all(Path(file).exists() for c in settings.corpora for file in _corpus_files(params, c))
+    has_data = all(Path(file).exists() for c in settings.corpora for file in _corpus_files(params.corpora[c]))
     sizes = {
         c: _size(read_corpus(params.corpora[c]), one_text=True) if has_data else _published(c, "train")
         for c in settings.corpora
@@ -111,7 +111,7 @@ def _corpus_plan(params: Params, name: str, gpus: int, device: Device) -> Traini
     if has_data:
         val = _size([record for c in settings.corpora for record in read_corpus(params.corpora[c], "val")], one_text=True)
     entities = params.entities.number if name == "pretrain" and params.pem else 0
-    return _plan(params, name, name, settings, sizes, val, has_data, gpus, device, num_entities=entities)
+    return _plan(params.model, name, name, settings, sizes, val, has_data, gpus, device, num_entities=entities)
 
 
 def _dataset_plan(params: Params, name: str, gpus: int, device: Device) -> TrainingPlan:
@@ -122,12 +122,12 @@ def _dataset_plan(params: Params, name: str, gpus: int, device: Device) -> Train
     answers = {}
     if dataset.task == "qa":
         answers = {"num_answers": len(read_answers(dataset)) if has_data else ANSWERS[name]}
-    kind = dataset.task
-    return _plan(params, f"finetune/{name}", kind, params.finetune[name], {name: train}, val, has_data, gpus, device, **answers)
+    model, kind = params.model, dataset.task
+    return _plan(model, f"finetune/{name}", kind, params.finetune[name], {name: train}, val, has_data, gpus, device, **answers)
 
 
 def _plan(
-    params: Params,
+    model: Model,
     name: str,
     kind: str,
     settings: Training,
@@ -138,7 +138,7 @@ def _plan(
     device: Device,
     **head_sizes: int,
 ) -> TrainingPlan:
-    model, frames, tokens = params.model, settings.num_frames, settings.max_text_tokens
+    frames, tokens = settings.num_frames, settings.max_text_tokens
     samples = {corpus: size.texts for corpus, size in sizes.items()}
     batches = BatchPlan(samples, settings.batch_size, gpus, epochs=settings.epochs, seed=0)
     steps = batches.total_steps // settings.accumulation
@@ -199,8 +199,8 @@ def _size(records: Sequence[Record], one_text: bool = False) -> Size:
     return Size(len(records), sum(min(count, 1) if one_text else count for count in texts))
 
 
-def _corpus_files(params: Params, corpus: str) -> tuple[str, str]:
-    return params.corpora[corpus].train, params.corpora[corpus].root
+def _corpus_files(corpus: Corpus) -> tuple[str, str]:
+    return corpus.train, corpus.root
 
 
 def _published(name: str, split: str) -> Size:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpro import lineage
-from alpro.config import Params
+from alpro.config import Dataset, Params
 from alpro.registry import versions as tag
 from alpro.registry.gate import GateCheck
 
@@ -28,7 +28,7 @@ def provenance_checks(root: Path, params: Params, task: str, version: ModelVersi
         _clean(version, commit),
         _lock(root, version, commit, stages, checkpoint),
         _validation(version, task, stages),
-        _data(root, params, task, stages),
+        _data(root, params.datasets[task], task, stages),
     ]
 
 
@@ -59,11 +59,10 @@ def _validation(version: ModelVersion, task: str, stages: dict[str, lineage.Lock
     return GateCheck("validation", ok, result if in_lock else "not in dvc.lock", needed=tag.PASSED)
 
 
-def _data(root: Path, params: Params, task: str, stages: dict[str, lineage.LockedStage]) -> GateCheck:
+def _data(root: Path, dataset: Dataset, task: str, stages: dict[str, lineage.LockedStage]) -> GateCheck:
     """Compare annotations and videos on disk with those that the candidate's pipeline validated and evaluated."""
     stage = stages.get(f"validate@{task}")
     declared = (stage.params.get("params.yaml") or {}).get(f"datasets.{task}") or {} if stage else {}
-    dataset = params.datasets[task]
     for role, path in (("annotations", dataset.annotations), ("videos", dataset.videos)):
         locked = stage.deps.get(declared.get(role, "")) if stage else None
         on_disk = lineage.dvc_hash(root / path)

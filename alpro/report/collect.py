@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,10 @@ class Curves:
     splits: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 
 
-def read_curves(params: Params, root: Path) -> list[Curves]:
-    """Read the histories of the trainings under root, starting with the prompter."""
+def read_curves(tasks: Iterable[str], root: Path) -> list[Curves]:
+    """Read the histories under root of the prompter, the pre-training and the fine-tunings of these tasks."""
     curves = []
-    for stage in ("prompter", "pretrain", *(f"finetune/{task}" for task in params.datasets)):
+    for stage in ("prompter", "pretrain", *(f"finetune/{task}" for task in tasks)):
         path = root / stage / "history.jsonl"
         if path.is_file():
             splits: dict[str, dict[str, list[tuple[float, float]]]] = {}

@@ -29,7 +29,7 @@ def make_report(params: Params, root: str | Path = ROOT) -> dict[str, Entry]:
         raise DataError(f"{root}/evaluate: no evaluation of recipe {params.recipe}; run `dvc repro`")
     summary = summarise(records)
     write_json(root / "summary.json", summary)
-    atomic_write(root / "index.html", page(params, summary, records, read_curves(params, root), read_baseline()))
+    atomic_write(root / "index.html", page(params, summary, records, read_curves(params.datasets, root), read_baseline()))
     return summary
 
 

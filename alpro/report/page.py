@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from alpro.config import Params
+from alpro.config import Dataset, Params
 from alpro.evaluation.metrics import QUESTION_TYPES
 from alpro.report.baseline import Baseline, baseline_rows
 from alpro.report.charts import bar_chart, line_chart
@@ -29,7 +29,7 @@ def page(
 ) -> str:
     """Return the page as HTML."""
     films = FilmStrips()
-    examples = "".join(_gallery(record, params, films) for record in records)
+    examples = "".join(_gallery(record, params.datasets[record.task], films) for record in records)
     sections = {
         "Results": _results(summary),
         "Pre-training vs. training from scratch": _baseline(baseline),
@@ -209,8 +209,8 @@ def _chart(name: str, chart: str) -> str:
     return f"<figure><figcaption>{escape(name)}</figcaption>{chart}</figure>" if chart else ""
 
 
-def _gallery(record: EvaluationRecord, params: Params, films: FilmStrips) -> str:
-    content = gallery(record, params.datasets[record.task], films)
+def _gallery(record: EvaluationRecord, dataset: Dataset, films: FilmStrips) -> str:
+    content = gallery(record, dataset, films)
     return f"<details open><summary>{escape(title(record.name))}</summary>{content}</details>" if content else ""
 
 

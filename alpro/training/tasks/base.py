@@ -11,11 +11,12 @@ import numpy as np
 
 from alpro import distributed
 from alpro.checkpoints.initial_weights import load_start
+from alpro.checkpoints.load import Resize
 from alpro.config import CorpusTraining, Params, Training
 from alpro.data.batches.datasets import ClipDataset, Collator
 from alpro.data.batches.loader import TrainLoader
 from alpro.data.batches.sampler import BatchPlan
-from alpro.data.text.tokenizer import TOKENIZER_FILES, load_tokenizer
+from alpro.data.text.tokenizer import TOKENIZER_FILES
 from alpro.models import Alpro
 from alpro.training.flops import training_flops
 
@@ -92,14 +93,9 @@ class _VideoGroups(dict[str, np.ndarray]):
         return self.datasets[name].groups
 
 
-def load_task_tokenizer(params: Params) -> Any:
-    """Load the tokenizer of the parameters; its vocabulary must have the size of the model's."""
-    return load_tokenizer(params.text.tokenizer, vocab_size=params.model.vocab_size)
-
-
-def load_initial_weights(model: Alpro, init: str, params: Params, say: Callable[[str], None]) -> None:
+def load_initial_weights(model: Alpro, init: str, seed: int, resize: Resize, say: Callable[[str], None]) -> None:
     """Load the weights that training starts from into a model, which may still be on the meta device."""
     if next(model.parameters()).is_meta:
         model.to_empty(device="cpu")
-    for report in load_start(model, init, params.seed, params.init.resize):
+    for report in load_start(model, init, seed, resize):
         say(str(report))

@@ -15,11 +15,12 @@ from alpro.data.annotations.read import read_corpus
 from alpro.data.batches.datasets import ClipDataset, Collator, View
 from alpro.data.batches.loader import validation_batches
 from alpro.data.text.entities import read_entities
+from alpro.data.text.tokenizer import load_tokenizer
 from alpro.errors import ConfigError
 from alpro.launch import heartbeat
 from alpro.models import Alpro, Pretrain, Prompter, build_model
 from alpro.objectives.precision import autocast
-from alpro.training.tasks.base import ClipTask, load_initial_weights, load_task_tokenizer
+from alpro.training.tasks.base import ClipTask, load_initial_weights
 
 _ACCURACY = {"vtc": "vtc_r1", "vtm": "vtm_acc", "mlm": "mlm_acc"}  # metric of each loss that has an accuracy
 
@@ -89,8 +90,9 @@ class PrompterTask(CorpusTask):
             gradient_checkpointing=settings.gradient_checkpointing,
             seed=None,
         )
-        load_initial_weights(model, init, params, say)
-        collator = Collator(load_task_tokenizer(params), settings.max_text_tokens, params.seed)
+        load_initial_weights(model, init, params.seed, params.init.resize, say)
+        tokenizer = load_tokenizer(params.text.tokenizer, vocab_size=params.model.vocab_size)
+        collator = Collator(tokenizer, settings.max_text_tokens, params.seed)
         super().__init__(params, settings, model, ("vtc",), collator)
 
 
@@ -114,15 +116,15 @@ class PretrainTask(CorpusTask):
             pem=settings.pem,
             seed=None,
         )
-        tokenizer = load_task_tokenizer(params)
-        load_initial_weights(model, init, params, say)
+        tokenizer = load_tokenizer(params.text.tokenizer, vocab_size=params.model.vocab_size)
+        load_initial_weights(model, init, params.seed, params.init.resize, say)
         if pem:
             if teacher is None:
                 raise ConfigError(
                     "pre-training with PEM (pretrain.objectives.pem) needs a trained prompter; pass it as --teacher"
                 )
             prompter = cast(Prompter, cast(Pretrain, model).prompter)
-            load_initial_weights(prompter, teacher, params, say)
+            load_initial_weights(prompter, teacher, params.seed, params.init.resize, say)
             prompter.set_prompts(words, tokenizer, settings.pem.ensemble)
         loss_weights = settings.objectives.model_dump() | ({} if pem else {"pem": 0})
         collator = Collator(

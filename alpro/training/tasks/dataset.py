@@ -12,13 +12,14 @@ from alpro.data.annotations.records import Record
 from alpro.data.batches.datasets import ClipDataset, Collator, View
 from alpro.data.batches.unreadable import refuse_unreadable
 from alpro.data.media.index import probe_cache_path
+from alpro.data.text.tokenizer import load_tokenizer
 from alpro.evaluation.clips import Preprocessing
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
 from alpro.files.json_files import write_json
 from alpro.launch import heartbeat
 from alpro.models import build_model
-from alpro.training.tasks.base import ClipTask, load_initial_weights, load_task_tokenizer
+from alpro.training.tasks.base import ClipTask, load_initial_weights
 
 RETRIEVAL_METRICS = tuple(
     f"{direction}{name}" for direction in ("", "v2t_") for name in ("r1", "r5", "r10", "medianR", "meanR")
@@ -32,7 +33,7 @@ class DatasetTask(ClipTask):
     def __init__(self, params: Params, name: str) -> None:
         dataset, settings = params.datasets[name], params.finetune[name]
         self.answers = read_answers(dataset) if dataset.task == "qa" else None
-        self.name, self.tokenizer = name, load_task_tokenizer(params)
+        self.name, self.tokenizer = name, load_tokenizer(params.text.tokenizer, vocab_size=params.model.vocab_size)
         self.val: list[Record] = read_dataset(dataset, "val")
         refuse_unreadable(self.val, settings.num_frames, settings.eval_frames, probe_cache_path(dataset.videos))
         view = View.training(settings, params.model)
@@ -63,7 +64,7 @@ class RetrievalTask(DatasetTask):
             gradient_checkpointing=self.settings.gradient_checkpointing,
             seed=None,
         )
-        load_initial_weights(self.model, init, params, say)
+        load_initial_weights(self.model, init, params.seed, params.init.resize, say)
 
     def validate(self) -> dict[str, float]:
         """Return recalls and ranks in both directions."""
@@ -88,7 +89,7 @@ class QuestionAnsweringTask(DatasetTask):
             gradient_checkpointing=self.settings.gradient_checkpointing,
             seed=None,
         )
-        load_initial_weights(self.model, init, params, say)
+        load_initial_weights(self.model, init, params.seed, params.init.resize, say)
 
     def validate(self) -> dict[str, float]:
         """Return the accuracy in percent, overall and by question type."""

@@ -14,9 +14,9 @@ from alpro.training.tasks.corpus import PretrainTask, PrompterTask
 from alpro.training.tasks.dataset import QuestionAnsweringTask, RetrievalTask
 
 
-def entity_file(params: Params) -> Path:
-    """Return the path at which the pipeline writes the entity list."""
-    return Path("models") / params.recipe / "entities" / ENTITY_FILE
+def entity_file(recipe: str) -> Path:
+    """Return the path at which a recipe's pipeline writes the entity list."""
+    return Path("models") / recipe / "entities" / ENTITY_FILE
 
 
 def make_task(
@@ -26,7 +26,7 @@ def make_task(
     if stage == "prompter":
         return PrompterTask(params, init, say)
     if stage == "pretrain":
-        return PretrainTask(params, init, teacher, entity_file(params), say)
+        return PretrainTask(params, init, teacher, entity_file(params.recipe), say)
     if name not in params.finetune:
         raise ConfigError(f"task {name!r}: `finetune` has no such task{nearest(name or '', params.finetune)}")
     task_class = RetrievalTask if params.datasets[name].task == "retrieval" else QuestionAnsweringTask
@@ -38,7 +38,7 @@ def input_paths(params: Params, stage: str, name: str | None, init: str, teacher
     paths: dict[str, tuple[str, ...]] = {"init": ("content", init), "tokenizer": ("content", params.text.tokenizer)}
     if stage == "pretrain" and params.pem:
         paths["teacher"] = ("content", teacher or "")
-        paths["entities"] = ("content", str(entity_file(params)))
+        paths["entities"] = ("content", str(entity_file(params.recipe)))
     if stage == "finetune" and name is not None:
         dataset = params.datasets[name]
         for split in ("train", "val"):
