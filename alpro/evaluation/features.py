@@ -29,7 +29,7 @@ from alpro.models import Alpro
 # Sources that affect the features; a change of any of them invalidates the cache.
 CODE = (
     "data/batches/augment.py",
-    "data/batches/clips.py",
+    "data/batches/ordered_clips.py",
     "data/batches/datasets.py",
     "data/batches/seeds.py",
     "data/media/containers.py",

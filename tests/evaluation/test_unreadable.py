@@ -10,7 +10,7 @@ import pytest
 
 from alpro.config import Params, parse
 from alpro.data.annotations.records import Record
-from alpro.data.batches import clips
+from alpro.data.batches import ordered_clips
 from alpro.data.batches.unreadable import refuse_unreadable
 from alpro.data.media.index import build_index, probe_cache_path
 from alpro.errors import DataError
@@ -56,8 +56,8 @@ def test_known_unreadable_files_are_reported_before_reading(
     build_index(seen, tmp_path / "index.parquet", cache=probe_cache_path(videos, tmp_path / "state"))
     (videos / "video9.mp4").write_text("")
     read = []
-    real = clips.load_video_frames
-    monkeypatch.setattr(clips, "load_video_frames", lambda record, *rest: read.append(record.id) or real(record, *rest))
+    real = ordered_clips.load_video_frames
+    monkeypatch.setattr(ordered_clips, "load_video_frames", lambda record, *rest: read.append(record.id) or real(record, *rest))
     monkeypatch.setattr(run, "load_bundle", lambda *_: pytest.fail("the evaluation has started"))
     checkpoint = faulty.evaluate["msrvtt_ret"].checkpoint
     with pytest.raises(DataError, match=r"(?s)4 videos can't be read.*video1\.mp4.*video2\.mp4.*video4\.mp4.*video9\.mp4"):
@@ -68,7 +68,7 @@ def test_known_unreadable_files_are_reported_before_reading(
 def test_readable_dataset_is_not_read_before_the_evaluation(
     records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clips, "load_video_frames", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(ordered_clips, "load_video_frames", lambda *_: pytest.fail("it was read"))
     cache = probe_cache_path(records[0].path.parent, tmp_path)
     refuse_unreadable(records, 4, "uniform", cache)
     build_index([record.path for record in records], tmp_path / "index.parquet", cache=cache)

@@ -18,7 +18,7 @@ from alpro.data.sample.questions import is_motion_question
 from alpro.files.atomic import new_dir
 from alpro.system.parent import die_with_parent
 
-__all__ = ["Plan", "PlannedClip", "is_motion_question", "plan_sample", "make_sample"]
+__all__ = ["Plan", "PlannedClip", "is_motion_question", "make_sample", "plan_sample"]
 
 
 def make_sample(
