@@ -39,7 +39,7 @@ def check_torch(root: Path) -> Finding:
     from alpro.system import gpus
 
     cores = len(os.sched_getaffinity(0))
-    world = f"launch.processes=null starts {Launch(processes=None).world}"
+    world = f"launch.processes=null starts {Launch(processes=None).world_size}"
     if torch.cuda.device_count() != gpus.count():
         detail = f"{torch.__version__} finds {torch.cuda.device_count()} GPUs, the driver {gpus.count()}; {cores} cores"
         return Finding("torch", "warn", detail, "set launch.processes to what torch finds, or repair the driver")

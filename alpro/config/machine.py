@@ -37,7 +37,7 @@ class Launch(Section):
     )
 
     @property
-    def world(self) -> int:
+    def world_size(self) -> int:
         """The world size: `processes`, or its default on this machine."""
         from alpro.system import gpus
 
@@ -56,7 +56,7 @@ class Launch(Section):
             for name in ("max_processes", "discovery"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"launch.{name} has no effect without launch.min_processes")
-        elif not self.min_processes <= self.world <= (self.max_processes or self.world):
+        elif not self.min_processes <= self.world_size <= (self.max_processes or self.world_size):
             raise ValueError("launch.processes must be between launch.min_processes and launch.max_processes")
         elif self.hosts is None and self.discovery is None:
             raise ValueError("launch.min_processes needs launch.hosts or launch.discovery, as Horovod drops whole hosts")

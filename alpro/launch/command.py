@@ -19,12 +19,12 @@ def horovodrun(settings: Launch) -> list[str]:
     program = str(beside_python) if beside_python.exists() else shutil.which("horovodrun")
     if program is None:
         raise LaunchError(
-            f"a world of {settings.world} processes needs Horovod, which is not installed beside {sys.executable}; "
+            f"a world of {settings.world_size} processes needs Horovod, which is not installed beside {sys.executable}; "
             "`make setup` builds it, or set launch.processes=1"
         )
     timeout = str(math.ceil(settings.start_timeout_s))
     # Gloo's default of 30 s is less than importing torch takes on a busy machine; the ranks that wait would abort
-    return [sys.executable, program, "--gloo", "-np", str(settings.world), "--start-timeout", timeout,
+    return [sys.executable, program, "--gloo", "-np", str(settings.world_size), "--start-timeout", timeout,
             "--gloo-timeout-seconds", timeout]  # fmt: skip
 
 

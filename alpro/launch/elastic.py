@@ -40,7 +40,7 @@ def elastic_command(settings: Launch, discovery: str, hosts: str, command: list[
     loopback = ["--network-interfaces", "lo"] if own_address(hosts) == "127.0.0.1" else []
     return [
         *horovodrun(settings),
-        *("--min-np", str(settings.min_processes), "--max-np", str(settings.max_processes or settings.world)),
+        *("--min-np", str(settings.min_processes), "--max-np", str(settings.max_processes or settings.world_size)),
         *("--host-discovery-script", discovery, "--elastic-timeout", f"{settings.start_timeout_s:.0f}", *loopback, *command),
     ]
 
@@ -97,12 +97,12 @@ class ElasticSupervisor(Supervisor):
 
     def _check_times(self, began_s: float) -> None:
         active = [rank for rank in self.ranks if not rank.failed and not rank.leaving]
-        self.met = self.met or sum(rank.joined for rank in active) >= self.settings.world
+        self.met = self.met or sum(rank.joined for rank in active) >= self.settings.world_size
         now_s = time.monotonic()
         if not self.met and now_s - began_s > self.settings.start_timeout_s:
             joined = sum(rank.joined for rank in active)
             raise LaunchError(
-                f"{joined} of {self.settings.world} processes joined within launch.start_timeout_s="
+                f"{joined} of {self.settings.world_size} processes joined within launch.start_timeout_s="
                 f"{self.settings.start_timeout_s:g} s{self._horovodrun_tail()}"
             )
         self._check_stall(active, now_s)

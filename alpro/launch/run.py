@@ -14,7 +14,7 @@ from alpro.terminal import console
 
 def in_this_process(settings: Launch) -> bool:
     """True if a world of this size needs no further process."""
-    return settings.world == 1 and settings.min_processes is None
+    return settings.world_size == 1 and settings.min_processes is None
 
 
 def set_threads(threads: int) -> None:

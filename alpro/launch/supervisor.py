@@ -39,7 +39,7 @@ class Supervisor:
 
     def __init__(self, settings: Launch, command: list[str], environment: dict[str, str]) -> None:
         self.settings = settings
-        self.ranks = [Rank(number) for number in range(settings.world)]
+        self.ranks = [Rank(number) for number in range(settings.world_size)]
         self.events: queue.Queue[Event] = queue.Queue()
         self.token = secrets.token_hex(16)
         self.connections: list[socket.socket] = []

@@ -19,7 +19,7 @@ def print_plan(
     params: Params, gpus: int | None, gpu: str | None, tflops: float | None, mfu: float | None, as_json: bool = False
 ) -> None:
     """Print the plan of all trainings as tables or JSON. Raises ConfigError and DataError like `plan_trainings`."""
-    device, gpus = device_of(gpu, tflops, mfu), gpus or params.launch.world
+    device, gpus = device_of(gpu, tflops, mfu), gpus or params.launch.world_size
     plans, data = plan_trainings(params, gpus, device), data_bytes(params)
     if as_json:
         header = {"gpus": gpus, "device": device.name, "assumption": device.assumption}

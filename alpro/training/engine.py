@@ -58,13 +58,13 @@ class Engine:
         self.device = device or torch.device("cpu")
         self.checkpointer = checkpointer or Checkpointer()
         self.log, self.clock = log or Log(), Clock()
-        self.rank, self.world = distributed.rank(), distributed.size()
+        self.rank, self.world_size = distributed.rank(), distributed.size()
         self.model = task.model.to(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = AdamW(self.parameters, settings.learning_rate, settings.betas, settings.epsilon, settings.weight_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.accumulation = settings.accumulation
-        self.replan([(0, self.world)])
+        self.replan([(0, self.world_size)])
         if self.total < 1:
             raise ConfigError(f"{settings.epochs} epochs have fewer micro-steps than accumulation {self.accumulation}")
         self.metric, self.sign = selection(settings.select_by, task.metrics)
@@ -95,7 +95,7 @@ class Engine:
         if self.device.type == "cpu":
             keep_freed_memory()
             randomness.sum_in_one_order()
-        self.rank, self.world = distributed.rank(), distributed.size()
+        self.rank, self.world_size = distributed.rank(), distributed.size()
         # before anything is drawn, so that a first run and a resumed one start from the same state
         randomness.seed_everything(self.seed, "training", self.rank)
         if not self.checkpointer.restore(self):
@@ -182,13 +182,13 @@ class Engine:
         means = torch.stack([widened(output.losses[name]) for name in names])
         weights = means.new_tensor([output.weights.get(name, 1.0) for name in names])
         scales = torch.ones_like(means)
-        if self.world > 1:
+        if self.world_size > 1:
             counts = torch.stack([torch.as_tensor(output.counts[name], dtype=torch.float64).to(self.device) for name in names])
             flags = torch.tensor([requests.save, requests.stop], dtype=torch.float64, device=self.device)
             sums = distributed.all_reduce(torch.cat([counts, flags]), "sum", name="counts")
             # mean over ranks of (mean_r * count_r * world / count) = mean over all items; 0 if no rank has items
             if self.settings.average == "items":
-                scales = (counts * self.world / sums[:-2].clamp(min=1)).to(means.dtype)
+                scales = (counts * self.world_size / sums[:-2].clamp(min=1)).to(means.dtype)
             requests.save, requests.stop = (sums[-2:] > 0).tolist()
         divisor = self.accumulation if self.settings.accumulate == "mean" else 1
         self.scaler.scale((means * weights * scales).sum() / divisor).backward()
@@ -218,12 +218,12 @@ class Engine:
 
     def _log_losses(self, norm: float) -> None:
         """Write a history row with means over the steps since the last one; the same on every rank and in every run."""
-        losses, left_out, requested = self.window.means(self.loader.counts, self.world)
+        losses, left_out, requested = self.window.means(self.loader.counts, self.world_size)
         row = {"step": self.step, "epoch": self._epoch(), "split": "train", **losses}
         if left_out:  # by all ranks so far
             row["left_out"] = left_out
         row |= {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": norm}
-        self.log.write(row, self.clock.lap(self.world, self.device, self.clip_share))
+        self.log.write(row, self.clock.lap(self.world_size, self.device, self.clip_share))
         self.loader.check_unreadable(left_out, requested)
 
     def _epoch(self) -> int:
@@ -264,16 +264,16 @@ class Engine:
         self.log.resume([dict(row) for row in state["history"]])
         self.log.say(f"resume: continuing after step {self.step} of {state['total']}")
         ranks, worlds = state["ranks"], [tuple(world) for world in state["worlds"]]
-        self.window.load(state["window_steps"], [rank["window"] for rank in ranks], self.rank, self.world)
-        if len(ranks) == self.world:
+        self.window.load(state["window_steps"], [rank["window"] for rank in ranks], self.rank, self.world_size)
+        if len(ranks) == self.world_size:
             self.replan(worlds)
             randomness.restore(ranks[self.rank]["random"])
         else:
-            self.replan([*worlds, (self.step, self.world)] if self.step else [(0, self.world)])
-            randomness.seed_everything(self.seed, "training", self.rank, self.step, self.world)
-            self.log.say(resized_warning(len(ranks), self.world, self.total))
+            self.replan([*worlds, (self.step, self.world_size)] if self.step else [(0, self.world_size)])
+            randomness.seed_everything(self.seed, "training", self.rank, self.step, self.world_size)
+            self.log.say(resized_warning(len(ranks), self.world_size, self.total))
         # ranks that have left hand their loader's counts to those that remain
-        self._open_loader([rank["loader"] for rank in ranks[self.rank :: self.world]])
+        self._open_loader([rank["loader"] for rank in ranks[self.rank :: self.world_size]])
 
     def _open_loader(self, states: Sequence[Mapping[str, Any]] = ()) -> None:
         self.loader = self.task.loader(self.step * self.accumulation, self.total * self.accumulation)

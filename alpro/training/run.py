@@ -182,7 +182,7 @@ def _record_params(job: _Job, device: torch.device) -> dict[str, Any]:
 def _final_params(params: dict[str, Any], engine: Engine) -> dict[str, Any]:
     """Return params.json with the number of processes at the end, and all world sizes if it has changed."""
     changes = {"process_changes": [list(change) for change in engine.worlds]} if len(engine.worlds) > 1 else {}
-    return {**params, "processes": engine.world, **changes}
+    return {**params, "processes": engine.world_size, **changes}
 
 
 class _Workspace:

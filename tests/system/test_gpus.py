@@ -45,11 +45,11 @@ def two_cards(tmp_path: Path) -> None:
 
 
 def test_one_process_per_gpu_is_started_or_two_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Launch(processes=None).world == 2
+    assert Launch(processes=None).world_size == 2
     for number in (1, 8):
         monkeypatch.setattr(gpus, "count", lambda number=number: number)
-        assert Launch(processes=None).world == number
-        assert Launch(processes=3).world == 3
+        assert Launch(processes=None).world_size == number
+        assert Launch(processes=3).world_size == 3
 
 
 def test_single_gpu_runs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
