@@ -152,7 +152,7 @@ def test_k_qa_metrics() -> None:
 
 @pytest.mark.parametrize(("questions", "printed"), [(72_821, 72_824), (13_157, 13_160)])
 def test_padding_reproduces_the_printed_totals(questions: int, printed: int) -> None:
-    found = metrics.official_qa_metrics([True] * questions, ["what"] * questions, world=8)
+    found = metrics.official_qa_metrics([True] * questions, ["what"] * questions, world_size=8)
     assert found["ratios"]["what_ratio"] == [100.0, printed]
 
 
