@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import psutil
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 BIN = Path(sys.executable).parent
 END_S = 15  # tools/under_lock.py needs up to 10 s to end a stage with all its processes
+KILL_S = 5  # after SIGKILL a process is gone as soon as the kernel gets to it
 LAST_LINES = 200  # kept to explain a failure
 SHORT_S = 600  # limit of a command that queries git or DVC
 LONG_S = 24 * 3600  # limit of a command that hashes or copies data
@@ -42,7 +44,8 @@ def under_lock(name: str) -> list[str]:
 def stream(command: Sequence[str], root: Path, log: Callable[[str], object]) -> tuple[int, list[str]]:
     """Run a command in `root` and log each line of its output. Returns the exit code and the last lines.
 
-    All its processes end with it: also after Ctrl-C, a cancelled run or a time-out, and when this process is killed.
+    All its processes have ended when this returns or raises, also after Ctrl-C, a cancelled run or a time-out. They also end
+    when this process is killed.
     """
     return _stream(command, root, log, None)
 
@@ -111,3 +114,14 @@ def end(child: subprocess.Popen[Any]) -> None:
     for process in descendants:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    deadline_s = time.monotonic() + KILL_S
+    while not all(map(_has_ended, descendants)) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Return True if the process is gone or a zombie."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE or not process.is_running()
+    except psutil.NoSuchProcess:
+        return True

@@ -97,7 +97,7 @@ def test_interrupt_ends_the_command_and_its_children(scratch: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         stream(["sh", "-c", "setsid sleep 6000 & echo $!; wait"], scratch, log)
-    wait_for(lambda: not alive(seen[0]), "end of the child")
+    assert not alive(seen[0]), "it has ended when `stream` returns"
 
 
 def alive(number: int) -> bool:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from typer.testing import CliRunner
 
 from alpro import distributed
 from alpro.checks import machine
+from alpro.cli.main import app
 from alpro.config import Launch, load
 from alpro.errors import LaunchError
 from alpro.launch import run
@@ -52,9 +56,18 @@ def test_one_process_per_gpu_is_started_or_two_without_gpus(monkeypatch: pytest.
         assert Launch(processes=3).world_size == 3
 
 
-def test_single_gpu_runs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_gpu_runs_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "count", lambda: 1)
     assert run.in_this_process(Launch(processes=None))
+    monkeypatch.setattr(run, "run_world", lambda *_: pytest.fail("it started further processes"))
+    params = yaml.safe_load((ROOT / "recipes/tiny.yaml").read_text())
+    params["launch"]["processes"] = None
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # `launch` sets the number of threads
+    result = CliRunner().invoke(app, ["launch", "--params", str(tmp_path / "params.yaml"), "--", "recipe", "list"])
+    torch.set_num_threads(threads)
+    assert result.exit_code == 0 and "tiny" in result.output
     monkeypatch.setattr(gpus, "count", lambda: 2)
     assert not run.in_this_process(Launch(processes=None))
 
