@@ -1,4 +1,4 @@
-"""Ends this process when its parent, or the pipeline that started it, is gone (Linux; elsewhere only by polling)."""
+"""Ends this process when its parent, or the pipeline that started it, is gone. Only on Linux; elsewhere nothing happens."""
 
 from __future__ import annotations
 
