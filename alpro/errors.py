@@ -18,6 +18,10 @@ class DataError(AlproError):
     """An annotation file, a video or a dataset cannot be used."""
 
 
+class OutputError(AlproError):
+    """An output folder cannot be written, as it contains files that are not the command's own."""
+
+
 class CheckpointError(AlproError):
     """A checkpoint is missing, damaged, unsafe, or belongs to another model."""
 

@@ -10,6 +10,7 @@ import torch
 from alpro.checkpoints.files import check_answer_head, load_checkpoint, save_checkpoint
 from alpro.checkpoints.load import LoadReport, Resize, load_model
 from alpro.errors import CheckpointError, nearest
+from alpro.files.outputs import check_output
 from alpro.models.heads import TASKS, build_model
 
 
@@ -47,6 +48,7 @@ def import_checkpoint(
     Raises CheckpointError for an unusable file or an answer list that does not fit the answer head, DataError for an
     unreadable tokenizer or answer list.
     """
+    check_output(output, path, *(source for source in (tokenizer, answers) if source is not None))
     sizes: dict[str, Any] = {"num_frames": num_frames, "image_size": image_size}
     overrides = {name: value for name, value in sizes.items() if value is not None}
     model, info, report = load_model(path, _task(task) if task else None, resize=resize, **overrides)

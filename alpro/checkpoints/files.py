@@ -22,8 +22,9 @@ from torch import Tensor
 
 from alpro.checkpoints import names
 from alpro.errors import CheckpointError
-from alpro.files.atomic import new_dir, save_tensors
+from alpro.files.atomic import save_tensors
 from alpro.files.json_files import read_json_object, write_json
+from alpro.files.outputs import new_dir
 from alpro.models.encoders import PIXEL_MEAN, PIXEL_STD
 from alpro.models.heads import Alpro, Pretrain, QuestionAnswering, Retrieval
 from alpro.models.prompter import Prompter

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from alpro.distributed.collectives import gather_objects
-from alpro.errors import TrainingError
+from alpro.errors import AlproError, TrainingError
 
 
 @contextmanager
@@ -15,7 +15,7 @@ def agreed(what: str) -> Iterator[None]:
     error_message = ""
     try:
         yield
-    except (OSError, TrainingError) as error:
+    except (OSError, AlproError) as error:
         error_message = str(error)
     messages: Iterable[str] = gather_objects(error_message)
     if message := next(filter(None, messages), ""):

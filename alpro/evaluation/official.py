@@ -29,8 +29,9 @@ from alpro.evaluation.resume import ResumeState
 from alpro.evaluation.retrieval import Rerank, RetrievalResult
 from alpro.evaluation.run import ModelBundle, answer_list, checkpoint_digest, evaluate, load_bundle
 from alpro.evaluation.summary import qa_rows, retrieval_rows
-from alpro.files.atomic import atomic_write, new_dir
+from alpro.files.atomic import atomic_write
 from alpro.files.json_files import read_json, write_json
+from alpro.files.outputs import check_output, new_dir
 
 STEP = re.compile(r"model_step_(\w+)\.pt$")
 OWN = "model.safetensors"
@@ -83,6 +84,9 @@ def evaluate_checkpoint(
     training = params.finetune[task].model_copy(update=official_preprocessing(resolved.training))
     tokenizer_folder = Path(tokenizer) if tokenizer else _tokenizer(resolved.path, params.text.tokenizer)
     labels = None if dataset.task == "retrieval" else answer_list(resolved.path, dataset, answers)
+    base = Path(output) if output else resolved.results or Path("results") / task
+    folder = base / f"results_{split}" / f"step_{resolved.step}"
+    check_output(folder)
     records = read_dataset(dataset, split)
     refuse_unreadable(records, training.num_frames, training.eval_frames, probe_cache_path(dataset.videos, state))
     bundle = load_bundle(params.model, dataset.task, resolved.path, training.num_frames, tokenizer_folder, labels, params.seed)
@@ -96,8 +100,6 @@ def evaluate_checkpoint(
             "checkpoint_sha256": checkpoint_digest(resolved.path), "annotations": dataset.annotations, "videos": dataset.videos,
             "tokenizer": str(tokenizer_folder), **_settings_used(settings, preprocessing),
         }  # fmt: skip
-        base = Path(output) if output else resolved.results or Path("results") / task
-        folder = base / f"results_{split}" / f"step_{resolved.step}"
         _write(folder, result, figures, arguments, change)
         resume.done()
         print(figures)

@@ -29,8 +29,9 @@ from alpro.evaluation.qa import QAResult, evaluate_qa
 from alpro.evaluation.resume import ResumeState
 from alpro.evaluation.retrieval import Ranking, RetrievalResult, evaluate_retrieval
 from alpro.evaluation.summary import MotionTest, qa_rows, retrieval_rows, summarise_qa, summarise_retrieval
-from alpro.files.atomic import atomic_write, new_dir, sha256
+from alpro.files.atomic import atomic_write, sha256
 from alpro.files.json_files import write_json
+from alpro.files.outputs import check_output, new_dir
 from alpro.models import Alpro, build_model
 
 
@@ -59,6 +60,7 @@ def run_evaluation(
     evaluation resumes from what it left in `state`. Raises ConfigError for a task without settings, and the errors of reading
     data and checkpoints.
     """
+    check_output(record, checkpoint)
     settings = _settings(params.zeroshot if zero_shot else params.evaluate, task, "zeroshot" if zero_shot else "evaluate")
     dataset, training = params.datasets[task], params.finetune[task]
     records = read_dataset(dataset, settings.split)

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -39,8 +39,19 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def new_dir(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary directory that replaces `path` when the block ends. If the block raises, `path` is unchanged."""
+def replace_dir(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary directory that replaces `path` when the block ends, whatever `path` contains.
+
+    Only for folders that no user writes, such as snapshots; outputs of commands use `alpro.files.outputs.new_dir`.
+    """
+    with new_temporary_dir(path) as temporary:
+        yield temporary
+        swap_dirs(temporary, Path(path), shutil.rmtree)
+
+
+@contextmanager
+def new_temporary_dir(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary directory beside `path`, removed when the block ends unless it was moved. Creates the parent."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
@@ -48,20 +59,24 @@ def new_dir(path: str | Path) -> Iterator[Path]:
     os.chmod(temporary, 0o755)
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _fsync(file)
-        _fsync(temporary)
-        if path.exists():
-            old = temporary.with_name(temporary.name + ".old")
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-        _fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def swap_dirs(temporary: Path, path: Path, remove: Callable[[Path], object]) -> None:
+    """Flush a temporary directory to disk and move it to `path`; a directory already there is moved away and removed."""
+    for file in temporary.rglob("*"):
+        if file.is_file():
+            _fsync(file)
+    _fsync(temporary)
+    if path.exists():
+        old = temporary.with_name(temporary.name + ".old")
+        os.replace(path, old)
+        os.replace(temporary, path)
+        remove(old)
+    else:
+        os.replace(temporary, path)
+    _fsync(path.parent)
 
 
 def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:

@@ -12,6 +12,7 @@ from alpro.config import Params, Training
 from alpro.config.pipeline import pipeline_outputs
 from alpro.errors import TrackingError
 from alpro.files.atomic import sha256
+from alpro.files.outputs import MANIFEST
 from alpro.tracking import runs
 from alpro.tracking.store import TrackingStore
 
@@ -75,7 +76,7 @@ class Checkpoint:
 
     def digest(self) -> str:
         """Return a SHA-256 over names and contents of all its files."""
-        files = sorted(file for file in self.folder.rglob("*") if file.is_file())
+        files = sorted(file for file in self.folder.rglob("*") if file.is_file() and file.name != MANIFEST)
         lines = [f"{sha256(file)}  {file.relative_to(self.folder).as_posix()}" for file in files]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

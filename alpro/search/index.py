@@ -11,6 +11,7 @@ It contains no executable code. OUT/gallery is replaced atomically; an interrupt
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,12 @@ from alpro.evaluation.clips import ClipReader
 from alpro.evaluation.features import FeatureStore, features_key, read_tokens, write_tokens
 from alpro.evaluation.sharing import evaluating
 from alpro.files import fingerprint
-from alpro.files.atomic import new_dir, sha256
+from alpro.files.atomic import sha256
 from alpro.files.json_files import read_json_object, write_json
+from alpro.files.outputs import new_dir
 from alpro.serving.service import Service
 
+TOKEN_FILE = re.compile(r"(?P<key>[0-9a-f]{20})/(?P<folder>[0-9a-f]{2})/(?P<digest>[0-9a-f]{64})\.npy")
 FORMAT = 1
 Features = NDArray[np.float32]
 Say = Callable[[str], None]
@@ -206,7 +209,8 @@ def _encode(
 
 
 def _drop_tokens(folder: Path, key: str, needed: set[str]) -> None:
-    """Remove the tokens of videos that are not in the index."""
-    for file in folder.rglob("*.npy"):
-        if file.stem not in needed or file.parent.parent.name != key:
+    """Remove the tokens of videos that are not in the index. Only files named as a FeatureStore names them are touched."""
+    for file in folder.glob("*/*/*.npy"):
+        stored = TOKEN_FILE.fullmatch(file.relative_to(folder).as_posix())
+        if stored and stored["folder"] == stored["digest"][:2] and (stored["digest"] not in needed or stored["key"] != key):
             file.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from alpro import lineage
 from alpro.errors import TrackingError
 from alpro.files.atomic import sha256
 from alpro.files.json_files import read_json_object
+from alpro.files.outputs import MANIFEST
 from alpro.tracking import runs
 from alpro.tracking.records import StageRecord, flat_numbers, flat_params
 from alpro.tracking.runs import FILES_DIGEST, LIVE, PARENT_RUN, PIPELINE, RECORD, STAGE
@@ -109,7 +110,11 @@ def finish_parent(store: TrackingStore, state: PipelineState, parent: Run, child
     client, run_id = store.client, parent.info.run_id
     reports = state.root / "reports"
     folders = {record.folder for record in state.records}
-    files = [f for f in sorted(reports.rglob("*")) if f.is_file() and not folders & set(f.parents) and f.name != ".gitignore"]
+    files = [
+        f
+        for f in sorted(reports.rglob("*"))
+        if f.is_file() and not folders & set(f.parents) and f.name not in (".gitignore", MANIFEST)
+    ]
     final = {f"{r.task}/{key}": value for r in state.records if r.kind == "evaluate" for key, value in r.final.items()}
     summary = reports / "summary.json"
     if summary.exists():

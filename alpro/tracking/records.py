@@ -19,6 +19,7 @@ from alpro.config.pipeline import pipeline_outputs
 from alpro.errors import TrackingError
 from alpro.files.atomic import sha256
 from alpro.files.json_files import read_json, read_json_lines
+from alpro.files.outputs import MANIFEST
 
 Point = tuple[str, int, float]
 """Metric name, step, value."""
@@ -125,7 +126,11 @@ def _name(key: Any) -> str:
 
 def _read(folder: Path, stage: str, others: Sequence[Path]) -> StageRecord:
     inner = [other for other in others if folder in other.parents]
-    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and not any(other in f.parents for other in inner)]
+    files = [
+        f
+        for f in sorted(folder.rglob("*"))
+        if f.is_file() and f.name != MANIFEST and not any(other in f.parents for other in inner)
+    ]
     params = _json(folder / "params.json")
     points = {(key, step): value for row in _lines(folder / "history.jsonl") for key, step, value in row_points(row)}
     final = flat_numbers(_json(folder / "metrics.json"))

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from alpro.files.atomic import atomic_write, new_dir
+from alpro.files.atomic import atomic_write
 from alpro.files.json_files import write_json
+from alpro.files.outputs import new_dir
 from alpro.training.log import Row
 from alpro.training.task import Best
 

@@ -23,9 +23,9 @@ from alpro.checkpoints.files import save_checkpoint
 from alpro.config import Params, Training
 from alpro.errors import AlproError, ConfigError, TrainingError, nearest
 from alpro.files import fingerprint
-from alpro.files.atomic import new_dir
 from alpro.files.json_files import write_json
 from alpro.files.locks import Lock, take_lock
+from alpro.files.outputs import check_output, new_dir
 from alpro.launch import heartbeat
 from alpro.terminal import console
 from alpro.training.checkpointer import Checkpointer
@@ -66,7 +66,10 @@ def run_training(
         settings = section(params, stage, task)
         if max_steps is not None:
             settings = settings.model_copy(update={"max_steps": max_steps})
-        return _train(_Job(params, stage, task, settings, init, teacher, Path(output), Path(record), Path(state)))
+        job = _Job(params, stage, task, settings, init, teacher, Path(output), Path(record), Path(state))
+        if distributed.rank() == 0:
+            _check_outputs(job)
+        return _train(job)
     except AlproError as error:
         heartbeat.failed(str(error))  # before this rank exits and makes the others fail
         raise
@@ -101,6 +104,13 @@ class _Job:
     def name(self) -> str:
         """`prompter`, `pretrain` or `finetune/<task>`."""
         return self.stage if self.task is None else f"{self.stage}/{self.task}"
+
+
+def _check_outputs(job: _Job) -> None:
+    """Raise OutputError if the checkpoint or the record would replace files of the user."""
+    check_output(job.output, *(source for source in (job.init, job.teacher) if source is not None))
+    if job.output.resolve() not in job.record.resolve().parents:
+        check_output(job.record)
 
 
 def _train(job: _Job) -> Best:

@@ -20,7 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from alpro.errors import TrainingError
-from alpro.files.atomic import new_dir, save_tensors, sha256
+from alpro.files.atomic import replace_dir, save_tensors, sha256
 from alpro.files.json_files import write_json
 from alpro.files.locks import take_lock
 from alpro.terminal import console
@@ -151,7 +151,7 @@ class SnapshotStore:
         return state
 
     def _write(self, path: Path, state: Mapping[str, Any], groups: Mapping[str, Mapping[str, Tensor]]) -> Path:
-        with new_dir(path) as temporary:
+        with replace_dir(path) as temporary:
             for name, tensors in groups.items():
                 contiguous = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
                 save_tensors(contiguous, temporary / f"{name}.safetensors")

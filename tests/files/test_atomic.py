@@ -15,7 +15,7 @@ from tests.training.processes import forked
 
 def begin(path: Path) -> None:
     """Start to write a directory and never finish."""
-    with files.new_dir(path) as temporary:
+    with files.replace_dir(path) as temporary:
         (temporary / "half").write_text("half")
         time.sleep(600)
 
@@ -35,12 +35,12 @@ def begin_to_replace(path: Path) -> None:
         time.sleep(600)
 
     files.os.replace = once  # type: ignore[attr-defined]
-    with files.new_dir(path) as temporary:
+    with files.replace_dir(path) as temporary:
         (temporary / "half").write_text("half")
 
 
 def write(path: Path) -> None:
-    with files.new_dir(path) as temporary:
+    with files.replace_dir(path) as temporary:
         (temporary / "file").write_text("whole")
 
 

@@ -27,6 +27,7 @@ from alpro.data.media.extensions import VIDEO_EXTENSIONS, bare_name
 from alpro.data.media.probe import probe
 from alpro.errors import ConfigError, DataError
 from alpro.files.atomic import atomic_write
+from alpro.files.outputs import OwnFiles
 from alpro.terminal.progress import reporting
 
 UNREADABLE = "unreadable.tsv"
@@ -79,10 +80,11 @@ def convert(settings: Convert, workers: int | None = None, state: Path = STATE) 
     """
     source, output = Path(settings.source), Path(settings.output)
     jobs = _jobs(source, output)
-    output.mkdir(parents=True, exist_ok=True)
+    targets = [target.relative_to(output) for _, target in jobs]
+    parts = [str(name.with_name(f".{name.name}.part")) for name in targets]
+    own = OwnFiles(output, source, [UNREADABLE, *map(str, targets)], parts)
     outcomes = _ConversionLog(state / f"{_slug(output)}.jsonl", settings)
     outdated = [job for job in jobs if not outcomes.is_current(job)]
-    _prune(output, {target for _, target in jobs})
     workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(outdated)))
     with outcomes, reporting(f"{source} -> {output}") as report:
         for job, reason in _run(outdated, settings, workers):
@@ -94,6 +96,7 @@ def convert(settings: Convert, workers: int | None = None, state: Path = STATE) 
         atomic_write(output / UNREADABLE, lines)
     else:
         (output / UNREADABLE).unlink(missing_ok=True)
+    own.finish()
     copied = [(path, target) for path, target in jobs if not outcomes.reason((path, target))]
     before, after = (sum(job[i].stat().st_size for job in copied) for i in (0, 1))
     return ConversionSummary(len(outdated), len(jobs) - len(outdated), len(failed), before, after)
@@ -105,9 +108,6 @@ def _jobs(source: Path, output: Path) -> list[tuple[Path, Path]]:
         raise DataError(f"{source}: is a broken link (to {source.readlink()}); fix it")
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; put the videos there")
-    real_source, real_output = source.resolve(), output.resolve()
-    if real_source == real_output or real_source in real_output.parents or real_output in real_source.parents:
-        raise DataError(f"{output}: overlaps with {source}; give the copies a separate folder")
     jobs: dict[Path, Path] = {}
     clashes = []
     for path in sorted(source.rglob("*")):
@@ -123,12 +123,6 @@ def _jobs(source: Path, output: Path) -> list[tuple[Path, Path]]:
     if not jobs:
         raise DataError(f"{source}: contains no videos ({', '.join(VIDEO_EXTENSIONS)})")
     return [(path, target) for target, path in jobs.items()]
-
-
-def _prune(output: Path, targets: set[Path]) -> None:
-    for path in [*output.rglob("*.mp4"), *output.rglob(".*.part")]:
-        if path not in targets:
-            path.unlink()
 
 
 # --- in parallel --------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from alpro.errors import DataError
 from alpro.files.atomic import atomic_write
+from alpro.files.outputs import OwnFiles
 from alpro.terminal.progress import reporting
 
 INDEX = "index.parquet"
@@ -53,34 +54,29 @@ def write_shards(source: str | Path, output: str | Path, clips: int = CLIPS) -> 
     if the source is not a folder or is empty, or if the output is inside it.
     """
     source, output = Path(source), Path(output)
-    names = _file_names(source, output)
+    names = _file_names(source)
     groups = [names[i : i + clips] for i in range(0, len(names), clips)]
-    output.mkdir(parents=True, exist_ok=True)
+    shards = [f"shard-{number:05d}.tar" for number in range(len(groups))]
+    temporary = [name for shard in shards for name in (f".{shard}", f".{Path(shard).stem}.parquet")]
+    own = OwnFiles(output, source, [INDEX, *shards], temporary, record_source=False)  # the same clips give the same bytes
     previous = _previous_rows(output)
     tables = []
     with reporting(f"{source} -> {output}", "shards") as report:
         for number, group in enumerate(groups):
-            shard = output / f"shard-{number:05d}.tar"
+            shard = output / shards[number]
             rows = previous.get(shard.name)
             if rows is None or not _is_current(shard, rows, source, group):
                 rows = _write_shard(shard, source, group)
             tables.append(rows)
             report(number + 1, len(groups))
     _write_index(output, tables)
-    for path in output.glob("*.tar"):
-        if path.name not in {f"shard-{number:05d}.tar" for number in range(len(groups))}:
-            path.unlink()
-    for path in output.glob(".shard-*"):
-        path.unlink()
+    own.finish()
     return len(groups)
 
 
-def _file_names(source: Path, output: Path) -> list[str]:
+def _file_names(source: Path) -> list[str]:
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; put the clips there")
-    real_source, real_output = source.resolve(), output.resolve()
-    if real_source == real_output or real_source in real_output.parents:
-        raise DataError(f"{output}: is inside {source}; write the shards to a folder outside it")
     names = []
     for parent, folders, files in os.walk(source):
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))

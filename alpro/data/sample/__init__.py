@@ -15,7 +15,7 @@ from pathlib import Path
 from alpro.config import Sample
 from alpro.data.sample.plan import Plan, PlannedClip, plan_sample
 from alpro.data.sample.questions import is_motion_question
-from alpro.files.atomic import new_dir
+from alpro.files.outputs import new_dir
 from alpro.system.parent import die_with_parent
 
 __all__ = ["Plan", "PlannedClip", "is_motion_question", "make_sample", "plan_sample"]

@@ -12,8 +12,8 @@ from alpro.data.text.entities import count_nouns, read_counts, write_counts, wri
 from alpro.data.text.tagger import Tagger
 from alpro.data.text.tokenizer import train_vocabulary
 from alpro.errors import DataError
-from alpro.files.atomic import new_dir
 from alpro.files.json_files import write_json
+from alpro.files.outputs import check_output, new_dir
 
 ENTITY_FILE = "unigrams.txt"
 
@@ -31,6 +31,7 @@ def training_texts(params: Params) -> Iterator[str]:
 
 def make_vocabulary(params: Params, output: Path) -> None:
     """Write a WordPiece vocabulary of `model.vocab_size` tokens from the training texts. Raises DataError."""
+    check_output(output)
     train_vocabulary(training_texts(params), output, params.model.vocab_size)
 
 
@@ -41,6 +42,7 @@ def make_entities(params: Params, output: Path) -> list[str]:
     fewer if the captions have fewer. 0 keeps all. If a tagger is used, `tagger.json` records it. Raises DataError, and
     ConfigError if the tagger is not installed.
     """
+    check_output(output, *([params.entities.source] if params.entities.source else []))
     limit, tagger, source = params.entities.number or None, None, params.entities.source
     counts: Counter[str] = Counter()
     if source:

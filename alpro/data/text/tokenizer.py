@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from alpro.data.text.wordpiece import count_words, learn_pieces
 from alpro.errors import DataError
-from alpro.files.atomic import new_dir
+from alpro.files.outputs import new_dir
 
 if TYPE_CHECKING:
     from transformers import BertTokenizerFast  # type: ignore[attr-defined]  # known at run time only

@@ -6,6 +6,7 @@ need no network). Equal data give equal bytes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import Any
 from alpro.config import Params
 from alpro.data.validation.limits import limits_of
 from alpro.data.validation.problems import Problem
-from alpro.errors import ConfigError, DataError
-from alpro.files.atomic import new_dir
+from alpro.errors import ConfigError, DataError, OutputError
 from alpro.files.json_files import write_json
+from alpro.files.outputs import check_output, new_dir
 
 __all__ = ["Problem", "Summary", "validate", "validate_set"]
 
@@ -82,6 +83,9 @@ def _validate(params: Params, name: str, output: Path, passed: Path) -> Summary:
     if name not in params.corpora and name not in params.datasets:
         names = {**params.corpora, **params.datasets}
         raise ConfigError(f"neither `corpora` nor `datasets` has {name!r}{nearest(name, names)}")
+    check_output(output)
+    if passed.exists() and not _is_passed_file(passed):
+        raise OutputError(f"{passed}: exists and is not a file of `alpro data validate`; move it away, or give another file")
     passed.unlink(missing_ok=True)
     limits = limits_of(params, name)
     with new_dir(output) as folder:
@@ -94,3 +98,11 @@ def _validate(params: Params, name: str, output: Path, passed: Path) -> Summary:
     if not summary.errors:
         write_json(passed, {"set": name, **checked.identity()})
     return summary
+
+
+def _is_passed_file(path: Path) -> bool:
+    """Return True if a file is the result of an earlier validation."""
+    try:
+        return "set" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False

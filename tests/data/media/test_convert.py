@@ -13,7 +13,8 @@ from alpro.data.media import convert as module
 from alpro.data.media.convert import conversion_settings, convert, convert_file, select_frames
 from alpro.data.media.probe import probe
 from alpro.data.media.read import read_frames
-from alpro.errors import ConfigError, DataError
+from alpro.errors import ConfigError, DataError, OutputError
+from alpro.files.outputs import MANIFEST, OwnFiles, read_manifest
 from tests.data.clips import make_video
 
 VIDEOS = Path(__file__).parents[2] / "videos"
@@ -91,6 +92,7 @@ def test_folder_conversion_resumes_after_a_stop(tmp_path):
     summary = convert(settings(source, output), workers=1, state=state)
     assert (summary.converted, summary.up_to_date, summary.unreadable) == (4, 0, 2)
     assert sorted(p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()) == [
+        MANIFEST,
         "a.mp4",
         "page/b.mp4",
         "unreadable.tsv",
@@ -101,7 +103,8 @@ def test_folder_conversion_resumes_after_a_stop(tmp_path):
 
     first = (output / "a.mp4").stat().st_mtime_ns
     (output / "page/b.mp4").unlink()  # as if it had been stopped before
-    (output / ".c.mp4.part").write_bytes(b"half")
+    OwnFiles(output, source, read_manifest(output), [".c.mp4.part"])  # a run starts ...
+    (output / ".c.mp4.part").write_bytes(b"half")  # ... and is killed
     summary = convert(settings(source, output), workers=1, state=state)
     assert (summary.converted, summary.up_to_date) == (1, 3) and (output / "page/b.mp4").exists()
     assert (output / "a.mp4").stat().st_mtime_ns == first and not (output / ".c.mp4.part").exists()
@@ -139,7 +142,7 @@ def crash(source, target, settings):
 
 def test_copies_are_never_written_among_the_originals(tmp_path):
     make_video(tmp_path / "a.avi")
-    with pytest.raises(DataError, match=r"overlaps with .*; give the copies a separate folder"):
+    with pytest.raises(OutputError, match=r"is inside .*, which is read; give a folder outside it"):
         convert(settings(tmp_path, tmp_path / "out"))
 
 

@@ -18,6 +18,7 @@ from alpro.data.media.probe import probe
 from alpro.data.media.read import read_frames, read_image
 from alpro.data.media.shards import list_clips, locate_clip, write_shards
 from alpro.errors import DataError
+from alpro.files.outputs import MANIFEST, OwnFiles
 from tests.data.clips import make_video
 
 
@@ -57,7 +58,13 @@ def test_same_clips_give_the_same_bytes(folders, tmp_path):
         os.utime(path, (1, 1))
     write_shards(loose, tmp_path / "again", clips=3)
     assert digests(tmp_path / "again") == digests(shards)
-    assert sorted(digests(shards)) == ["index.parquet", "shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
+    assert sorted(digests(shards)) == [
+        MANIFEST,
+        "index.parquet",
+        "shard-00000.tar",
+        "shard-00001.tar",
+        "shard-00002.tar",
+    ]
 
 
 def test_index_has_the_position_and_hash_of_each_clip(folders):
@@ -123,12 +130,14 @@ def test_interrupted_run_resumes_and_rewrites_changed_shards(folders, tmp_path):
     times = {path.name: path.stat().st_mtime_ns for path in output.glob("*.tar")}
     rows = (output / "index.parquet").read_bytes()
     (output / "shard-00002.tar").unlink()
-    (output / ".shard-00002.tar").write_bytes(b"half")  # as a kill would leave it
+    written = [path.name for path in output.iterdir()]
+    OwnFiles(output, loose, written, [".shard-00002.tar"], record_source=False)  # a run starts ...
+    (output / ".shard-00002.tar").write_bytes(b"half")  # ... and is killed
     write_shards(loose, output, clips=3)
     assert {p.name: p.stat().st_mtime_ns for p in output.glob("*.tar") if p.name != "shard-00002.tar"} == {
         name: time for name, time in times.items() if name != "shard-00002.tar"
     }
-    assert (output / "index.parquet").read_bytes() == rows and not list(output.glob(".*"))
+    assert (output / "index.parquet").read_bytes() == rows and [path.name for path in output.glob(".*")] == [MANIFEST]
 
 
 def test_rewriting_with_fewer_clips_removes_old_shards(folders, tmp_path):

@@ -1,0 +1,187 @@
+"""Output folders: a command replaces or removes only files that it can show to be its own.
+
+Every writer leaves a manifest, `.alpro-output.json`, in its folder. A folder may be replaced if it is empty, or if its
+manifest lists every file in it. Anything else in it is the user's, and the command refuses before it starts to work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from alpro.errors import OutputError
+from alpro.files.atomic import atomic_write, new_temporary_dir, sha256, swap_dirs
+
+MANIFEST = ".alpro-output.json"
+SHOWN = 3  # foreign files that a message names
+FORMAT = 1
+
+
+@contextmanager
+def new_dir(path: str | Path, *sources: str | Path) -> Iterator[Path]:
+    """Yield a temporary directory that becomes `path`, with a manifest, when the block ends.
+
+    If the block raises, `path` is unchanged. Raises OutputError, before the block, if `check_output` refuses the folder.
+    """
+    target = check_output(path, *sources)
+    with new_temporary_dir(target) as temporary:
+        yield temporary
+        write_manifest(temporary, _files(temporary), digests=True)
+        check_output(target)  # somebody may have put a file there meanwhile
+        swap_dirs(temporary, target, _remove_listed)
+
+
+def check_output(path: str | Path, *sources: str | Path) -> Path:
+    """Return the folder that a command may write, with links resolved.
+
+    Raises OutputError if it is a file, contains the working directory, is a mount point, contains files that no manifest
+    lists or that were changed since, or if it contains one of `sources` or lies in one of them.
+    """
+    target = Path(path).expanduser().resolve()
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{path}: is a file; give a folder")
+    if target == Path.cwd() or target in Path.cwd().parents:
+        raise OutputError(f"{path}: is the working directory or contains it; give a folder of its own")
+    if os.path.ismount(target):
+        raise OutputError(f"{path}: is a mount point, which cannot be replaced; give a folder inside it")
+    check_sources(path, target, sources)
+    refuse_foreign(path, foreign_files(target))
+    return target
+
+
+def check_sources(path: str | Path, target: Path, sources: Iterable[str | Path]) -> None:
+    """Raise OutputError if an output folder contains one of the sources or lies in one."""
+    for source in map(Path, sources):
+        real = source.expanduser().resolve()
+        if real == target or target in real.parents:
+            raise OutputError(f"{path}: contains {source}, which is read; give another folder")
+        if real in target.parents:
+            raise OutputError(f"{path}: is inside {source}, which is read; give a folder outside it")
+
+
+def refuse_foreign(path: str | Path, foreign: Iterable[str]) -> None:
+    """Raise OutputError that names up to three foreign files; nothing happens if there are none."""
+    names = list(islice(foreign, SHOWN + 1))
+    if names:
+        more = " and more" if len(names) > SHOWN else ""
+        raise OutputError(
+            f"{path}: contains files that this command did not write ({', '.join(names[:SHOWN])}{more}); "
+            "move them away, or give another folder"
+        )
+
+
+def foreign_files(folder: Path) -> Iterator[str]:
+    """Yield the files and links of a folder that its manifest does not list, or lists with other content."""
+    listed = read_manifest(folder)
+    for name in _files(folder):
+        if name != MANIFEST and not _is_listed(folder / name, listed.get(name)):
+            yield name
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """Return {file: SHA-256, or an empty string for a file listed by name} of a folder; empty if there is no manifest."""
+    return dict(_read(folder).get("files", {}))
+
+
+def write_manifest(folder: Path, names: Iterable[str], digests: bool = False, source: str = "") -> None:
+    """Write the manifest of a folder; with `digests`, a file counts as listed only while its content is unchanged.
+
+    `source` is the folder that the files are made from, relative to this one.
+    """
+    files = {name: sha256(folder / name) if digests else "" for name in sorted(names) if name != MANIFEST}
+    manifest = {"format": FORMAT, "files": files, **({"source": source} if source else {})}
+    atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=True) + "\n")
+
+
+class OwnFiles:
+    """The files that a command adds to a folder one by one, such as converted copies or shards, listed by name.
+
+    The manifest is written before the files, so that a killed run leaves no file that looks like the user's.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        source: str | Path,
+        names: Iterable[str],
+        temporary: Iterable[str] = (),
+        record_source: bool = True,
+    ) -> None:
+        """Claim the folder for the files `names` made from `source`, and for `temporary` ones that a kill may leave.
+
+        With `record_source`, the folder then belongs to this source. Raises OutputError if it is not a folder, contains
+        foreign files, belongs to another source, or overlaps with `source`.
+        """
+        self.names = set(names)
+        target = Path(folder).expanduser().resolve()
+        if target.exists() and not target.is_dir():
+            raise OutputError(f"{folder}: is a file; give a folder")
+        check_sources(folder, target, [source])
+        refuse_foreign(folder, foreign_files(target))
+        self._source = os.path.relpath(Path(source).expanduser().resolve(), target) if record_source else ""
+        before = _read(target).get("source", self._source)
+        if record_source and before != self._source:
+            origin = os.path.normpath(target / before)
+            raise OutputError(f"{folder}: contains the files made from {origin}; give another folder for {source}")
+        target.mkdir(parents=True, exist_ok=True)
+        self.folder = target
+        self._listed = {*read_manifest(target), *self.names, *temporary}
+        write_manifest(target, self._listed, source=self._source)
+
+    def finish(self) -> None:
+        """Remove temporary files and files of earlier runs that are no longer among `names`, and forget them."""
+        for name in sorted(self._listed - self.names):
+            (self.folder / name).unlink(missing_ok=True)
+            _remove_empty_parents(self.folder, self.folder / name)
+        names = [name for name in self.names if (self.folder / name).exists()]
+        write_manifest(self.folder, names, source=self._source)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a folder; empty if there is none, or none that this version understands."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return manifest if manifest["format"] == FORMAT and isinstance(manifest["files"], dict) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _is_listed(file: Path, digest: str | None) -> bool:
+    """Return True if a file is the one that the manifest lists; DVC may have restored it as a link into its cache."""
+    if digest is None:
+        return False
+    try:
+        return not digest or sha256(file) == digest
+    except OSError:  # a broken link, or a folder in the place of the file
+        return False
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Yield the files and links below a folder as relative paths; links to folders are not followed."""
+    for parent, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        for name in sorted([*names, *links]):
+            yield os.path.relpath(os.path.join(parent, name), folder)
+
+
+def _remove_listed(folder: Path) -> None:
+    """Remove a replaced folder; a file that appeared in it at the last moment is kept beside the new folder."""
+    for name in [*read_manifest(folder), MANIFEST]:
+        (folder / name).unlink(missing_ok=True)
+    if any(True for _ in _files(folder)):
+        os.replace(folder, folder.with_name(f"{folder.name.lstrip('.')}.kept"))
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_empty_parents(root: Path, file: Path) -> None:
+    for parent in file.parents:
+        if parent == root or any(parent.iterdir()):
+            return
+        parent.rmdir()
