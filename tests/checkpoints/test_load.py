@@ -14,6 +14,7 @@ import torch
 from alpro.checkpoints.files import answer_head_width, check_answer_head, export_official, load_checkpoint, save_checkpoint
 from alpro.checkpoints.load import load_into, load_model
 from alpro.errors import CheckpointError
+from alpro.files.outputs import MANIFEST
 from alpro.models import TASKS
 
 
@@ -58,7 +59,7 @@ def test_saved_directory_is_complete_and_reproducible(small, tmp_path):
         extras = {"answers.json": answers, "tokenizer": vocabulary}
         save_checkpoint(tmp_path / name, model, {"note": "x"}, extras)
     one, two = (sorted(p for p in (tmp_path / name).rglob("*") if p.is_file()) for name in ("one", "two"))
-    assert [p.name for p in one] == ["answers.json", "config.json", "model.safetensors", "vocab.txt"]
+    assert [p.name for p in one] == [MANIFEST, "answers.json", "config.json", "model.safetensors", "vocab.txt"]
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
     config = json.loads((tmp_path / "one/config.json").read_text())
     assert config["task"] == "qa" and config["num_answers"] == 5 and config["note"] == "x" and config["model"]["width"] == 48

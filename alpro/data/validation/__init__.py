@@ -17,7 +17,7 @@ from alpro.data.validation.limits import limits_of
 from alpro.data.validation.problems import Problem
 from alpro.errors import ConfigError, DataError, OutputError
 from alpro.files.json_files import write_json
-from alpro.files.outputs import check_output, new_dir
+from alpro.files.outputs import foreign_files, new_dir, refuse_foreign
 
 __all__ = ["Problem", "Summary", "validate", "validate_set"]
 
@@ -83,9 +83,9 @@ def _validate(params: Params, name: str, output: Path, passed: Path) -> Summary:
     if name not in params.corpora and name not in params.datasets:
         names = {**params.corpora, **params.datasets}
         raise ConfigError(f"neither `corpora` nor `datasets` has {name!r}{nearest(name, names)}")
-    check_output(output)
     if passed.exists() and not _is_passed_file(passed):
         raise OutputError(f"{passed}: exists and is not a file of `alpro data validate`; move it away, or give another file")
+    refuse_foreign(output, (name for name in foreign_files(output) if output / name != passed))
     passed.unlink(missing_ok=True)
     limits = limits_of(params, name)
     with new_dir(output) as folder:

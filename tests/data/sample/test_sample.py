@@ -15,6 +15,7 @@ from alpro.data.sample.pixels import render
 from alpro.data.sample.scenes import COLORS, MOMENTS, Cards, Scene, Toy, draw, fits
 from alpro.errors import DataError
 from alpro.files.atomic import sha256
+from alpro.files.outputs import MANIFEST, new_dir
 
 TINY = Sample(seed=3, frame_size=64, pretrain_videos=6, pretrain_images=5, train_videos=6, val_videos=3, test_videos=4)
 HELD_OUT = [(name, split) for name in ("msrvtt_ret", "didemo_ret", "msvd_qa") for split in ("val", "test")]
@@ -253,12 +254,12 @@ def test_too_many_requested_scenes_is_one_clear_error(monkeypatch):
 
 
 def test_failure_keeps_existing_data(tmp_path):
-    (tmp_path / "sample").mkdir()
-    (tmp_path / "sample" / "mine.txt").write_text("mine")
+    with new_dir(tmp_path / "sample") as temporary:
+        (temporary / "earlier.txt").write_text("earlier")
 
     def stop(made, of):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         make_sample(TINY, tmp_path / "sample", workers=1, progress=stop)
-    assert [path.name for path in tmp_path.rglob("*")] == ["sample", "mine.txt"]
+    assert {path.name for path in tmp_path.rglob("*")} == {"sample", "earlier.txt", MANIFEST}
