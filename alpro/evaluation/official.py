@@ -84,9 +84,7 @@ def evaluate_checkpoint(
     training = params.finetune[task].model_copy(update=official_preprocessing(resolved.training))
     tokenizer_folder = Path(tokenizer) if tokenizer else _tokenizer(resolved.path, params.text.tokenizer)
     labels = None if dataset.task == "retrieval" else answer_list(resolved.path, dataset, answers)
-    base = Path(output) if output else resolved.results or Path("results") / task
-    folder = base / f"results_{split}" / f"step_{resolved.step}"
-    check_output(folder)
+    folder = _results_folder(Path(output) if output else resolved.results or Path("results") / task, split, resolved.step)
     records = read_dataset(dataset, split)
     refuse_unreadable(records, training.num_frames, training.eval_frames, probe_cache_path(dataset.videos, state))
     bundle = load_bundle(params.model, dataset.task, resolved.path, training.num_frames, tokenizer_folder, labels, params.seed)
@@ -108,6 +106,13 @@ def evaluate_checkpoint(
         print(f"results: {folder}")
     distributed.barrier()
     return figures
+
+
+def _results_folder(base: Path, split: str, step: str) -> Path:
+    """Return the folder of the results, as the released code names it. Raises OutputError if it has other files."""
+    folder = base / f"results_{split}" / f"step_{step}"
+    check_output(folder)
+    return folder
 
 
 def _override(settings: Evaluation, **overrides: Any) -> Evaluation:

@@ -21,6 +21,7 @@ from alpro.data.validation import Problem, Summary, validate, validate_set
 from alpro.data.validation.problems import problems_of
 from alpro.data.validation.tables import read_tables
 from alpro.errors import ConfigError, DataError
+from alpro.files.outputs import MANIFEST
 
 ROOT = Path(__file__).parents[3]
 RECIPE = ROOT / "recipes" / "tiny.yaml"
@@ -157,7 +158,7 @@ def test_same_data_give_the_same_bytes(here: Path) -> None:
     assert summary.errors == 0
     (here / ".state").rename("elsewhere")
     validate_set(qa_params(), "msvd_qa", output="two", passed="two.json")
-    assert sorted(path.name for path in Path("one").iterdir()) == WRITTEN
+    assert sorted(path.name for path in Path("one").iterdir()) == [MANIFEST, *WRITTEN]
     for name in WRITTEN:
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes(), name
     assert Path("one.json").read_bytes() == Path("two.json").read_bytes()
