@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     ValidationInfo,
@@ -12,6 +14,28 @@ from pydantic import (
 )
 
 Fraction = float
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+SAFE_PATH = re.compile(r"[\w./@%+=:,~][\w./@%+=:,~-]*")
+
+
+def _check_name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(f"{value!r} is not a valid name: use letters, digits, `_` and `-`, and begin with none of the latter")
+    return value
+
+
+def _check_path(value: str) -> str:
+    if not SAFE_PATH.fullmatch(value):
+        raise ValueError(
+            f"{value!r}: a path that stages pass to a shell may contain letters, digits and ./_-@%+=:,~ only; "
+            "rename the folder, or link to it"
+        )
+    return value
+
+
+# Values that dvc.yaml puts into stage names and shell commands: no value may begin a command of its own.
+Name = Annotated[str, AfterValidator(_check_name)]
+SafePath = Annotated[str, AfterValidator(_check_path)]
 
 
 def _types(annotation: Any) -> set[Any]:

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from alpro.config.base import Section
+from alpro.config.base import Name, Section
 from alpro.config.data import Convert, Corpus, Dataset, Entities, Sample, Text
 from alpro.config.evaluation import Evaluate, Evaluation, Gate
 from alpro.config.machine import Launch, Loader
@@ -31,7 +31,7 @@ from alpro.errors import ConfigError, nearest
 class Params(Section):
     """All of params.yaml."""
 
-    recipe: str
+    recipe: Name
     seed: int = 42
     launch: Launch = Launch()
     loader: Loader = Loader()
@@ -39,17 +39,17 @@ class Params(Section):
     text: Text
     entities: Entities = Entities()
     sample: Sample | None = Field(None, description="The sample data; null if the recipe uses real data.")
-    corpora: dict[str, Corpus]
-    datasets: dict[str, Dataset]
-    convert: dict[str, Convert] = Field(
+    corpora: dict[Name, Corpus]
+    datasets: dict[Name, Dataset]
+    convert: dict[Name, Convert] = Field(
         {}, description="Folders of copies that the pipeline makes, each with a name of your choice."
     )
     init: Init
     prompter: CorpusTraining
     pretrain: Pretraining
-    finetune: dict[str, Training]
-    evaluate: dict[str, Evaluate]
-    zeroshot: dict[str, Evaluation] = Field(
+    finetune: dict[Name, Training]
+    evaluate: dict[Name, Evaluate]
+    zeroshot: dict[Name, Evaluation] = Field(
         {}, description="Retrieval datasets on which `init.finetune` is evaluated without fine-tuning."
     )
     gate: Gate = Gate()
@@ -98,6 +98,22 @@ class Params(Section):
         return self
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe YAML loader that refuses duplicate keys, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping. Raises ConstructorError with line and key if a key is repeated."""
+        keys = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in keys:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice; remove one", key_node.start_mark
+                )
+            keys.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: str | Path = "params.yaml", changes: Sequence[str] = ()) -> Params:
     """Load and check params.yaml, with `changes` of the form key=value applied (alpro/config/overrides.py).
 
@@ -105,7 +121,7 @@ def load(path: str | Path = "params.yaml", changes: Sequence[str] = ()) -> Param
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found; `alpro recipe use sample` writes one") from None
     except yaml.YAMLError as error:

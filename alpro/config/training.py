@@ -11,7 +11,7 @@ from pydantic import (
     field_validator,
 )
 
-from alpro.config.base import Section
+from alpro.config.base import SafePath, Section
 
 
 class RandAugment(Section):
@@ -123,10 +123,10 @@ class Pretraining(CorpusTraining):
 class Init(Section):
     """Starting points of the trainings: the output of a stage, an own or official checkpoint, or a file in recipes/init."""
 
-    prompter: str
-    teacher: str = Field(description="The prompter that labels crops in pre-training.")
-    pretrain: str
-    finetune: str
+    prompter: SafePath
+    teacher: SafePath = Field(description="The prompter that labels crops in pre-training.")
+    pretrain: SafePath
+    finetune: SafePath
     resize: Literal["flat_nearest", "bicubic"] = Field(
         "bicubic",
         description="How position embeddings are resized for another image_size: nearest over the flattened patches (released "

@@ -136,7 +136,10 @@ def test_fastapi_that_breaks_prefect_is_reported(monkeypatch: pytest.MonkeyPatch
     assert found.status == "fail" and "fastapi" in found.detail
 
 
-def test_folder_without_dvc_is_reported(tmp_path: Path) -> None:
+def test_folder_without_dvc_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
+        monkeypatch.setenv(name, "somebody@example.com")
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     found = doctor.CHECKS["DVC"](tmp_path)
     assert found.status == "fail" and "dvc init" in found.remedy
 
@@ -147,3 +150,19 @@ def test_python_dash_m_alpro_runs_the_code_of_the_working_directory(tmp_path: Pa
     (tmp_path / "alpro" / "__main__.py").write_text("print('this checkout')")
     done = subprocess.run([sys.executable, "-m", "alpro"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "this checkout"
+
+
+def test_folder_without_git_is_named(tmp_path: Path) -> None:
+    finding = doctor.CHECKS["DVC"](tmp_path)
+    assert finding.status == "fail" and finding.detail == "not a git repository"
+
+
+def test_missing_git_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, "/dev/null")
+    for name in ("GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "EMAIL"):
+        monkeypatch.delenv(name, raising=False)
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    subprocess.run(["git", "-C", tmp_path, "config", "user.useConfigOnly", "true"], check=True)
+    finding = doctor.CHECKS["DVC"](tmp_path)
+    assert finding.status == "fail" and finding.detail == "git has no user" and "git config user.name" in finding.remedy
