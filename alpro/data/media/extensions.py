@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 # In order of preference if one name has several files (for example a converted video beside its original).
-VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".mpg", ".m4v", ".wmv", ".3gp", ".3g2", ".mts", ".m2ts")
+VIDEO_EXTENSIONS = (
+    ".mp4", ".avi", ".mov", ".webm", ".mkv", ".mpg", ".m4v", ".wmv", ".3gp", ".3g2", ".mts", ".m2ts",
+    ".mpeg", ".ts", ".vob", ".flv", ".ogv", ".gif",
+)  # fmt: skip
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 _ALL = frozenset(VIDEO_EXTENSIONS + IMAGE_EXTENSIONS)
 
