@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from alpro.checkpoints import names
+from alpro.checkpoints.layout import CONFIG, WEIGHTS
 from alpro.errors import CheckpointError
 from alpro.files.atomic import save_tensors
 from alpro.files.json_files import read_json_object, write_json
@@ -30,7 +31,6 @@ from alpro.models.heads import Alpro, Pretrain, QuestionAnswering, Retrieval
 from alpro.models.prompter import Prompter
 
 NEVER = -1e4  # logit of a padding class of an answer head; fits float16
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 State = dict[str, Tensor]
 Info = dict[str, Any]
 

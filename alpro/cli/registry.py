@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alpro.cli.app import REGISTRY, add_group, app, example_line
-from alpro.cli.options import PARAMS, AsJson, Candidates, Experiment, Flow, ParamsFile, Task, split_list
+from alpro.cli.options import PARAMS, AsJson, Candidates, Experiment, Flow, ParamsFile, Task, print_json, split_list
 
 if TYPE_CHECKING:
     from alpro.registry import Promotion
@@ -124,7 +123,10 @@ def reproduce(
 
 def _show(result: SyncResult | Promotion | Lineage, as_json: bool) -> None:
     """Print a result as text, or as one JSON document."""
-    typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else str(result))
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        typer.echo(str(result))
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from alpro.data.annotations.records import QUESTION_TYPES
 from alpro.errors import DataError
 
 RECALLS = (1, 5, 10)
-QUESTION_TYPES = ("what", "who", "how", "where", "when")
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]

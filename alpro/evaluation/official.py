@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alpro import distributed
+from alpro.checkpoints.layout import CONFIG, WEIGHTS
 from alpro.config import Dataset, Evaluation, Params
 from alpro.data.annotations.read import SPLITS, read_dataset
 from alpro.data.annotations.records import Record
@@ -30,11 +31,11 @@ from alpro.evaluation.retrieval import Rerank, RetrievalResult
 from alpro.evaluation.run import ModelBundle, answer_list, checkpoint_digest, evaluate, load_bundle
 from alpro.evaluation.summary import qa_rows, retrieval_rows
 from alpro.files.atomic import atomic_write
-from alpro.files.json_files import read_json, write_json
+from alpro.files.json_files import read_json_object, write_json
 from alpro.files.outputs import check_output, new_dir
 
+COPY = "copy the checkpoint again"
 STEP = re.compile(r"model_step_(\w+)\.pt$")
-OWN = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +180,8 @@ def rerank_change(full: RetrievalResult, reranked: RetrievalResult) -> dict[str,
 def find_checkpoint(checkpoint: str | Path, step: str = "best") -> ResolvedCheckpoint:
     """Find the checkpoint that `checkpoint` and `step` name. Raises CheckpointError that lists the available steps."""
     path = Path(checkpoint)
-    if (path / OWN).is_file():
-        config = json.loads((path / "config.json").read_text(encoding="utf-8")) if (path / "config.json").is_file() else {}
+    if (path / WEIGHTS).is_file():
+        config = read_json_object(path / CONFIG, CheckpointError, COPY) if (path / CONFIG).is_file() else {}
         own_step = str(config.get("trained", {}).get("step", "best"))
         return _check_step(step, ResolvedCheckpoint(path, own_step, None, {}))
     if path.is_file():
@@ -192,7 +193,7 @@ def find_checkpoint(checkpoint: str | Path, step: str = "best") -> ResolvedCheck
     folder = path / "ckpt"
     if not folder.is_dir():
         raise CheckpointError(
-            f"{path}: no checkpoint; give a .pt file, a directory with {OWN}, or an output folder with ckpt/model_step_N.pt"
+            f"{path}: no checkpoint; give a .pt file, a directory with {WEIGHTS}, or an output folder with ckpt/model_step_N.pt"
         )
     files = {match[1]: file for file in sorted(folder.iterdir()) if (match := STEP.search(file.name))}
     numbered = sorted((name for name in files if name.isdigit()), key=int)
@@ -219,8 +220,7 @@ def _training_arguments(folder: Path | None) -> Mapping[str, Any]:
     path = folder / "log" / "args.json" if folder else None
     if path is None or not path.is_file():
         return {}
-    arguments = read_json(path, CheckpointError, "copy the output folder again")
-    return arguments if isinstance(arguments, dict) else {}
+    return read_json_object(path, CheckpointError, COPY)
 
 
 def official_preprocessing(training: Mapping[str, Any]) -> dict[str, Any]:

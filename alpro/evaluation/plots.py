@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from alpro.data.annotations.records import QUESTION_TYPES
 from alpro.evaluation import metrics
 from alpro.evaluation.clips import VideoMode
 from alpro.evaluation.qa import QAResult
@@ -94,7 +95,7 @@ def plot_qa(results: Mapping[VideoMode, QAResult], summary: Mapping[str, Any], f
 
 
 def _plot_types(results: Mapping[VideoMode, QAResult], summary: Mapping[str, Any], folder: Path) -> None:
-    kinds = [kind for kind in ("overall", *metrics.QUESTION_TYPES) if f"{kind}_acc" in summary]
+    kinds = [kind for kind in ("overall", *QUESTION_TYPES) if f"{kind}_acc" in summary]
     rows = []
     for kind in kinds:
         figures: dict[str, float] = {mode: (summary if mode == "full" else summary[mode])[f"{kind}_acc"] for mode in results}

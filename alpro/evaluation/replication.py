@@ -22,7 +22,7 @@ from alpro.errors import CheckpointError, DataError
 from alpro.evaluation.official import find_checkpoint, official_preprocessing
 from alpro.evaluation.run import checkpoint_digest, run_evaluation
 from alpro.files.atomic import atomic_write, sha256
-from alpro.files.json_files import write_json
+from alpro.files.json_files import read_json, write_json
 
 BEGIN, END = "<!-- replication: written by `make replicate` -->", "<!-- end of replication -->"
 TOLERANCE = 1.5  # points: difference of an independent re-run by ALPRO's authors, and R@1's standard error on 1,000 queries
@@ -111,7 +111,7 @@ def replicate(
     output, readme = Path(output), Path(readme)
     _split_at_table(readme)
     results = output / "results.json"
-    rows: list[dict[str, Any]] = json.loads(results.read_text()) if results.is_file() else []
+    rows = _read_rows(results)
     for present in present_checkpoints(params, official):
         inputs = _inputs(params, present, say)
         if inputs is None:
@@ -129,6 +129,15 @@ def replicate(
         atomic_write(readme, f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
         say(f"{readme}: {len({row['figure'] for row in rows})} of {len(PAPER)} figures evaluated; records in {output}")
     distributed.barrier()
+    return rows
+
+
+def _read_rows(results: Path) -> list[dict[str, Any]]:
+    """Return the rows of results.json; none if it does not exist. Raises DataError if it is damaged."""
+    hint = "delete it to evaluate every checkpoint again"
+    rows = read_json(results, DataError, hint) if results.is_file() else []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{results}: not a list of rows; {hint}")
     return rows
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from alpro import distributed
 from alpro.checkpoints.initial_weights import load_start
+from alpro.checkpoints.layout import WEIGHTS
 from alpro.checkpoints.load import load_model
 from alpro.config import Dataset, Evaluation, Model, Params, Sample
 from alpro.data.annotations.read import annotation_file, read_answer_list, read_answers, read_dataset
@@ -24,7 +25,7 @@ from alpro.data.media.index import probe_cache_path
 from alpro.data.text.tokenizer import load_tokenizer
 from alpro.errors import ConfigError, nearest
 from alpro.evaluation.clips import VIDEO_MODES, Preprocessing, VideoMode
-from alpro.evaluation.progress import reporting
+from alpro.evaluation.progress import evaluation_progress
 from alpro.evaluation.qa import QAResult, evaluate_qa
 from alpro.evaluation.resume import ResumeState
 from alpro.evaluation.retrieval import Ranking, RetrievalResult, evaluate_retrieval
@@ -114,7 +115,7 @@ def evaluate(
 ) -> RetrievalResult | QAResult:
     """Run one evaluation of a model, with its progress shown under `label` and finished work saved in `resume`."""
     model, tokenizer, answers = bundle.model, bundle.tokenizer, bundle.answers
-    with reporting(label) as progress:
+    with evaluation_progress(label) as progress:
         options: dict[str, Any] = {"mode": mode, "batch_pairs": settings.batch_pairs, "progress": progress, "resume": resume}
         if answers is not None:
             return evaluate_qa(model, records, tokenizer, answers, preprocessing, **options)  # type: ignore[arg-type]
@@ -159,7 +160,7 @@ def rounded(value: Any, decimals: int = 6) -> Any:
 def checkpoint_digest(checkpoint: str | Path) -> str:
     """Return the SHA-256 of a checkpoint's weights: of model.safetensors in a directory, else of the file."""
     path = Path(checkpoint)
-    return sha256(path / "model.safetensors" if path.is_dir() else path)
+    return sha256(path / WEIGHTS if path.is_dir() else path)
 
 
 def _settings(section: Mapping[str, Evaluation], task: str, name: str) -> Evaluation:

@@ -1,4 +1,7 @@
-"""JSON and JSON Lines files; a file that cannot be used raises an error of the caller's type with path, line and reason."""
+"""JSON and JSON Lines files, with or without a byte order mark.
+
+A file that cannot be used raises an error of the caller's type with path, line and reason.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def read_json_lines(
 
 def _read_text(path: Path, error: type[AlproError], hint: str, missing_hint: str | None) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise error(_message(path, "not found", hint if missing_hint is None else missing_hint)) from None
     except UnicodeDecodeError as fault:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from alpro.errors import TrackingError
 from alpro.evaluation.compare import figure
+from alpro.files.json_files import read_json_object
 from alpro.registry import versions as tag
 from alpro.registry.versions import Checkpoint, training_of
 
@@ -51,10 +53,14 @@ def describe_version(state: PipelineState, checkpoint: Checkpoint, tags: Mapping
 
 
 def _metrics(state: PipelineState, checkpoint: Checkpoint, sha256: str | None) -> list[str]:
-    """Return the lines of the metrics table, or `not evaluated` if the evaluation on disk is of other weights."""
+    """Return the lines of the metrics table, or `not evaluated` if the evaluation on disk is of other weights.
+
+    Raises TrackingError if it is damaged.
+    """
     folder = state.root / "reports" / "evaluate" / checkpoint.task
+    hint = f"run `dvc repro evaluate@{checkpoint.task}` again"
     files = (folder / "params.json", folder / "metrics.json")
-    params, metrics = (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files)
+    params, metrics = (read_json_object(file, TrackingError, hint) if file.is_file() else {} for file in files)
     if not metrics or params.get("checkpoint_sha256") != sha256:
         return ["not evaluated"]
     rows = ["| metric | value | interval |", "|---|---|---|"]

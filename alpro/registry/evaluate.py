@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from alpro.checkpoints.layout import CONFIG
 from alpro.config import Params
 from alpro.errors import LaunchError, TrackingError
+from alpro.files.json_files import read_json_object
 from alpro.registry.versions import label
 from alpro.tracking.store import TrackingStore
 
@@ -37,7 +38,10 @@ def evaluate_packed(params: Params, task: str, packed: PackedModel, record: Path
     from alpro.evaluation.run import run_evaluation
     from alpro.launch.run import in_this_process, run_world, set_threads
 
-    frames = json.loads((packed.checkpoint / "config.json").read_text(encoding="utf-8"))["num_frames"]
+    config = packed.checkpoint / CONFIG
+    frames = read_json_object(config, TrackingError, "register the model again").get("num_frames")
+    if not isinstance(frames, int):
+        raise TrackingError(f"{config}: no valid num_frames; register the model again")
     viewing = {"num_frames": frames, "eval_frames": packed.frames, "max_text_tokens": packed.max_text_tokens}
     training = params.finetune[task].model_copy(update=viewing)
     model_params = params.model_copy(update={"finetune": {**params.finetune, task: training}})

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpro import lineage
+from alpro.checkpoints.layout import WEIGHTS
 from alpro.files.atomic import sha256
 from alpro.registry import card
 from alpro.registry import versions as tag
-from alpro.registry.versions import CHECKPOINT, DVC, WEIGHTS, Checkpoint, checkpoints, find_version, label, training_of
+from alpro.registry.versions import CHECKPOINT, DVC, Checkpoint, checkpoints, find_version, label, training_of
 from alpro.tracking.state import data_deps
 from alpro.tracking.store import TrackingStore, store_folder
 

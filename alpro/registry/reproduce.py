@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alpro.errors import TrackingError
+from alpro.files.json_files import read_json_object
 from alpro.lineage.dvc import dvc_cache
 from alpro.lineage.dvc_lock import LockedStage, dvc_hash, locked_stages
 from alpro.lineage.git import git, main_checkout
@@ -145,8 +145,9 @@ def _run_dvc(worktree: Path, *command: str, say: Callable[[str], object]) -> lis
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
-    """Return every number of a metrics.json by its flattened name."""
-    return dict(flat_numbers(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else {}
+    """Return every number of a metrics.json by its flattened name. Raises TrackingError if the file is damaged."""
+    hint = "its copy in DVC's cache is damaged; run the stage again"
+    return dict(flat_numbers(read_json_object(path, TrackingError, hint))) if path.is_file() else {}
 
 
 def _equal(before: Any, now: Any) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alpro.checkpoints.layout import CONFIG, WEIGHTS
 from alpro.config import Params, Training
 from alpro.config.pipeline import pipeline_outputs
 from alpro.errors import TrackingError
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from alpro.tracking.state import PipelineState
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
-WEIGHTS = "model.safetensors"
-CHECKPOINT_FILES = (WEIGHTS, "config.json")
+CHECKPOINT_FILES = (WEIGHTS, CONFIG)
 
 # tags that never change for a checkpoint
 CHECKPOINT = "alpro.checkpoint"  # digest of all its files, which identifies a version

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from alpro.config import Dataset, Params
-from alpro.evaluation.metrics import QUESTION_TYPES
+from alpro.data.annotations.records import QUESTION_TYPES
 from alpro.report.baseline import Baseline, baseline_rows
 from alpro.report.charts import bar_chart, line_chart
 from alpro.report.collect import Curves, EvaluationRecord

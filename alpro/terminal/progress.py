@@ -69,17 +69,21 @@ class Bar:
 
 
 @contextmanager
-def reporting(label: str, unit: str = "files") -> Iterator[ProgressCallback]:
-    """Yield a function of (done, total or None) that shows progress on stderr; `unit` "bytes" is printed as MB."""
+def reporting(label: str, unit: str = "files", *, last_line: bool = False) -> Iterator[ProgressCallback]:
+    """Yield a function of (done, total or None) that shows progress on stderr; `unit` "bytes" is printed as MB.
+
+    Off a terminal it prints a line every LINE_EVERY_S and, with `last_line`, also when all is done.
+    """
     bar = Bar(sys.stderr, unit)
     last_s = time.monotonic()
 
     def report(done: int, total: int | None) -> None:
         nonlocal last_s
         bar.update(label, done, total)
-        if not bar.visible and time.monotonic() - last_s > LINE_EVERY_S:
+        complete = last_line and done == total
+        if not bar.visible and (complete or time.monotonic() - last_s > LINE_EVERY_S):
             last_s = time.monotonic()
-            count = _megabytes(done, total) if unit == "bytes" else f"{done}/{total or '?'} {unit}"
+            count = _megabytes(done, total) if unit == "bytes" else f"{done}/{total or '?'} {unit}".rstrip()
             print(f"{label}: {count}", file=sys.stderr, flush=True)
 
     with bar.shown():

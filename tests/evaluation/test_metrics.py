@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alpro.data.annotations.records import QUESTION_TYPES
 from alpro.errors import DataError
 from alpro.evaluation import metrics
 from tests.evaluation import oracles
@@ -140,7 +141,7 @@ def qa_golden() -> tuple[list[bool], list[str]]:
 def test_k_qa_metrics() -> None:
     correct, types = qa_golden()
     official, exact, reference = metrics.official_qa_metrics(correct, types), metrics.qa_metrics(correct, types), QA["metrics"]
-    for name in ("overall", *metrics.QUESTION_TYPES):
+    for name in ("overall", *QUESTION_TYPES):
         assert official[f"{name}_acc"] == round(100 * reference[f"{name}_acc"], 2)
         if name != "when":
             assert exact[f"{name}_acc"] == pytest.approx(100 * reference[f"{name}_acc"], abs=1e-9)

@@ -116,6 +116,17 @@ def test_readme_without_the_markers_is_unchanged(params: Params, tmp_path: Path)
     assert readme.read_text() == f"{END}\n{BEGIN}\n"
 
 
+@pytest.mark.parametrize(("content", "fault"), [("[", "line 1, column 2: not valid JSON"), ("{}", "not a list of rows")])
+def test_damaged_results_are_reported_and_kept(content: str, fault: str, params: Params, tmp_path: Path) -> None:
+    readme, results = tmp_path / "README.md", tmp_path / "records" / "results.json"
+    readme.write_text(AROUND)
+    results.parent.mkdir()
+    results.write_text(content)
+    with pytest.raises(DataError, match=rf"results\.json: {fault}.*; delete it to evaluate"):
+        replicate(params, readme, results.parent, tmp_path)
+    assert results.read_text() == content
+
+
 def test_within_tolerance_requires_every_recall_or_the_overall_accuracy() -> None:
     assert within(MSRVTT, {"r1": 32.4, "r5": 62.2, "r10": 73.2, "medianR": 9})
     assert not within(MSRVTT, {"r1": 33.9, "r5": 60.7, "r10": 71.6, "medianR": 3})

@@ -50,6 +50,13 @@ def test_error_for_a_missing_file_has_a_hint(read: Callable[..., Any], tmp_path:
         read(tmp_path, DataError)
 
 
+@pytest.mark.parametrize("read", [read_json, read_json_object])
+def test_byte_order_mark_is_accepted(read: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read(tmp_path / "x.json", DataError) == {"a": 1}
+    assert read_json_lines(tmp_path / "x.json", DataError) == [{"a": 1}]
+
+
 def test_rows_are_split_only_at_newlines(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     for content, rows in ((b"", []), (b'{"a": 1}', [{"a": 1}]), (b'{"a": 1}\r\n{"a": 2}\r\n', [{"a": 1}, {"a": 2}])):

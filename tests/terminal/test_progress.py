@@ -51,3 +51,11 @@ def test_without_a_terminal_progress_is_a_line_on_stderr(
     with reporting("probe", unit) as report:
         report(5, None)
     assert capsys.readouterr() == ("", line)
+
+
+def test_last_line_appears_at_once_if_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    for last_line in (False, True):
+        with reporting("msvd_qa full", "", last_line=last_line) as report:
+            report(1, 2)
+            report(2, 2)
+        assert capsys.readouterr() == ("", "msvd_qa full: 2/2\n" if last_line else "")

@@ -25,12 +25,11 @@ from alpro.data.sources.known_missing import known_missing
 from alpro.errors import DataError
 
 __all__ = [
-    "QUESTION_TYPES", "SPLITS", "annotation_file", "answer_file", "missing_files", "read_answer_list", "read_answers",
+    "SPLITS", "annotation_file", "answer_file", "missing_files", "read_answer_list", "read_answers",
     "read_corpus", "read_dataset",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
-QUESTION_TYPES = ("what", "who", "how", "where", "when")
 VIDEO_KEYS = ("clip_name", "video_id", "video", "videoid", "file_name")
 MEDIA_KEYS = ("video_id", "image", "videoid", "video", "clip_name", "file_name")
 CAPTION_KEYS = ("caption", "text", "name", "sentence", "description")

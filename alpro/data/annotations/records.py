@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+QUESTION_TYPES = ("what", "who", "how", "where", "when")
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about a video, with its one-word answer and its type (what, who, how, where, when)."""
+    """A question about a video, with its one-word answer and its type (QUESTION_TYPES)."""
 
     id: int  # row in the annotation file, from 0; per-question results refer to it
     text: str

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alpro.errors import DataError
+from alpro.files import json_files
 
 SHOWN_FAULTS = 10  # an error lists this many faults and counts the rest
 
@@ -63,15 +64,9 @@ def read_rows(path: Path, faults: Faults | None = None) -> Iterator[tuple[str, d
 
 
 def read_json(path: Path) -> Any:
-    """Return the value of a JSON file, with or without a byte order mark. Raises DataError like `read_rows`."""
-    if not path.is_file():
-        raise DataError(f"{path}: not found; put the file there, or change its path in params.yaml")
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {error.lineno}: not valid JSON: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start}: not UTF-8; convert the file to UTF-8") from None
+    """Return the value of a JSON file. Raises DataError like `read_rows`."""
+    missing = "put the file there, or change its path in params.yaml"
+    return json_files.read_json(path, DataError, "it must be JSON in UTF-8", missing_hint=missing)
 
 
 def _jsonl(path: Path, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:

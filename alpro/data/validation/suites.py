@@ -12,7 +12,7 @@ import great_expectations as gx
 import great_expectations.expectations as gxe
 from great_expectations.expectations.row_conditions import Column
 
-from alpro.data.annotations.read import QUESTION_TYPES
+from alpro.data.annotations.records import QUESTION_TYPES
 from alpro.data.validation.expectations import ExpectColumnPairValuesToBeInOneGroup, ExpectColumnValuesToBeReadableVideos
 from alpro.data.validation.limits import Limits
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from alpro.config import Params
-from alpro.data.annotations.read import QUESTION_TYPES, answer_file, read_answers, read_dataset
-from alpro.data.annotations.records import Record
+from alpro.data.annotations.read import answer_file, read_answers, read_dataset
+from alpro.data.annotations.records import QUESTION_TYPES, Record
 from alpro.data.batches.datasets import ClipDataset, Collator, View
 from alpro.data.batches.unreadable import refuse_unreadable
 from alpro.data.media.index import probe_cache_path

@@ -263,7 +263,7 @@ def test_pickle_is_refused_without_opening_it(tmp_path):
             b'[1, {"video_id": "a", "text": "b"}, null]',
             r"(?s)row 1: a number instead of an object.*row 3: null instead",
         ),
-        ("a.json", b"[{]", "line 1: not valid JSON"),
+        ("a.json", b"[{]", "line 1, column 3: not valid JSON: .*; it must be JSON in UTF-8"),
         ("a.parquet", b"PAR1", "not a Parquet file"),
     ],
 )
