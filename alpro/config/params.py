@@ -105,7 +105,7 @@ class _UniqueKeys(yaml.SafeLoader):
         """Return a mapping. Raises ConstructorError with line and key if a key is repeated."""
         keys = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in keys:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is given twice; remove one", key_node.start_mark
