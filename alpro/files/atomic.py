@@ -54,7 +54,7 @@ def new_temporary_dir(path: str | Path) -> Iterator[Path]:
     """Yield a temporary directory beside `path`, removed when the block ends unless it was moved. Creates the parent."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
+    sweep(path.parent)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
     os.chmod(temporary, 0o755)
     try:
@@ -108,11 +108,11 @@ def _host_and_namespace() -> str:
 
 @cache
 def _sweep_once(folder: Path) -> None:
-    """Call `_sweep` once per process and folder, as a folder may hold millions of files."""
-    _sweep(folder)
+    """Call `sweep` once per process and folder, as a folder may hold millions of files."""
+    sweep(folder)
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Remove temporary files of dead processes. A directory that was being replaced is put back."""
     pattern = re.compile(rf"\.(?P<name>.+)\.{re.escape(_host_and_namespace())}-(?P<pid>\d+)\.[a-z0-9_]{{8}}(?P<old>\.old)?")
     with os.scandir(folder) as entries:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alpro.errors import OutputError
-from alpro.files.atomic import atomic_write, new_temporary_dir, sha256, swap_dirs
+from alpro.files.atomic import atomic_write, new_temporary_dir, sha256, swap_dirs, sweep
 
 MANIFEST = ".alpro-output.json"
 SHOWN = 3  # foreign files that a message names
@@ -77,7 +77,12 @@ def refuse_foreign(path: str | Path, foreign: Iterable[str]) -> None:
 
 
 def foreign_files(folder: Path) -> Iterator[str]:
-    """Yield the files and links of a folder that its manifest does not list, or lists with other content."""
+    """Yield the files and links of a folder that its manifest does not list, or lists with other content.
+
+    Temporary files that a killed process of this machine left in the folder are removed first.
+    """
+    if folder.is_dir():
+        sweep(folder)
     listed = read_manifest(folder)
     for name in _files(folder):
         if name != MANIFEST and not _is_listed(folder / name, listed.get(name)):

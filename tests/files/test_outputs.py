@@ -23,6 +23,7 @@ from alpro.data.media.shards import write_shards
 from alpro.data.sample import make_sample
 from alpro.data.text.tokenizer import train_vocabulary
 from alpro.errors import OutputError
+from alpro.files import atomic
 from alpro.files.outputs import MANIFEST, OwnFiles, check_output, new_dir, read_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +141,16 @@ def test_a_file_added_during_the_work_is_kept(tmp_path: Path) -> None:
         (tmp_path / "out/late").write_text("mine")
     assert content(tmp_path / "out")["late"] == b"mine" and (tmp_path / "out/a").read_text() == "a"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_temporary_files_of_a_killed_run_are_not_the_users(tmp_path: Path) -> None:
+    shards(tmp_path / "out")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    leftover = f".{MANIFEST}.{atomic._host_and_namespace()}-{ended.pid}.abcd1234"
+    (tmp_path / "out" / leftover).write_text("half")
+    shards(tmp_path / "out")
+    assert not (tmp_path / "out" / leftover).exists()
 
 
 def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
