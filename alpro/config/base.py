@@ -20,7 +20,7 @@ SAFE_PATH = re.compile(r"[\w./@%+=:,~][\w./@%+=:,~-]*")
 
 def _check_name(value: str) -> str:
     if not NAME.fullmatch(value):
-        raise ValueError(f"{value!r} is not a valid name: use letters, digits, `_` and `-`, and begin with none of the latter")
+        raise ValueError(f"{value!r} is not a valid name: use letters, digits, `_` and `-`, but no `-` at the beginning")
     return value
 
 
