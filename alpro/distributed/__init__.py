@@ -14,17 +14,16 @@ from alpro.distributed.collectives import (
     all_reduce,
     any_true,
     barrier,
-    broadcast_object,
     broadcast_state,
     broadcast_tensors,
     gather,
-    gather_objects,
     gathered_finite,
     row_offset,
     row_sizes,
 )
 from alpro.distributed.elastic import run_elastic
 from alpro.distributed.gradients import exchange_gradients
+from alpro.distributed.objects import broadcast_object, gather_objects
 from alpro.distributed.world import device, init, is_elastic, local_rank, local_size, rank, shutdown, size
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from alpro.distributed.collectives import gather_objects
+from alpro.distributed.objects import gather_objects
 from alpro.errors import AlproError, TrainingError
 
 

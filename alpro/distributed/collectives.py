@@ -1,8 +1,7 @@
-"""Collectives over tensors and objects of all ranks."""
+"""Collectives over tensors of all ranks."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
@@ -114,28 +113,7 @@ def _apply_collective(x: Tensor, collective: Callable[[Tensor], Tensor]) -> Tens
     return collective(data).to(device=x.device, dtype=x.dtype)
 
 
-# --- objects and state ------------------------------------------------------------------------------------
-
-
-def gather_objects(value: Any) -> list[Any]:
-    """Return the objects of all ranks, in rank order, on every rank. They are pickled between the ranks, never to a file."""
-    if (horovod := active_horovod()) is None:
-        return [value]
-    data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
-    sizes = row_sizes(len(data))
-    gathered = horovod.allgather(data, name="alpro.objects")
-    return [pickle.loads(piece.numpy().tobytes()) for piece in gathered.split(sizes)]
-
-
-def broadcast_object(value: Any, root: int = 0) -> Any:
-    """Return the root's object on every rank; the values of the other ranks are ignored."""
-    if (horovod := active_horovod()) is None:
-        return value
-    is_root = rank() == root
-    data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8) if is_root else torch.empty(0, dtype=torch.uint8)
-    length = int(horovod.broadcast(torch.tensor([len(data)]), root, name="alpro.object.length").item())
-    data = data if is_root else torch.empty(length, dtype=torch.uint8)
-    return pickle.loads(horovod.broadcast(data, root, name="alpro.object").numpy().tobytes())
+# --- state ------------------------------------------------------------------------------------------------
 
 
 def broadcast_tensors(tensors: Iterable[Tensor], root: int = 0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from alpro.distributed.collectives import broadcast_object
+from alpro.distributed.objects import broadcast_object
 from alpro.distributed.world import disconnect, init, rank, rejoin, size
 
 Result = TypeVar("Result")
