@@ -40,17 +40,7 @@ setup:  ## Make or update .venv: locked packages, this project, Horovod (built o
 .PHONY: repro
 repro:  ## Run the whole pipeline: data, training, evaluation, report; resumes after an interruption
 	@$(SETUP)
-	@$(BIN)/python -E -S tools/under_lock.py repro $(MAKE) --no-print-directory pipeline
-
-.PHONY: pipeline
-pipeline:
-	@$(BIN)/python -E -S tools/clear_dvc_lock.py
-	@$(ALPRO) preflight
-	@$(BIN)/python -m flows.stray_files
-	@$(BIN)/dvc repro
-	@rm -f .make/unfinished
-	@$(ALPRO) track sync
-	@$(ALPRO) report show
+	@$(BIN)/python -E -S tools/under_lock.py repro $(BIN)/python -m flows.repro
 
 .PHONY: test
 test: setup  ## Run the tests, without the slow ones

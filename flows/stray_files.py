@@ -1,6 +1,6 @@
 """Finds user files inside stage outputs, which `dvc repro` would silently delete, and moves them aside.
 
-`python -m flows.stray_files` runs before `dvc repro` in `make repro`. After a successful run such a file must be the user's,
+`make repro` calls `prepare_repro` before `dvc repro`. After a successful run such a file must be the user's,
 so `make repro` stops until EDITED=keep (move it to .state/kept) or EDITED=discard (let DVC delete it) is given. After an
 interrupted or failed run it may be half-written output: it is moved without asking, and the run resumes.
 """
@@ -8,10 +8,9 @@ interrupted or failed run it may be half-written output: it is moved without ask
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -26,7 +25,11 @@ MAX_NAMES = 10
 def find_stray_files(root: Path) -> list[str]:
     """Return files in stage outputs that no stage wrote, or that were edited. Data tracked by .dvc files are ignored."""
     status = json.loads(output_of([dvc(), "data", "status", "--json", "--granular"], root, LONG_S))
-    changed = status.get("uncommitted", {})
+    return select_stray_files(root, status.get("uncommitted", {}))
+
+
+def select_stray_files(root: Path, changed: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the stray files among the uncommitted changes that `dvc data status` lists by kind."""
     data = _tracked_data(root)
     return sorted(
         path
@@ -63,16 +66,12 @@ def _tracked_data(root: Path) -> set[str]:
     return paths
 
 
-def prepare_repro(root: Path, choice: str) -> int:
-    """Handle stray files before `make repro` and mark the run as unfinished. Returns 1 if the user must choose first."""
+def prepare_repro(root: Path, choice: str, find: Callable[[], list[str]]) -> int:
+    """Handle the stray files that `find` returns, and mark the run as unfinished. Returns 1 if the user must choose first."""
     if choice not in ("", "keep", "discard"):
         print(f"repro: EDITED={choice} is not valid; use keep or discard", file=sys.stderr)
         return 1
-    try:
-        paths = find_stray_files(root)
-    except RuntimeError as error:
-        print(f"repro: {error}", file=sys.stderr)
-        return 1
+    paths = find()
     unfinished = root / UNFINISHED
     if paths and (choice == "keep" or (not choice and unfinished.exists())):
         folder = move_aside(root, paths)
@@ -88,7 +87,3 @@ def prepare_repro(root: Path, choice: str) -> int:
     unfinished.parent.mkdir(exist_ok=True)
     unfinished.touch()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(prepare_repro(Path.cwd(), os.environ.get("EDITED", "")))
