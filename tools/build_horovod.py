@@ -12,25 +12,38 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 import zipfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import file_lock
 import processes
 
 VERSION = "0.28.1"
-RECIPE = 1  # increase when the build changes, so that older wheels are not used
+RECIPE = 2  # increase when the build changes, so that older wheels are not used
 TOOLS = Path(__file__).resolve().parent
 SWITCHES = ("cpu", "nccl")
+# What the build needs: torch's headers and libraries, the build tools, and what Horovod's setup.py asks for.
+NEEDS = ("torch", "setuptools", "wheel", "packaging", "cmake", "cffi", "pycparser", "cloudpickle", "psutil", "pyyaml")
+DURATION = {"cpu": "about a minute", "nccl": "several minutes"}
+POLL_S = 0.2
+NOTICE_S = 30
 
 
 class BuildError(Exception):
     """Horovod cannot be built here; the message says why and what to do."""
+
+
+class Stopped(Exception):
+    """The build was stopped because the setup was interrupted or failed."""
 
 
 def cache_root() -> Path:
@@ -122,12 +135,25 @@ def environment(python: Path, switch: str, work: Path, gpu: dict[str, str]) -> d
     }  # fmt: skip
 
 
-def wheel(python: Path, switch: str) -> tuple[Path, bool]:
-    """Return the wheel for that environment's torch, and True if it was built just now (3 to 5 minutes on 2 cores).
+@contextlib.contextmanager
+def in_background(python: Path, switch: str) -> Iterator[Future[tuple[Path, bool]]]:
+    """Call `wheel` in a thread, and yield its future result. If the block fails or is interrupted, stop the compilers."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        try:
+            yield executor.submit(wheel, python, switch, stop)
+        finally:
+            stop.set()
+
+
+def wheel(python: Path, switch: str, stop: threading.Event | None = None) -> tuple[Path, bool]:
+    """Return the wheel for that environment's torch, and True if it was built just now (about a minute on 2 cores).
 
     The wheel is built in a temporary folder and renamed into place, under a lock per key, so that neither a kill nor a
-    second build leaves half a wheel. Raises BuildError.
+    second build leaves half a wheel. Raises BuildError, and Stopped soon after `stop` is set.
     """
+    start = time.monotonic()
+    stop = stop or threading.Event()
     site = site_packages(python.parent.parent)
     torch, _ = torch_version(site)
     key, root = wheel_key(torch, switch), cache_root()
@@ -136,7 +162,7 @@ def wheel(python: Path, switch: str) -> tuple[Path, bool]:
     gpu = gpu_settings(site) if switch == "nccl" else {}
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = file_lock.acquire_or_wait(root / f"{key}.lock", f"building {key}")
+        lock = file_lock.acquire_or_wait(root / f"{key}.lock", f"building {key}", lambda: _raise_if(stop))
     except OSError as error:
         raise BuildError(f"{root}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder") from None
     with lock:
@@ -147,7 +173,7 @@ def wheel(python: Path, switch: str) -> tuple[Path, bool]:
         log = root / f"{key}.log"
         label = " with NCCL (not tested on a machine with a GPU)" if switch == "nccl" else ""
         print(f"setup: building Horovod {VERSION} for torch {torch}{label}", flush=True)
-        print(f"setup:   3 to 5 minutes on 2 cores, once; log: {log}", flush=True)
+        print(f"setup:   {DURATION[switch]} on 2 cores, once; log: {log}", flush=True)
         try:
             out = work / "out"
             if gpu:
@@ -156,7 +182,7 @@ def wheel(python: Path, switch: str) -> tuple[Path, bool]:
                 *(str(python), "-m", "pip", "wheel", "--no-cache-dir", "--no-deps", "--no-build-isolation"),
                 *("--no-binary", "horovod", "--wheel-dir", str(out), f"horovod=={VERSION}", "--verbose"),
             ]
-            code = _run_logged(command, log, environment(python, switch, work, gpu))
+            code = _run_logged(command, log, environment(python, switch, work, gpu), stop)
             built = sorted(out.glob("horovod-*.whl"))
             if code or not built:
                 raise BuildError(f"building Horovod failed (exit {code}); the last lines of {log}:\n{_tail(log)}")
@@ -169,6 +195,7 @@ def wheel(python: Path, switch: str) -> tuple[Path, bool]:
             shutil.rmtree(work, ignore_errors=True)
     built_wheel = cached(key)
     assert built_wheel is not None
+    print(f"setup: Horovod built in {time.monotonic() - start:.0f} s, stored in {built_wheel.parent}", flush=True)
     return built_wheel, True
 
 
@@ -189,24 +216,35 @@ def _add_link_name(gpu: dict[str, str], work: Path) -> None:
         gpu["HOROVOD_NCCL_LIB"] = str(links)
 
 
-def _run_logged(command: list[str], log: Path, variables: dict[str, str]) -> int:
-    """Run a command with its output in a file, and print a line every 30 s. If interrupted, stop its processes."""
+def _run_logged(command: list[str], log: Path, variables: dict[str, str], stop: threading.Event) -> int:
+    """Run a command with its output in a file, and print a line every 30 s. If interrupted, stop its processes.
+
+    Raises Stopped if `stop` is set before the command has ended.
+    """
     start = time.monotonic()
+    notice = start + NOTICE_S
     with log.open("w", encoding="utf-8") as out:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=variables, start_new_session=True
         )
         try:
-            while True:
-                try:
-                    return child.wait(timeout=30)
-                except subprocess.TimeoutExpired:
-                    print(f"setup:   still compiling, {time.monotonic() - start:.0f} s", flush=True)
+            while (code := child.poll()) is None:
+                _raise_if(stop)
+                stop.wait(POLL_S)
+                if time.monotonic() > notice:
+                    print(f"setup:   still compiling Horovod, {time.monotonic() - start:.0f} s", flush=True)
+                    notice += NOTICE_S
+            return code
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, 15)
+                os.killpg(child.pid, signal.SIGTERM)
             child.wait()
             raise
+
+
+def _raise_if(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise Stopped
 
 
 def _tail(log: Path, lines: int = 15) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+WAIT_S = 0.2  # between two attempts to get a lock
 
 
 class LockHeld(Exception):
@@ -21,15 +24,15 @@ class LockHeld(Exception):
         self.pid = pid
 
 
-def acquire(path: Path, wait: bool = False) -> IO[str]:
+def acquire(path: Path) -> IO[str]:
     """Lock a file and return it open. Closing it frees the lock, and so does the end of the process; children don't get it.
 
-    Raises LockHeld if another process has the lock, unless `wait` is set.
+    Raises LockHeld if another process has the lock.
     """
     while True:
         file = path.open("a+")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             pid, _, since = file.read().partition(" ")
@@ -40,15 +43,24 @@ def acquire(path: Path, wait: bool = False) -> IO[str]:
         file.close()  # its last holder removed the file between our two calls: lock the new one
 
 
-def acquire_or_wait(path: Path, task: str) -> IO[str]:
-    """Lock a file, write this process into it and return it open. If another process has the lock, print that and wait."""
-    try:
-        file = acquire(path)
-    except LockHeld as held:
-        print(f"setup: another process is {task} ({held}); waiting for it", flush=True)
-        file = acquire(path, wait=True)
-    write_holder(file)
-    return file
+def acquire_or_wait(path: Path, task: str, check: Callable[[], object] = lambda: None) -> IO[str]:
+    """Lock a file, write this process into it and return it open. If another process has the lock, print that and wait.
+
+    While it waits, it calls `check` repeatedly; an exception of `check` ends the wait.
+    """
+    reported = False
+    while True:
+        try:
+            file = acquire(path)
+        except LockHeld as held:
+            if not reported:
+                print(f"setup: another process is {task} ({held}); waiting for it", flush=True)
+                reported = True
+            check()
+            time.sleep(WAIT_S)
+        else:
+            write_holder(file)
+            return file
 
 
 def write_holder(file: IO[str]) -> None:

@@ -2,8 +2,12 @@
 """Replaces cmake while Horovod is built (its HOROVOD_CMAKE): patches the unpacked sources, then calls cmake.
 
 1. C++20 instead of 14, which torch's headers need.  2. A policy setting, without which CMake 4 refuses Gloo's old files.
-3. Without GPU operations, no search for CUDA: a CUDA build of torch and any nvcc would enable half of it.
-4. The library's location without a regular expression made from the sources' path, which fails if the path has a `+`.
+3. The library's location without a regular expression made from the sources' path, which fails if the path has a `+`.
+4. Torch's tensors and Python bindings instead of all headers of torch, which take most of the time to compile.
+And without GPU operations:
+5. No search for CUDA: a CUDA build of torch and any nvcc would enable half of it. Facts about torch are written into the
+   sources, because Horovod asks for them with seven programs that import torch, whose dependencies may not be installed yet.
+6. CMake's unity build: four large units instead of sixty, so that a header is parsed once or twice and not thirty times.
 """
 
 from __future__ import annotations
@@ -11,7 +15,27 @@ from __future__ import annotations
 import os
 import re
 import sys
+import sysconfig
 from pathlib import Path
+
+import build_horovod
+
+# Sources per unit: Horovod's library becomes two units that take equally long, one with Eigen's and one with torch's headers.
+UNIT = 20
+# What cmake/Modules/FindPytorch.cmake finds out; torch has used the C++11 ABI alone since version 2.7.
+FACTS = """\
+set(Pytorch_VERSION "{version}")
+set(Pytorch_CUDA FALSE)
+set(Pytorch_ROCM FALSE)
+set(Pytorch_CXX11 TRUE)
+set(Pytorch_COMPILE_FLAGS "-D_GLIBCXX_USE_CXX11_ABI=1")
+set(Pytorch_INCLUDE_DIRS "{torch}/include;{torch}/include/torch/csrc/api/include")
+foreach(LIBRARY c10 torch torch_cpu torch_python)
+    find_library(TORCH_LIBRARY_${{LIBRARY}} ${{LIBRARY}} PATHS "{torch}/lib" NO_DEFAULT_PATH REQUIRED)
+    list(APPEND Pytorch_LIBRARIES ${{TORCH_LIBRARY_${{LIBRARY}}}})
+endforeach()
+set(PYTORCH_FOUND TRUE)
+"""
 
 
 def prepare(source: Path, gpu: bool) -> list[str]:
@@ -23,14 +47,29 @@ def prepare(source: Path, gpu: bool) -> list[str]:
         r'REGEX REPLACE "\$\{PROJECT_SOURCE_DIR\}\(/\)\?" "" SUB_FOLDER "\$\{CMAKE_CURRENT_SOURCE_DIR\}"',
         'REPLACE "${PROJECT_SOURCE_DIR}/" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}/"',
     )
+    for name in ("adapter_v2.h", "mpi_ops_v2.cc"):
+        _replace(
+            source / "horovod/torch" / name,
+            r"#include <torch/extension\.h>\n#include <torch/torch\.h>",
+            "#include <torch/csrc/utils/pybind.h>\n#include <torch/types.h>",
+        )
     # without debugging symbols, with which the wheel has 19 MB instead of 1 MB
     arguments = ["-DCMAKE_POLICY_VERSION_MINIMUM=3.5", "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O2 -DNDEBUG"]
     if gpu:
         # CUDA 13's compiler needs C++17 or later
         _replace(source / "horovod/common/ops/cuda/CMakeLists.txt", r"CMAKE_CUDA_STANDARD 11\b", "CMAKE_CUDA_STANDARD 17")
     else:
-        _replace(source / "cmake/Modules/FindPytorch.cmake", r"\(torch\.version\.cuda is not None\)", "(False)")
+        site = Path(sysconfig.get_paths()["purelib"])
+        version, _ = build_horovod.torch_version(site)
+        facts = FACTS.format(version=version, torch=site / "torch")
+        (source / "cmake/Modules/FindPytorch.cmake").write_text(facts, encoding="utf-8")
         arguments += ["-DCMAKE_CUDA_COMPILER=", "-DCMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit=ON"]
+        # its ReductionFunction differs from the one of allreduce_local.h
+        alone = (
+            'set_source_files_properties("${CMAKE_CURRENT_SOURCE_DIR}/allreduce.cc" PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)'
+        )
+        _replace(source / "third_party/gloo/gloo/CMakeLists.txt", r"(?=add_library\(gloo )", alone + "\n")
+        arguments += ["-DCMAKE_UNITY_BUILD=ON", f"-DCMAKE_UNITY_BUILD_BATCH_SIZE={UNIT}"]
     return arguments
 
 

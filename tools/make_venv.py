@@ -1,5 +1,7 @@
 """Makes .venv: the locked packages, this project, and Horovod built for its torch. Needs only the standard library.
 
+Torch and the build tools are installed first; Horovod is then built while the other packages are installed.
+
 A stamp file, written last, records the inputs. If they are unchanged, nothing is done; if they changed, the environment is
 updated. Without a stamp it is incomplete and is made again (packages come from the installer's cache, Horovod from ours).
 """
@@ -11,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -123,32 +126,38 @@ def install(switch: str) -> str:
     # Every process of a training imports torch, timm, transformers and MLflow, which is twice as fast from bytecode.
     # Python cannot write that itself if the environment is read-only or PYTHONDONTWRITEBYTECODE is set.
     variables["UV_COMPILE_BYTECODE"] = "1"
+    arguments = [*quiet, *pip_settings.uv_arguments(str(python))]
     lock = ROOT / "requirements.lock"
-    count = sum(1 for line in lock.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#"))
-    print(f"setup: installing {count} packages (2 GB with a CPU build of torch, 6 GB with a CUDA build)", flush=True)
+    pins = [line for line in lock.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    print(f"setup: installing {len(pins)} packages (2 GB with a CPU build of torch, 6 GB with a CUDA build)", flush=True)
     start = time.monotonic()
-    call("installing the packages", [*uv, *quiet, *pip_settings.uv_arguments(str(python)), "-r", str(lock)], variables)
-    call(
-        "installing this project",
-        [*uv, "--quiet", "--no-deps", "--no-build-isolation", "--offline", "--editable", str(ROOT)],
-        variables,
-    )
-    site = build_horovod.site_packages(VENV)
-    (site / "alpro_path.pth").write_text(PATH_LINE, encoding="utf-8")
-    torch, _ = build_horovod.torch_version(site)
-    print(f"setup: packages installed in {time.monotonic() - start:.0f} s; torch {torch}", flush=True)
-    install_horovod(python, uv, variables, switch)
+    if switch == "cpu":  # with NCCL, Horovod's build imports torch, and so needs all packages
+        # bytecode is compiled with the other packages, so that the build starts earlier
+        needed = [pin for pin in pins if re.split(r"[=\s]", pin)[0] in build_horovod.NEEDS]
+        first = [*uv, "--no-compile-bytecode", "--no-deps", *arguments, *needed]
+        call("installing torch and the tools to build Horovod", first, variables)
+    else:
+        call("installing the packages", [*uv, *arguments, "-r", str(lock)], variables)
+    with build_horovod.in_background(python, switch) as build:
+        call("installing the packages", [*uv, *arguments, "-r", str(lock)], variables)
+        call(
+            "installing this project",
+            [*uv, "--quiet", "--no-deps", "--no-build-isolation", "--offline", "--editable", str(ROOT)],
+            variables,
+        )
+        site = build_horovod.site_packages(VENV)
+        (site / "alpro_path.pth").write_text(PATH_LINE, encoding="utf-8")
+        torch, _ = build_horovod.torch_version(site)
+        print(f"setup: packages installed in {time.monotonic() - start:.0f} s; torch {torch}", flush=True)
+        wheel, fresh = build.result()
+    install_horovod(python, uv, variables, switch, wheel, fresh)
     return torch
 
 
-def install_horovod(python: Path, uv: list[str], variables: dict[str, str], switch: str) -> None:
-    """Install the wheel and check that it loads; a cached wheel that does not is built once more."""
+def install_horovod(python: Path, uv: list[str], variables: dict[str, str], switch: str, wheel: Path, fresh: bool) -> None:
+    """Install the wheel and check that it loads. One that does not, and is not `fresh` from the build, is built again."""
     built = "nccl_built" if switch == "nccl" else "gloo_built"
-    for attempt in range(2):
-        start = time.monotonic()
-        wheel, fresh = build_horovod.wheel(python, switch)
-        if fresh:
-            print(f"setup: Horovod built in {time.monotonic() - start:.0f} s, stored in {wheel.parent}", flush=True)
+    while True:
         command = [*uv, "--quiet", "--no-deps", "--offline", "--reinstall-package", "horovod", str(wheel)]
         installed = subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True)
         loads = subprocess.run(
@@ -159,11 +168,13 @@ def install_horovod(python: Path, uv: list[str], variables: dict[str, str], swit
         )
         if installed.returncode == 0 and loads.returncode == 0:
             return
-        if fresh or attempt:
+        if fresh:
             output = (installed.stderr + loads.stdout + loads.stderr).strip()
             raise SetupError(f"Horovod was built but does not load:\n{output}")
         print(f"setup: the cached wheel of Horovod does not load; building it again ({wheel})", flush=True)
         shutil.rmtree(wheel.parent)
+        wheel, _ = build_horovod.wheel(python, switch)
+        fresh = True
 
 
 def _same_device() -> bool:

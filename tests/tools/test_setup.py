@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ import make_venv
 import pip_settings
 import processes
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -119,7 +121,7 @@ def test_uv_treats_several_indexes_like_pip(monkeypatch: pytest.MonkeyPatch) -> 
 def test_wheel_key_has_everything_its_binary_depends_on() -> None:
     args = {"torch": "2.13.0+cpu", "switch": "cpu", "python_tag": "cp311", "machine": "linux-x86_64-glibc-2.36"}
     key = build_horovod.wheel_key(**args)
-    assert key == "horovod-0.28.1-torch-2.13.0+cpu-cp311-linux-x86_64-glibc-2.36-cpu-r1"
+    assert key == "horovod-0.28.1-torch-2.13.0+cpu-cp311-linux-x86_64-glibc-2.36-cpu-r2"
     others = [{"torch": "2.13.0+cu130"}, {"switch": "nccl"}, {"python_tag": "cp312"}, {"machine": "linux-x86_64-glibc-2.39"}]
     keys = {build_horovod.wheel_key(**(args | other)) for other in others}
     assert len(keys | {key}) == 5
@@ -172,6 +174,32 @@ def test_gpu_build_reports_missing_nvcc_or_nccl(tmp_path: Path, monkeypatch: pyt
         build_horovod.gpu_settings(tmp_path)
 
 
+def test_failed_setup_stops_the_compilers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(python: Path, switch: str, stop: threading.Event) -> tuple[Path, bool]:
+        command = ["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 300"]
+        build_horovod._run_logged(command, tmp_path / "log", dict(os.environ), stop)
+        raise AssertionError("the build was not stopped")
+
+    monkeypatch.setattr(build_horovod, "wheel", build)
+    file = tmp_path / "pid"
+    with pytest.raises(make_venv.SetupError), build_horovod.in_background(tmp_path, "cpu") as result:
+        wait_until(lambda: file.exists() and file.read_text().strip())
+        raise make_venv.SetupError("installing the packages failed")
+    assert not processes.alive(int(file.read_text()))
+    assert isinstance(result.exception(), build_horovod.Stopped)
+
+
+def test_build_that_waits_for_another_one_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    root = build_horovod.cache_root()
+    root.mkdir(parents=True)
+    key = build_horovod.wheel_key(torch.__version__, "cpu")
+    stop = threading.Event()
+    stop.set()
+    with build_horovod.file_lock.acquire(root / f"{key}.lock"), pytest.raises(build_horovod.Stopped):
+        build_horovod.wheel(Path(sys.executable), "cpu", stop)
+
+
 @pytest.fixture
 def horovod_sources(tmp_path: Path) -> Path:
     """The lines of Horovod's sources that horovod_cmake.py patches."""
@@ -184,9 +212,12 @@ def horovod_sources(tmp_path: Path) -> Path:
     (tmp_path / "CMakeLists.txt").write_text("set(CMAKE_CXX_STANDARD 14)\n")
     (tmp_path / "horovod/torch/CMakeLists.txt").write_text("    set(CMAKE_CXX_STANDARD 14)\n")
     (tmp_path / "horovod/common/ops/cuda/CMakeLists.txt").write_text("set(CMAKE_CUDA_STANDARD 11)\n")
-    (tmp_path / "cmake/Modules/FindPytorch.cmake").write_text(
-        "True if ((torch.version.cuda is not None) and (H is not None))\n"
-    )
+    (tmp_path / "cmake/Modules/FindPytorch.cmake").write_text("execute_process(COMMAND python)\n")
+    (tmp_path / "third_party/gloo/gloo").mkdir(parents=True)
+    (tmp_path / "third_party/gloo/gloo/CMakeLists.txt").write_text("add_library(gloo ${GLOO_STATIC_OR_SHARED} ${GLOO_SRCS})\n")
+    for name in ("adapter_v2.h", "mpi_ops_v2.cc"):
+        text = "#include <memory>\n#include <torch/extension.h>\n#include <torch/torch.h>\n"
+        (tmp_path / "horovod/torch" / name).write_text(text)
     return tmp_path
 
 
@@ -194,15 +225,27 @@ def test_horovod_sources_are_patched_for_torchs_cpp_standard_and_no_cuda(horovod
     arguments = horovod_cmake.prepare(horovod_sources, gpu=False)
     assert "STANDARD 20" in (horovod_sources / "CMakeLists.txt").read_text()
     assert "STANDARD 20" in (horovod_sources / "horovod/torch/CMakeLists.txt").read_text()
-    assert "if ((False) and" in (horovod_sources / "cmake/Modules/FindPytorch.cmake").read_text()
+    facts = (horovod_sources / "cmake/Modules/FindPytorch.cmake").read_text()
+    assert "set(Pytorch_CUDA FALSE)" in facts and f'set(Pytorch_VERSION "{torch.__version__}")' in facts
+    included = re.search(r'Pytorch_INCLUDE_DIRS "([^"]+)"', facts)
+    assert included and all(Path(folder, "torch").is_dir() for folder in included[1].split(";"))
     assert "-DCMAKE_POLICY_VERSION_MINIMUM=3.5" in arguments
     utilities = (horovod_sources / "cmake/Utilities.cmake").read_text()
     assert utilities == 'string(REPLACE "${PROJECT_SOURCE_DIR}/" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}/")\n'
 
 
+def test_cpu_build_parses_headers_once_in_large_units(horovod_sources: Path) -> None:
+    assert "-DCMAKE_UNITY_BUILD=ON" in horovod_cmake.prepare(horovod_sources, gpu=False)
+    for name in ("adapter_v2.h", "mpi_ops_v2.cc"):
+        text = (horovod_sources / "horovod/torch" / name).read_text()
+        assert "<torch/types.h>" in text and "extension.h" not in text
+    gloo = (horovod_sources / "third_party/gloo/gloo/CMakeLists.txt").read_text().splitlines()
+    assert "allreduce.cc" in gloo[0] and gloo[1].startswith("add_library(gloo ")
+
+
 def test_gpu_build_keeps_cuda(horovod_sources: Path) -> None:
-    horovod_cmake.prepare(horovod_sources, gpu=True)
-    assert "torch.version.cuda is not None" in (horovod_sources / "cmake/Modules/FindPytorch.cmake").read_text()
+    assert "-DCMAKE_UNITY_BUILD=ON" not in horovod_cmake.prepare(horovod_sources, gpu=True)
+    assert "execute_process" in (horovod_sources / "cmake/Modules/FindPytorch.cmake").read_text()
     assert "CUDA_STANDARD 17" in (horovod_sources / "horovod/common/ops/cuda/CMakeLists.txt").read_text()
 
 
