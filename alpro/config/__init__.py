@@ -10,6 +10,7 @@ from alpro.config.params import Params, load, parse
 from alpro.config.training import (
     PEM,
     CorpusTraining,
+    Finetuning,
     Init,
     Objectives,
     Pretraining,
@@ -26,6 +27,7 @@ __all__ = [
     "Entities",
     "Evaluate",
     "Evaluation",
+    "Finetuning",
     "Gate",
     "Init",
     "Launch",

@@ -24,7 +24,7 @@ from alpro.config.evaluation import Evaluate, Evaluation, Gate
 from alpro.config.machine import Launch, Loader
 from alpro.config.model import Model
 from alpro.config.overrides import override
-from alpro.config.training import CorpusTraining, Init, Pretraining, Training
+from alpro.config.training import CorpusTraining, Finetuning, Init, Pretraining, Training
 from alpro.errors import ConfigError, nearest
 
 
@@ -47,7 +47,7 @@ class Params(Section):
     init: Init
     prompter: CorpusTraining
     pretrain: Pretraining
-    finetune: dict[Name, Training]
+    finetune: dict[Name, Finetuning]
     evaluate: dict[Name, Evaluate]
     zeroshot: dict[Name, Evaluation] = Field(
         {}, description="Retrieval datasets on which `init.finetune` is evaluated without fine-tuning."
@@ -86,15 +86,34 @@ class Params(Section):
                 raise ValueError(f"datasets.{name}: finetune.{name} and evaluate.{name} are missing")
             if name in self.zeroshot and dataset.task != "retrieval":
                 raise ValueError(f"zeroshot.{name}: only retrieval can be evaluated without fine-tuning")
-        matching = {f"finetune.{name}": t for name, t in self.finetune.items() if self.datasets[name].task == "retrieval"}
-        if self.pretrain.objectives.vtm:
-            matching["pretrain"] = self.pretrain
-        for where, settings in matching.items():
-            if settings.batch_size < 2:
-                raise ValueError(f"{where}.batch_size must be 2 or more: VTM takes its negatives from the batch of the process")
         longest = max(t.max_text_tokens for t in (self.prompter, self.pretrain, *self.finetune.values()))
         if longest > self.model.max_positions:
             raise ValueError(f"max_text_tokens {longest} is more than model.max_positions {self.model.max_positions}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_texts_per_clip(self) -> Params:
+        own = {"qa": "questions_per_clip", "retrieval": "captions_per_clip"}
+        for name, settings in self.finetune.items():
+            task = self.datasets[name].task
+            for other, key in own.items():
+                if other != task and getattr(settings, key) > 1:
+                    raise ValueError(f"finetune.{name}.{key}: {name} is a dataset for {task}; use {own[task]}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_negatives(self) -> Params:
+        """Refuse a batch without a second clip, from which VTM takes its negatives."""
+        matching: dict[str, Training] = {
+            f"finetune.{name}": t for name, t in self.finetune.items() if self.datasets[name].task == "retrieval"
+        }
+        if self.pretrain.objectives.vtm:
+            matching["pretrain"] = self.pretrain
+        for where, settings in matching.items():
+            shared = settings.texts_per_clip if isinstance(settings, Finetuning) else 1
+            if settings.batch_size // shared < 2:
+                least = "2 or more" if shared == 1 else f"{2 * shared} or more with captions_per_clip {shared}"
+                raise ValueError(f"{where}.batch_size must be {least}: VTM takes its negatives from the batch of the process")
         return self
 
 

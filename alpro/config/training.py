@@ -9,6 +9,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
+    model_validator,
 )
 
 from alpro.config.base import SafePath, Section
@@ -53,7 +54,7 @@ class Training(Section):
     )
     randaugment: RandAugment | None = RandAugment()
     reshuffle: bool = Field(True, description="Shuffle again in every epoch.")
-    distinct_videos: bool = Field(True, description="Never put two captions of one video into a batch.")
+    distinct_videos: bool = Field(True, description="Never draw a video twice for one batch.")
     gradient_checkpointing: Literal["none", "exact", "official"] = Field(
         "none",
         description="Checkpointing of the vision encoder. `official` drops gradients of attention and MLP, as released.",
@@ -118,6 +119,35 @@ class Pretraining(CorpusTraining):
     objectives: Objectives = Objectives()
     mlm_probability: float = Field(0.15, gt=0, lt=1)
     pem: PEM = PEM()
+
+
+class Finetuning(Training):
+    """The fine-tuning on one dataset."""
+
+    questions_per_clip: PositiveInt = Field(
+        1,
+        description="qa: questions of a clip that share its frames and its encoding in a batch; `batch_size` counts questions.",
+    )
+    captions_per_clip: PositiveInt = Field(
+        1, description="retrieval: captions of a clip that share its frames and its encoding; `batch_size` counts captions."
+    )
+
+    @property
+    def texts_per_clip(self) -> int:
+        """Number of texts that share a clip, at most; a dataset has either questions or captions."""
+        return max(self.questions_per_clip, self.captions_per_clip)
+
+    @model_validator(mode="after")
+    def _check_texts_per_clip(self) -> Finetuning:
+        name = "questions_per_clip" if self.questions_per_clip > 1 else "captions_per_clip"
+        if self.batch_size % self.texts_per_clip:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of {name} {self.texts_per_clip}")
+        if self.captions_per_clip > 1 and not self.distinct_videos:
+            raise ValueError(
+                f"captions_per_clip {self.captions_per_clip} needs distinct_videos: true, or VTC takes the captions of a "
+                "clip that is in the batch twice for each other's negatives"
+            )
+        return self
 
 
 class Init(Section):

@@ -1,6 +1,7 @@
 """Base of ALPRO's models: both encoders, their projections into VTC's space, and the output of a forward pass.
 
-Letters: B batch, T frames, N patches, L text tokens, D width, E width of the shared space.
+Letters: B batch, C clips, T frames, N patches, L text tokens, D width, E width of the shared space. C is B unless a batch has
+several texts of a clip, which then share its encoding.
 """
 
 from __future__ import annotations
@@ -103,29 +104,36 @@ class Alpro(nn.Module):
         """Return VTM's logits (B, 2) of encoded pairs; class 1 is a match."""
         return self.itm_head(self.fuse(text, text_mask, video, cls_only=True)[:, 0])
 
-    def contrast(self, video: Tensor, text: Tensor, local_only: bool = False) -> tuple[Tensor, Tensor, Tensor, int]:
+    def contrast(
+        self, video: Tensor, text: Tensor, local_only: bool = False, clips: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
         """Compute VTC over all processes' batches: loss, similarities / temperature in both directions, own row offset.
 
-        `local_only` compares this process's pairs only, without communication.
+        `local_only` compares this process's pairs only, without communication. `clips` (B,) has each text's row of `video`;
+        the pairs of one clip are no negatives of each other (their similarities are -inf).
         """
         if self.training:
             with torch.no_grad():
                 self.temp.clamp_(*TEMPERATURES)
         v, t = self.video_feature(video), self.text_feature(text)
+        v = v if clips is None else v[clips]
         if local_only:
-            return *vtc_loss(v, t, v, t, 0, self.temp), 0
+            return *vtc_loss(v, t, v, t, 0, self.temp, clips), 0
         everyone = distributed.gather(torch.cat([v, t], 1))
         all_v, all_t = everyone.split(v.shape[1], 1)
         offset = distributed.row_offset(len(v))
-        return *vtc_loss(v, t, all_v, all_t, offset, self.temp), offset
+        return *vtc_loss(v, t, all_v, all_t, offset, self.temp, clips), offset
 
-    def draw_negatives(self, v2t: Tensor, t2v: Tensor, offset: int, generator: torch.Generator | None) -> Negatives:
+    def draw_negatives(
+        self, v2t: Tensor, t2v: Tensor, offset: int, generator: torch.Generator | None, clips: Tensor | None = None
+    ) -> Negatives:
         """Draw VTM's negatives from this process's batch by the similarities (B, pairs of all processes).
 
-        A batch of one pair has no negatives: VTM then sees the match only. This happens in training if the other samples
-        can't be read, and in evaluation for a split's last batch.
+        A batch of one clip has no negatives: VTM then sees the matches only. This happens in training if the other samples
+        can't be read, and in evaluation for a split's last batch. `clips` is as in `contrast`, whose -inf excludes the pairs
+        of one clip.
         """
-        if len(v2t) == 1:
+        if len(v2t) == 1 or (clips is not None and bool((clips == clips[0]).all())):
             return (empty := torch.arange(0, device=v2t.device)), empty
         here = slice(offset, offset + len(v2t))
         clips = hard_negatives(t2v[:, here], generator)

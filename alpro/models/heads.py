@@ -35,18 +35,23 @@ class Retrieval(Alpro):
         super().__init__(config, num_frames, gradient_checkpointing, MaskedLM)
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None, negatives: Negatives | None = None) -> Output:
-        """Compute both losses of a batch of captioned clips. `generator` draws VTM's negatives unless `negatives` are given."""
+        """Compute both losses of a batch of captioned clips. `generator` draws VTM's negatives unless `negatives` are given.
+
+        A clip with several captions is encoded once. Its captions are matches; neither VTC nor VTM takes one of them as a
+        negative of the clip. `negatives` are rows of the batch's pairs (B).
+        """
         video = self.encode_video(batch.pixels)
         text = self.encode_text(batch.input_ids, batch.attention_mask)
-        vtc, v2t, t2v, offset = self.contrast(video, text)
-        negatives = negatives or self.draw_negatives(v2t, t2v, offset, generator)
-        texts, clips, labels = match_pairs(len(video), negatives)
+        vtc, v2t, t2v, offset = self.contrast(video, text, clips=batch.clips)
+        negatives = negatives or self.draw_negatives(v2t, t2v, offset, generator, batch.clips)
+        texts, clips, labels = match_pairs(len(text), negatives)
+        clips = clips if batch.clips is None else batch.clips[clips]
         logits = self.match(text[texts], batch.attention_mask[texts], video[clips])
         return Output(
             losses={"vtc": vtc, "vtm": vtm_loss(logits, labels)},
-            counts={"vtc": len(video), "vtm": len(labels)},
+            counts={"vtc": len(text), "vtm": len(labels)},
             logits={"vtc": v2t, "vtm": logits},
-            targets={"vtc": torch.arange(offset, offset + len(video), device=video.device), "vtm": labels},
+            targets={"vtc": torch.arange(offset, offset + len(text), device=video.device), "vtm": labels},
         )
 
 
@@ -64,9 +69,12 @@ class QuestionAnswering(Alpro):
         return self.classifier(self.fuse(text, text_mask, video, cls_only=True)[:, 0])
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Output:
-        """Compute cross-entropy over the answer list; questions whose answer is not in it (label -100) don't count."""
-        text = self.encode_text(batch.input_ids, batch.attention_mask)
-        logits = self.answer(text, batch.attention_mask, self.encode_video(batch.pixels))
+        """Compute cross-entropy over the answer list; questions whose answer is not in it (label -100) don't count.
+
+        A clip with several questions is encoded once, so they also share its drop path. Its gradient is the sum of theirs.
+        """
+        text, video = self.encode_text(batch.input_ids, batch.attention_mask), self.encode_video(batch.pixels)
+        logits = self.answer(text, batch.attention_mask, video if batch.clips is None else video[batch.clips])
         if batch.labels is None:
             return Output({}, {}, {"qa": logits})
         count = (batch.labels >= 0).sum()

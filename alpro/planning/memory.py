@@ -37,9 +37,12 @@ class SavedForBackward:
 
 
 def activations(
-    task: str, model: Model, frames: int, text_tokens: int, checkpointing: Checkpointing = "none"
+    task: str, model: Model, frames: int, text_tokens: int, checkpointing: Checkpointing = "none", texts_per_clip: int = 1
 ) -> tuple[SavedForBackward, SavedForBackward]:
-    """Return what one clip and its text store until backward, and what recomputing one block adds under checkpointing."""
+    """Return what one text and its clip store until backward, and what recomputing one block adds under checkpointing.
+
+    Each of the `texts_per_clip` texts of a clip has its share of what the clip stores.
+    """
     videos, texts, fusions, _ = PASSES[task]
     stored, working = _video(model, frames, checkpointing, cls_only=not fusions)
     fused = text_tokens + 1 + patches_of(model)
@@ -47,9 +50,9 @@ def activations(
     cls_pass = SavedForBackward(half=3.0 * fused * model.width)  # input, keys, values
     last = _bert_layer(model, fused) * full_passes + cls_pass * (fusions - full_passes)
     last = last + _bert_layer(model, text_tokens) * text_passes
-    total = stored * videos + _bert_layer(model, text_tokens) * (model.text_layers * texts)
+    total = stored * (videos / texts_per_clip) + _bert_layer(model, text_tokens) * (model.text_layers * texts)
     total = total + _bert_layer(model, fused) * ((model.fusion_layers - 1) * fusions) + last
-    return total, working
+    return total, working * (1 / texts_per_clip)
 
 
 def _video(
@@ -111,9 +114,10 @@ def estimate_memory(
     batch: int,
     checkpointing: Checkpointing,
     precision: str,
+    texts_per_clip: int = 1,
 ) -> MemoryEstimate:
-    """Estimate the peak memory of one process; `trained` and `frozen` are numbers of parameters, `batch` of clips."""
-    stored, working = activations(task, model, frames, text_tokens, checkpointing)
+    """Estimate the peak memory of one process; `trained` and `frozen` are numbers of parameters, `batch` of texts."""
+    stored, working = activations(task, model, frames, text_tokens, checkpointing, texts_per_clip)
     return MemoryEstimate(
         weights=4.0 * trained,
         frozen=4.0 * frozen,

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alpro.config import Corpus, CorpusTraining, Model, Params, Training
+from alpro.config import Corpus, CorpusTraining, Finetuning, Model, Params, Training
 from alpro.data.annotations.read import read_answers, read_corpus, read_dataset
 from alpro.data.annotations.records import Record
 from alpro.data.batches.sampler import BatchPlan
@@ -140,7 +140,10 @@ def _plan(
 ) -> TrainingPlan:
     frames, tokens = settings.num_frames, settings.max_text_tokens
     samples = {corpus: size.texts for corpus, size in sizes.items()}
-    batches = BatchPlan(samples, settings.batch_size, gpus, epochs=settings.epochs, seed=0)
+    most = settings.texts_per_clip if isinstance(settings, Finetuning) else 1
+    clips = {corpus: size.samples(most) for corpus, size in sizes.items()}
+    shared = sum(samples.values()) / sum(clips.values())  # texts of a clip in a batch, on average
+    batches = BatchPlan(clips, settings.batch_size, gpus, epochs=settings.epochs, seed=0, texts_per_clip=most)
     steps = batches.total_steps // settings.accumulation
     steps = min(steps, settings.max_steps or steps)
     batch = settings.batch_size * gpus * settings.accumulation
@@ -151,8 +154,9 @@ def _plan(
     )
     parameters = sum(p.numel() for p in built_model.parameters())
     trained = sum(p.numel() for p in built_model.parameters() if p.requires_grad)
-    flops = training_flops(kind, model, frames, tokens) * batch * steps
-    recomputed = recomputed_flops(kind, model, frames) * batch * steps if checkpointing != "none" else 0.0
+    texts = batch // most * shared * steps
+    flops = training_flops(kind, model, frames, tokens, shared) * texts
+    recomputed = recomputed_flops(kind, model, frames, shared) * texts if checkpointing != "none" else 0.0
     validation = None
     if val is not None:
         validation = validation_flops(kind, model, frames, tokens, val.clips, val.texts) * settings.validations
@@ -177,6 +181,7 @@ def _plan(
             frames=frames,
             text_tokens=tokens,
             batch=settings.batch_size,
+            texts_per_clip=most,
             checkpointing=checkpointing,
             precision=settings.precision,
         ),

@@ -16,6 +16,14 @@ class Size(NamedTuple):
     clips: int
     texts: int
 
+    def samples(self, texts_per_clip: int) -> int:
+        """Estimate the samples of an epoch if up to `texts_per_clip` texts of a clip are one sample.
+
+        A clip's last sample is on average half full. Exact for one text per sample or per clip.
+        """
+        estimate = round(self.texts / texts_per_clip + self.clips * (texts_per_clip - 1) / (2 * texts_per_clip))
+        return min(self.texts, max(self.clips, estimate))
+
 
 SIZES = {
     ("webvid2m", "train"): Size(2_500_000, 2_500_000),

@@ -60,18 +60,19 @@ def bert_macs(model: Model, layers: int, tokens: int) -> float:
     return layers * (dense + 2 * tokens**2 * model.width)
 
 
-def training_flops(task: str, model: Model, frames: int, text_tokens: int) -> float:
-    """Return the FLOPs of one clip in one training step."""
+def training_flops(task: str, model: Model, frames: int, text_tokens: int, texts_per_clip: float = 1) -> float:
+    """Return the FLOPs of one clip with one text in one training step; `texts_per_clip` texts share the encoding of a clip."""
     patches = patches_of(model)
     video, text = video_macs(model, frames), bert_macs(model, model.text_layers, text_tokens)
     fusion = bert_macs(model, model.fusion_layers, text_tokens + 1 + patches)
     videos, texts, fusions, frozen = PASSES[task]
+    video /= texts_per_clip
     return 2 * (3 * (videos * video + texts * text + fusions * fusion) + frozen * video)
 
 
-def recomputed_flops(task: str, model: Model, frames: int) -> float:
-    """Return the FLOPs that gradient checkpointing adds per clip: the video encoder's forward pass again."""
-    return 2 * PASSES[task][0] * video_macs(model, frames)
+def recomputed_flops(task: str, model: Model, frames: int, texts_per_clip: float = 1) -> float:
+    """Return the FLOPs that gradient checkpointing adds per text: the video encoder's forward pass again."""
+    return 2 * PASSES[task][0] * video_macs(model, frames) / texts_per_clip
 
 
 def validation_flops(task: str, model: Model, frames: int, text_tokens: int, clips: int, texts: int) -> float:

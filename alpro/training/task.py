@@ -38,7 +38,7 @@ class BatchLoader(Protocol):
 class Task(Protocol):
     """A training as the engine sees it. Batches have `ids`, a length, and `to(device)`."""
 
-    flops_per_clip: float  # nominal, of one training step
+    flops_per_clip: float  # nominal, of one training step, for each sample: a clip that several texts share is divided
 
     @property
     def model(self) -> nn.Module: ...

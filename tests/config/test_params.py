@@ -91,6 +91,31 @@ def test_contradictions_are_refused(raw: dict, path: tuple[str, ...], value: obj
         config.parse(raw)
 
 
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("msvd_qa", {"questions_per_clip": 3}, r"finetune\.msvd_qa: batch_size 16 is not a multiple of questions_per_clip 3"),
+        ("msrvtt_ret", {"captions_per_clip": 3}, "batch_size 16 is not a multiple of captions_per_clip 3"),
+        ("msvd_qa", {"captions_per_clip": 2}, r"finetune\.msvd_qa\.captions_per_clip: .* for qa; use questions_per_clip"),
+        ("msrvtt_ret", {"questions_per_clip": 2}, r"msrvtt_ret\.questions_per_clip: .* for retrieval; use captions_per_clip"),
+        ("msrvtt_ret", {"captions_per_clip": 2, "distinct_videos": False}, "captions_per_clip 2 needs distinct_videos: true"),
+        ("msrvtt_ret", {"captions_per_clip": 16}, r"msrvtt_ret\.batch_size must be 32 or more with captions_per_clip 16"),
+    ],
+)
+def test_contradictions_about_texts_per_clip_are_refused(raw: dict, task: str, changes: dict, message: str) -> None:
+    raw["finetune"][task] |= changes
+    with pytest.raises(ConfigError, match=message):
+        config.parse(raw)
+
+
+def test_texts_per_clip_follow_from_the_task(raw: dict) -> None:
+    raw["finetune"]["msvd_qa"] |= {"questions_per_clip": 4}
+    raw["finetune"]["msrvtt_ret"] |= {"captions_per_clip": 8}
+    finetune = config.parse(raw).finetune
+    shared = [finetune[name].texts_per_clip for name in ("msvd_qa", "msrvtt_ret", "didemo_ret")]
+    assert shared == [4, 8, raw["finetune"]["didemo_ret"].get("captions_per_clip", 1)]
+
+
 def test_number_that_yaml_reads_as_text_is_accepted(raw: dict) -> None:
     raw["finetune"]["msvd_qa"]["learning_rate"] = yaml.safe_load("1e-4")
     assert config.parse(raw).finetune["msvd_qa"].learning_rate == 0.0001

@@ -1,7 +1,7 @@
-"""Datasets of clips with a text, and the collation of their samples to batches.
+"""Datasets of clips with one or several texts, and the collation of their samples to batches.
 
 All randomness is seeded by (seed, epoch, sample), so a sample is the same in every process and worker.
-Letters: B batch, T frames, L text tokens, H and W pixels.
+Letters: B texts, C clips, T frames, L text tokens, H and W pixels.
 """
 
 from __future__ import annotations
@@ -66,23 +66,32 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class VideoTextSample:
-    """One clip with one text."""
+    """One clip with one text, or with several that share its frames."""
 
-    id: str  # corpus/video#text
+    ids: tuple[str, ...]  # corpus/video#text, of each text
     corpus: str
     media: str
     epoch: int
     frames: Tensor  # (T, 3, H, W) uint8
-    text: str
-    label: int | None = None  # class of the answer
+    texts: tuple[str, ...]
+    labels: tuple[int, ...] | None = None  # classes of the answers
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     """A sample that could not be read, with the reason."""
 
-    id: str
+    ids: tuple[str, ...]
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """One text of a record, with its number in the sample's id."""
+
+    number: int
+    text: str
+    label: int | None = None
 
 
 class ClipDataset(torch.utils.data.Dataset[Any]):
@@ -93,6 +102,11 @@ class ClipDataset(torch.utils.data.Dataset[Any]):
     - corpus: each record with one of its captions, drawn again in each epoch;
     - retrieval: each record with each of its captions;
     - qa: each record with each of its questions. The label is the answer's class in `answers`, or -100 if it has none.
+
+    With `texts_per_clip` over 1, a row has up to that many captions or questions of a record. Each epoch divides them anew, in
+    an order drawn from (seed, epoch, record), into as few rows as possible whose sizes differ by at most one: 26 questions
+    at 4 a row give 5 rows of 4 and 2 of 3. The texts of a row share their frames and augmentation, which are those that
+    the row's first text would have alone.
 
     Records without text give no sample. Raises DataError if there is no sample at all.
     """
@@ -105,17 +119,20 @@ class ClipDataset(torch.utils.data.Dataset[Any]):
         view: View,
         seed: int,
         answers: Mapping[str, int] | None = None,
+        texts_per_clip: int = 1,
     ) -> None:
         if kind == "qa" and answers is None:
             raise ValueError("questions need the answer list")
-        self.name, self.kind, self.view, self.seed = name, kind, view, seed
+        self.name, self.kind, self.view, self.seed, self.texts_per_clip = name, kind, view, seed, texts_per_clip
         self.answers = dict(answers or {})
         self.records = PackedRecords(records)
         counts = np.array([len(r.questions if kind == "qa" else r.captions) for r in records], dtype=np.int64)
         if kind == "corpus":
             counts = np.minimum(counts, 1)
-        self._record = np.repeat(np.arange(len(counts)), counts)
-        self._text = np.arange(len(self._record)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self.texts = int(counts.sum())  # of an epoch
+        rows = -(-counts // texts_per_clip)  # of each record
+        self._record = np.repeat(np.arange(len(rows)), rows)
+        self._part = np.arange(len(self._record)) - np.repeat(np.cumsum(rows) - rows, rows)  # number of the row in its record
         if not len(self._record):
             raise DataError(f"{name}: no record has a {'question' if kind == 'qa' else 'caption'}")
 
@@ -136,22 +153,37 @@ class ClipDataset(torch.utils.data.Dataset[Any]):
     def __getitem__(self, key: Key) -> VideoTextSample | Unreadable:
         epoch, row = key
         record: Record = self.records[int(self._record[row])]
-        number, text, label = self._choose_text(record, int(self._text[row]), epoch)
-        name = f"{self.name}/{record.id}#{number}"
+        texts = self._choose_texts(record, int(self._part[row]), epoch)
+        ids = tuple(f"{self.name}/{record.id}#{text.number}" for text in texts)
         try:
-            frames = self._load_frames(record, name, epoch)
+            frames = self._load_frames(record, ids[0], epoch)
         except DataError as error:
-            return Unreadable(name, str(error))
-        return VideoTextSample(name, self.name, record.media, epoch, frames, text, label)
+            return Unreadable(ids, str(error))
+        labels = tuple(text.label for text in texts if text.label is not None)
+        return VideoTextSample(
+            ids,
+            self.name,
+            record.media,
+            epoch,
+            frames,
+            tuple(text.text for text in texts),
+            labels if self.kind == "qa" else None,
+        )
 
-    def _choose_text(self, record: Record, position: int, epoch: int) -> tuple[int, str, int | None]:
-        """Return the number, the text and the label of a row."""
-        if self.kind == "qa":
-            question = record.questions[position]
-            return question.id, question.text, self.answers.get(question.answer, IGNORED)
+    def _choose_texts(self, record: Record, part: int, epoch: int) -> list[_Text]:
+        """Return the texts of a row, the `part`-th of its record."""
         if self.kind == "corpus" and len(record.captions) > 1:
-            position = python_rng(self.seed, epoch, self.name, record.id, "caption").randrange(len(record.captions))
-        return position, record.captions[position], None
+            drawn = python_rng(self.seed, epoch, self.name, record.id, "caption").randrange(len(record.captions))
+            return [_Text(drawn, record.captions[drawn])]
+        if self.kind == "qa":
+            texts = [_Text(q.id, q.text, self.answers.get(q.answer, IGNORED)) for q in record.questions]
+        else:
+            texts = [_Text(number, caption) for number, caption in enumerate(record.captions)]
+        if self.texts_per_clip == 1:
+            return texts[part : part + 1]
+        order = numpy_rng(self.seed, epoch, self.name, record.id, "texts").permutation(len(texts))
+        parts = -(-len(texts) // self.texts_per_clip)
+        return [texts[position] for position in np.array_split(order, parts)[part]]
 
     def _load_frames(self, record: Record, name: str, epoch: int) -> Tensor:
         view = self.view
@@ -258,18 +290,21 @@ class Collator:
 
     def batch(self, samples: Sequence[VideoTextSample]) -> Batch:
         """Collate at least one sample; all are of the same corpus."""
-        ids, mask = self.tokenize([sample.text for sample in samples])
+        ids, mask = self.tokenize([text for sample in samples for text in sample.texts])
         pixels = torch.stack([sample.frames for sample in samples])
+        sizes = torch.tensor([len(sample.texts) for sample in samples])
+        labels = [label for sample in samples for label in sample.labels or ()]
         return Batch(
             corpus=samples[0].corpus,
-            ids=[sample.id for sample in samples],
+            ids=[name for sample in samples for name in sample.ids],
             pixels=pixels,
             input_ids=ids,
             attention_mask=mask,
             media=samples[0].media,
             **self._mask_words(samples, ids, mask),
             crop_boxes=self._crop_boxes(samples, pixels.shape[-1]) if self.crop else None,
-            labels=None if samples[0].label is None else torch.tensor([sample.label for sample in samples]),
+            labels=None if samples[0].labels is None else torch.tensor(labels),
+            clips=None if (sizes == 1).all() else torch.arange(len(samples)).repeat_interleave(sizes),
         )
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -286,7 +321,8 @@ class Collator:
         if not self.mlm_probability:
             return {}
         masked, labels = ids.clone(), torch.full_like(ids, IGNORED)
-        for i, sample in enumerate(samples):
+        named = ((sample.epoch, name) for sample in samples for name in sample.ids)
+        for i, (epoch, name) in enumerate(named):
             length = int(mask[i].sum())  # padding gets no random draws: its length depends on the rest of the batch
             row = ids[i : i + 1, :length]
             masked[i, :length], labels[i, :length] = mask_tokens(
@@ -295,12 +331,12 @@ class Collator:
                 self.tokenizer.mask_token_id,
                 len(self.tokenizer),
                 self.mlm_probability,
-                torch_rng(self.seed, sample.epoch, sample.id, "mlm"),
+                torch_rng(self.seed, epoch, name, "mlm"),
             )
         return {"mlm_input_ids": masked, "mlm_labels": labels}
 
     def _crop_boxes(self, samples: Sequence[VideoTextSample], size: int) -> Tensor:
         assert self.crop
-        rngs = (numpy_rng(self.seed, sample.epoch, sample.id, "crop") for sample in samples)
+        rngs = (numpy_rng(self.seed, sample.epoch, sample.ids[0], "crop") for sample in samples)
         area, aspect = self.crop.crop_area, self.crop.crop_aspect
         return torch.tensor([crop_box(rng, size, self.patch_size, area, aspect) for rng in rngs])

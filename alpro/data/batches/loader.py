@@ -31,10 +31,11 @@ _Key = tuple[str, int, int]  # (corpus, epoch, row)
 class TrainLoader:
     """This process's batches of a plan: iterates over (micro-step, Batch) for `start_step` <= step < `stop_step`.
 
-    Unreadable samples are left out of their batch, logged, and added to `skipped`. A TrainingError is raised if their
-    share exceeds `max_unreadable` of the samples read by all processes, counted as at least 1,000. This process checks
-    its own samples; `check_unreadable` checks the sum of all processes' `counts`. A TrainingError is also raised for a
-    batch without readable samples and if a worker process dies. `workers` 0 reads in the calling process.
+    Unreadable samples are left out of their batch, logged, and added to `skipped`; a clip with several texts counts as
+    several. A TrainingError is raised if their share exceeds `max_unreadable` of the samples read by all processes, counted
+    as at least 1,000. This process checks its own samples; `check_unreadable` checks the sum of all processes' `counts`. A
+    TrainingError is also raised for a batch without readable samples and if a worker process dies. `workers` 0 reads in the
+    calling process.
     """
 
     def __init__(
@@ -105,10 +106,11 @@ class TrainLoader:
 
     def _checked(self, step: int, collated: Collated) -> Batch:
         """Count and log the unreadable samples of a step; return its batch or raise TrainingError."""
-        self.read += len(collated.unreadable) + (len(collated.batch) if collated.batch else 0)
+        left_out = [name for item in collated.unreadable for name in item.ids]
+        self.read += len(left_out) + (len(collated.batch) if collated.batch else 0)
         for item in collated.unreadable:
-            log.warning("step %d: left out %s: %s", step, item.id, item.reason)
-            self.skipped.append(item.id)
+            log.warning("step %d: left out %s: %s", step, _listed(item.ids), item.reason)
+        self.skipped += left_out
         if len(self.skipped) > self.max_unreadable * max(self.read * self.plan.world_size, _MIN_COUNTED):
             raise TrainingError(
                 f"step {step}: {len(self.skipped)} of {self.read} samples could not be read, more than loader.max_unreadable "

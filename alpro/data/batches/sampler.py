@@ -50,6 +50,8 @@ class BatchPlan:
       draws it in proportion to size, so an epoch sees every corpus once.
     - `reshuffle` False keeps one order for all epochs (released code).
     - `groups[corpus]` has one number per sample, equal for samples of the same video; used by `distinct_videos`.
+    - `texts_per_clip` over 1: a sample is a clip with up to that many texts, and `batch_size` counts texts, so a batch has
+      batch_size / texts_per_clip samples (and fewer texts than `batch_size`, if a sample has fewer).
 
     Raises ConfigError if a corpus cannot fill a batch under these conditions.
     """
@@ -66,12 +68,13 @@ class BatchPlan:
         reshuffle: bool = True,
         distinct_videos: bool = False,
         mix: Literal["equal", "size"] = "equal",
+        texts_per_clip: int = 1,
     ) -> None:
         self.corpora = list(lengths)
         self.lengths = dict(lengths)
-        self.batch_size, self.world_size, self.seed = batch_size, world_size, seed
-        self.reshuffle, self.mix = reshuffle, mix
-        self.global_batch = batch_size * world_size
+        self.batch_size, self.world_size, self.seed = batch_size // texts_per_clip, world_size, seed
+        self.reshuffle, self.mix, self.texts_per_clip = reshuffle, mix, texts_per_clip
+        self.global_batch = self.batch_size * world_size
         self.batches = {name: length // self.global_batch for name, length in lengths.items()}
         self.steps_per_epoch = sum(self.batches.values())
         self.epochs, self.total_steps = epochs, epochs * self.steps_per_epoch
@@ -121,8 +124,9 @@ class BatchPlan:
         like the constructor.
         """
         plan = BatchPlan(
-            self.lengths, self.batch_size, world_size, epochs=self.epochs, seed=self.seed, groups=self._groups,
-            reshuffle=self.reshuffle, distinct_videos=True, mix=self.mix,
+            self.lengths, self.batch_size * self.texts_per_clip, world_size, epochs=self.epochs, seed=self.seed,
+            groups=self._groups, reshuffle=self.reshuffle, distinct_videos=True, mix=self.mix,
+            texts_per_clip=self.texts_per_clip,
         )  # fmt: skip
         epoch, position = self._locate(step)
         inside = position > 0 or epoch < self._next_epoch  # the epoch has begun
@@ -224,9 +228,12 @@ class BatchPlan:
     def _check_fillable(self, name: str) -> None:
         """Raise ConfigError if a corpus cannot fill its batches; drop its groups if every video has one sample."""
         batch, batches = self.global_batch, self.batches[name]
-        size = f"{self.world_size} processes x batch_size {self.batch_size}"
+        shared, unit = self.texts_per_clip, "samples"
+        size = f"{self.world_size} processes x batch_size {self.batch_size * shared}"
+        if shared > 1:
+            size, unit = f"{size} ({self.batch_size} clips with {shared} texts each)", "clips with texts"
         if not batches:
-            raise ConfigError(f"{name}: {self.lengths[name]} samples do not fill one batch of {size}; lower batch_size")
+            raise ConfigError(f"{name}: {self.lengths[name]} {unit} do not fill one batch of {size}; lower batch_size")
         if name in self._groups:
             counts = np.bincount(np.unique(self._groups[name], return_inverse=True)[1])
             if counts.max() == 1:

@@ -12,7 +12,7 @@ import numpy as np
 from alpro import distributed
 from alpro.checkpoints.initial_weights import load_start
 from alpro.checkpoints.load import Resize
-from alpro.config import CorpusTraining, Params, Training
+from alpro.config import CorpusTraining, Finetuning, Params, Training
 from alpro.data.batches.datasets import ClipDataset, Collator
 from alpro.data.batches.loader import TrainLoader
 from alpro.data.batches.sampler import BatchPlan
@@ -32,7 +32,8 @@ class ClipTask(ABC):
     def __init__(self, params: Params, settings: Training, datasets: Mapping[str, ClipDataset], collator: Collator) -> None:
         self.params, self.settings, self.collator, self.datasets = params, settings, collator, dict(datasets)
         self.plan_for([(0, distributed.size())])
-        self.flops_per_clip = training_flops(self.kind, params.model, settings.num_frames, settings.max_text_tokens)
+        shared = sum(dataset.texts for dataset in datasets.values()) / sum(map(len, datasets.values()))  # texts of a clip
+        self.flops_per_clip = training_flops(self.kind, params.model, settings.num_frames, settings.max_text_tokens, shared)
 
     def plan_for(self, worlds: Sequence[tuple[int, int]]) -> int:
         """Plan the batches and return the number of micro-steps; `worlds`: (first micro-step, processes) of each world size."""
@@ -47,6 +48,7 @@ class ClipTask(ABC):
             reshuffle=settings.reshuffle,
             distinct_videos=settings.distinct_videos,
             mix=settings.mix if isinstance(settings, CorpusTraining) else "equal",
+            texts_per_clip=settings.texts_per_clip if isinstance(settings, Finetuning) else 1,
         )
         for micro_step, processes in worlds[1:]:
             if micro_step < self.plan.total_steps:

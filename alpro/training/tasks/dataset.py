@@ -37,7 +37,9 @@ class DatasetTask(ClipTask):
         self.val: list[Record] = read_dataset(dataset, "val")
         refuse_unreadable(self.val, settings.num_frames, settings.eval_frames, probe_cache_path(dataset.videos))
         view = View.training(settings, params.model)
-        train = ClipDataset(name, read_dataset(dataset, "train"), dataset.task, view, params.seed, self.answers)
+        train = ClipDataset(
+            name, read_dataset(dataset, "train"), dataset.task, view, params.seed, self.answers, settings.texts_per_clip
+        )
         super().__init__(params, settings, {name: train}, Collator(self.tokenizer, settings.max_text_tokens, params.seed))
 
     def _evaluation(self) -> dict[str, Any]:

@@ -30,17 +30,24 @@ def test_caption_corpus_has_one_sample_per_video_with_a_drawn_caption(records):
     data = ClipDataset("web", records, "corpus", VIEW, seed=0)
     assert len(data) == 6
     drawn = [data[epoch, 2] for epoch in range(8)]
-    assert {s.id for s in drawn} == {"web/video2#0", "web/video2#1"}
-    assert all(s.text == records[2].captions[int(s.id[-1])] for s in drawn)
+    assert {s.ids for s in drawn} == {("web/video2#0",), ("web/video2#1",)}
+    assert all(s.texts == (records[2].captions[int(s.ids[0][-1])],) for s in drawn)
 
 
 def test_retrieval_has_one_sample_per_caption_and_questions_have_labels(records):
     data = ClipDataset("ret", records, "retrieval", VIEW, seed=0)
     assert len(data) == 12 and data.groups.tolist() == np.repeat(np.arange(6), 2).tolist()
-    assert (data[0, 5].id, data[0, 5].text, data[0, 5].label) == ("ret/video2#1", records[2].captions[1], None)
+    assert (data[0, 5].ids, data[0, 5].texts, data[0, 5].labels) == (("ret/video2#1",), (records[2].captions[1],), None)
     questions = ClipDataset("qa", records, "qa", VIEW, seed=0, answers={"red": 0, "blue": 1})
-    assert [questions[0, row].label for row in range(6)] == [0, 1, 1, -100, -100, 0]  # "mauve" is not in the list
-    assert questions[0, 3].id == "qa/video1#3"
+    assert [questions[0, row].labels for row in range(6)] == [
+        (0,),
+        (1,),
+        (1,),
+        (-100,),
+        (-100,),
+        (0,),
+    ]  # "mauve" is not in the list
+    assert questions[0, 3].ids == ("qa/video1#3",)
 
 
 def test_sample_depends_only_on_seed_epoch_and_name(records):
@@ -50,7 +57,7 @@ def test_sample_depends_only_on_seed_epoch_and_name(records):
     one = data()[3, 1]
     assert one.frames.shape == (4, 3, 32, 32) and one.frames.dtype == torch.uint8
     again = data(items=records[1:])[3, 0]  # at another row of another dataset object
-    assert again.id == one.id and torch.equal(again.frames, one.frames)
+    assert again.ids == one.ids and torch.equal(again.frames, one.frames)
     others = [data()[e, 1].frames for e in range(3)] + [data(seed=1)[3, 1].frames]
     assert not any(torch.equal(one.frames, other) for other in others)
 
@@ -91,7 +98,7 @@ def test_image_becomes_one_repeated_frame(tmp_path):
 def test_unreadable_sample_is_reported_and_not_replaced(records, tmp_path):
     broken = [*records[:1], Record("gone", tmp_path / "gone.mp4", captions=("a",))]
     sample = ClipDataset("web", broken, "corpus", VIEW, seed=0)[0, 1]
-    assert isinstance(sample, Unreadable) and sample.id == "web/gone#0" and "gone.mp4: not found" in sample.reason
+    assert isinstance(sample, Unreadable) and sample.ids == ("web/gone#0",) and "gone.mp4: not found" in sample.reason
 
 
 def test_records_without_text_give_no_samples(records):
@@ -142,9 +149,9 @@ def test_random_draws_do_not_depend_on_the_rest_of_the_batch(records, tokenizer)
 
 def test_batches_include_labels_and_unreadable_samples(records, tokenizer):
     data = ClipDataset("qa", records, "qa", VIEW, seed=0, answers={"red": 0, "blue": 1})
-    collated = Collator(tokenizer, 30, seed=0)([data[0, 0], Unreadable("qa/x#1", "gone"), data[0, 3]])
-    assert collated.batch.labels.tolist() == [0, -100] and [u.id for u in collated.unreadable] == ["qa/x#1"]
-    assert Collator(tokenizer, 30, seed=0)([Unreadable("qa/x#1", "gone")]).batch is None
+    collated = Collator(tokenizer, 30, seed=0)([data[0, 0], Unreadable(("qa/x#1",), "gone"), data[0, 3]])
+    assert collated.batch.labels.tolist() == [0, -100] and [u.ids for u in collated.unreadable] == [("qa/x#1",)]
+    assert Collator(tokenizer, 30, seed=0)([Unreadable(("qa/x#1",), "gone")]).batch is None
 
 
 def test_relative_paths_are_accepted(records, monkeypatch):

@@ -173,7 +173,7 @@ def test_validation_reads_each_sample_once_with_work_for_every_process(records, 
         seen = [name for part in parts for ids in part for name in ids]
         assert len(seen) == len(set(seen)) == 20
     few = [name for batch in validation_batches(data, collator, 3, samples=5) for name in batch.ids]
-    assert few == [data[0, row].id for row in (0, 4, 8, 12, 16)]
+    assert few == [data[0, row].ids[0] for row in (0, 4, 8, 12, 16)]
 
 
 def test_validation_refuses_unreadable_samples(records, collator, tmp_path):

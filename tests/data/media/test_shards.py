@@ -97,7 +97,7 @@ def test_corpus_reads_the_same_samples_from_shards(folders, tmp_path):
         data = ClipDataset("corpus", records, "corpus", View(4, 32, "headtail"), seed=3)
         samples.append([data[0, row] for row in range(7)])
     for one, other in zip(*samples, strict=True):
-        assert (one.id, one.text) == (other.id, other.text) and one.frames.equal(other.frames)
+        assert (one.ids, one.texts) == (other.ids, other.texts) and one.frames.equal(other.frames)
 
 
 def test_image_in_a_shard_is_read(tmp_path):
