@@ -139,14 +139,8 @@ def _plan(
     **head_sizes: int,
 ) -> TrainingPlan:
     frames, tokens = settings.num_frames, settings.max_text_tokens
-    samples = {corpus: size.texts for corpus, size in sizes.items()}
     most = settings.texts_per_clip if isinstance(settings, Finetuning) else 1
-    clips = {corpus: size.samples(most) for corpus, size in sizes.items()}
-    shared = sum(samples.values()) / sum(clips.values())  # texts of a clip in a batch, on average
-    batches = BatchPlan(clips, settings.batch_size, gpus, epochs=settings.epochs, seed=0, texts_per_clip=most)
-    steps = batches.total_steps // settings.accumulation
-    steps = min(steps, settings.max_steps or steps)
-    batch = settings.batch_size * gpus * settings.accumulation
+    steps, texts, shared = _steps(settings, sizes, gpus, most)
     checkpointing = settings.gradient_checkpointing
     arguments: dict[str, Any] = {"num_entities": 0} if kind == "prompter" else dict(head_sizes)
     built_model = build_model(
@@ -154,7 +148,6 @@ def _plan(
     )
     parameters = sum(p.numel() for p in built_model.parameters())
     trained = sum(p.numel() for p in built_model.parameters() if p.requires_grad)
-    texts = batch // most * shared * steps
     flops = training_flops(kind, model, frames, tokens, shared) * texts
     recomputed = recomputed_flops(kind, model, frames, shared) * texts if checkpointing != "none" else 0.0
     validation = None
@@ -162,10 +155,10 @@ def _plan(
         validation = validation_flops(kind, model, frames, tokens, val.clips, val.texts) * settings.validations
     return TrainingPlan(
         name=name,
-        samples=samples,
+        samples={corpus: size.texts for corpus, size in sizes.items()},
         counted=counted,
         epochs=settings.epochs,
-        batch=batch,
+        batch=settings.batch_size * gpus * settings.accumulation,
         steps=steps,
         parameters=parameters,
         trained=trained,
@@ -189,6 +182,16 @@ def _plan(
         checkpoint_bytes=4.0 * parameters,
         resume_bytes=(KEEP + 1) * 12.0 * trained + KEEP * 4.0 * trained,
     )
+
+
+def _steps(settings: Training, sizes: dict[str, Size], gpus: int, most: int) -> tuple[int, float, float]:
+    """Return the optimizer steps, the texts that they train, and the texts that share a clip on average (`most`: at most)."""
+    clips = {corpus: size.samples(most) for corpus, size in sizes.items()}
+    shared = sum(size.texts for size in sizes.values()) / sum(clips.values())
+    batches = BatchPlan(clips, settings.batch_size, gpus, epochs=settings.epochs, seed=0, texts_per_clip=most)
+    steps = batches.total_steps // settings.accumulation
+    steps = min(steps, settings.max_steps or steps)
+    return steps, batches.global_batch * settings.accumulation * shared * steps, shared
 
 
 def data_bytes(params: Params) -> dict[str, int]:
