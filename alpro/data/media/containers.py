@@ -1,4 +1,4 @@
-"""Container checks without decoding: is the file cut short, does it hide frames?
+"""Container checks without decoding: is the file cut short, does it hide frames, does it count pauses as frames?
 
 decord and FFmpeg open a truncated .avi or .mkv silently and report fewer frames. These containers declare their length
 in their first bytes, so a shorter file was not copied completely.
@@ -137,6 +137,27 @@ def _riff_end(file: BinaryIO, size: int) -> int:
             break
         end += 8 + int.from_bytes(head[4:8], "little") + int.from_bytes(head[4:8], "little") % 2
     return end
+
+
+def empty_slots(path: str | Path, stream: int) -> int:
+    """Return the number of empty chunks of a stream of an .avi: pauses, which the container counts as frames.
+
+    Recordings with a variable frame rate get them when they are copied to an .avi. 0 for other containers. Raises OSError.
+    """
+    names = (b"%02ddc" % stream, b"%02ddb" % stream)
+    with Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"AVI ":
+            return 0
+        at = empty = 0
+        while at + 8 <= size:
+            file.seek(at)
+            head = file.read(12)
+            length = int.from_bytes(head[4:8], "little")
+            empty += head[:4] in names and not length
+            at += 12 if head[:4] in (b"RIFF", b"LIST") else 8 + length + length % 2
+    return empty
 
 
 def _asf_end(file: BinaryIO) -> int:

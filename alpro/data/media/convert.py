@@ -22,9 +22,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from alpro.config import Convert
-from alpro.data.media.decoders import quarter_turns, video_stream
+from alpro.data.media.decoders import scaling_graph
 from alpro.data.media.extensions import VIDEO_EXTENSIONS, bare_name
+from alpro.data.media.orientation import orientation_of
 from alpro.data.media.probe import probe
+from alpro.data.media.streams import strict_stream
 from alpro.errors import ConfigError, DataError
 from alpro.files.atomic import atomic_write
 from alpro.files.outputs import OwnFiles
@@ -32,7 +34,7 @@ from alpro.terminal.progress import reporting
 
 UNREADABLE = "unreadable.tsv"
 STATE = Path(".state/convert")
-_VERSION = 1  # of the conversion: copies of an older version are made again
+_VERSION = 2  # of the conversion: copies of an older version are made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +223,7 @@ def _slug(path: Path) -> str:
 
 def convert_file(source: Path, target: Path, settings: Convert) -> str:
     """Write the copy of a video and return "", or the reason if it is unreadable; then there is no copy."""
-    info = probe(source, every_frame=False, digest=False)
+    info = probe(source, digest=False)
     if not info.readable:
         target.unlink(missing_ok=True)
         return info.reason
@@ -243,19 +245,17 @@ def _encode(source: Path, target: Path, settings: Convert, frames: int, fps: flo
 
     keep, rate = select_frames(frames, fps, settings)
     copied: Any = None
-    graph: Any = None
+    scaled: _Scaling | None = None
     read = written = 0
     try:
         with av.open(str(source)) as container, av.open(str(target), "w", format="mp4") as copy:
-            stream = video_stream(container)
+            stream = strict_stream(container)
             for index, frame in enumerate(container.decode(stream)):
                 read = index + 1
                 if not keep(index):
                     continue
-                if graph is None:
-                    graph = _scaling_graph(stream, frame, settings.short_side)
-                graph.push(frame)
-                small = graph.pull()
+                scaled = scaled or _Scaling(stream, frame, settings.short_side)
+                small = scaled(frame)
                 if copied is None:
                     copied = copy.add_stream("libx264", rate=rate, options=_options(settings))
                     copied.width, copied.height, copied.pix_fmt = small.width, small.height, "yuv420p"
@@ -272,19 +272,26 @@ def _encode(source: Path, target: Path, settings: Convert, frames: int, fps: flo
         raise DataError(f"frame {read}: {error.strerror}") from None
 
 
-def _scaling_graph(stream: Any, frame: Any, short_side: int | None) -> Any:
-    """Return a filter that turns frames upright and shrinks them to even sides, as H.264 requires; it never enlarges."""
-    import av
+class _Scaling:
+    """Filter that turns frames upright and shrinks them to even sides, as H.264 requires; it never enlarges.
 
-    turns = quarter_turns(frame)
-    width, height = (frame.height, frame.width) if len(turns) == 1 else (frame.width, frame.height)
-    factor = min(1.0, short_side / min(width, height)) if short_side else 1.0
-    sides = ":".join(str(max(2, 2 * round(side * factor / 2))) for side in (width, height))
-    graph = av.filter.Graph()
-    filters = [graph.add_buffer(template=stream), *(graph.add("transpose", turn) for turn in turns)]
-    filters += [graph.add("scale", f"{sides}:flags=area"), graph.add("format", "yuv420p"), graph.add("buffersink")]
-    graph.link_nodes(*filters).configure()
-    return graph
+    All frames get the size of the first one; a stream may change its size.
+    """
+
+    def __init__(self, stream: Any, first: Any, short_side: int | None) -> None:
+        self.stream, self.orientation = stream, orientation_of(first)
+        width, height = (first.height, first.width) if self.orientation.swaps_sides else (first.width, first.height)
+        factor = min(1.0, short_side / min(width, height)) if short_side else 1.0
+        self.sides = ":".join(str(max(2, 2 * round(side * factor / 2))) for side in (width, height))
+        self.graphs: dict[tuple[int, int, str], Any] = {}
+
+    def __call__(self, frame: Any) -> Any:
+        key = (frame.width, frame.height, frame.format.name)
+        if key not in self.graphs:
+            scale = f"{self.sides}:flags=area"
+            self.graphs[key] = scaling_graph(self.stream, frame, self.orientation, scale, "yuv420p", mirror=True)
+        self.graphs[key].push(frame)
+        return self.graphs[key].pull()
 
 
 def select_frames(frames: int, fps: float, settings: Convert) -> tuple[Callable[[int], bool], Fraction]:

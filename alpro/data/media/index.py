@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "str": pa.string()}
 SCHEMA = pa.schema([("path", pa.string()), *((field.name, _TYPES[str(field.type)]) for field in fields(VideoInfo))])
 _CHUNK = 16  # files handed to a worker at a time
-_VERSION = 1  # of the probe: entries of an older version are ignored
+_VERSION = 2  # of the probe: entries of an older version are ignored
 
 
 def build_index(

@@ -6,22 +6,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alpro.data.media.containers import missing_bytes
-from alpro.data.media.decoders import (
-    check_file,
-    error_summary,
-    import_decord,
-    read_with_pyav,
-    refuse_hidden_frames,
-    video_stream,
-)
+from alpro.data.media.containers import empty_slots, missing_bytes
+from alpro.data.media.decoders import read_with_decord, read_with_pyav
 from alpro.data.media.frames import frame_indices
 from alpro.data.media.shards import as_memory_file, shard_of
+from alpro.data.media.streams import check_file, error_summary, video_stream
+from alpro.data.media.strict import Frames, check_frames
 from alpro.errors import DataError
 from alpro.files.atomic import sha256
 
 _SIDE = 32  # pixels: a probe decodes frames but does not use them
-_CHUNK = 128  # frames decoded at a time
+_SAMPLE = 16  # frames that the decoder has to read, after all have been checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +30,7 @@ class VideoInfo:
     width: int  # pixels
     height: int
     rotation: int  # degrees clockwise by which a player turns it: 0, 90, 180, 270
+    mirrored: bool  # a player exchanges left and right, before it turns it
     decoder: str  # the decoder that reads it: decord, pyav, or none
     sha256: str
     bytes: int
@@ -47,14 +43,14 @@ class VideoInfo:
 
 def unreadable_info(size: int, reason: str) -> VideoInfo:
     """Return the info of a file of `size` bytes that cannot be probed."""
-    return VideoInfo(False, 0, 0.0, 0.0, 0, 0, 0, "none", "", size, reason)
+    return VideoInfo(False, 0, 0.0, 0.0, 0, 0, 0, False, "none", "", size, reason)
 
 
 def probe(path: str | Path, every_frame: bool = True, digest: bool = True) -> VideoInfo:
     """Probe a video file; a defect of the file is returned as `reason`, not raised.
 
-    `every_frame` decodes the whole file, because training draws frames from all of it; otherwise 16 evenly spread
-    frames are decoded. `digest` False leaves the sha256 empty.
+    `every_frame` decodes the whole file, because training draws frames from all of it; otherwise, of a long video, only
+    16 evenly spread frames are decoded. `digest` False leaves the sha256 empty.
     """
     if shard_of(path):
         try:
@@ -92,67 +88,43 @@ def _read_header(path: Path, values: dict[str, Any]) -> int:
             values["fps"] = round(float(rate), 6) if rate else 0.0
             values["width"], values["height"] = stream.width, stream.height
             declared = stream.frames
-            hidden = 0  # samples that an edit list hides: declared, but never shown
-            first = None
-            for packet in container.demux(stream):
-                hidden += bool(packet.is_discard)
-                if first is None:
-                    first = next(iter(packet.decode()), None)
-            if first is not None:
-                values["rotation"] = -90 * round(first.rotation / 90) % 360
-                if values["rotation"] in (90, 270):
-                    values["width"], values["height"] = stream.height, stream.width
+            # samples that an edit list hides are declared, but never shown
+            hidden = sum(bool(packet.is_discard) for packet in container.demux(stream))
+            index = stream.index
     except av.FFmpegError as error:
         raise DataError(f"can't be opened ({error_summary(error)})") from None
-    return max(0, declared - hidden)
+    return max(0, declared - hidden - (empty_slots(path, index) if declared else 0))
 
 
 def _try_decoders(path: Path, values: dict[str, Any], every_frame: bool) -> None:
-    """Fill in the number of frames, the duration and the first decoder that reads the file."""
-    reasons = []
-    for name, count in (("decord", _count_decord), ("pyav", _count_pyav)):
+    """Fill in the frames, the orientation, the duration and the first decoder that reads the file."""
+
+    def sample(total: int) -> list[int]:
+        return sorted({*frame_indices(total, _SAMPLE, "uniform"), total - 1})
+
+    found, indices = check_frames(path, None if every_frame else sample)
+    orientation = found.orientation
+    values |= {"frames": found.count, "rotation": orientation.rotation, "mirrored": orientation.mirrored}
+    if orientation.swaps_sides:
+        values["width"], values["height"] = values["height"], values["width"]
+    values["seconds"] = round(found.count / values["fps"], 6) if values["fps"] else 0.0
+    values["decoder"] = _decoder(path, found, indices or sample(found.count))
+
+
+def _decoder(path: Path, found: Frames, indices: list[int]) -> str:
+    if found.by_decord:
         try:
-            values["frames"] = count(path, every_frame)
+            read_with_decord(path, found, indices, _SIDE)
+            return "decord"
         except DataError as error:
-            reasons.append(f"{name}: {error}")
-            continue
-        values["decoder"] = name
-        values["seconds"] = round(values["frames"] / values["fps"], 6) if values["fps"] else 0.0
-        return
-    raise DataError(f"frames don't decode ({'; '.join(reasons)})")
-
-
-def _count_decord(path: Path, every_frame: bool) -> int:
-    decord = import_decord()
+            reason = f"; decord: {error}"
+    else:
+        reason = ""
     try:
-        refuse_hidden_frames(path)
-        reader = decord.VideoReader(str(path), width=_SIDE, height=_SIDE, num_threads=1)
-        total = len(reader)
-        indices = list(range(total)) if every_frame else sorted({*frame_indices(total, 16, "uniform"), total - 1})
-        for start in range(0, len(indices), _CHUNK):
-            reader.get_batch(indices[start : start + _CHUNK])
-    except (RuntimeError, IndexError, decord.DECORDError) as error:
-        raise DataError(error_summary(error)) from None
-    return total
-
-
-def _count_pyav(path: Path, every_frame: bool) -> int:
-    import av
-
-    if not every_frame:
-        read_with_pyav(path, lambda total: frame_indices(total, 16, "uniform"), _SIDE)
-    try:
-        with av.open(str(path)) as container:
-            stream = video_stream(container)
-            if every_frame:
-                count = sum(1 for _ in container.decode(stream))
-            else:
-                count = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
-    except av.FFmpegError as error:
-        raise DataError(error_summary(error)) from None
-    if not count:
-        raise DataError("no frame decodes")
-    return count
+        read_with_pyav(path, found, indices, _SIDE)
+        return "pyav"
+    except DataError as error:
+        raise DataError(f"frames don't decode (pyav: {error}{reason})") from None
 
 
 def _reaches_declared_end(path: Path, fps: float) -> bool:

@@ -47,4 +47,5 @@ def table(infos: Mapping[str, VideoInfo]) -> str:
 def _row(name: str, info: VideoInfo) -> tuple[str, ...]:
     size = f"{info.width}x{info.height}" if info.width else "-"
     readable = "yes" if info.readable else "no"
-    return name, readable, str(info.frames), f"{info.fps:g}", size, str(info.rotation), info.decoder, info.reason
+    rotation = f"{info.rotation}{' mirrored' if info.mirrored else ''}"
+    return name, readable, str(info.frames), f"{info.fps:g}", size, rotation, info.decoder, info.reason

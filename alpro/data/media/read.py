@@ -10,10 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from alpro.data.media.containers import missing_bytes
-from alpro.data.media.decoders import check_file, error_summary, read_with_decord, read_with_pyav
+from alpro.data.media.decoders import read_with_decord, read_with_pyav
 from alpro.data.media.frames import Strategy, frame_indices
 from alpro.data.media.probe import probe
 from alpro.data.media.shards import accept_shard_paths
+from alpro.data.media.streams import check_file, error_summary
+from alpro.data.media.strict import check_frames
 from alpro.errors import DataError
 
 Decoder = Literal["decord", "pyav"]
@@ -32,7 +34,8 @@ def read_frames(
 
     `frames` is the number of frames to select by `strategy`, or the indices themselves. `size` squeezes each frame to
     a square while decoding, as the released code does; None keeps the file's own size. `decoder` None tries decord,
-    then PyAV. Raises DataError with file and reason if a requested frame cannot be read or the file was cut short.
+    then PyAV. Raises DataError with file and reason if a frame of the video does not decode, or the file was cut short;
+    see `strict.check_frames`.
     """
     path = Path(path)
     check_file(path)
@@ -48,15 +51,16 @@ def read_frames(
             raise DataError(f"frames {list(frames)} were requested, but the video has {total}")
         return list(frames)
 
-    state = rng.getstate() if rng else None
+    try:
+        found, indices = check_frames(path, choose)
+    except DataError as error:
+        raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     reasons = []
     for name, read in (("decord", read_with_decord), ("pyav", read_with_pyav)):
         if decoder not in (None, name):
             continue
-        if rng and state:  # the second decoder draws the same frames as the first
-            rng.setstate(state)
         try:
-            return read(path, choose, size)
+            return read(path, found, indices, size)
         except DataError as error:
             reasons.append(f"{name}: {error}")
     raise DataError(f"{path}: can't be read ({'; '.join(reasons)})")
@@ -64,13 +68,19 @@ def read_frames(
 
 @accept_shard_paths
 def read_image(path: str | Path) -> Any:
-    """Read an image file as PIL.Image in RGB, turned as its EXIF says. Raises DataError with file and reason."""
+    """Read an image file as PIL.Image in RGB, turned as its EXIF says; of 16 bits of grey, the upper 8 are kept.
+
+    Raises DataError with file and reason.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     path = Path(path)
     check_file(path)
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits of grey; Pillow would turn all above 255 white
+                upright = Image.fromarray((np.asarray(upright, np.int32) >> 8).clip(0, 255).astype(np.uint8))
+            return upright.convert("RGB")
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable image ({error_summary(error)})") from None

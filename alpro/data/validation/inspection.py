@@ -58,4 +58,5 @@ def _inspect_image(path: str) -> VideoInfo:
         digest, length = clip.sha256, clip.bytes
     elif os.path.isfile(path):
         digest, length = sha256(path), os.path.getsize(path)
-    return VideoInfo(readable, int(readable), 0.0, 0.0, *size, 0, "pillow" if readable else "none", digest, length, reason)
+    decoder = "pillow" if readable else "none"
+    return VideoInfo(readable, int(readable), 0.0, 0.0, *size, 0, False, decoder, digest, length, reason)

@@ -90,8 +90,7 @@ def test_second_decoder_reads_the_same_frames_if_the_first_fails(tmp_path, monke
     clip = make_video(tmp_path / "a.mp4", 40, codec="libx264")
     expected = read_frames(clip, 4, 32, "random", random.Random(7), "pyav")
 
-    def fails(path, choose, size):
-        choose(40)
+    def fails(path, frames, indices, size):
         raise DataError("no")
 
     monkeypatch.setattr(reading, "read_with_decord", fails)

@@ -1,0 +1,59 @@
+"""Opening of video files with PyAV: the stream that is read, strict decoding, and messages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from alpro.errors import DataError
+
+_IMPAIRED = 0x80 | 0x100  # FFmpeg dispositions HEARING_IMPAIRED | VISUAL_IMPAIRED
+_STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
+
+
+def check_file(path: Path) -> None:
+    """Raise DataError if the path is not a readable file of at least one byte."""
+    try:
+        empty = path.stat().st_size == 0
+    except OSError as error:
+        raise DataError(f"{path}: {'not found' if isinstance(error, FileNotFoundError) else error.strerror}") from None
+    if empty:
+        raise DataError(f"{path}: is empty (0 bytes)")
+    if not path.is_file():
+        raise DataError(f"{path}: is not a file")
+
+
+def error_summary(error: BaseException) -> str:
+    """Return the gist of an exception in one line, without the clock, source lines and stack trace of decord's errors."""
+    text = getattr(error, "strerror", None) or str(error)
+    text = re.sub(r"\[[\d:]+\] \S+:\d+: ?", "", text.split("Stack trace")[0])
+    return " ".join(text.split())[:160]
+
+
+def video_stream(container: Any) -> Any:
+    """Return the video stream that decord would choose: not a still image, then highest bit rate, then longest.
+
+    This is the rule of the FFmpeg version inside decord; newer versions also prefer the stream marked as default.
+    Raises DataError if there is no video stream, or no decoder for it.
+    """
+    if not container.streams.video:
+        raise DataError("contains no video stream")
+    stream = max(
+        container.streams.video,
+        key=lambda s: (not int(s.disposition) & _IMPAIRED, min(5, s.frames), s.bit_rate or 0, s.frames, -s.index),
+    )
+    if stream.codec_context is None:
+        raise DataError("there is no decoder for its codec")
+    stream.thread_count = 1
+    return stream
+
+
+def strict_stream(container: Any, pixels: bool = True) -> Any:
+    """Return the video stream with a decoder that stops at the first fault instead of concealing it.
+
+    Without `pixels` it also saves the deblocking filter, which affects pixels but not faults. Raises as `video_stream`.
+    """
+    stream = video_stream(container)
+    stream.codec_context.options = _STRICT if pixels else {**_STRICT, "skip_loop_filter": "all"}
+    return stream
