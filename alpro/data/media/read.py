@@ -54,7 +54,7 @@ def read_frames(
     try:
         found, indices = check_frames(path, choose)
     except DataError as error:
-        raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+        raise DataError(f"{path}: can't be read ({error})") from None
     reasons = []
     for name, read in (("decord", read_with_decord), ("pyav", read_with_pyav)):
         if decoder not in (None, name):

@@ -176,7 +176,8 @@ def _decode(path: Path, by_group: bool = False) -> _Decoding:
                 for frame in packet.decode():
                     done.add_frame(frame)
     except (av.FFmpegError, ValueError) as error:
-        raise DataError(f"frame {len(done.frames)} does not decode ({error_summary(error)})") from None
+        fault = f"frame {len(done.frames)} does not decode" if done.packets else "can't be opened"
+        raise DataError(f"{fault} ({error_summary(error)})") from None
     return done
 
 
@@ -187,13 +188,14 @@ def _check_groups(path: Path, choose: Choose) -> tuple[Frames, list[int]] | None
     """Check only the groups of pictures that are read. Return None if the video is short, or they can't be told apart."""
     import av
 
+    done = _Decoding()
     try:
         with av.open(str(path)) as container:
             stream = strict_stream(container, pixels=False)
             rate = float(stream.average_rate or 0)
             if max(stream.frames, rate * (container.duration or 0) / 1e6) <= LONG:
                 return None
-            done = _Decoding(container.format.name.split(",")[0], stream.codec_context.name)
+            done.format, done.codec = container.format.name.split(",")[0], stream.codec_context.name
             for packet in container.demux(stream):
                 if packet.size:
                     done.add_packet(packet)
@@ -210,6 +212,8 @@ def _check_groups(path: Path, choose: Choose) -> tuple[Frames, list[int]] | None
                     raise DataError(f"the frames before frame {times.index(last)} don't all decode")
             return Frames(len(times), _suits_decord(path, done), done.orientation), indices
     except (av.FFmpegError, ValueError) as error:
+        if not done.frames:  # the file can't be opened, or not demuxed: the check of all frames says why
+            return None
         raise DataError(f"a frame does not decode ({error_summary(error)})") from None
 
 
