@@ -121,7 +121,8 @@ def data_shard(
     """Pack many clips into tar files with an index, from which trainings read directly."""
     from alpro.data.media.shards import write_shards
 
-    typer.echo(f"{output}: {write_shards(source, output, clips)} shards; to version them: dvc add {output}")
+    shards = write_shards(source, output, clips, lambda line: typer.echo(f"left out: {line}", err=True))
+    typer.echo(f"{output}: {shards} shards; to version them: dvc add {output}")
 
 
 @group.command("unpickle", epilog=example_line("data unpickle train.pkl train.csv"))

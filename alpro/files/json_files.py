@@ -13,6 +13,37 @@ from alpro.errors import AlproError
 from alpro.files.atomic import atomic_write
 
 
+class InvalidJSON(ValueError):
+    """A text is not JSON, or an object has a key twice; `line` and `column` are text to add to a message, or empty."""
+
+    def __init__(self, reason: str, line: str = "", column: str = "") -> None:
+        super().__init__(reason)
+        self.line, self.column = line, column
+
+
+def parse(text: str) -> Any:
+    """Return the value of a JSON text. Raises InvalidJSON, also for a duplicate key, of which JSON would keep the last."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as fault:
+        raise InvalidJSON(fault.msg, f"line {fault.lineno}, column {fault.colno}: ", f", column {fault.colno}") from None
+    except RecursionError:
+        raise InvalidJSON("it is nested too deeply") from None
+    except InvalidJSON:
+        raise
+    except ValueError:  # Python's limit for whole numbers
+        raise InvalidJSON("a number has more than 4,300 digits") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidJSON(f"key {twice!r} is given twice in one object; remove one")
+    return content
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON with sorted keys, so that equal values give equal bytes. Raises ValueError for NaN, which JSON lacks."""
     atomic_write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
@@ -26,10 +57,9 @@ def read_json(path: str | Path, error: type[AlproError], hint: str = "", *, miss
     path = Path(path)
     text = _read_text(path, error, hint, missing_hint)
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as fault:
-        reason = f"line {fault.lineno}, column {fault.colno}: not valid JSON: {fault.msg}"
-        raise error(_message(path, reason, hint)) from None
+        return parse(text)
+    except InvalidJSON as fault:
+        raise error(_message(path, f"{fault.line}not valid JSON: {fault}", hint)) from None
 
 
 def read_json_object(
@@ -51,9 +81,9 @@ def read_json_lines(
     rows = []
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), 1):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as fault:
-            raise error(_message(path, f"line {number}: not valid JSON: {fault.msg}", hint)) from None
+            row = parse(line)
+        except InvalidJSON as fault:
+            raise error(_message(path, f"line {number}: not valid JSON: {fault}", hint)) from None
         if not isinstance(row, dict):
             raise error(_message(path, f"line {number}: not a JSON object", hint))
         rows.append(row)
@@ -66,7 +96,8 @@ def _read_text(path: Path, error: type[AlproError], hint: str, missing_hint: str
     except FileNotFoundError:
         raise error(_message(path, "not found", hint if missing_hint is None else missing_hint)) from None
     except UnicodeDecodeError as fault:
-        raise error(_message(path, f"byte {fault.start}: not UTF-8", hint)) from None
+        line = fault.object.count(b"\n", 0, fault.start) + 1
+        raise error(_message(path, f"line {line}: not UTF-8 (byte {fault.object[fault.start]:#04x})", hint)) from None
     except OSError as fault:
         raise error(_message(path, f"cannot be read: {fault.strerror or fault}", hint)) from None
 

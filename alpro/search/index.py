@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpro.data.annotations.records import Record
-from alpro.data.media.extensions import VIDEO_EXTENSIONS
+from alpro.data.media.extensions import VIDEO_EXTENSIONS, is_video_name
 from alpro.errors import CheckpointError, DataError
 from alpro.evaluation.clips import ClipReader
 from alpro.evaluation.features import FeatureStore, features_key, read_tokens, write_tokens
@@ -29,6 +29,8 @@ from alpro.evaluation.sharing import evaluating
 from alpro.files import fingerprint
 from alpro.files.atomic import sha256
 from alpro.files.json_files import read_json_object, write_json
+from alpro.files.listing import NOT_UTF8, list_files
+from alpro.files.names import is_text, shown
 from alpro.files.outputs import new_dir
 from alpro.serving.service import Service
 
@@ -118,11 +120,13 @@ def build(
     root, out = Path(videos).resolve(), Path(folder)
     if not root.is_dir():
         raise DataError(f"{videos}: no such folder")
+    if not is_text(str(root)):
+        raise DataError(f"{shown(root)}: {NOT_UTF8}")
     reader = ClipReader(service.model.num_frames, service.frames, service.model.config.image_size, workers=workers)
     old = _open_existing(out)
-    listed = list(_list_videos(root, {v.path: v for v in old.videos} if old else {}))
+    listed, left_out = _list_videos(root, {v.path: v for v in old.videos} if old else {})
     if not listed:
-        raise DataError(f"{videos}: contains no videos ({', '.join(VIDEO_EXTENSIONS)})")
+        raise DataError("\n".join([f"{videos}: contains no videos ({', '.join(VIDEO_EXTENSIONS)})", *left_out]))
     weights = fingerprint.weights(service.model)
     with evaluating(service.model) as device:
         key = features_key(service.model, reader, "fp32", device)
@@ -142,7 +146,7 @@ def build(
     _drop_tokens(out / "tokens", key, {video.sha256 for video in readable})
     paths = {video.path for video in listed}
     removed = sum(video.path not in paths for video in old.videos) if old else 0
-    return IndexUpdate(len(readable), encoded, removed, unreadable)
+    return IndexUpdate(len(readable), encoded, removed, left_out + unreadable)
 
 
 def write(folder: Path, videos: Sequence[Video], features: Features, metadata: dict[str, Any]) -> None:
@@ -161,22 +165,23 @@ def _open_existing(folder: Path) -> VideoIndex | None:
     return VideoIndex.open(folder) if (folder / "gallery").is_dir() else None
 
 
-def _list_videos(root: Path, indexed: dict[str, Video]) -> Iterator[Video]:
-    """Yield all videos below a folder, by path; a file with the same size and time as in the index is not hashed again."""
-    files = []
-    for folder, _, names in os.walk(root):
-        files += [os.path.join(folder, name) for name in names if os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS]
-    for file in sorted(files):
-        path = os.path.relpath(file, root)
+def _list_videos(root: Path, indexed: dict[str, Video]) -> tuple[list[Video], list[str]]:
+    """Return all videos below a folder by path, and messages on files that are left out.
+
+    A file with the same size and time as in the index is not hashed again.
+    """
+    listing, videos = list_files(root, is_video_name), []
+    for path in listing.names:
         try:
-            stat = os.stat(file)
+            stat = os.stat(root / path)
             before = indexed.get(path)
             if before is not None and (before.size, before.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
-                yield before
+                videos.append(before)
             else:
-                yield Video(path, stat.st_size, stat.st_mtime_ns, sha256(file))
-        except FileNotFoundError:  # a broken link, or removed meanwhile
-            continue
+                videos.append(Video(path, stat.st_size, stat.st_mtime_ns, sha256(root / path)))
+        except OSError as error:  # no permission, or removed meanwhile
+            listing.leave_out(path, (error.strerror or str(error)).lower())
+    return videos, listing.messages(root)
 
 
 def _encode(

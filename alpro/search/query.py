@@ -13,6 +13,7 @@ from alpro.evaluation.features import read_tokens
 from alpro.evaluation.sharing import evaluating
 from alpro.evaluation.texts import padded_ids, token_ids
 from alpro.files import fingerprint
+from alpro.files.names import text_fault
 from alpro.search.index import VideoIndex
 from alpro.serving.service import Service
 
@@ -45,6 +46,8 @@ class Searcher:
         """
         if not text.strip():
             raise DataError("the query is empty")
+        if fault := text_fault(text):
+            raise DataError(f"the query {fault}")
         service, index = self.service, self.index
         model = service.model
         rerank = 0 if service.task == "prompter" else rerank

@@ -26,7 +26,7 @@ def test_equal_values_give_equal_bytes_and_nan_is_refused(tmp_path: Path) -> Non
     ("read", "content", "message"),
     [
         (read_json, b'{"a": 1,\n"b"}', "line 2, column 4: not valid JSON: Expecting ':' delimiter; copy it again"),
-        (read_json, b"\xff", "byte 0: not UTF-8; copy it again"),
+        (read_json, b"\xff", r"line 1: not UTF-8 \(byte 0xff\); copy it again"),
         (read_json_object, b"[]", "not a JSON object; copy it again"),
         (read_json_lines, b'{"a": 1}\n{\n', "line 2: not valid JSON: .*; copy it again"),
         (read_json_lines, b'{"a": 1}\n\n{"a": 2}\n', "line 2: not valid JSON"),

@@ -187,3 +187,19 @@ def test_commands_index_and_search(project: Path, videos: Path, tmp_path: Path) 
     hits = json.loads(printed.stdout)
     assert len(hits) == 2 and all((videos / hit["video"]).is_file() for hit in hits)
     assert hits[0]["video"] in (tmp_path / "page.html").read_text()
+
+
+def test_bad_names_and_links_never_stop_the_other_videos(service: Service, videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    shutil.copyfile(videos / "video0.mp4", tmp_path / "disk" / "linked.mp4")
+    shutil.copyfile(videos / "video0.mp4", videos / "caf\udce9.mp4")
+    (videos / "part1").symlink_to(tmp_path / "disk")
+    (videos / "loop.mp4").symlink_to("loop.mp4")
+    (videos / "gone.mp4").symlink_to("nowhere.mp4")
+    (videos / "up").symlink_to("..")
+    done = build(service, videos, tmp_path / "index")
+    assert done.videos == 12 and "part1/linked.mp4" in {video.path for video in VideoIndex.open(tmp_path / "index").videos}
+    left_out = {message.rpartition("/")[2].split(":")[0] for message in done.unreadable}
+    assert left_out == {r"caf\xe9.mp4", "loop.mp4", "gone.mp4", "up"}
+    with pytest.raises(DataError, match="the query has half of a character"):
+        Searcher(service, VideoIndex.open(tmp_path / "index")).search("a red \ud83d")

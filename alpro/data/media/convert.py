@@ -23,13 +23,15 @@ from pydantic import ValidationError
 
 from alpro.config import Convert
 from alpro.data.media.decoders import scaling_graph
-from alpro.data.media.extensions import VIDEO_EXTENSIONS, bare_name
+from alpro.data.media.extensions import VIDEO_EXTENSIONS, bare_name, is_video_name
 from alpro.data.media.orientation import orientation_of
 from alpro.data.media.probe import probe
 from alpro.data.media.streams import strict_stream
 from alpro.errors import ConfigError, DataError
 from alpro.files.atomic import atomic_write
-from alpro.files.outputs import OwnFiles
+from alpro.files.listing import Listing, list_files
+from alpro.files.names import shown
+from alpro.files.outputs import OwnFiles, read_manifest
 from alpro.terminal.progress import reporting
 
 UNREADABLE = "unreadable.tsv"
@@ -77,14 +79,15 @@ def conversion_settings(params: Path, name: str | None, **options: Any) -> Conve
 def convert(settings: Convert, workers: int | None = None, state: Path = STATE) -> ConversionSummary:
     """Bring the copies of a folder up to date: make missing ones and remove those whose original is gone.
 
+    Files that cannot be read are listed in unreadable.tsv; copies of a file or folder that is left out now are kept.
     Raises DataError if the source is not a folder or contains no videos, if the folders overlap, or if two videos
     would get the same name.
     """
     source, output = Path(settings.source), Path(settings.output)
-    jobs = _jobs(source, output)
+    jobs, listing = _jobs(source, output)
     targets = [target.relative_to(output) for _, target in jobs]
     parts = [str(name.with_name(f".{name.name}.part")) for name in targets]
-    own = OwnFiles(output, source, [UNREADABLE, *map(str, targets)], parts)
+    own = OwnFiles(output, source, [UNREADABLE, *map(str, targets), *_kept(output, listing)], parts)
     outcomes = _ConversionLog(state / f"{_slug(output)}.jsonl", settings)
     outdated = [job for job in jobs if not outcomes.is_current(job)]
     workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(outdated)))
@@ -93,28 +96,28 @@ def convert(settings: Convert, workers: int | None = None, state: Path = STATE) 
             outcomes.add(job, reason)
             report(len(jobs) - len(outdated) + outcomes.added, len(jobs))
     failed = [(path, reason) for path, target in jobs if (reason := outcomes.reason((path, target)))]
-    lines = "".join(f"{path.relative_to(source)}\t{reason}\n" for path, reason in failed)
-    if lines:
-        atomic_write(output / UNREADABLE, lines)
+    rows = [(shown(path.relative_to(source)), reason) for path, reason in failed]
+    rows += [(shown(name), reason) for name, reason in listing.left_out]
+    if rows:
+        atomic_write(output / UNREADABLE, "".join(f"{name}\t{reason}\n" for name, reason in rows))
     else:
         (output / UNREADABLE).unlink(missing_ok=True)
     own.finish()
     copied = [(path, target) for path, target in jobs if not outcomes.reason((path, target))]
     before, after = (sum(job[i].stat().st_size for job in copied) for i in (0, 1))
-    return ConversionSummary(len(outdated), len(jobs) - len(outdated), len(failed), before, after)
+    return ConversionSummary(len(outdated), len(jobs) - len(outdated), len(rows), before, after)
 
 
-def _jobs(source: Path, output: Path) -> list[tuple[Path, Path]]:
-    """Return (original, copy) of every video, sorted by name."""
+def _jobs(source: Path, output: Path) -> tuple[list[tuple[Path, Path]], Listing]:
+    """Return (original, copy) of every video, sorted by name, and the listing of the source."""
     if source.is_symlink() and not source.exists():
         raise DataError(f"{source}: is a broken link (to {source.readlink()}); fix it")
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; put the videos there")
     jobs: dict[Path, Path] = {}
     clashes = []
-    for path in sorted(source.rglob("*")):
-        if not path.name.lower().endswith((*VIDEO_EXTENSIONS, ".")) or path.name.startswith(".") or path.is_dir():
-            continue
+    listing = list_files(source, is_video_name)
+    for path in sorted(source / name for name in listing.names):
         target = output / path.relative_to(source).parent / f"{bare_name(path.name)}.mp4"
         if target in jobs:
             clashes.append(f"{jobs[target]} and {path}")
@@ -123,8 +126,17 @@ def _jobs(source: Path, output: Path) -> list[tuple[Path, Path]]:
         more = f" and {len(clashes) - 5} more pairs" if len(clashes) > 5 else ""
         raise DataError(f"{', '.join(clashes[:5])}{more}: would get the same name; move or rename one of each pair")
     if not jobs:
-        raise DataError(f"{source}: contains no videos ({', '.join(VIDEO_EXTENSIONS)})")
-    return [(path, target) for target, path in jobs.items()]
+        nothing = f"{source}: contains no videos ({', '.join(VIDEO_EXTENSIONS)})"
+        raise DataError("\n".join([nothing, *listing.messages(source)]))
+    return [(path, target) for target, path in jobs.items()], listing
+
+
+def _kept(output: Path, listing: Listing) -> list[str]:
+    """Return the earlier copies of files and folders that are left out now, such as a disk that is not mounted."""
+    left_out = [name for name, _ in listing.left_out]
+    copies = {f"{name.removesuffix(Path(name).name)}{bare_name(Path(name).name)}.mp4" for name in left_out}
+    folders = tuple(f"{name}/" for name in left_out)
+    return [name for name in read_manifest(output) if name in copies or name.startswith(folders)]
 
 
 # --- in parallel --------------------------------------------------------------------------------------------

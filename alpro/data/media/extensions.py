@@ -11,6 +11,11 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 _ALL = frozenset(VIDEO_EXTENSIONS + IMAGE_EXTENSIONS)
 
 
+def is_video_name(name: str) -> bool:
+    """Return True if a file name has the extension of a video, in any case, or the trailing dot of some names of DiDeMo."""
+    return name.lower().endswith((*VIDEO_EXTENSIONS, "."))
+
+
 def bare_name(name: str) -> str:
     """Return a name without its media extension (in any case) or its trailing dot, which some names of DiDeMo have."""
     stem, dot, extension = name.rpartition(".")

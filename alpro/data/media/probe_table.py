@@ -1,4 +1,7 @@
-"""The table of `alpro data probe`: properties of each video in a folder, and why unreadable ones cannot be read."""
+"""The table of `alpro data probe`: properties of each video in a folder, and why unreadable ones cannot be read.
+
+Files that cannot be probed at all, such as broken links and names that are not UTF-8, are rows of the table too.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from alpro.data.media.extensions import VIDEO_EXTENSIONS
-from alpro.data.media.probe import VideoInfo
+from alpro.data.media.extensions import VIDEO_EXTENSIONS, is_video_name
+from alpro.data.media.probe import VideoInfo, unreadable_info
 from alpro.errors import DataError
+from alpro.files.listing import list_files
+from alpro.files.names import shown
 
 COLUMNS = ("file", "readable", "frames", "fps", "size", "rotation", "decoder", "reason")
 
@@ -22,18 +27,18 @@ def probe_folder(folder: str | Path, workers: int | None = None) -> dict[str, Vi
     from alpro.terminal.progress import reporting
 
     folder = Path(folder)
-    endings = (*VIDEO_EXTENSIONS, ".")  # some names of DiDeMo end in a dot
-    files = sorted(file for file in folder.rglob("*") if file.name.lower().endswith(endings) and file.is_file())
-    if not files:
+    listing = list_files(folder, is_video_name)
+    files = [folder / name for name in listing.names]
+    if not files and not listing.left_out:
         raise DataError(
             f"{folder}: contains no videos ({', '.join(VIDEO_EXTENSIONS)})" if folder.is_dir() else f"{folder}: no such folder"
         )
     workers = workers or len(os.sched_getaffinity(0))
-    infos: dict[str, VideoInfo] = {}
+    infos = {name: unreadable_info(0, reason) for name, reason in listing.left_out}
     with reporting("probe") as report:
         for name, info in probe_all([str(file) for file in files], workers, every_frame=True):
             infos[Path(name).relative_to(folder).as_posix()] = info
-            report(len(infos), len(files))
+            report(len(infos) - len(listing.left_out), len(files))
     return dict(sorted(infos.items()))
 
 
@@ -48,4 +53,4 @@ def _row(name: str, info: VideoInfo) -> tuple[str, ...]:
     size = f"{info.width}x{info.height}" if info.width else "-"
     readable = "yes" if info.readable else "no"
     rotation = f"{info.rotation}{' mirrored' if info.mirrored else ''}"
-    return name, readable, str(info.frames), f"{info.fps:g}", size, rotation, info.decoder, info.reason
+    return shown(name), readable, str(info.frames), f"{info.fps:g}", size, rotation, info.decoder, info.reason

@@ -23,6 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from alpro.errors import DataError
 from alpro.files.atomic import atomic_write
+from alpro.files.listing import list_files
 from alpro.files.outputs import OwnFiles
 from alpro.terminal.progress import reporting
 
@@ -47,14 +48,17 @@ class ClipLocation:
 # --- writing ----------------------------------------------------------------------------------------------
 
 
-def write_shards(source: str | Path, output: str | Path, clips: int = CLIPS) -> int:
+def write_shards(
+    source: str | Path, output: str | Path, clips: int = CLIPS, left_out: Callable[[str], object] = lambda line: None
+) -> int:
     """Pack all files below a folder, in order of their names, into shards of `clips` files; return the number of shards.
 
-    A shard that contains the same files, none of them newer, is kept, so an interrupted run resumes. Raises DataError
-    if the source is not a folder or is empty, or if the output is inside it.
+    A shard that contains the same files, none of them newer, is kept, so an interrupted run resumes. `left_out` is called
+    with a line for each file that cannot be packed. Raises DataError if the source is not a folder or is empty, or if the
+    output is inside it.
     """
     source, output = Path(source), Path(output)
-    names = _file_names(source)
+    names = _file_names(source, left_out)
     groups = [names[i : i + clips] for i in range(0, len(names), clips)]
     shards = [f"shard-{number:05d}.tar" for number in range(len(groups))]
     temporary = [name for shard in shards for name in (f".{shard}", f".{Path(shard).stem}.parquet")]
@@ -74,16 +78,18 @@ def write_shards(source: str | Path, output: str | Path, clips: int = CLIPS) -> 
     return len(groups)
 
 
-def _file_names(source: Path) -> list[str]:
+def _file_names(source: Path, left_out: Callable[[str], object]) -> list[str]:
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; put the clips there")
-    names = []
-    for parent, folders, files in os.walk(source):
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        names += [os.path.relpath(os.path.join(parent, file), source) for file in files if not file.startswith(".")]
+    listing = list_files(source)
+    names = [name for name in listing.names if os.access(source / name, os.R_OK)]
+    for name in sorted({*listing.names} - {*names}):
+        listing.leave_out(name, "permission denied")
+    for line in listing.messages(source):
+        left_out(line)
     if not names:
-        raise DataError(f"{source}: is empty; put the clips there")
-    return sorted(names)
+        raise DataError(f"{source}: contains no files that can be packed; put the clips there")
+    return names
 
 
 def _write_shard(shard: Path, source: Path, names: Sequence[str]) -> list[dict[str, Any]]:

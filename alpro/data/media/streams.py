@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from alpro.errors import DataError
+from alpro.files.listing import NOT_UTF8
+from alpro.files.names import is_text
 
 _IMPAIRED = 0x80 | 0x100  # FFmpeg dispositions HEARING_IMPAIRED | VISUAL_IMPAIRED
 _STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
@@ -17,7 +20,12 @@ def check_file(path: Path) -> None:
     try:
         empty = path.stat().st_size == 0
     except OSError as error:
-        raise DataError(f"{path}: {'not found' if isinstance(error, FileNotFoundError) else error.strerror}") from None
+        missing = f"is a broken link (to {os.readlink(path)})" if os.path.islink(path) else "not found"
+        raise DataError(f"{path}: {missing if isinstance(error, FileNotFoundError) else error.strerror}") from None
+    except ValueError:
+        raise DataError(f"{path}: its name has a NUL character") from None
+    if not is_text(str(path)):
+        raise DataError(f"{path}: {NOT_UTF8}")
     if empty:
         raise DataError(f"{path}: is empty (0 bytes)")
     if not path.is_file():
