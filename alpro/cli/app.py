@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 from typer.core import TyperGroup
+
+from alpro.cli.arguments import Command
 
 PIPELINE, DATA, MODELS = "Pipeline", "Data", "Models"
 EVALUATION, REGISTRY, MACHINE = "Evaluation", "Tracking and registry", "This machine"
@@ -18,7 +22,15 @@ class Application(TyperGroup):
         return sorted(self.commands, key=lambda name: PANELS.index(self.commands[name].rich_help_panel))  # type: ignore[attr-defined]
 
 
-app = typer.Typer(
+class Commands(typer.Typer):
+    """A group whose commands check their arguments (`arguments.Command`)."""
+
+    def command(self, *args: Any, **settings: Any) -> Any:
+        """Return the decorator that adds a command."""
+        return super().command(*args, **{"cls": Command, **settings})
+
+
+app = Commands(
     name="alpro",
     cls=Application,
     help="ALPRO: video-and-language pre-training with entity prompts (CVPR 2022).",
@@ -42,7 +54,7 @@ def version_option(
 
 def add_group(name: str, help: str, panel: str) -> typer.Typer:
     """Add a group of commands to the application and return it."""
-    group = typer.Typer(help=help, no_args_is_help=True)
+    group = Commands(help=help, no_args_is_help=True)
     app.add_typer(group, name=name, rich_help_panel=panel)
     return group
 

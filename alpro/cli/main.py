@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -15,17 +16,24 @@ from alpro.cli import evaluate, report  # noqa: F401  # isort: skip
 from alpro.cli import registry  # noqa: F401  # isort: skip
 from alpro.cli.app import app
 from alpro.errors import AlproError
+from alpro.files.names import encodable
 
 
 def main() -> None:
     """Run the command line; an error that the package foresees is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal lacks is printed as its escape
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(standalone_mode=True)
     except AlproError as error:
-        typer.echo(f"alpro: {error}", err=True)
+        typer.echo(f"alpro: {encodable(str(error))}", err=True)
+        sys.exit(2)
+    except UnicodeEncodeError as error:
+        typer.echo(f"alpro: a text or name is not UTF-8 ('{encodable(error.object)[:80]}'); write it in UTF-8", err=True)
         sys.exit(2)
     except OSError as error:  # a full disk, a missing permission
         if error.filename is None and error.errno is None:
             raise
-        typer.echo(f"alpro: {error.filename or 'output'}: {error.strerror}", err=True)
+        typer.echo(f"alpro: {encodable(str(error.filename or 'output'))}: {error.strerror}", err=True)
         sys.exit(2)

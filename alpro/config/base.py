@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -12,6 +13,8 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+
+from alpro.files.names import shown, text_fault
 
 Fraction = float
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -24,7 +27,16 @@ def _check_name(value: str) -> str:
     return value
 
 
+def _check_location(value: str) -> str:
+    if value.startswith("~"):
+        raise ValueError(f"{value!r}: DVC does not expand `~` in parameters; write {os.path.expanduser(value)}")
+    if fault := text_fault(value):
+        raise ValueError(f"'{shown(value)}' {fault}")
+    return value
+
+
 def _check_path(value: str) -> str:
+    _check_location(value)
     if not SAFE_PATH.fullmatch(value):
         raise ValueError(
             f"{value!r}: a path that stages pass to a shell may contain letters, digits and ./_-@%+=:,~ only; "
@@ -36,6 +48,7 @@ def _check_path(value: str) -> str:
 # Values that dvc.yaml puts into stage names and shell commands: no value may begin a command of its own.
 Name = Annotated[str, AfterValidator(_check_name)]
 SafePath = Annotated[str, AfterValidator(_check_path)]
+Location = Annotated[str, AfterValidator(_check_location)]  # of a file or folder that no shell sees
 
 
 def _types(annotation: Any) -> set[Any]:

@@ -12,26 +12,26 @@ from pydantic import (
     model_validator,
 )
 
-from alpro.config.base import Section
+from alpro.config.base import Location, Section
 
 
 class Corpus(Section):
     """A caption corpus for the prompter and for pre-training."""
 
     media: Literal["video", "image"]
-    train: str = Field(description="Annotation file: .csv, .tsv, .parquet, .jsonl or .json.")
-    val: str | None = None
-    root: str = Field(description="Folder with the videos or images that the annotation file names.")
+    train: Location = Field(description="Annotation file: .csv, .tsv, .parquet, .jsonl or .json.")
+    val: Location | None = None
+    root: Location = Field(description="Folder with the videos or images that the annotation file names.")
 
 
 class Dataset(Section):
     """A downstream dataset, official or your own. Its name is also the name of the task."""
 
     task: Literal["retrieval", "qa"]
-    annotations: str = Field(
+    annotations: Location = Field(
         description="Folder with train/val/test.jsonl and, for qa, train_ans2label.json; or one table with a column `split`."
     )
-    videos: str = Field(
+    videos: Location = Field(
         description="Folder with the videos; it may belong to another dataset (MSRVTT-QA uses the videos of msrvtt_ret)."
     )
 
@@ -39,8 +39,8 @@ class Dataset(Section):
 class Convert(Section):
     """Copies of videos that decode faster (`alpro data convert`); `datasets` and `corpora` may refer to them."""
 
-    source: str = Field(description="Folder with the originals, which are never changed.")
-    output: str = Field(description="Folder for the copies.")
+    source: Location = Field(description="Folder with the originals, which are never changed.")
+    output: Location = Field(description="Folder for the copies.")
     every: PositiveInt | None = Field(None, description="Keep every N-th frame; 10 gives WebVid at 10 % of its rate.")
     fps: PositiveFloat | None = Field(None, description="Keep this many frames per second.")
     short_side: PositiveInt | None = Field(
@@ -72,14 +72,16 @@ class Sample(Section):
 class Text(Section):
     """The tokenizer of all texts."""
 
-    tokenizer: str = Field(description="Folder with a WordPiece vocabulary (vocab.txt).")
+    tokenizer: Location = Field(description="Folder with a WordPiece vocabulary (vocab.txt).")
 
 
 class Entities(Section):
     """The entity list of PEM."""
 
-    source: str | None = Field(None, description="A `unigrams.txt` to use as it is; null: count the nouns of the captions.")
-    tagger: str | None = Field(
+    source: Location | None = Field(
+        None, description="A `unigrams.txt` to use as it is; null: count the nouns of the captions."
+    )
+    tagger: Location | None = Field(
         None, description="Name or folder of a spaCy pipeline that finds the nouns; null: a built-in rule."
     )
     number: NonNegativeInt = Field(1000, description="Number of entities, the most frequent nouns; 0 turns PEM off.")

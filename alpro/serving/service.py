@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from alpro.data.media.frames import Strategy
 from alpro.errors import CheckpointError, DataError
+from alpro.files.names import same_name, text_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,6 +91,9 @@ class Service:
         empty = [str(row) for row, text in enumerate(texts) if not text]
         if empty:
             raise DataError(f"rows {', '.join(empty[:10])}: {column} is empty")
+        for row, text in enumerate(texts):
+            if fault := text_fault(text):
+                raise DataError(f"row {row}: {column}: {fault}")
         videos = [self._resolve(str(name)) for name in table["video"]]
         try:
             rows = self._answer(videos, texts) if self.task == "qa" else self._score(videos, texts)
@@ -107,7 +111,9 @@ class Service:
             raise DataError(f"video {name!r}: not a valid path") from None
         if not path.is_relative_to(self.media_root):
             raise DataError(f"video {name!r}: outside the folder of videos, which {MEDIA_ROOT} sets")
-        if not path.is_file():
+        if not path.is_file() and (other := same_name(path)):
+            path = other.resolve()
+        if not path.is_file() or not path.is_relative_to(self.media_root):
             raise DataError(f"video {name!r}: not found in the folder of videos")
         return path
 

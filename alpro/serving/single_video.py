@@ -20,6 +20,8 @@ from typing import Any, cast, get_args
 
 from alpro.data.media.frames import Strategy
 from alpro.errors import CheckpointError, ConfigError, DataError, nearest
+from alpro.files.listing import NOT_UTF8
+from alpro.files.names import is_text, same_name, shown, text_fault
 from alpro.serving.service import TEXT_COLUMN, Service
 
 
@@ -111,9 +113,15 @@ def show_matches(matches: Sequence[Match], as_json: bool = False) -> str:
 def _rows(model: Service, video: str | Path, texts: Sequence[str]) -> list[dict[str, Any]]:
     import pandas
 
-    path = Path(video).absolute()
+    path = Path(video).expanduser().absolute()
+    if not is_text(str(path)):
+        raise DataError(f"{shown(path)}: {NOT_UTF8}")
+    path = path if path.is_file() else same_name(path) or path
     if not path.is_file():
         raise DataError(f"{video}: no such file; pass a video")
+    for text in texts:
+        if fault := text_fault(text):
+            raise DataError(f"text '{shown(text)}' {fault}")
     if not all(text.strip() for text in texts):
         raise DataError("a text is empty; pass some words")
     table = pandas.DataFrame({"video": [str(path)] * len(texts), TEXT_COLUMN[model.task]: list(texts)})

@@ -117,3 +117,20 @@ def test_readme_example_matches_the_python_api():
     """The names in the README's example are public API."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     assert "from alpro.serving import ask, load, match" in readme
+
+
+@pytest.mark.parametrize("text", ["what is \ud83d ?", "caf\udce9 ?", "a\0b"])
+def test_texts_that_utf8_cannot_encode_are_refused(checkpoints, text):
+    with pytest.raises(DataError, match=r"half of a character|not UTF-8|NUL"):
+        ask(load(checkpoints / "qa"), VIDEO, text)
+    with pytest.raises(DataError, match=r"half of a character|not UTF-8|NUL"):
+        match(load(checkpoints / "retrieval"), VIDEO, ["a red circle", text])
+
+
+def test_video_is_found_in_another_unicode_form(checkpoints, tmp_path):
+    (tmp_path / "cafe\u0301.mp4").symlink_to(VIDEO)
+    model = load(checkpoints / "qa")
+    assert ask(model, tmp_path / "caf\u00e9.mp4", TEXTS[1]) == ask(model, VIDEO, TEXTS[1])
+    (tmp_path / "caf\udce9.mp4").symlink_to(VIDEO)
+    with pytest.raises(DataError, match=r"caf\\xe9\.mp4: its name is not UTF-8; rename it"):
+        ask(model, tmp_path / "caf\udce9.mp4", TEXTS[1])

@@ -11,10 +11,14 @@ for every layout. Layouts of a downstream set (a folder or one file):
 - MSRVTT's .json of `videos` and `sentences`. If present, `*JSFUSION_test.csv` (the 1k-A list) replaces its test split,
   and the videos in `MSRVTT_train.{9k,7k}.csv` replace its training split.
 - One table with a column `split` of train, val and test.
+- One JSON object whose keys `train`, `val` and `test` are the lists of rows.
+
+JSON lines are read from a .json too.
 """
 
 from __future__ import annotations
 
+import reprlib
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,16 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from alpro.config import Dataset
+from alpro.data.annotations.delimited import SPLIT_NAMES
 from alpro.data.annotations.media_files import MediaFolder
-from alpro.data.annotations.rows import TABLES, Faults, read_json, read_rows
+from alpro.data.annotations.rows import TABLES, Faults, Row, not_utf8, read_json_object, read_rows, sound_rows
 from alpro.data.media.extensions import bare_name
 from alpro.data.sources.media import image_name
 from alpro.errors import DataError
 
-Row = tuple[str, dict[str, Any]]  # (position in the file, cells by key)
 SPLITS = ("train", "val", "test")
-_SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "validate": "val", "validation": "val", "valid": "val",
-                "dev": "val", "test": "test", "testing": "test"}  # fmt: skip
 _MAPPING = "youtube_mapping.txt"
 
 
@@ -65,10 +67,12 @@ def split_rows(dataset: Dataset, split: str) -> Iterator[Row]:
         return _numbered_rows(path)
     if path.name == f"{split}_data.json":
         return _paragraph_rows(path)
-    if path.suffix == ".json" and (path == Path(dataset.annotations) or path.stem != split):
-        content = read_json(path)
-        if isinstance(content, dict) and {"videos", "sentences"} <= set(content):
+    if path.suffix.lower() == ".json" and (path == Path(dataset.annotations) or path.stem != split):
+        content = read_json_object(path)
+        if content and {"videos", "sentences"} <= set(content):
             return _msrvtt_rows(path, content, split)
+        if content and any(key.strip().lower() in SPLIT_NAMES for key in content):
+            return _rows_of_key(path, content, split)
     if path == Path(dataset.annotations):
         return _rows_of_split(path, split)
     return read_rows(path)
@@ -100,12 +104,38 @@ def _rows_of_split(path: Path, split: str) -> Iterator[Row]:
                 f"{path}: {position}: no column 'split'; add one with train, val or test, or give a folder with a file for "
                 "each split"
             )
-        named = _SPLIT_NAMES.get(str(row["split"]).strip().lower())
+        named = SPLIT_NAMES.get(str(row["split"]).strip().lower())
         if named is None:
             faults.add(position, f"split: {row['split']!r} must be train, val or test; fix it")
         elif named == split:
             yield position, row
     faults.check()
+
+
+def _rows_of_key(path: Path, content: dict[str, Any], split: str) -> Iterator[Row]:
+    """Yield the rows of a split from an object with a list of rows for each split."""
+    faults, seen = Faults(path), dict[str, str]()
+    for key, rows in content.items():
+        named = SPLIT_NAMES.get(key.strip().lower())
+        if named is None and isinstance(rows, (list, dict)):
+            faults.add(f"key {key!r}", "no split; name it train, val or test, or remove it")
+        elif named in seen:
+            faults.add(f"key {key!r}", f"the same split as {seen[named]!r}; join the two lists")
+        elif named and not isinstance(rows, list):
+            faults.add(f"key {key!r}", "must be a list of rows")
+        elif named:
+            seen[named] = key
+            if named == split:
+                yield from sound_rows(_objects(key, rows, faults), faults)
+    faults.check()
+
+
+def _objects(key: str, rows: list[Any], faults: Faults) -> Iterator[Row]:
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, dict):
+            yield f"{key}, row {number}", row
+        else:
+            faults.add(f"{key}, row {number}", f"{reprlib.repr(row)} instead of an object; each row is one {{...}}")
 
 
 # --- published formats ------------------------------------------------------------------------------------
@@ -129,7 +159,11 @@ def _numbered_rows(path: Path) -> Iterator[Row]:
 def _mapping(path: Path) -> dict[str, str]:
     """Return {vidN: name of the clip's file}."""
     names, faults = {}, Faults(path)
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: {not_utf8(path)}") from None
+    for number, line in enumerate(lines, 1):
         cells = line.split()
         if len(cells) == 2:
             names[cells[1]] = cells[0]
@@ -167,8 +201,7 @@ def _msrvtt_file(folder: Path, split: str) -> Path | None:
 
 
 def _msrvtt_rows(path: Path, content: dict[str, Any], split: str) -> Iterator[Row]:
-    _check_video_ids(path, content)
-    videos = {v["video_id"]: _SPLIT_NAMES.get(str(v.get("split")).lower()) for v in content["videos"]}
+    videos = _msrvtt_videos(path, content)
     listed = next((f for n in ("9k", "7k") if (f := path.with_name(f"MSRVTT_train.{n}.csv")).is_file()), None)
     training = {str(row.get("video_id")) for _, row in read_rows(listed)} if listed else set()
     selected = {name for name, of in videos.items() if of == split} - training
@@ -177,31 +210,57 @@ def _msrvtt_rows(path: Path, content: dict[str, Any], split: str) -> Iterator[Ro
     if not selected:
         cause = f" ({listed.name} uses them for training; remove it, or put a {split}.csv beside it)" if listed else ""
         raise DataError(f"{path}: no {split} videos{cause}")
-    for number, row in enumerate(content["sentences"], 1):
-        if row["video_id"] in selected:
-            yield f"sentence {number}", row
-
-
-def _check_video_ids(path: Path, content: dict[str, Any]) -> None:
     faults = Faults(path)
-    for section in ("videos", "sentences"):
-        for number, entry in enumerate(content[section], 1):
-            if not isinstance(entry, dict) or not isinstance(entry.get("video_id"), str):
-                position = f"{section.removesuffix('s')} {number}"
-                faults.add(position, f"no 'video_id': {str(entry)[:80]}; download the file again")
+    sentences = ((f"sentence {number}", row) for number, row in enumerate(content["sentences"], 1))
+    yield from sound_rows((row for row in sentences if row[1]["video_id"] in selected), faults)
     faults.check()
+
+
+def _msrvtt_videos(path: Path, content: dict[str, Any]) -> dict[str, str | None]:
+    """Return the split of each video. Raises DataError for faulty entries, and for sentences whose video is not listed."""
+    faults, videos = Faults(path), dict[str, str | None]()
+    for section in ("videos", "sentences"):
+        if not isinstance(content[section], list):
+            raise DataError(f"{path}: {section!r} is not a list; download the file again")
+        for number, entry in enumerate(content[section], 1):
+            position = f"{section.removesuffix('s')} {number}"
+            name = entry.get("video_id") if isinstance(entry, dict) else None
+            if not isinstance(name, str):
+                faults.add(position, f"no 'video_id': {reprlib.repr(entry)}; download the file again")
+            elif section == "sentences" and name not in videos:
+                faults.add(position, f"{name!r} is not one of the `videos`; download the file again")
+            elif section == "videos":
+                videos[name] = _split_of(position, entry, videos, faults)
+    faults.check()
+    return videos
+
+
+def _split_of(position: str, entry: dict[str, Any], videos: dict[str, str | None], faults: Faults) -> str | None:
+    name, split = entry["video_id"], SPLIT_NAMES.get(str(entry.get("split")).strip().lower())
+    if split is None:
+        faults.add(position, f"split: {entry.get('split')!r} must be train, val or test; fix it")
+    elif videos.get(name, split) != split:
+        faults.add(position, f"{name!r} is in {videos[name]} too; keep one")
+    return split
 
 
 def _cc3m_rows(path: Path, folder: MediaFolder) -> Iterator[Row]:
     faults = Faults(path)
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines):
-            cells, position = line.rstrip("\r\n").split("\t"), f"line {number + 1}"
-            if len(cells) == 2:
-                yield position, {"caption": cells[0], "image": _image_name(number, cells[1], folder), "url": cells[1]}
-            elif line.strip():
-                faults.add(position, f"{len(cells)} cells instead of caption and URL; fix or remove the line")
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            yield from sound_rows(_captions_and_urls(lines, folder, faults), faults)
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: {not_utf8(path)}") from None
     faults.check()
+
+
+def _captions_and_urls(lines: Iterable[str], folder: MediaFolder, faults: Faults) -> Iterator[Row]:
+    for number, line in enumerate(lines):
+        cells, position = line.rstrip("\r\n").split("\t"), f"line {number + 1}"
+        if len(cells) == 2:
+            yield position, {"caption": cells[0], "image": _image_name(number, cells[1], folder), "url": cells[1]}
+        elif line.strip():
+            faults.add(position, f"{len(cells)} cells instead of caption and URL; fix or remove the line")
 
 
 def _image_name(number: int, url: str, folder: MediaFolder) -> str:

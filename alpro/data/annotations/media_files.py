@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 from typing import Literal
+from unicodedata import normalize
 
 from alpro.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, bare_name
 from alpro.data.media.shards import is_sharded, list_clips, shard_of
@@ -15,10 +16,11 @@ from alpro.errors import DataError
 class MediaFolder:
     """The files in a folder and its sub-folders, found by the names that annotations use.
 
-    A name may have an extension (then exactly that file is preferred), none, or a sub-folder. If a name does not exist
-    because the files were moved, it is searched in the folder with less and less of its path: `/old/disk/part/1.jpg` as
-    `part/1.jpg`, then as `1.jpg`. A missing folder has no files. A folder of shards has the files of its index. Raises
-    DataError if the folder is a broken link.
+    A name may have an extension (then exactly that file is preferred), none, or a sub-folder, also with `\\` as on Windows.
+    Names that differ only in their Unicode form (`é` as one or two code points) are the same, unless the exact one exists.
+    If a name does not exist because the files were moved, it is searched in the folder with less and less of its path:
+    `/old/disk/part/1.jpg` as `part/1.jpg`, then as `1.jpg`. A missing folder has no files. A folder of shards has the files
+    of its index. Raises DataError if the folder is a broken link.
     """
 
     def __init__(self, root: str | Path, media: Literal["video", "image"]) -> None:
@@ -44,6 +46,24 @@ class MediaFolder:
         return self._find(name) is not None
 
     def _find(self, name: str) -> Path | None:
+        found = self._find_exactly(name)
+        if found is None and "\\" in name:  # a path written on Windows
+            return self._find(name.replace("\\", "/"))
+        if found is None and not name.isascii():
+            found = self._find_in_another_form(name)
+        return found
+
+    def _find_in_another_form(self, name: str) -> Path | None:
+        """Find a name in the Unicode form of the files, which may differ for each folder of its path."""
+        path = Path(Path(name).anchor)
+        for component in Path(name).parts[len(path.parts) :]:
+            folder = self.root / path
+            names, by_bare_name = self._list(folder)
+            same = {normalize("NFC", other): other for other in (*by_bare_name, *names) if not other.isascii()}
+            path /= component if component in names else same.get(normalize("NFC", component), component)
+        return self._find_exactly(str(path))
+
+    def _find_exactly(self, name: str) -> Path | None:
         components = Path(name).parts
         for start in range(len(components)):
             path = self.root.joinpath(*components[start:])  # an absolute name is first tried as it is
@@ -83,7 +103,7 @@ class MediaFolder:
             return set(self._shards.get(_shard_folder(folder.relative_to(self.root)), {}))
         try:
             return set(os.listdir(folder))
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:  # missing, unreadable, a loop of links, or too long: reading a file in it reports the reason
             return set()
 
     def _rank(self, file: str) -> tuple[int, str]:
@@ -110,9 +130,16 @@ def missing_paths(paths: list[Path]) -> set[Path]:
         if file.parent not in listings:
             try:
                 with os.scandir(file.parent) as entries:
-                    listings[file.parent] = {entry.name for entry in entries if entry.is_file()}
-            except (FileNotFoundError, NotADirectoryError):
+                    listings[file.parent] = {entry.name for entry in entries if _is_file(entry)}
+            except OSError:
                 listings[file.parent] = set()
         if file.name not in listings[file.parent]:
             absent.add(path)
     return absent
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a loop of links
+        return False

@@ -23,6 +23,7 @@ from alpro.data.annotations.rows import Faults, read_json, read_text_cell, read_
 from alpro.data.media.extensions import bare_name
 from alpro.data.sources.known_missing import known_missing
 from alpro.errors import DataError
+from alpro.files.names import shown, text_fault
 
 __all__ = [
     "SPLITS", "annotation_file", "answer_file", "missing_files", "read_answer_list", "read_answers",
@@ -98,6 +99,8 @@ def read_answer_list(path: Path) -> dict[str, int]:
     for answer, label in answers.items():
         if not isinstance(label, int) or isinstance(label, bool):
             faults.add(repr(answer), f"label {label!r} is not a whole number")
+        if fault := text_fault(answer):
+            faults.add(f"'{shown(answer)}'", fault)
     faults.check()
     if sorted(answers.values()) != list(range(len(answers))):
         raise DataError(f"{path}: labels must be 0 to {len(answers) - 1}, each once; renumber the answers")

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from alpro.data.media.extensions import bare_name
+from alpro.errors import DataError
 from alpro.files.atomic import atomic_write
 
 FILE = "known_missing.txt"  # beside the annotations; one name per line, remarks begin with `#`
@@ -33,7 +34,11 @@ def add_known_missing(folder: str | Path, names: Iterable[str], remark: str) -> 
 
 
 def _listed(path: Path) -> set[str]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n") if path.is_file() else []
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: line {line}: not UTF-8; convert the file to UTF-8") from None
     return {bare_name(line.strip()) for line in lines if line.strip() and not line.startswith("#")}
 
 

@@ -82,18 +82,23 @@ def _listed_files(media: Media, root: Path) -> Iterator[tuple[Path, str]]:
         path = root / media.table / table
         if not path.is_file():
             raise DataError(f"{path}: not found; fetch the tables first, or pass them with --from")
-        with path.open(encoding="utf-8", newline="") as file:
-            for line, (url, name) in enumerate(_urls_and_names(file, path, media, split), 1):
-                if name.startswith("/") or ".." in name.split("/") or "\0" in name:
-                    raise DataError(f"{path}: row {line}: {name!r} leads out of {media.folder}")
-                yield folder / name, url
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                for line, (url, name) in enumerate(_urls_and_names(file, path, media, split), 1):
+                    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+                        raise DataError(f"{path}: row {line}: {name!r} leads out of {media.folder}")
+                    yield folder / name, url
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 ({error.reason}); fetch the table again") from None
 
 
 def _urls_and_names(file: Iterator[str], path: Path, media: Media, split: str) -> Iterator[tuple[str, str]]:
     columns = media.columns
     if isinstance(columns["url"], int):
         for cells in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            if len(cells) > columns["url"]:
+            if cells and len(cells) <= columns["url"]:
+                raise DataError(f"{path}: {cells[0][:60]!r} has no URL; fetch the table again")
+            if cells:
                 yield cells[columns["url"]], image_name(cells[columns["url"]], split)
         return
     table = csv.DictReader(file)
@@ -101,6 +106,8 @@ def _urls_and_names(file: Iterator[str], path: Path, media: Media, split: str) -
     if missing:
         raise DataError(f"{path}: has no column {', '.join(missing)} (it has {', '.join(table.fieldnames or [])})")
     for row in table:
+        if None in row or None in row.values():
+            raise DataError(f"{path}: line {table.line_num}: has not as many cells as the header; fetch the table again")
         yield row[str(columns["url"])], f"{row[str(columns['folder'])]}/{row[str(columns['name'])]}{media.extension}"
 
 

@@ -16,6 +16,7 @@ from alpro.config import Corpus, Dataset
 from alpro.data.annotations import read as reading
 from alpro.data.annotations.layouts import corpus_rows, label_answers, split_rows
 from alpro.data.annotations.media_files import MediaFolder, missing_paths
+from alpro.data.annotations.rows import Faults, missing_key
 from alpro.data.media.extensions import bare_name
 from alpro.data.sources.known_missing import known_missing
 from alpro.errors import DataError
@@ -118,28 +119,46 @@ def _answers(source: Dataset, files: dict[str, Path], faults: list[str]) -> dict
 
 
 def _rows(source: Corpus | Dataset, split: str, file: Path, folder: MediaFolder) -> Iterator[tuple[str | None, ...]]:
-    """Yield a tuple of the columns READ_COLUMNS for each caption or question."""
+    """Yield a tuple of the columns READ_COLUMNS for each caption or question.
+
+    Raises DataError that names the missing key once if no row at all has the video, the text or the answer.
+    """
     qa = isinstance(source, Dataset) and source.task == "qa"
     name_keys = reading.MEDIA_KEYS if isinstance(source, Corpus) else reading.VIDEO_KEYS
+    absent = [name_keys, ("question",), ("answer",)] if qa else [name_keys, reading.CAPTION_KEYS]
     file_name = str(file)
+    waiting: list[tuple[str, dict[str, Any]]] = []  # rows before the first with all keys
     names: dict[str, tuple[str, str]] = {}  # name in the annotations -> bare name and path
     for place, row in corpus_rows(file, folder) if isinstance(source, Corpus) else split_rows(source, split):
-        name = _text(row, name_keys)
-        video, path = name, None
-        if name:
-            name = reading.with_page_folder(name, row)
-            if name not in names:
-                names[name] = bare_name(name), str(folder.path(name))
-            video, path = names[name]
-        number = _text(row, ID_KEYS) if isinstance(source, Dataset) else None
-        if qa:
-            question = _text(row, ("question",))
-            kind = _text(row, ("answer_type",)) if "answer_type" in row else (question or "").split(" ")[0].lower()
-            yield file_name, place, split, video, path, question, _text(row, ("answer",)), kind, number
-        else:
-            for caption in _texts(row, reading.CAPTION_KEYS):
-                yield file_name, place, split, video, path, caption, None, None, number
+        absent = [keys for keys in absent if not any(key in row for key in keys)]
+        waiting.append((place, row))
+        if absent:
+            continue
+        for place, row in waiting:
+            name = _text(row, name_keys)
+            video, path = name, None
+            if name:
+                name = reading.with_page_folder(name, row)
+                if name not in names:
+                    names[name] = bare_name(name), str(folder.path(name))
+                video, path = names[name]
+            number = _text(row, ID_KEYS) if isinstance(source, Dataset) else None
+            for text, answer, kind in _asked(row) if qa else ((text, None, None) for text in _texts(row, reading.CAPTION_KEYS)):
+                yield file_name, place, split, video, path, text, answer, kind, number
                 number = None  # the id belongs to the whole list of captions
+        waiting.clear()
+    faults = Faults(file)
+    for place, row in waiting:
+        for keys in absent:
+            faults.add_once(place, missing_key(row, keys))
+    faults.check()
+
+
+def _asked(row: dict[str, Any]) -> list[tuple[str | None, str | None, str | None]]:
+    """Return (question, answer, type) of a row."""
+    question = _text(row, ("question",))
+    kind = _text(row, ("answer_type",)) if "answer_type" in row else (question or "").split(" ")[0].lower()
+    return [(question, _text(row, ("answer",)), kind)]
 
 
 def _texts(row: dict[str, Any], keys: tuple[str, ...]) -> list[str | None]:

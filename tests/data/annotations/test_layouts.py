@@ -94,7 +94,7 @@ def test_published_msrvtt_json_is_split_with_all_sentences(tmp_path):
     assert list(captions(read_dataset(own, "test"))) == ["video3", "video4"]
     write(tmp_path / "txt" / "MSRVTT_data.json", {"videos": [MSRVTT["videos"][0], {"split": "train"}], "sentences": [{}, "a"]})
     with pytest.raises(
-        DataError, match=r"(?s)MSRVTT_data\.json: video 2: no 'video_id': .*sentence 1: .*sentence 2: no .*: a;"
+        DataError, match=r"(?s)MSRVTT_data\.json: video 2: no 'video_id': .*sentence 1: .*sentence 2: no .*: 'a';"
     ):
         read_dataset(own, "train")
 

@@ -252,7 +252,7 @@ def test_pickle_is_refused_without_opening_it(tmp_path):
         ("a.csv", b"", "empty; the first line names the columns"),
         ("a.csv", b"video_id,text\n1,a,b,c\n2,d\n", r"line 2: 4 cells, but 2 columns are named; quote"),
         ("a.csv", b"video_id,text\n", "has no rows"),
-        ("a.csv", b'video_id,text\n1,"a\n', "line 2: not a table row"),
+        ("a.csv", b'video_id,text\n1,"a\n', "line 2: the quoted cell that opens here is not closed; close the quotation mark"),
         ("a.csv", b"video_id,text\n1,\n", r"line 2: text: empty"),
         ("a.csv", b"id,text\n1,x\n", r"line 2: key 'video_id' or .* is missing; the row has 'id', 'text'"),
         ("a.csv", "video_id,text\n1,é\n".encode("latin-1"), "not UTF-8"),
