@@ -4,13 +4,14 @@ A process belongs to a world larger than one if `horovodrun` started it (`HOROVO
 Horovod is imported and started when it is first needed. All ranks must call every collective in the same order.
 
 Exactness (paper section 3.1, VTC over the batch of all workers): the backward pass of `gather` returns the *sum* over
-ranks of each row's gradient. N processes with batch B, averaged by `exchange_gradients`, therefore give the gradient of
+ranks of each row's gradient. N processes with batch B, averaged by `GradientExchange`, therefore give the gradient of
 one process with batch N x B. Tensors are reduced one at a time, or together without fusion, so the order of summation
 never depends on timing.
 """
 
 from alpro.distributed.agreement import agreed
 from alpro.distributed.collectives import (
+    Gathered,
     all_reduce,
     any_true,
     barrier,
@@ -18,15 +19,16 @@ from alpro.distributed.collectives import (
     broadcast_tensors,
     gather,
     gathered_finite,
-    row_offset,
     row_sizes,
 )
 from alpro.distributed.elastic import run_elastic
-from alpro.distributed.gradients import exchange_gradients
+from alpro.distributed.gradients import GradientExchange
 from alpro.distributed.objects import broadcast_object, gather_objects
 from alpro.distributed.world import device, init, is_elastic, local_rank, local_size, rank, shutdown, size
 
 __all__ = [
+    "Gathered",
+    "GradientExchange",
     "agreed",
     "all_reduce",
     "any_true",
@@ -35,7 +37,6 @@ __all__ = [
     "broadcast_state",
     "broadcast_tensors",
     "device",
-    "exchange_gradients",
     "gather",
     "gather_objects",
     "gathered_finite",
@@ -44,7 +45,6 @@ __all__ = [
     "local_rank",
     "local_size",
     "rank",
-    "row_offset",
     "row_sizes",
     "run_elastic",
     "shutdown",

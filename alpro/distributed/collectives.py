@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,23 +28,24 @@ def row_sizes(rows: int) -> list[int]:
     return horovod.allgather(torch.tensor([rows]), name="alpro.row_sizes").tolist()
 
 
-def row_offset(rows: int) -> int:
-    """Return the index of this rank's first row among the rows of all ranks, in the order of `gather`.
+class Gathered(NamedTuple):
+    """The rows of all ranks, in rank order, and the index of this rank's first row among them.
 
-    Computed from the global rank; the rank on its host would be wrong with several hosts.
+    The index is counted over the global ranks; the rank on its host would be wrong with several hosts.
     """
-    return sum(row_sizes(rows)[: rank()])
+
+    rows: Tensor
+    offset: int
 
 
-def gather(x: Tensor, sizes: list[int] | None = None) -> Tensor:
-    """Return the rows of all ranks, in rank order: (n_r, ...) on rank r -> (sum of n_r, ...), differentiable.
+def gather(x: Tensor) -> Gathered:
+    """Return the rows of all ranks: (n_r, ...) on rank r -> (sum of n_r, ...), differentiable, in one exchange.
 
-    The backward pass sums each row's gradient over all ranks, exactly. Ranks may have different numbers of rows; passing
-    `sizes` (from `row_sizes`) saves one exchange.
+    The backward pass sums each row's gradient over all ranks, exactly. Ranks may have different numbers of rows.
     """
     if active_horovod() is None:
-        return x
-    return _Gather.apply(x, sizes if sizes is not None else row_sizes(len(x)))
+        return Gathered(x, 0)
+    return Gathered(*_Gather.apply(x))
 
 
 def gathered_finite() -> Tensor:
@@ -57,16 +58,20 @@ def gathered_finite() -> Tensor:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, sizes: list[int]) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, int]:
         global _gathered
         _gathered = x.detach()
-        ctx.start, ctx.rows = sum(sizes[: rank()]), len(x)
-        return _apply_collective(x, lambda t: active_horovod().allgather(t, name="alpro.gather"))
+        # each row carries its rank, which saves exchanging the numbers of rows first
+        wide = x.detach().float() if x.dtype in (torch.bfloat16, torch.float16) else x.detach()
+        marked = torch.cat([wide.flatten(1), wide.new_full((len(x), 1), rank())], 1)
+        everyone = _apply_collective(marked, lambda t: active_horovod().allgather(t, name="alpro.gather"))
+        ctx.start, ctx.count = int((everyone[:, -1] < rank()).sum()), len(x)
+        return everyone[:, :-1].to(x.dtype).reshape(-1, *x.shape[1:]), ctx.start
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Any) -> Tensor:
         total = all_reduce(grads[0], "sum", name="gather.backward")
-        return total[ctx.start : ctx.start + ctx.rows].contiguous(), None
+        return total[ctx.start : ctx.start + ctx.count].contiguous()
 
 
 # --- reductions -------------------------------------------------------------------------------------------
@@ -86,15 +91,15 @@ def any_true(flag: bool) -> bool:
     return bool(all_reduce(torch.tensor([int(flag)]), "max", name="any_true").item())
 
 
-def buckets_of(tensors: Iterable[AnyTensor]) -> list[list[AnyTensor]]:
-    """Split tensors, in order, into buckets of one type and device with at most BUCKET_ELEMENTS elements."""
+def buckets_of(tensors: Iterable[AnyTensor], elements: int) -> list[list[AnyTensor]]:
+    """Split tensors, in order, into buckets of one type and device with at most `elements` elements."""
     buckets: list[list[AnyTensor]] = []
     room = 0
     for tensor in tensors:
         kind = (tensor.dtype, tensor.device)
         if not buckets or tensor.numel() > room or kind != (buckets[-1][0].dtype, buckets[-1][0].device):
             buckets.append([])
-            room = BUCKET_ELEMENTS
+            room = elements
         buckets[-1].append(tensor)
         room -= tensor.numel()
     return buckets
@@ -121,7 +126,7 @@ def broadcast_tensors(tensors: Iterable[Tensor], root: int = 0) -> None:
     if (horovod := active_horovod()) is None:
         return
     with torch.no_grad():
-        for bucket in buckets_of(tensors):
+        for bucket in buckets_of(tensors, BUCKET_ELEMENTS):
             whole = torch.cat([tensor.detach().reshape(-1) for tensor in bucket])
             whole = _apply_collective(whole, lambda t: horovod.broadcast(t, root, name="alpro.broadcast"))
             for tensor, piece in zip(bucket, whole.split([tensor.numel() for tensor in bucket]), strict=True):

@@ -119,9 +119,8 @@ class Alpro(nn.Module):
         v = v if clips is None else v[clips]
         if local_only:
             return *vtc_loss(v, t, v, t, 0, self.temp, clips), 0
-        everyone = distributed.gather(torch.cat([v, t], 1))
+        everyone, offset = distributed.gather(torch.cat([v, t], 1))
         all_v, all_t = everyone.split(v.shape[1], 1)
-        offset = distributed.row_offset(len(v))
         return *vtc_loss(v, t, all_v, all_t, offset, self.temp, clips), offset
 
     def draw_negatives(

@@ -10,10 +10,11 @@ from torch import nn
 
 from alpro import distributed
 from alpro.config import Training
-from alpro.training.finite import MicroStep, NonFiniteError, describe_non_finite, spread_non_finite
+from alpro.training.finite import MicroStep, NonFiniteError, describe_non_finite
 
 
 def exchange_and_clip(
+    exchange: distributed.GradientExchange,
     parameters: Sequence[nn.Parameter],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -21,15 +22,13 @@ def exchange_and_clip(
     micro_steps: Sequence[MicroStep],
     loss_names: Sequence[str],
 ) -> tuple[float, bool]:
-    """Average the gradients over all ranks and clip their norm. Returns the norm, and True if fp16 overflowed.
+    """Finish averaging the gradients over all ranks and clip their norm. Returns the norm, and True if fp16 overflowed.
 
     After an overflow the step must be skipped, and the scaler lowers its scale. Raises NonFiniteError on all ranks.
     """
     losses = torch.stack([micro.losses for micro in micro_steps])
-    if distributed.size() > 1 and not scaler.is_enabled():
-        spread_non_finite(parameters, losses)
     own_gradients = [p.grad for p in parameters if p.grad is not None]  # not changed: the exchange creates new tensors
-    distributed.exchange_gradients(parameters, settings.compression)
+    exchange.finish()
     gradients = [p.grad for p in parameters if p.grad is not None]
     if scaler.is_enabled():
         scaler.unscale_(optimizer)

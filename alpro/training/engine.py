@@ -62,6 +62,7 @@ class Engine:
         self.model = task.model.to(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = AdamW(self.parameters, settings.learning_rate, settings.betas, settings.epsilon, settings.weight_decay)
+        self.exchange = distributed.GradientExchange(self.parameters, settings.compression)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.accumulation = settings.accumulation
         self.replan([(0, self.world_size)])
@@ -151,13 +152,13 @@ class Engine:
                 _, batch = next(batches)
             self.clock.clips += len(batch)
             heartbeat.beat("computing", step, self.total)
-            losses = self._backward(batch.to(self.device), requests)
+            losses = self._backward(batch.to(self.device), requests, [micro.losses for micro in micro_steps])
             micro_steps.append(MicroStep(batch.ids, losses, distributed.gathered_finite()))
         # average the gradients over all ranks and clip them
         heartbeat.beat("exchange", step, self.total)
         try:
             norm, overflowed = exchange_and_clip(
-                self.parameters, self.optimizer, self.scaler, settings, micro_steps, self.task.losses
+                self.exchange, self.parameters, self.optimizer, self.scaler, settings, micro_steps, self.task.losses
             )
         except NonFiniteError as error:
             raise TrainingError(f"step {step}: {error}; {self.checkpointer.last_snapshot()}") from None
@@ -174,8 +175,12 @@ class Engine:
         self.log.advance(step)
         return requests
 
-    def _backward(self, batch: Any, requests: _Requests) -> Tensor:
-        """Add the gradients of one micro-step. Returns this rank's share of the world's mean losses, (1 + losses,)."""
+    def _backward(self, batch: Any, requests: _Requests, earlier: Sequence[Tensor] = ()) -> Tensor:
+        """Add the gradients of one micro-step; the exchange of the step's last one overlaps with its backward pass.
+
+        `earlier` are the results of the step's earlier micro-steps. Returns this rank's share of the world's mean losses,
+        (1 + losses,).
+        """
         with autocast(self.device, self.settings.precision):
             output: Losses = self.model(batch)
         names = self.task.losses
@@ -190,10 +195,15 @@ class Engine:
             if self.settings.average == "items":
                 scales = (counts * self.world_size / sums[:-2].clamp(min=1)).to(means.dtype)
             requests.save, requests.stop = (sums[-2:] > 0).tolist()
+        shares = (means * scales).detach().double() / self.accumulation
+        losses = torch.cat([(shares * weights.double()).sum()[None], shares])
+        if len(earlier) == self.accumulation - 1:
+            # a loss that is not finite on one rank makes the mean gradient NaN, so all ranks stop at the same step
+            total = torch.stack([*earlier, losses]).sum()
+            self.exchange.begin(None if self.scaler.is_enabled() else total * 0)
         divisor = self.accumulation if self.settings.accumulate == "mean" else 1
         self.scaler.scale((means * weights * scales).sum() / divisor).backward()
-        shares = (means * scales).detach().double() / self.accumulation
-        return torch.cat([(shares * weights.double()).sum()[None], shares])
+        return losses
 
     # --- validation and log ----------------------------------------------------------------------------------------
 

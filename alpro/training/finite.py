@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from alpro import distributed
 
@@ -21,14 +21,6 @@ class MicroStep:
     ids: list[str]  # of the samples
     losses: Tensor  # (1 + losses,): this rank's share of the weighted sum, then of each loss
     rows_finite: Tensor  # () bool: this rank's rows that all ranks gather
-
-
-def spread_non_finite(parameters: Sequence[nn.Parameter], losses: Tensor) -> None:
-    """Make one gradient NaN if a loss is not finite. The exchange carries it to all ranks, which stop at the same step."""
-    for p in parameters:
-        if p.grad is not None:
-            p.grad.add_((losses.sum() * 0).to(p.grad.dtype))
-            return
 
 
 def describe_non_finite(names: Sequence[str], micro_steps: Sequence[MicroStep], gradients: Sequence[Tensor]) -> str:

@@ -5,31 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from alpro import distributed
-from alpro.distributed import collectives
+from alpro.distributed import gradients as distributed_gradients
 
 
 def check_gather(rank: int, world: int) -> None:
     """Check `gather` with different sizes: rank order, and a backward pass that is the exact sum."""
     sizes = [r + 1 for r in range(world)]
     assert distributed.row_sizes(rank + 1) == sizes
-    offset = distributed.row_offset(rank + 1)
-    assert offset == sum(sizes[:rank])
+    offset = sum(sizes[:rank])
     rows = torch.arange(float(sum(sizes)), dtype=torch.float64)[:, None] * torch.ones(3, dtype=torch.float64)
     x = rows[offset : offset + rank + 1].clone().requires_grad_()
-    gathered = distributed.gather(x)
-    assert torch.equal(gathered, rows)
+    gathered, start = distributed.gather(x)
+    assert torch.equal(gathered, rows) and start == offset
     weights = [
         torch.randn(gathered.shape, generator=torch.Generator().manual_seed(r), dtype=torch.float64) for r in range(world)
     ]
     (gathered * weights[rank]).T.contiguous().sum().backward()
     assert x.grad is not None and x.grad.is_contiguous()
     torch.testing.assert_close(x.grad, sum(weights)[offset : offset + rank + 1], rtol=1e-14, atol=1e-14)
-    half = distributed.gather(x.detach().bfloat16())  # Horovod itself refuses bfloat16
+    images, _ = distributed.gather(x.detach().reshape(rank + 1, 1, 3))
+    assert torch.equal(images, rows[:, None])
+    half, _ = distributed.gather(x.detach().bfloat16())  # Horovod itself refuses bfloat16
     assert half.dtype == torch.bfloat16 and torch.equal(half.double(), rows.bfloat16().double())
 
 
@@ -61,12 +64,12 @@ def check_compression(rank: int, world: int) -> None:
     gradients = torch.randn(world, 50)
     p = torch.nn.Parameter(torch.zeros(50))
     p.grad = gradients[rank].clone()
-    distributed.exchange_gradients([p], "fp16")
+    distributed.GradientExchange([p], "fp16").finish()
     assert p.grad is not None and p.grad.dtype == torch.float32
     error = (p.grad - gradients.mean(0)).abs().max().item()
     assert 1e-6 < error < 4e-3, error
     p.grad = torch.full((50,), 1e6)
-    distributed.exchange_gradients([p], "fp16")
+    distributed.GradientExchange([p], "fp16").finish()
     assert p.grad.isinf().all()
 
 
@@ -83,7 +86,7 @@ def exchange(rank: int) -> str:
             continue
         p.grad = torch.randn(p.shape, dtype=p.dtype) * 10 ** (6 * torch.rand(()).item())
     own = parameters[6].grad
-    distributed.exchange_gradients(parameters)
+    distributed.GradientExchange(parameters).finish()
     assert parameters[5].grad is None and parameters[-1].grad is None
     if own is not None:
         torch.testing.assert_close(parameters[6].grad, own / distributed.size())
@@ -94,6 +97,41 @@ def exchange(rank: int) -> str:
     return digest.hexdigest()
 
 
+def check_overlap(rank: int, world: int) -> None:
+    """Check that gradients sent during the backward pass, at other times on each rank, are those sent after it, bit for bit."""
+    torch.manual_seed(0)
+    shared = torch.nn.Linear(8, 8)
+    unused = torch.nn.Linear(2, 2)  # has no gradient on any rank
+    own = torch.nn.Linear(8, 1)  # has one on rank 0 only
+    model = torch.nn.ModuleList([torch.nn.Linear(8, 8), shared, torch.nn.Linear(8, 8), unused, own])
+    parameters = list(model.parameters())
+    exchange = distributed.GradientExchange(parameters)
+
+    def backward(seed: int) -> None:
+        x = torch.randn(5, 8, generator=torch.Generator().manual_seed(10 * seed + rank))
+        hidden = shared(model[0](x).relu())
+        hidden.register_hook(lambda gradient: time.sleep(0.02 * (rank % 2)))
+        loss = shared(model[2](hidden)).square().sum()  # the shared layer's gradient is complete at the end only
+        (loss + own(hidden).sum() if rank == 0 else loss).backward()
+
+    def means(overlapping: bool, poison: Tensor | None = None) -> list[Tensor | None]:
+        model.zero_grad()
+        backward(1)  # of an earlier micro-batch: nothing may be sent
+        if overlapping:
+            exchange.begin(poison)
+        backward(2)
+        exchange.finish()
+        return [p.grad for p in parameters]
+
+    after, during, again = means(False), means(True), means(True, torch.tensor(0.0))
+    for a, b, c in zip(after, during, again, strict=True):
+        assert (a is None) == (b is None) == (c is None)
+        assert a is None or b is None or c is None or (torch.equal(a, b) and torch.equal(a, c))
+    assert [p.grad is None for p in parameters].count(True) == 2
+    nan = means(True, torch.tensor(float("nan") if rank == world - 1 else 0.0))
+    assert any(bool(gradient.isnan().any()) for gradient in nan if gradient is not None)
+
+
 if __name__ == "__main__":
     distributed.init()
     rank, world = distributed.rank(), distributed.size()
@@ -102,8 +140,11 @@ if __name__ == "__main__":
     check_state(rank)
     check_compression(rank, world)
     digests = [exchange(rank)]
-    collectives.BUCKET_ELEMENTS = 300  # many buckets in flight at once
+    check_overlap(rank, world)
+    distributed_gradients.BUCKET_ELEMENTS = 300  # many buckets in flight at once
     digests += [exchange(rank) for _ in range(4)]
+    distributed_gradients.BUCKET_ELEMENTS = 80
+    check_overlap(rank, world)
     results = distributed.gather_objects([digests, rank, distributed.local_rank(), distributed.local_size()])
     distributed.barrier()
     if rank == 0:

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from alpro import distributed
 from alpro.data.batches.batch import Batch
 from tests.goldens_recipe import GOLDENS, draw
@@ -26,7 +28,7 @@ def gradients(batch: Batch) -> dict[str, Any]:
     model = fresh("prompter", num_frames=2, num_entities=5)
     output = model(batch)
     output.total.backward()
-    distributed.exchange_gradients(model.parameters())
+    distributed.GradientExchange(list(model.parameters())).finish()
     named = {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
     return {
         "losses": distributed.gather_objects(output.total.item()),
@@ -41,7 +43,10 @@ if __name__ == "__main__":
     results = {"hvd_sum": gradients(batch)}
     import horovod.torch as horovod
 
-    distributed.gather = lambda x, sizes=None: horovod.allgather(x, name="as_horovod_does")
+    def gather_as_horovod_does(x: torch.Tensor) -> distributed.Gathered:
+        return distributed.Gathered(horovod.allgather(x, name="as_horovod_does"), distributed.rank() * len(x))
+
+    distributed.gather = gather_as_horovod_does
     results["hvd_avg"] = gradients(batch)
     if distributed.rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(results))

@@ -101,7 +101,7 @@ def gradients(
         engine = Engine(toy, settings(validations=1, **changes), seed=1)
         toy.model.train()
         losses: Tensor = engine._backward(mine, _Requests(False, False))
-        distributed.exchange_gradients(engine.parameters)
+        engine.exchange.finish()
         counts = {name: int(count) for name, count in toy.model(mine).counts.items()}
         results[task] = {
             "losses": distributed.all_reduce(losses, "mean"),

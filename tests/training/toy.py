@@ -69,8 +69,9 @@ class ToyModel(nn.Module):
         v = F.normalize(self.right(batch.y), dim=-1)
         if self.training:
             self.seen += 1
-        all_u, all_v = distributed.gather(torch.cat([u, v], 1)).split(4, 1)
-        targets = torch.arange(len(u)) + distributed.row_offset(len(u))
+        everyone, offset = distributed.gather(torch.cat([u, v], 1))
+        all_u, all_v = everyone.split(4, 1)
+        targets = torch.arange(len(u)) + offset
         contrast = (F.cross_entropy(u @ all_v.T / 0.2, targets) + F.cross_entropy(v @ all_u.T / 0.2, targets)) / 2
         logits = self.head(u).view(-1, 3)
         labels = batch.labels.flatten()
@@ -224,8 +225,10 @@ def gradients(dtype: str = "float32", changes: dict[str, Any] | None = None, **o
     task = ToyTask(4, dtype=getattr(torch, dtype), **of_task)
     engine = Engine(task, settings(**(changes or {})), seed=1)
     task.model.train()
-    parts = [engine._backward(task.batch(step), _Requests(False, False)) for step in range(engine.accumulation)]
-    distributed.exchange_gradients(engine.parameters)
+    parts: list[Tensor] = []
+    for step in range(engine.accumulation):
+        parts.append(engine._backward(task.batch(step), _Requests(False, False), parts))
+    engine.exchange.finish()
     losses = distributed.all_reduce(torch.stack(parts).sum(0), "mean")
     return {"losses": losses, "gradients": {name: p.grad for name, p in engine.model.named_parameters() if p.requires_grad}}
 
