@@ -24,7 +24,7 @@ from alpro.system.allocator import keep_freed_memory
 from alpro.training import randomness
 from alpro.training.checkpointer import Checkpointer
 from alpro.training.clipping import exchange_and_clip
-from alpro.training.finite import MicroStep, NonFiniteError
+from alpro.training.finite import MicroStep, NonFiniteError, nan_unless_finite
 from alpro.training.flops import peak_flops
 from alpro.training.log import Clock, Log, LossWindow, last_validation, resized_warning
 from alpro.training.optim import AdamW
@@ -176,10 +176,9 @@ class Engine:
         return requests
 
     def _backward(self, batch: Any, requests: _Requests, earlier: Sequence[Tensor] = ()) -> Tensor:
-        """Add the gradients of one micro-step; the exchange of the step's last one overlaps with its backward pass.
+        """Add the gradients of one micro-step; in the last one of a step, `earlier` has the results of the others.
 
-        `earlier` are the results of the step's earlier micro-steps. Returns this rank's share of the world's mean losses,
-        (1 + losses,).
+        Returns this rank's share of the world's mean losses, (1 + losses,).
         """
         with autocast(self.device, self.settings.precision):
             output: Losses = self.model(batch)
@@ -198,9 +197,7 @@ class Engine:
         shares = (means * scales).detach().double() / self.accumulation
         losses = torch.cat([(shares * weights.double()).sum()[None], shares])
         if len(earlier) == self.accumulation - 1:
-            # a loss that is not finite on one rank makes the mean gradient NaN, so all ranks stop at the same step
-            total = torch.stack([*earlier, losses]).sum()
-            self.exchange.begin(None if self.scaler.is_enabled() else total * 0)
+            self.exchange.begin(None if self.scaler.is_enabled() else nan_unless_finite([*earlier, losses]))
         divisor = self.accumulation if self.settings.accumulate == "mean" else 1
         self.scaler.scale((means * weights * scales).sum() / divisor).backward()
         return losses

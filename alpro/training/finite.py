@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from alpro import distributed
@@ -21,6 +22,14 @@ class MicroStep:
     ids: list[str]  # of the samples
     losses: Tensor  # (1 + losses,): this rank's share of the weighted sum, then of each loss
     rows_finite: Tensor  # () bool: this rank's rows that all ranks gather
+
+
+def nan_unless_finite(losses: Sequence[Tensor]) -> Tensor:
+    """Return 0, or NaN if a loss is not finite, as a () tensor.
+
+    Added to a gradient, the NaN reaches all ranks with the exchange, and they stop at the same step.
+    """
+    return torch.stack(list(losses)).sum() * 0
 
 
 def describe_non_finite(names: Sequence[str], micro_steps: Sequence[MicroStep], gradients: Sequence[Tensor]) -> str:
