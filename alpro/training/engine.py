@@ -120,9 +120,8 @@ class Engine:
                     with self.clock.paused():
                         self.checkpointer.commit(self)
                 if requests.stop:
-                    raise TrainingError(
-                        f"stopped at step {self.step} of {self.total} as requested; {self.checkpointer.last_snapshot()}"
-                    )
+                    position = f"step {self.step} of {self.total}"
+                    raise TrainingError(f"stopped at {position} as requested; {self.checkpointer.last_snapshot()}")
                 self.checkpointer.after_step()
             if self.best is None or self.validated < self.step:  # a smaller world may have ended the plan early
                 self._validate()
@@ -152,7 +151,7 @@ class Engine:
                 _, batch = next(batches)
             self.clock.clips += len(batch)
             heartbeat.beat("computing", step, self.total)
-            losses = self._backward(batch.to(self.device), requests, [micro.losses for micro in micro_steps])
+            losses = self._backward(batch.to(self.device), requests, [m.losses for m in micro_steps])
             micro_steps.append(MicroStep(batch.ids, losses, distributed.gathered_finite()))
         # average the gradients over all ranks and clip them
         heartbeat.beat("exchange", step, self.total)
