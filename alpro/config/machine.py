@@ -71,3 +71,11 @@ class Loader(Section):
     max_unreadable: Fraction = Field(
         0.001, ge=0, le=1, description="Stop the training if a larger fraction of samples cannot be read."
     )
+    cache: str | None = Field(
+        None,
+        description="Folder on a local disk for decoded frames, which all stages share; null: none. It never changes a result. "
+        "Frames that are drawn anew in each epoch are kept only with `frame_candidates`.",
+    )
+    cache_gb: PositiveFloat = Field(
+        10, description="Maximum size of `cache`, in GB of pixels; clips beyond it are decoded each time they are read."
+    )

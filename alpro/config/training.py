@@ -48,6 +48,11 @@ class Training(Section):
     validations: PositiveInt = Field(description="Number of validations, evenly spaced over the steps.")
     train_frames: Literal["random", "headtail", "uniform"] = "headtail"
     eval_frames: Literal["uniform", "uniform_floor", "headtail"] = "uniform"
+    frame_candidates: PositiveInt | None = Field(
+        None,
+        description="Draw the frames of `train_frames` random or headtail from this many evenly spaced frames, so that "
+        "`loader.cache` can keep them; null: from all frames of the clip. It affects results, with and without a cache.",
+    )
     decode_size: PositiveInt | None = Field(
         None,
         description="Height and width in pixels to which frames are decoded before cropping; null: the model's image_size.",
@@ -68,6 +73,15 @@ class Training(Section):
     )
     save_every_s: PositiveFloat = Field(600, description="Write the resume state at least this often.")
     log_every: PositiveInt = Field(10, description="Steps between log lines.")
+
+    @model_validator(mode="after")
+    def _check_candidates(self) -> Training:
+        if self.frame_candidates is not None:
+            if self.train_frames == "uniform":
+                raise ValueError("frame_candidates has no effect with train_frames uniform, which draws no frames")
+            if self.frame_candidates < self.num_frames:
+                raise ValueError(f"frame_candidates {self.frame_candidates} must be at least num_frames {self.num_frames}")
+        return self
 
     @field_validator("keep")
     @classmethod

@@ -6,14 +6,15 @@ T: frames, S: frame side.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from alpro.config import Training
 from alpro.data.annotations.records import Record
+from alpro.data.batches.frame_cache import FrameCache
 from alpro.data.batches.ordered_clips import iter_clips, try_clips
 from alpro.data.media.frames import Strategy
 from alpro.errors import ConfigError, DataError
@@ -33,9 +34,10 @@ class Preprocessing:
     frames_strategy: Strategy = "uniform"
     precision: str = "fp32"
     decode_size: int | None = None  # side of decoded frames before the center crop; None: image_size
+    cache: FrameCache | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def from_training(cls, training: Training, image_size: int) -> Preprocessing:
+    def from_training(cls, training: Training, image_size: int, cache: FrameCache | None = None) -> Preprocessing:
         """Return the evaluation preprocessing for a model trained with these settings."""
         return cls(
             num_frames=training.num_frames,
@@ -44,11 +46,14 @@ class Preprocessing:
             frames_strategy=training.eval_frames,
             precision=training.precision,
             decode_size=training.decode_size,
+            cache=cache,
         )
 
     def reader(self, mode: VideoMode = "full") -> ClipReader:
         """Return the reader of clips with this preprocessing."""
-        return ClipReader(self.num_frames, self.frames_strategy, self.image_size, mode, decode_size=self.decode_size)
+        return ClipReader(
+            self.num_frames, self.frames_strategy, self.image_size, mode, decode_size=self.decode_size, cache=self.cache
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class ClipReader:
     mode: VideoMode = "full"
     workers: int = 1  # threads that read ahead
     decode_size: int | None = None  # side of decoded frames before the center crop; None: image_size
+    cache: FrameCache | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.strategy == "random":
@@ -80,11 +86,13 @@ class ClipReader:
         # Sample one frame separately: the middle one of several uniform frames is not always the middle of the clip.
         one_frame = self.mode == "one_frame"
         count, strategy = (1, _MIDDLE) if one_frame else (self.num_frames, self.strategy)
-        size = self.decode_size
-        for _, clip in iter_clips(records, count, strategy, self.image_size, self.workers, decode_size=size):
+        for _, clip in iter_clips(records, count, strategy, self.image_size, self.workers, **self._options()):
             yield clip.expand(shape)
 
     def try_full_clips(self, records: Sequence[Record]) -> Iterator[Tensor | DataError]:
         """Yield each record's full clip (T, 3, S, S) uint8, or the error if its file can't be read."""
-        clips = try_clips(records, self.num_frames, self.strategy, self.image_size, self.workers, decode_size=self.decode_size)
+        clips = try_clips(records, self.num_frames, self.strategy, self.image_size, self.workers, **self._options())
         return (clip for _, clip in clips)
+
+    def _options(self) -> dict[str, Any]:
+        return {"decode_size": self.decode_size, "cache": self.cache}

@@ -21,6 +21,7 @@ from alpro.checkpoints.layout import CONFIG, WEIGHTS
 from alpro.config import Dataset, Evaluation, Params
 from alpro.data.annotations.read import SPLITS, read_dataset
 from alpro.data.annotations.records import Record
+from alpro.data.batches.frame_cache import open_frame_cache
 from alpro.data.batches.unreadable import refuse_unreadable
 from alpro.data.media.index import probe_cache_path
 from alpro.errors import CheckpointError, ConfigError, nearest
@@ -89,7 +90,7 @@ def evaluate_checkpoint(
     records = read_dataset(dataset, split)
     refuse_unreadable(records, training.num_frames, training.eval_frames, probe_cache_path(dataset.videos, state))
     bundle = load_bundle(params.model, dataset.task, resolved.path, training.num_frames, tokenizer_folder, labels, params.seed)
-    preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size)
+    preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size, open_frame_cache(params.loader))
     resume = ResumeState(Path(state) / "evaluate" / f"{task}-by-hand", settings.features)
     result, change = _evaluate(bundle, records, preprocessing, settings, task, resume, against_full)
     figures = official_figures(result, settings.count_padding)

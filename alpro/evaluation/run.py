@@ -20,6 +20,7 @@ from alpro.checkpoints.load import load_model
 from alpro.config import Dataset, Evaluation, Model, Params, Sample
 from alpro.data.annotations.read import annotation_file, read_answer_list, read_answers, read_dataset
 from alpro.data.annotations.records import Record
+from alpro.data.batches.frame_cache import open_frame_cache
 from alpro.data.batches.unreadable import refuse_unreadable
 from alpro.data.media.index import probe_cache_path
 from alpro.data.text.tokenizer import load_tokenizer
@@ -69,7 +70,7 @@ def run_evaluation(
     tokenizer_folder = _tokenizer_folder(checkpoint, params.text.tokenizer)
     answers = None if dataset.task == "retrieval" else answer_list(checkpoint, dataset)
     bundle = load_bundle(params.model, dataset.task, checkpoint, training.num_frames, tokenizer_folder, answers, params.seed)
-    preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size)
+    preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size, open_frame_cache(params.loader))
     resume = ResumeState(Path(state) / "evaluate" / Path(record).name, settings.features)
     results = {mode: evaluate(bundle, records, preprocessing, settings, mode, f"{task} {mode}", resume) for mode in modes}
     if dataset.task == "retrieval":

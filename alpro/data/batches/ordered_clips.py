@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alpro.data.annotations.records import Record
 from alpro.data.batches.datasets import PackedRecords, View, load_image_frame, load_video_frames
+from alpro.data.batches.frame_cache import FrameCache
 from alpro.data.batches.seeds import python_rng
 from alpro.data.media.frames import Strategy
 from alpro.errors import DataError
@@ -25,6 +26,7 @@ def iter_clips(
     *,
     seed: int = 0,
     decode_size: int | None = None,
+    cache: FrameCache | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield each record's clip once, in order: (position in `records`, frames (T, 3, size, size) uint8).
 
@@ -32,7 +34,9 @@ def iter_clips(
     file, the remaining ones are only tried, and a DataError lists *all* unreadable files.
     """
     faults = []
-    for position, clip in try_clips(records, num_frames, strategy, size, workers, seed=seed, decode_size=decode_size):
+    for position, clip in try_clips(
+        records, num_frames, strategy, size, workers, seed=seed, decode_size=decode_size, cache=cache
+    ):
         if isinstance(clip, DataError):
             faults.append(str(clip))
         elif not faults:
@@ -50,6 +54,7 @@ def try_clips(
     *,
     seed: int = 0,
     decode_size: int | None = None,
+    cache: FrameCache | None = None,
 ) -> Iterator[tuple[int, Tensor | DataError]]:
     """Yield clips as `iter_clips` does, but the DataError in place of a clip whose file cannot be read."""
     view = View(num_frames, size, strategy, decode_size, train=False)
@@ -59,8 +64,8 @@ def try_clips(
         record = packed[position]
         try:
             if record.media == "image":
-                return load_image_frame(record, view, None).expand(num_frames, -1, -1, -1)
-            return load_video_frames(record, view, python_rng(seed, 0, record.id, "frames"), None)
+                return load_image_frame(record, view, None, cache).expand(num_frames, -1, -1, -1)
+            return load_video_frames(record, view, python_rng(seed, 0, record.id, "frames"), None, cache)
         except DataError as error:
             return error
 

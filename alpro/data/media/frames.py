@@ -8,6 +8,7 @@ from typing import Literal
 from alpro.errors import DataError
 
 Strategy = Literal["uniform", "uniform_floor", "random", "headtail"]
+DRAWN: tuple[Strategy, ...] = ("random", "headtail")  # these draw other frames in each epoch
 
 
 def frame_indices(total: int, count: int, strategy: Strategy, rng: random.Random | None = None) -> list[int]:
@@ -37,6 +38,11 @@ def frame_indices(total: int, count: int, strategy: Strategy, rng: random.Random
         head = _draw(0, half, count - tail, rng) if half else [0] * (count - tail)
         return head + _draw(half, total, tail, rng)
     raise ValueError(f"unknown frame strategy {strategy!r}")
+
+
+def candidate_indices(total: int, count: int) -> list[int]:
+    """Select `count` evenly spaced frames, or all frames of a clip that has fewer. Raises DataError if there is none."""
+    return frame_indices(total, min(total, count), "uniform")
 
 
 def _spread(start: int, stop: int, count: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ Decoder = Literal["decord", "pyav"]
 @accept_shard_paths
 def read_frames(
     path: str | Path,
-    frames: int | Sequence[int],
+    frames: int | Sequence[int] | Callable[[int], list[int]],
     size: int | None,
     strategy: Strategy = "uniform",
     rng: random.Random | None = None,
@@ -32,7 +32,8 @@ def read_frames(
 ) -> np.ndarray:
     """Read frames of a video, turned upright: (T, size, size, 3) uint8 RGB.
 
-    `frames` is the number of frames to select by `strategy`, or the indices themselves. `size` squeezes each frame to
+    `frames` is the number of frames to select by `strategy`, or the indices themselves, or a function that selects them
+    from the number of frames in the file. `size` squeezes each frame to
     a square while decoding, as the released code does; None keeps the file's own size. `decoder` None tries decord,
     then PyAV. Raises DataError with file and reason if a frame of the video does not decode, or the file was cut short;
     see `strict.check_frames`.
@@ -47,6 +48,8 @@ def read_frames(
     def choose(total: int) -> list[int]:
         if isinstance(frames, int):
             return frame_indices(total, frames, strategy, rng)
+        if callable(frames):
+            return frames(total)
         if len(frames) == 0 or not 0 <= min(frames) <= max(frames) < total:
             raise DataError(f"frames {list(frames)} were requested, but the video has {total}")
         return list(frames)

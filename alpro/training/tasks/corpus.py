@@ -13,6 +13,7 @@ from alpro import distributed
 from alpro.config import CorpusTraining, Params, Pretraining
 from alpro.data.annotations.read import read_corpus
 from alpro.data.batches.datasets import ClipDataset, Collator, View
+from alpro.data.batches.frame_cache import open_frame_cache
 from alpro.data.batches.loader import validation_batches
 from alpro.data.text.entities import read_entities
 from alpro.data.text.tokenizer import load_tokenizer
@@ -33,9 +34,13 @@ class CorpusTask(ClipTask):
     ) -> None:
         corpora = {name: params.corpora[name] for name in settings.corpora}
         view, eval_view = View.training(settings, params.model), View.evaluation(settings, params.model)
-        train = {name: ClipDataset(name, read_corpus(corpus), "corpus", view, params.seed) for name, corpus in corpora.items()}
+        cache = open_frame_cache(params.loader)
+        train = {
+            name: ClipDataset(name, read_corpus(corpus), "corpus", view, params.seed, cache=cache)
+            for name, corpus in corpora.items()
+        }
         self.val = {
-            name: ClipDataset(name, records, "corpus", eval_view, params.seed)
+            name: ClipDataset(name, records, "corpus", eval_view, params.seed, cache=cache)
             for name, corpus in corpora.items()
             if (records := read_corpus(corpus, "val"))
         }

@@ -10,6 +10,7 @@ from alpro.config import Params
 from alpro.data.annotations.read import answer_file, read_answers, read_dataset
 from alpro.data.annotations.records import QUESTION_TYPES, Record
 from alpro.data.batches.datasets import ClipDataset, Collator, View
+from alpro.data.batches.frame_cache import open_frame_cache
 from alpro.data.batches.unreadable import refuse_unreadable
 from alpro.data.media.index import probe_cache_path
 from alpro.data.text.tokenizer import load_tokenizer
@@ -37,14 +38,14 @@ class DatasetTask(ClipTask):
         self.val: list[Record] = read_dataset(dataset, "val")
         refuse_unreadable(self.val, settings.num_frames, settings.eval_frames, probe_cache_path(dataset.videos))
         view = View.training(settings, params.model)
-        train = ClipDataset(
-            name, read_dataset(dataset, "train"), dataset.task, view, params.seed, self.answers, settings.texts_per_clip
-        )
+        self.cache = open_frame_cache(params.loader)
+        records, texts = read_dataset(dataset, "train"), settings.texts_per_clip
+        train = ClipDataset(name, records, dataset.task, view, params.seed, self.answers, texts, self.cache)
         super().__init__(params, settings, {name: train}, Collator(self.tokenizer, settings.max_text_tokens, params.seed))
 
     def _evaluation(self) -> dict[str, Any]:
         return {
-            "preprocessing": Preprocessing.from_training(self.settings, self.params.model.image_size),
+            "preprocessing": Preprocessing.from_training(self.settings, self.params.model.image_size, self.cache),
             "batch_pairs": self.params.evaluate[self.name].batch_pairs,
             "progress": lambda done, total: heartbeat.beat("validation", done, total),
         }
