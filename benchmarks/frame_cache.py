@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from alpro.data.annotations.records import Record
-from alpro.data.batches.datasets import View, load_video_frames
+from alpro.data.batches.clip_frames import View, load_video_frames
 from alpro.data.batches.frame_cache import FrameCache
 from alpro.data.batches.seeds import python_rng
 from alpro.files.json_files import write_json

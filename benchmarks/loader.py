@@ -23,7 +23,8 @@ import numpy as np
 
 from alpro.config import RandAugment
 from alpro.data.annotations.records import Record
-from alpro.data.batches.datasets import ClipDataset, Collator, View
+from alpro.data.batches.clip_frames import View
+from alpro.data.batches.datasets import ClipDataset, Collator
 from alpro.data.batches.loader import TrainLoader
 from alpro.data.batches.sampler import BatchPlan
 from alpro.data.media.frames import frame_indices

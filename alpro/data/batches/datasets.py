@@ -7,10 +7,9 @@ Letters: B texts, C clips, T frames, L text tokens, H and W pixels.
 from __future__ import annotations
 
 import pickle
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,53 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alpro.config import PEM, CorpusTraining, Model, RandAugment, Training
+from alpro.config import PEM
 from alpro.data.annotations.records import Record
 from alpro.data.batches import augment
 from alpro.data.batches.batch import Batch
-from alpro.data.batches.frame_cache import FrameCache, read_cached
+from alpro.data.batches.clip_frames import View, load_image_frame, load_video_frames
+from alpro.data.batches.frame_cache import FrameCache
 from alpro.data.batches.masking import crop_box, mask_tokens
 from alpro.data.batches.seeds import numpy_rng, python_rng, torch_rng
-from alpro.data.media.frames import DRAWN, Strategy, candidate_indices, frame_indices
-from alpro.data.media.read import read_frames, read_image
 from alpro.errors import DataError
 from alpro.objectives.mlm import IGNORED
 
 Kind = Literal["corpus", "retrieval", "qa"]
 Key = tuple[int, int]  # (epoch, row): the index into a dataset
-_IMAGE_RANDAUGMENT = RandAugment(operations=2, magnitude=7)  # for the images of pre-training (released code)
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """Frame selection, sizes and augmentation of a sample."""
-
-    num_frames: int
-    size: int  # side in pixels of the frames that the model sees
-    frames: Strategy
-    decode_size: int | None = None  # side at which frames are decoded, before the crop; None: `size`
-    randaugment: RandAugment | None = None
-    train: bool = True  # True: random crops; False: center crops
-    augment_images: bool = True  # in training; if False, images are squeezed to the size, as in evaluation
-    candidates: int | None = None  # draw from this many evenly spaced frames; None: from all frames of the clip
-
-    @classmethod
-    def training(cls, training: Training, model: Model) -> View:
-        """Return the view of a training in params.yaml."""
-        return cls(
-            training.num_frames,
-            model.image_size,
-            training.train_frames,
-            training.decode_size,
-            training.randaugment,
-            augment_images=not isinstance(training, CorpusTraining) or training.augment_images,
-            candidates=training.frame_candidates,
-        )
-
-    @classmethod
-    def evaluation(cls, training: Training, model: Model) -> View:
-        """Return the same training's view of its validation split."""
-        return cls(training.num_frames, model.image_size, training.eval_frames, training.decode_size, train=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,70 +156,15 @@ class ClipDataset(torch.utils.data.Dataset[Any]):
 
     def _load_frames(self, record: Record, name: str, epoch: int) -> Tensor:
         view = self.view
-        rng = numpy_rng(self.seed, epoch, name, "augment")
+        # Seeding takes longer than reading a small clip from the cache.
+        rng = numpy_rng(self.seed, epoch, name, "augment") if view.augments(record.media) else None
         if record.media == "image":
             return load_image_frame(record, view, rng, self.cache).expand(view.num_frames, -1, -1, -1)
         frames_rng = python_rng(self.seed, epoch, name, "frames")
         frames = load_video_frames(record, view, frames_rng, rng, self.cache)
-        if view.train and view.randaugment:
+        if rng and view.randaugment:
             frames = augment.randaugment_video(frames, view.randaugment.operations, view.randaugment.magnitude, rng)
         return frames
-
-
-def load_video_frames(
-    record: Record,
-    view: View,
-    frames_rng: random.Random,
-    crop_rng: np.random.RandomState | None,
-    cache: FrameCache | None = None,
-) -> Tensor:
-    """Load the frames of a video: (T, 3, size, size) uint8. Frames that were decoded larger are cropped. Raises DataError."""
-    frames = torch.from_numpy(_video_pixels(record.path, view, frames_rng, cache))
-    if frames.shape[-1] > view.size:
-        if view.train and crop_rng:
-            frames = augment.random_crop(frames, view.size, crop_rng)
-        else:
-            frames = augment.center_crop(frames, view.size)
-    return frames.contiguous()
-
-
-def _video_pixels(path: Path, view: View, rng: random.Random, cache: FrameCache | None) -> np.ndarray:
-    """Return the selected frames of a video at the size at which they are decoded: (T, 3, S, S) uint8."""
-    side, count, drawn = view.decode_size or view.size, view.num_frames, view.frames in DRAWN
-
-    def decode(frames: int | Callable[[int], list[int]]) -> np.ndarray:
-        pixels = read_frames(path, frames, side, view.frames, rng)
-        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-
-    if not drawn:
-        return read_cached(cache, path, f"{count} frames {view.frames}, {side} px", lambda: decode(count))
-    if view.candidates is None:
-        return decode(count)  # other frames in each epoch: not cached
-    candidates = partial(candidate_indices, count=view.candidates)
-    # All candidates are decoded even without a cache: decord may give another frame when it seeks to fewer of them.
-    return read_cached(
-        cache,
-        path,
-        f"{view.candidates} candidates, {side} px",
-        lambda: decode(candidates),
-        lambda total: frame_indices(total, count, view.frames, rng),
-    )
-
-
-def load_image_frame(record: Record, view: View, rng: np.random.RandomState | None, cache: FrameCache | None = None) -> Tensor:
-    """Load an image as one frame: (1, 3, size, size) uint8. Without `rng` nothing is augmented. Raises DataError."""
-    if not (view.train and view.augment_images and rng):
-
-        def decode() -> np.ndarray:
-            return augment.resize_image(read_image(record.path), view.size).numpy()
-
-        return torch.from_numpy(read_cached(cache, record.path, f"image, {view.size} px", decode))
-    frame = augment.random_resized_crop(read_image(record.path), view.size, rng)
-    if rng.uniform() < 0.5:
-        frame = frame.flip(-1)
-    if view.randaugment:
-        frame = augment.randaugment_image(frame, _IMAGE_RANDAUGMENT.operations, _IMAGE_RANDAUGMENT.magnitude, rng)
-    return frame
 
 
 class PackedRecords(Sequence[Record]):

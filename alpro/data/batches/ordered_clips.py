@@ -10,7 +10,8 @@ from itertools import islice
 from torch import Tensor
 
 from alpro.data.annotations.records import Record
-from alpro.data.batches.datasets import PackedRecords, View, load_image_frame, load_video_frames
+from alpro.data.batches.clip_frames import View, load_image_frame, load_video_frames
+from alpro.data.batches.datasets import PackedRecords
 from alpro.data.batches.frame_cache import FrameCache
 from alpro.data.batches.seeds import python_rng
 from alpro.data.media.frames import Strategy

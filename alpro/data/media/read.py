@@ -33,10 +33,9 @@ def read_frames(
     """Read frames of a video, turned upright: (T, size, size, 3) uint8 RGB.
 
     `frames` is the number of frames to select by `strategy`, or the indices themselves, or a function that selects them
-    from the number of frames in the file. `size` squeezes each frame to
-    a square while decoding, as the released code does; None keeps the file's own size. `decoder` None tries decord,
-    then PyAV. Raises DataError with file and reason if a frame of the video does not decode, or the file was cut short;
-    see `strict.check_frames`.
+    from the number of frames in the file. `size` squeezes each frame to a square while decoding, as the released code
+    does; None keeps the file's own size. `decoder` None tries decord, then PyAV. Raises DataError with file and reason if
+    a frame of the video does not decode, or the file was cut short; see `strict.check_frames`.
     """
     path = Path(path)
     check_file(path)

@@ -12,7 +12,8 @@ import torch
 from alpro import distributed
 from alpro.config import CorpusTraining, Params, Pretraining
 from alpro.data.annotations.read import read_corpus
-from alpro.data.batches.datasets import ClipDataset, Collator, View
+from alpro.data.batches.clip_frames import View
+from alpro.data.batches.datasets import ClipDataset, Collator
 from alpro.data.batches.frame_cache import open_frame_cache
 from alpro.data.batches.loader import validation_batches
 from alpro.data.text.entities import read_entities

@@ -9,7 +9,8 @@ from typing import Any
 from alpro.config import Params
 from alpro.data.annotations.read import answer_file, read_answers, read_dataset
 from alpro.data.annotations.records import QUESTION_TYPES, Record
-from alpro.data.batches.datasets import ClipDataset, Collator, View
+from alpro.data.batches.clip_frames import View
+from alpro.data.batches.datasets import ClipDataset, Collator
 from alpro.data.batches.frame_cache import open_frame_cache
 from alpro.data.batches.unreadable import refuse_unreadable
 from alpro.data.media.index import probe_cache_path

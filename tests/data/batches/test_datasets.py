@@ -9,7 +9,8 @@ from PIL import Image
 
 from alpro.config import PEM, RandAugment
 from alpro.data.annotations.records import Record
-from alpro.data.batches.datasets import ClipDataset, Collator, PackedRecords, Unreadable, View
+from alpro.data.batches.clip_frames import View
+from alpro.data.batches.datasets import ClipDataset, Collator, PackedRecords, Unreadable
 from alpro.errors import DataError
 from tests.data.clips import make_records, make_tokenizer
 

@@ -15,8 +15,9 @@ from PIL import Image
 
 from alpro.config import Loader, RandAugment
 from alpro.data.annotations.records import Record
-from alpro.data.batches import datasets, frame_cache
-from alpro.data.batches.datasets import ClipDataset, Collator, Unreadable, View
+from alpro.data.batches import clip_frames, frame_cache
+from alpro.data.batches.clip_frames import View
+from alpro.data.batches.datasets import ClipDataset, Collator, Unreadable
 from alpro.data.batches.frame_cache import FrameCache, open_frame_cache
 from alpro.data.batches.loader import TrainLoader
 from alpro.data.batches.ordered_clips import iter_clips
@@ -56,8 +57,8 @@ def decoded(monkeypatch):
     def counted(read):
         return lambda path, *args, **options: (paths.append(Path(path).name), read(path, *args, **options))[1]
 
-    monkeypatch.setattr(datasets, "read_frames", counted(datasets.read_frames))
-    monkeypatch.setattr(datasets, "read_image", counted(datasets.read_image))
+    monkeypatch.setattr(clip_frames, "read_frames", counted(clip_frames.read_frames))
+    monkeypatch.setattr(clip_frames, "read_image", counted(clip_frames.read_image))
     return paths
 
 

@@ -12,7 +12,8 @@ import torch
 
 from alpro.config import PEM
 from alpro.data.annotations.records import Record
-from alpro.data.batches.datasets import ClipDataset, Collator, View
+from alpro.data.batches.clip_frames import View
+from alpro.data.batches.datasets import ClipDataset, Collator
 from alpro.data.batches.loader import TrainLoader, validation_batches
 from alpro.data.batches.ordered_clips import iter_clips
 from alpro.data.batches.sampler import BatchPlan

@@ -14,7 +14,8 @@ import alpro.data.batches.datasets as datasets_module
 from alpro.config import RandAugment
 from alpro.data.annotations.records import Question, Record
 from alpro.data.batches.batch import Batch
-from alpro.data.batches.datasets import ClipDataset, Collator, Unreadable, View
+from alpro.data.batches.clip_frames import View
+from alpro.data.batches.datasets import ClipDataset, Collator, Unreadable
 from alpro.data.batches.loader import TrainLoader
 from alpro.data.batches.sampler import BatchPlan
 from alpro.errors import ConfigError

@@ -12,7 +12,8 @@ import pytest
 from alpro.config import Corpus
 from alpro.data.annotations.media_files import MediaFolder
 from alpro.data.annotations.read import missing_files, read_corpus
-from alpro.data.batches.datasets import ClipDataset, View
+from alpro.data.batches.clip_frames import View
+from alpro.data.batches.datasets import ClipDataset
 from alpro.data.media.index import build_index
 from alpro.data.media.probe import probe
 from alpro.data.media.read import read_frames, read_image
