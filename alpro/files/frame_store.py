@@ -145,7 +145,7 @@ class FrameStore:
 
 
 def _write_all(file: int, data: np.ndarray, offset: int) -> None:
-    rest = memoryview(data).cast("B")
+    rest = data.data.cast("B")
     while rest:
         written = os.pwrite(file, rest, offset)
         rest, offset = rest[written:], offset + written
