@@ -137,7 +137,8 @@ def _download_bert(name: str) -> Path:
 
 
 def _timm_state_dict(name: str) -> dict[str, Tensor]:
-    import timm
+    import alpro.models.torchvision_shim  # noqa: F401  before timm
+    import timm  # isort: skip
 
     try:
         return dict(timm.create_model(name, pretrained=True).state_dict())
