@@ -7,6 +7,7 @@ update: p <- (p - update) * (1 - lr * decay).
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from itertools import groupby
@@ -21,6 +22,12 @@ class AdamW(torch.optim.Optimizer):
 
     A parameter without a gradient is skipped with its moments; the bias correction counts each parameter's own updates.
     """
+
+    # In torch these methods import the front end of torch.compile when they are first called: 2 s of processor time.
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
 
     def __init__(
         self,

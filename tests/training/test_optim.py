@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -90,3 +92,19 @@ def test_validations_are_evenly_spaced_and_include_the_last_step() -> None:
     assert validation_steps(100, 4) == {25, 50, 75, 100}
     assert validation_steps(7, 2) == {4, 7}
     assert validation_steps(2, 5) == {1, 2}
+
+
+def test_training_does_not_import_the_compiler():
+    code = """
+import sys, torch
+from alpro.training.optim import AdamW
+p = torch.nn.Parameter(torch.ones(3))
+optimizer = AdamW([p], 0.1)
+p.grad = torch.ones(3)
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
