@@ -152,19 +152,38 @@ def _is_row(content: dict[str, Any]) -> bool:
 
 
 def _jsonl(path: Path, faults: Faults) -> Iterator[Row]:
+    """Yield the rows of JSON lines, or of one list of rows, which a .jsonl may contain too."""
     with path.open(encoding="utf-8-sig") as file:
+        first = True
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            try:
-                row = json_files.parse(line)
-            except json_files.InvalidJSON as error:
-                faults.add(f"line {number}{error.column}", f"not valid JSON: {error}; fix or remove the line")
-                continue
+            row, fault = _parsed(line.rstrip())
+            if first and not isinstance(row, dict) and (rows := _all_rows(path)) is not None:
+                yield from _listed(rows, faults)
+                return
+            first = False
             if isinstance(row, dict):
                 yield f"line {number}", row
+            elif fault:
+                faults.add(f"line {number}{fault.column}", f"not valid JSON: {fault}; fix or remove the line")
             else:
                 faults.add(f"line {number}", f"{_type_name(row)} instead of an object; each line is one {{...}}")
+
+
+def _parsed(line: str) -> tuple[Any, json_files.InvalidJSON | None]:
+    try:
+        return json_files.parse(line), None
+    except json_files.InvalidJSON as error:
+        return None, error
+
+
+def _all_rows(path: Path) -> list[Any] | None:
+    """Return the rows of a file that is one list, or one row on several lines; else None."""
+    content, _ = _parsed(path.read_text(encoding="utf-8-sig"))
+    if isinstance(content, dict) and _is_row(content):
+        return [content]
+    return content if isinstance(content, list) and all(isinstance(row, dict) for row in content) else None
 
 
 def _json(path: Path, faults: Faults) -> Iterator[Row]:
@@ -179,6 +198,10 @@ def _json(path: Path, faults: Faults) -> Iterator[Row]:
         raise DataError(f"{path}: an object{keys} instead of a list of rows; give the list itself, or JSON lines")
     if not isinstance(rows, list):
         raise DataError(f"{path}: {_type_name(rows)} instead of a list of rows")
+    yield from _listed(rows, faults)
+
+
+def _listed(rows: list[Any], faults: Faults) -> Iterator[Row]:
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict):
             yield f"row {number}", row

@@ -164,6 +164,16 @@ def test_json_lines_in_a_json_file_are_read(tmp_path: Path, number: int) -> None
     assert captions(source) == [f"box {n}" for n in range(number)] * 3
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_list_or_a_single_row_in_a_jsonl_file_is_read(tmp_path: Path, indent: int | None) -> None:
+    rows = [{"split": split, "video": split, "caption": f"in {split}"} for split in SPLITS]
+    assert captions(own(tmp_path / "own.jsonl", json.dumps(rows, indent=indent))) == ["in train", "in val", "in test"]
+    (tmp_path / "one.jsonl").write_text(json.dumps(rows[0], indent=indent))
+    (record,) = read_corpus(Corpus(media="video", train=str(tmp_path / "one.jsonl"), root="videos"))
+    assert record.captions == ("in train",)
+    assert "line 1, column 2: not valid JSON" in faults(own(tmp_path / "own.jsonl", "{\n" + json.dumps(rows)))[0]
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
