@@ -50,11 +50,11 @@ def read_delimited(path: Path, faults: FaultList) -> Iterator[tuple[str, dict[st
         names: list[str] = []
         quote_faults = 0
         for start, cells, fault in _rows(lines, separator, quoted):
-            opening = _opening_line(lines.row, separator) if fault or (quoted and len(lines.row) > 1) else 0
             if not names:
-                names = _header(path, cells, fault, opening + 1)
+                names = _header(path, cells, fault, 1 + (_opening_line(lines.row, separator) if fault else 0))
                 continue
-            if fault or (quoted and _swallows(lines.row, names, separator)):
+            if fault or (quoted and len(lines.row) > 1 and _swallows(lines.row, names, separator)):
+                opening = _opening_line(lines.row, separator)
                 quote_faults += 1
                 faults.add(f"line {start + opening}", _quote_fault(start + opening, lines.number, fault))
                 lines.resume_after(opening + 1)
@@ -73,20 +73,24 @@ def read_delimited(path: Path, faults: FaultList) -> Iterator[tuple[str, dict[st
 
 
 def _rows(lines: _Lines, separator: str, quoted: bool) -> Iterator[tuple[int, list[str], str]]:
-    """Yield (first line, cells, fault or "") of each row; the parser starts anew after each row."""
+    """Yield (first line, cells, fault or "") of each row. A fault, and `resume_after`, make the parser start anew."""
     while True:
-        lines.begin_row()
-        start = lines.number + 1
-        try:
-            if quoted:
-                parser = csv.reader(lines, delimiter=separator, strict=True)
-            else:
-                parser = csv.reader(lines, delimiter=separator, strict=True, quoting=csv.QUOTE_NONE)
-            yield start, next(parser), ""
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield start, [], str(error)
+        lines.resumed = False
+        if quoted:
+            parser = csv.reader(lines, delimiter=separator, strict=True)
+        else:
+            parser = csv.reader(lines, delimiter=separator, strict=True, quoting=csv.QUOTE_NONE)
+        while not lines.resumed:
+            lines.row = []
+            start = lines.number + 1
+            try:
+                cells = next(parser)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield start, [], str(error)
+                break
+            yield start, cells, ""
 
 
 def _header(path: Path, cells: list[str], fault: str, line: int) -> list[str]:
@@ -119,6 +123,7 @@ class _Lines(Iterator[str]):
         self._lines, self._again = iter(lines), deque[str]()
         self.row: list[str] = []  # lines of the current row
         self.number = 0  # of the last line read, from 1
+        self.resumed = False
 
     def __next__(self) -> str:
         line = self._again.popleft() if self._again else next(self._lines)
@@ -126,14 +131,12 @@ class _Lines(Iterator[str]):
         self.number += 1
         return line
 
-    def begin_row(self) -> None:
-        self.row = []
-
     def resume_after(self, count: int) -> None:
         """Return to the line after the first `count` lines of the row."""
         again = self.row[count:]
         self._again.extendleft(reversed(again))
         self.number -= len(again)
+        self.resumed = True
 
 
 def _opening_line(row: list[str], separator: str) -> int:
@@ -176,7 +179,7 @@ def _quoted_cells(text: str, separator: str) -> Iterator[tuple[int, int, bool]]:
 def _swallows(row: list[str], names: list[str], separator: str) -> bool:
     """Return True if a line of a row, after the first, looks like a row itself: a cell per column, with a name and split."""
     keys = [(position, name) for position, name in enumerate(names) if name in NAME_KEYS or name == "split"]
-    if len(row) < 2 or (not keys and len(names) < 2):
+    if not keys and len(names) < 2:
         return False
     for line in row[1:]:
         cells = next(csv.reader([line], delimiter=separator), [])

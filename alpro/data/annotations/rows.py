@@ -84,11 +84,22 @@ def read_rows(path: Path, faults: Faults | None = None) -> Iterator[Row]:
 def sound_rows(rows: Iterable[Row], faults: Faults) -> Iterator[Row]:
     """Yield the rows without lone surrogates and NUL characters; the others are faults."""
     for position, row in rows:
+        if _is_plain(row):
+            yield position, row
+            continue
         fault = next(filter(None, (_cell_fault(key, cell) for key, cell in row.items())), "")
         if fault:
             faults.add(position, fault)
         else:
             yield position, row
+
+
+def _is_plain(row: dict[str, Any]) -> bool:
+    """Return True if a row consists of ASCII texts, as most do; this is quick to see."""
+    for key, cell in row.items():
+        if type(cell) is not str or not cell.isascii() or "\0" in cell or not key.isascii():
+            return False
+    return True
 
 
 def _cell_fault(key: str, cell: Any) -> str:
