@@ -45,10 +45,15 @@ def worktree(checkout: Path, name: str, saved: bool = False) -> Iterator[Path]:
 
 
 def override(root: Path, overrides: Sequence[str]) -> None:
-    """Change params.yaml exactly like `dvc exp run -S key=value`. Raises ValueError if an override is invalid."""
+    """Change params.yaml like `dvc exp run -S key=value`, without its `${...}`, which could read secrets from the environment.
+
+    Raises ValueError if an override is invalid.
+    """
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
 
+    if any("${" in text for text in overrides):
+        raise ValueError(f"overrides {list(overrides)}: `${{` is not allowed; write the value itself")
     try:
         apply_overrides(root / "params.yaml", list(overrides))
     except DvcException as error:
@@ -56,14 +61,15 @@ def override(root: Path, overrides: Sequence[str]) -> None:
 
 
 def apply(root: Path, changes: ParamChanges) -> None:
-    """Make a run's changes to params.yaml, except to `gate`: no run may change the criteria for its own results.
+    """Make a run's changes to params.yaml, except to `gate` and `launch.discovery`.
 
-    Raises ValueError if an override is invalid or changes `gate`.
+    No run may change the criteria for its own results, or name a program to be started. Raises ValueError if an override is
+    invalid or changes one of these.
     """
     from dvc.utils.serialize import modify_yaml
 
     file = root / "params.yaml"
-    gate = _gate(file)
+    gate, discovery = _protected(file)
     if changes.recipe:
         output_of([sys.executable, "-m", "alpro", "recipe", "use", changes.recipe], root)
         with modify_yaml(file) as params:
@@ -73,10 +79,16 @@ def apply(root: Path, changes: ParamChanges) -> None:
                 params["gate"] = gate
     if changes.overrides:
         override(root, changes.overrides)
-    if _gate(file) != gate:
+    new_gate, new_discovery = _protected(file)
+    if new_gate != gate:
         raise ValueError(
             f"overrides {list(changes.overrides)}: a run cannot change `gate`, by which its results are checked; "
             "edit params.yaml and commit it instead"
+        )
+    if new_discovery not in (discovery, None):
+        raise ValueError(
+            f"overrides {list(changes.overrides)}: a run cannot change `launch.discovery`, a program that is started; "
+            "edit params.yaml instead"
         )
 
 
@@ -121,8 +133,11 @@ def _untracked(root: Path, *patterns: str) -> list[str]:
     return list(filter(None, listed.split("\0")))
 
 
-def _gate(file: Path) -> Any:
-    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("gate")
+def _protected(file: Path) -> tuple[Any, Any]:
+    """Return `gate` and `launch.discovery` of a parameter file."""
+    params = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    launch = params.get("launch")
+    return params.get("gate"), launch.get("discovery") if isinstance(launch, dict) else launch
 
 
 def _share_cache_and_state(checkout: Path, folder: Path) -> None:

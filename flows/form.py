@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, ParamSpec, TypeVar, get_args, get_type_hints
@@ -98,5 +99,11 @@ def to_changes(
     """Convert a form's fields to changes. Typed overrides come last, so they have precedence over the other fields."""
     fields = {f"init.{key}": value for key, value in (start.model_dump() if start else {}).items()}
     fields |= {f"launch.{key}": value for key, value in (machines.model_dump() if machines else {}).items()}
-    from_fields = [f"{key}='{value}'" if isinstance(value, str) else f"{key}={value}" for key, value in fields.items() if value]
+    from_fields = [f"{key}={_quoted(value) if isinstance(value, str) else value}" for key, value in fields.items() if value]
     return ParamChanges(recipe, (*from_fields, *overrides))
+
+
+def _quoted(text: str) -> str:
+    """Return a text as a quoted value of Hydra's grammar: only quotation marks, and backslashes before them, are escaped."""
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
+    return f"'{escaped}'"

@@ -18,7 +18,8 @@ from alpro.files.names import shown, text_fault
 
 Fraction = float
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
-SAFE_PATH = re.compile(r"[\w./@%+=:,~][\w./@%+=:,~-]*")
+FORBIDDEN_IN_PATHS = re.compile(r"^-|[\x00-\x1f\x7f]|\$\{")
+HOSTS = re.compile(r"[A-Za-z0-9_][\w.-]*:[0-9]+(,[A-Za-z0-9_][\w.-]*:[0-9]+)*")
 
 
 def _check_name(value: str) -> str:
@@ -37,18 +38,26 @@ def _check_location(value: str) -> str:
 
 def _check_path(value: str) -> str:
     _check_location(value)
-    if not SAFE_PATH.fullmatch(value):
+    if not value or FORBIDDEN_IN_PATHS.search(value):
         raise ValueError(
-            f"{value!r}: a path that stages pass to a shell may contain letters, digits and ./_-@%+=:,~ only; "
+            f"{value!r} is not a valid path: it must not be empty, begin with `-`, or contain `${{` or control characters; "
             "rename the folder, or link to it"
         )
     return value
 
 
-# Values that dvc.yaml puts into stage names and shell commands: no value may begin a command of its own.
+def _check_hosts(value: str) -> str:
+    if not HOSTS.fullmatch(value):
+        raise ValueError(f"{value!r} is not a list of hosts: write `name:slots,name:slots`, without spaces")
+    return value
+
+
+# DVC makes stage names and output folders of names. A path is a dependency of a stage, so DVC must be able to read it. Hosts
+# become part of the ssh commands that Horovod starts.
 Name = Annotated[str, AfterValidator(_check_name)]
-SafePath = Annotated[str, AfterValidator(_check_path)]
-Location = Annotated[str, AfterValidator(_check_location)]  # of a file or folder that no shell sees
+FilePath = Annotated[str, AfterValidator(_check_path)]
+Hosts = Annotated[str, AfterValidator(_check_hosts)]
+Location = Annotated[str, AfterValidator(_check_location)]  # of a file or folder
 
 
 def _types(annotation: Any) -> set[Any]:

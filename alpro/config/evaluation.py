@@ -9,7 +9,7 @@ from pydantic import (
     PositiveInt,
 )
 
-from alpro.config.base import SafePath, Section
+from alpro.config.base import FilePath, Section
 
 
 class Evaluation(Section):
@@ -35,7 +35,7 @@ class Evaluation(Section):
 class Evaluate(Evaluation):
     """The evaluation of a fine-tuned model."""
 
-    checkpoint: SafePath = Field(description="Checkpoint to evaluate; the recipes name the one that fine-tuning makes.")
+    checkpoint: FilePath = Field(description="Checkpoint to evaluate; the recipes name the one that fine-tuning makes.")
 
 
 class Gate(Section):

@@ -9,7 +9,7 @@ from pydantic import (
     model_validator,
 )
 
-from alpro.config.base import Fraction, Section
+from alpro.config.base import FilePath, Fraction, Hosts, Section
 
 
 class Launch(Section):
@@ -18,7 +18,7 @@ class Launch(Section):
     processes: PositiveInt | None = Field(
         1, description="Number of processes on all hosts; null: one per GPU of this machine, or two without a GPU."
     )
-    hosts: str | None = Field(None, description="Host list of Horovod, `name:slots,...`; null: this machine.")
+    hosts: Hosts | None = Field(None, description="Host list of Horovod, `name:slots,...`; null: this machine.")
     threads: PositiveInt = Field(1, description="CPU threads per process.")
     start_timeout_s: PositiveFloat = Field(120, description="Give up if the processes have not connected after this time.")
     stall_timeout_s: PositiveFloat = Field(1800, description="Stop the run if no process makes progress for this time.")
@@ -26,7 +26,7 @@ class Launch(Section):
         None, description="Elastic runs: continue while this many processes remain; null: a lost process ends the run."
     )
     max_processes: PositiveInt | None = Field(None, description="Elastic runs: maximum number of processes; null: `processes`.")
-    discovery: str | None = Field(
+    discovery: FilePath | None = Field(
         None, description="Elastic runs: program that prints the available hosts, one `name:slots` per line; null: `hosts`."
     )
     commit_every: PositiveInt = Field(

@@ -1,8 +1,64 @@
-"""Which checkpoints the pipeline itself makes, for given parameters."""
+"""Stages of the pipeline: the command that each one runs, and the checkpoints that they make, for given parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from alpro.config import Params
+from alpro.errors import ConfigError, nearest
+
+
+def stage_command(params: Params, address: str) -> list[str]:
+    """Return the words of the `alpro` command that a stage of dvc.yaml or stages/dvc.yaml runs.
+
+    `address` is the stage's name in DVC: `report`, `evaluate@msvd_qa`, `stages/dvc.yaml:pretrain`. The commands in those files
+    are constant and take no value from params.yaml, because DVC would put it into a shell command without quotes.
+
+    Raises ConfigError for a stage or a key that params.yaml does not have.
+    """
+    name, _, key = address.rsplit(":", 1)[-1].partition("@")
+    models, init, train = f"models/{params.recipe}", params.init, ["launch", "--", "train", name]
+    single = {
+        "sample": ["data", "sample"],
+        "text": ["data", "vocabulary", f"{models}/text"],
+        "entities": ["data", "entities", f"{models}/entities"],
+        "prompter": [*train, f"--init={init.prompter}", f"--output={models}/prompter", "--record=reports/prompter"],
+        "pretrain": [*train, f"--init={init.pretrain}", f"--teacher={init.teacher}", f"--output={models}/pretrain",
+                     "--record=reports/pretrain"],
+        "report": ["report", "make"],
+    }  # fmt: skip
+    sections: dict[str, Mapping[str, object]] = {
+        "convert": params.convert,
+        "validate_corpus": params.corpora,
+        "validate": params.datasets,
+        "finetune": params.datasets,
+        "evaluate": params.evaluate,
+        "zeroshot": params.zeroshot,
+    }
+    if name in single and not key:
+        return single[name]
+    if name not in sections:
+        raise ConfigError(f"there is no stage {address!r}{nearest(name, [*single, *sections])}")
+    if key not in sections[name]:
+        raise ConfigError(f"there is no stage {address!r}: params.yaml has no {name}@{key}{nearest(key, sections[name])}")
+    return _keyed_command(params, name, key)
+
+
+def _keyed_command(params: Params, name: str, key: str) -> list[str]:
+    """Return the words of a stage of a `foreach` group."""
+    models, finetuned = f"models/{params.recipe}", params.init.finetune
+    checkpoint = params.evaluate[key].checkpoint if name == "evaluate" else finetuned
+    validate, passed = ["data", "validate", key, f"--output=reports/validate/{key}"], f"--passed={models}/validated"
+    evaluate = ["launch", "--", "evaluate", f"--task={key}", f"--checkpoint={checkpoint}"]
+    return {
+        "convert": ["data", "convert", key],
+        "validate_corpus": [*validate, f"{passed}/corpora/{key}.json"],
+        "validate": [*validate, f"{passed}/{key}.json"],
+        "finetune": ["launch", "--", "train", "finetune", f"--task={key}", f"--init={finetuned}",
+                     f"--output={models}/finetune/{key}", f"--record=reports/finetune/{key}"],
+        "evaluate": [*evaluate, f"--record=reports/evaluate/{key}"],
+        "zeroshot": [*evaluate, "--zero-shot", f"--record=reports/evaluate/{key}_zeroshot"],
+    }[name]  # fmt: skip
 
 
 def pipeline_outputs(params: Params) -> set[str]:

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from alpro.config.base import SafePath, Section
+from alpro.config.base import FilePath, Section
 
 
 class RandAugment(Section):
@@ -167,10 +167,10 @@ class Finetuning(Training):
 class Init(Section):
     """Starting points of the trainings: the output of a stage, an own or official checkpoint, or a file in recipes/init."""
 
-    prompter: SafePath
-    teacher: SafePath = Field(description="The prompter that labels crops in pre-training.")
-    pretrain: SafePath
-    finetune: SafePath
+    prompter: FilePath
+    teacher: FilePath = Field(description="The prompter that labels crops in pre-training.")
+    pretrain: FilePath
+    finetune: FilePath
     resize: Literal["flat_nearest", "bicubic"] = Field(
         "bicubic",
         description="How position embeddings are resized for another image_size: nearest over the flattened patches (released "

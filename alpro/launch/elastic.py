@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from alpro.config import Launch
+from alpro.config.base import HOSTS
 from alpro.errors import LaunchError
 from alpro.launch.command import horovodrun, own_address, worker_environment
 from alpro.launch.diagnosis import Rank
@@ -41,7 +42,8 @@ def elastic_command(settings: Launch, discovery: str, hosts: str, command: list[
     return [
         *horovodrun(settings),
         *("--min-np", str(settings.min_processes), "--max-np", str(settings.max_processes or settings.world_size)),
-        *("--host-discovery-script", discovery, "--elastic-timeout", f"{settings.start_timeout_s:.0f}", *loopback, *command),
+        *("--host-discovery-script", shlex.quote(os.path.abspath(discovery))),  # Horovod passes it to a shell
+        *("--elastic-timeout", f"{settings.start_timeout_s:.0f}", *loopback, *command),
     ]
 
 
@@ -63,6 +65,8 @@ def discovered_hosts(program: str) -> str:
         raise LaunchError(f"launch.discovery: {program} cannot be run ({error}); it must print `name:slots` lines") from None
     if not hosts:
         raise LaunchError(f"launch.discovery: {program} prints no host; it must print `name:slots` lines")
+    if invalid := [host for host in hosts if not HOSTS.fullmatch(host)]:
+        raise LaunchError(f"launch.discovery: {program} prints {invalid[0]!r}; it must print `name:slots` lines")
     return ",".join(hosts)
 
 

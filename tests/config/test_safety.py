@@ -36,20 +36,29 @@ def test_names_of_sets_are_restricted_too(section: str, name: str, tmp_path: Pat
         load(tmp_path / "params.yaml")
 
 
-@pytest.mark.parametrize(
-    "key", ["init.prompter", "init.teacher", "init.pretrain", "init.finetune", "evaluate.msvd_qa.checkpoint"]
-)
-@pytest.mark.parametrize(
-    "path", ["/data/my models/x", "x; touch y", "$HOME/x", "-x", "a'b", 'a"b', "a|b", "a&b", "a>b", "a\nb"]
-)
-def test_paths_that_a_shell_would_interpret_are_refused(key: str, path: str) -> None:
-    with pytest.raises(ConfigError, match=r"may contain letters, digits and .* only; rename the folder, or link to it"):
+@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize("path", ["-x", "", "a\nb", "a\0b", "${init.teacher}"])
+def test_paths_that_dvc_or_a_command_would_misread_are_refused(key: str, path: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not a valid path: .*; rename the folder, or link to it"):
         load(SAMPLE, [f"{key}={json.dumps(path)}"])
 
 
-@pytest.mark.parametrize("path", ["models/x", "/data/Größe/x.pt", "../up/x-1.2_3", "~/x", "a@b=c+d,e:f%20"])
-def test_ordinary_paths_are_accepted(path: str) -> None:
-    assert load(SAMPLE, [f"init.finetune={path}"]).init.finetune == path
+@pytest.mark.parametrize(
+    "path", ["models/x", "/data/Größe/x.pt", "../up/x-1.2_3", "~/x", "/data/my models/x", "a'b;$(id)", "a|b&c>d", 'a"`b`']
+)
+def test_other_paths_are_accepted(path: str) -> None:
+    assert load(SAMPLE, [f"init.finetune={json.dumps(path)}"]).init.finetune == path
+
+
+@pytest.mark.parametrize("hosts", ["-oProxyCommand=x:1", "a b:1", "a;touch x:1", "$(id):1", "a:1,-x:2", "a", "a:x", "a:1\nb:1"])
+def test_hosts_that_ssh_or_a_shell_would_interpret_are_refused(hosts: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not a list of hosts: write `name:slots,name:slots`"):
+        load(SAMPLE, ["launch.processes=2", f"launch.hosts={json.dumps(hosts)}"])
+
+
+def test_hosts_by_name_and_address_are_accepted() -> None:
+    for hosts in ("localhost:1", "node-1.example.org:4,10.0.0.2:4", "gpu_1:8"):
+        assert load(SAMPLE, ["launch.processes=2", f"launch.hosts={json.dumps(hosts)}"]).launch.hosts == hosts
 
 
 def test_a_key_given_twice_is_refused_by_name_and_line(tmp_path: Path) -> None:

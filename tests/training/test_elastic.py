@@ -42,13 +42,18 @@ def test_fixed_hosts_are_given_as_a_discovery_program(tmp_path: Path) -> None:
     assert discovered_hosts(str(fixed_hosts("localhost:1,127.0.0.1:2", tmp_path))) == "localhost:1,127.0.0.1:2"
     with pytest.raises(LaunchError, match=r"launch.discovery: .*no-such cannot be run .*name:slots"):
         discovered_hosts(str(tmp_path / "no-such"))
+    with pytest.raises(LaunchError, match=r"launch.discovery: .* prints '-oProxyCommand=x:1'; it must print `name:slots`"):
+        discovered_hosts(str(fixed_hosts("-oProxyCommand=x:1", tmp_path)))
 
 
 @needs_horovod
 def test_command_starts_an_elastic_horovodrun() -> None:
     settings = Launch(processes=3, min_processes=2, max_processes=4, discovery="hosts.sh")
     text = " ".join(elastic_command(settings, "hosts.sh", "localhost:3", ["python", "train.py"]))
-    assert "--min-np 2 --max-np 4 --host-discovery-script hosts.sh" in text and text.endswith("lo python train.py")
+    assert f"--min-np 2 --max-np 4 --host-discovery-script {os.path.abspath('hosts.sh')}" in text
+    assert text.endswith("lo python train.py")
+    command = elastic_command(settings, "/my hosts/a;b.sh", "localhost:3", ["x"])
+    assert "'/my hosts/a;b.sh'" in command, "Horovod passes the program to a shell"
 
 
 def test_process_whose_loss_left_too_few_is_reported() -> None:
