@@ -10,6 +10,7 @@ from typing import Any
 
 from alpro.lineage import main_checkout
 from flows.run_lock import Busy, only_run
+from flows.runner import check_git
 from flows.server import embedded_server
 from flows.stages import StageFailed
 
@@ -47,6 +48,8 @@ def main(flows: Mapping[str, Any], words: Sequence[str] | None = None) -> int:
         options.error(f"flow {flow.name} has no option {', '.join(unknown)}")
     project = main_checkout(Path.cwd())
     try:
+        experiment = flow.name != "promote" and not arguments.get("in_checkout")
+        check_git(Path.cwd(), saves_experiment=experiment)  # fail at once
         with only_run(project, "another run that is starting"):
             pass  # fail at once if another run holds the lock, not after the server's start
         with embedded_server(project):

@@ -21,7 +21,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.flow_runs import pause_flow_run
 from prefect.runtime import flow_run
 
-from alpro.lineage import main_checkout
+from alpro.lineage import main_checkout, repository_problem, user_problem
 from flows import experiment
 from flows.artifacts import GateDecision, MlflowRuns, StageResult, keep_data_docs, publish, publish_gate
 from flows.commands import TOOLS, output_of, stream, stream_json
@@ -111,8 +111,15 @@ def _parse(words: Sequence[str], stdout: str) -> dict[str, Any]:
         raise StageFailed(f"alpro {' '.join(words)} printed invalid JSON ({error}): {stdout[:200]!r}") from None
 
 
+def check_git(root: Path, saves_experiment: bool) -> None:
+    """Raise ValueError if git cannot be used, for example to save an experiment at the end of a run."""
+    if problem := repository_problem(root) or (user_problem(root) if saves_experiment else None):
+        raise ValueError(f"{root}: {problem}")
+
+
 def checkout_folder() -> Path:
-    """Return the root of the checkout that contains the working directory."""
+    """Return the root of the checkout that contains the working directory. Raises ValueError without a git repository."""
+    check_git(Path.cwd(), saves_experiment=False)
     return Path(output_of(["git", "rev-parse", "--show-toplevel"], Path.cwd()).strip())
 
 
@@ -128,6 +135,7 @@ def run_targets(targets: Sequence[str], changes: ParamChanges, options: RunOptio
         raise ValueError("in_checkout allows no changes: edit params.yaml, or run without in_checkout as an experiment")
     end_with_worker()
     checkout = checkout_folder()
+    check_git(checkout, saves_experiment=not options.in_checkout)
     name = flow_run.name or "run"
     with only_run(main_checkout(checkout), name, wait=log.warning):
         if options.in_checkout:

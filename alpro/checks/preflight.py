@@ -1,4 +1,4 @@
-"""`alpro preflight`: lists all missing inputs of the pipeline before the first stage starts."""
+"""`alpro preflight`: checks git and lists all missing inputs of the pipeline before the first stage starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 from alpro.config import Params
 from alpro.config.pipeline import pipeline_outputs
-from alpro.errors import DataError
+from alpro.errors import ConfigError, DataError
+from alpro.lineage import repository_problem, user_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,18 @@ def _fetching(path: str) -> str:
     entry = source(name)
     given = "" if any(file.urls for file in entry.files) else " --from FILE_OR_FOLDER"
     return f"`alpro data fetch {name}{given}` ({entry.extent})"
+
+
+def check_git(root: Path) -> str | None:
+    """Return a warning if git has no user, which only experiments and flows need.
+
+    Raises ConfigError if `root` is not in a git repository, as then no stage can run.
+    """
+    if problem := repository_problem(root):
+        raise ConfigError(f"{root.resolve()}: {problem}")
+    if problem := user_problem(root):
+        return f"{problem} (`dvc repro` works without one, flows and `dvc exp` do not)"
+    return None
 
 
 def check(params: Params) -> None:

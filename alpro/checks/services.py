@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from alpro.checks.findings import ANSWER_S, Finding
+from alpro.lineage import repository_problem, user_problem
 
 
 def check_dvc(root: Path) -> Finding:
@@ -23,8 +24,8 @@ def check_dvc(root: Path) -> Finding:
     if importlib.util.find_spec("dvc") is None:
         return Finding("DVC", "fail", "not installed", "`make setup`, or pip install 'alpro[pipeline]'")
     version = metadata.version("dvc")
-    if problem := _git_problem(root):
-        return problem
+    if problem := repository_problem(root) or user_problem(root):
+        return Finding("DVC", "fail", problem.detail, problem.remedy)
     answer = subprocess.run(
         [sys.executable, "-m", "dvc", "cache", "dir"],
         cwd=root,
@@ -41,17 +42,6 @@ def check_dvc(root: Path) -> Finding:
     if not os.access(nearest, os.W_OK):
         return Finding("DVC", "fail", f"{version}: cannot write to its cache {cache}", f"change the permissions of {nearest}")
     return Finding("DVC", "ok", f"{version}, cache {cache}{'' if cache.exists() else ' (empty)'}")
-
-
-def _git_problem(root: Path) -> Finding | None:
-    """Return what keeps git from working in a folder: no repository, or no user, without whom nothing can be committed."""
-    for command, detail, remedy in (
-        (["rev-parse", "--git-dir"], "not a git repository", "clone the project with git; a ZIP file has no history"),
-        (["var", "GIT_COMMITTER_IDENT"], "git has no user", "git config user.name NAME; git config user.email ADDRESS"),
-    ):
-        if subprocess.run(["git", *command], cwd=root, capture_output=True, timeout=ANSWER_S).returncode:
-            return Finding("DVC", "fail", detail, remedy)
-    return None
 
 
 def check_mlflow(root: Path) -> Finding:

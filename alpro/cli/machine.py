@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from alpro.cli.app import MACHINE, PIPELINE, app, example_line
@@ -10,10 +12,12 @@ from alpro.cli.options import PARAMS, AsJson, ParamsFile, print_json
 
 @app.command(rich_help_panel=PIPELINE, epilog=example_line("preflight"))
 def preflight(params: ParamsFile = PARAMS) -> None:
-    """Check params.yaml and list all missing inputs."""
-    from alpro.checks.preflight import check
+    """Check git and params.yaml, and list all missing inputs."""
+    from alpro.checks.preflight import check, check_git
     from alpro.config import load
 
+    if warning := check_git(Path()):
+        typer.echo(f"alpro: warning: {warning}", err=True)
     check(load(params))
 
 

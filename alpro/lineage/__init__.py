@@ -15,11 +15,21 @@ from alpro.lineage.dvc_lock import (
     overlap,
     stage_of,
 )
-from alpro.lineage.git import CODE, GitState, git, git_state, main_checkout
+from alpro.lineage.git import (
+    CODE,
+    GitProblem,
+    GitState,
+    git,
+    git_state,
+    main_checkout,
+    repository_problem,
+    user_problem,
+)
 
 __all__ = [
     "CODE",
     "LOCKS",
+    "GitProblem",
     "GitState",
     "LockedPath",
     "LockedStage",
@@ -33,5 +43,7 @@ __all__ = [
     "main_checkout",
     "matches_lock",
     "overlap",
+    "repository_problem",
     "stage_of",
+    "user_problem",
 ]

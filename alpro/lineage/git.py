@@ -18,6 +18,17 @@ EXPERIMENT_DEPTH = 4  # slashes in refs/exps/AB/CDEF.../NAME
 
 
 @dataclass(frozen=True)
+class GitProblem:
+    """What keeps git from serving DVC, and what to do."""
+
+    detail: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.detail}; {self.remedy}"
+
+
+@dataclass(frozen=True)
 class GitState:
     """State of a checkout. `changed` lists the paths under `CODE` that differ from the commit.
 
@@ -42,6 +53,27 @@ def git(root: Path, *args: str, variables: Mapping[str, str] | None = None) -> s
     except (OSError, subprocess.TimeoutExpired):
         return None
     return process.stdout if process.returncode == 0 else None
+
+
+def repository_problem(root: Path) -> GitProblem | None:
+    """Return a problem if `root` is not in a git repository that has its dvc.yaml in a commit: all DVC commands need one."""
+    if git(root, "rev-parse", "--git-dir") is None:
+        remedy = "clone the project with git (a ZIP file has no repository), or run: git init && git add -A && git commit -m start"
+        return GitProblem("not a git repository", remedy)
+    if (root / "dvc.yaml").exists() and git(root, "cat-file", "-e", "HEAD:./dvc.yaml") is None:
+        return GitProblem("git has no commit with dvc.yaml", "run: git init && git add -A && git commit -m start")
+    return None
+
+
+def user_problem(root: Path) -> GitProblem | None:
+    """Return a problem if git has no user: DVC saves experiments as commits, and does not guess a name as git does."""
+    for role in ("AUTHOR", "COMMITTER"):
+        for part in ("name", "email"):
+            configured = git(root, "config", f"user.{part}") or ""
+            if not os.environ.get(f"GIT_{role}_{part.upper()}", configured).strip():
+                remedy = "run: git config user.name NAME && git config user.email ADDRESS"
+                return GitProblem("git has no user", remedy)
+    return None
 
 
 def git_state(root: Path) -> GitState:
