@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from alpro import lineage
+from alpro.files.state import state_folder
 from flows.stages import Outcome, short
 
-FAILED = Path(".state/failed/validate")
 MLFLOW_PAGE = "ALPRO_MLFLOW_PAGE"  # environment variable: address of MLflow for a browser; set by `make ui`
 
 
@@ -172,7 +172,7 @@ def validation_text(root: Path, stages: set[str], mlflow: MlflowRuns, data_docs:
 
 
 def keep_data_docs(stage: str, root: Path, checkout: Path) -> str | None:
-    """Return the path of a failed validation's Data Docs, relative to the checkout; None if there are none.
+    """Return the path of a failed validation's Data Docs, relative to the checkout if it is there; None if there are none.
 
     A run's worktree is removed, so the record is copied to .state/failed; it replaces the dataset's previous one.
     """
@@ -181,10 +181,11 @@ def keep_data_docs(stage: str, root: Path, checkout: Path) -> str | None:
     if not kind.startswith("validate") or not (record / "index.html").is_file():
         return None
     if root != checkout:
-        copy = checkout / FAILED / name
+        copy = state_folder(checkout) / "failed/validate" / name
         shutil.rmtree(copy, ignore_errors=True)
         record = Path(shutil.copytree(record, copy))
-    return (record / "index.html").relative_to(checkout).as_posix()
+    page = record / "index.html"
+    return (page.relative_to(checkout) if page.is_relative_to(checkout) else page).as_posix()
 
 
 def _evaluated(stage: str) -> str | None:

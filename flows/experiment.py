@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from alpro.files.state import DEFAULT, state_folder
 from alpro.lineage import LOCKS
 from flows.commands import LONG_S, dvc, environment, output_of
 from flows.form import ParamChanges
@@ -147,9 +148,9 @@ def _share_cache_and_state(checkout: Path, folder: Path) -> None:
         shutil.copy(local, folder / ".dvc" / "config.local")
     cache = output_of([dvc(), "cache", "dir"], checkout).strip()
     output_of([dvc(), "cache", "dir", "--local", str((checkout / cache).resolve())], folder)
-    state = checkout / ".state"
-    state.mkdir(exist_ok=True)
-    (folder / ".state").symlink_to(state.resolve())
+    state = state_folder(checkout)
+    state.mkdir(parents=True, exist_ok=True)
+    (folder / DEFAULT).symlink_to(state.resolve())
 
 
 def _remove_leftovers(checkout: Path) -> None:

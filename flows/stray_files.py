@@ -8,6 +8,7 @@ interrupted or failed run it may be half-written output: it is moved without ask
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +16,9 @@ from pathlib import Path
 
 import yaml
 
+from alpro.files.state import state_folder
 from flows.commands import LONG_S, dvc, output_of
 
-ASIDE = Path(".state/kept")
 UNFINISHED = Path(".make/unfinished")  # created at the start of `make repro`, removed on success
 MAX_NAMES = 10
 
@@ -41,11 +42,11 @@ def select_stray_files(root: Path, changed: Mapping[str, Sequence[str]]) -> list
 
 def move_aside(root: Path, paths: Sequence[str]) -> Path:
     """Move these files to a new folder below .state/kept; return the folder."""
-    folder = root / ASIDE / time.strftime("%Y%m%d-%H%M%S")
+    folder = state_folder(root) / "kept" / time.strftime("%Y%m%d-%H%M%S")
     for path in paths:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        (root / path).rename(target)
+        shutil.move(root / path, target)  # the state folder may be on another disk
     return folder
 
 
@@ -76,7 +77,9 @@ def prepare_repro(root: Path, choice: str, find: Callable[[], list[str]]) -> int
     if paths and (choice == "keep" or (not choice and unfinished.exists())):
         folder = move_aside(root, paths)
         reason = "" if choice else " (left by the last run, which did not succeed, or added since)"
-        print(f"repro: moved {list_names(paths)}{reason} to {folder.relative_to(root)}")
+        print(
+            f"repro: moved {list_names(paths)}{reason} to {folder.relative_to(root) if folder.is_relative_to(root) else folder}"
+        )
     elif paths and not choice:
         print(
             f"repro: these files in stage outputs are not from a stage, and DVC would delete them: {list_names(paths)}. "

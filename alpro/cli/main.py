@@ -17,6 +17,7 @@ from alpro.cli import registry  # noqa: F401  # isort: skip
 from alpro.cli.app import app
 from alpro.errors import AlproError
 from alpro.files.names import encodable
+from alpro.files.state import write_hint
 
 
 def main() -> None:
@@ -35,5 +36,5 @@ def main() -> None:
     except OSError as error:  # a full disk, a missing permission
         if error.filename is None and error.errno is None:
             raise
-        typer.echo(f"alpro: {encodable(str(error.filename or 'output'))}: {error.strerror}", err=True)
+        typer.echo(f"alpro: {encodable(str(error.filename or 'output'))}: {error.strerror}{write_hint(error.filename)}", err=True)
         sys.exit(2)

@@ -34,6 +34,7 @@ from alpro.evaluation.summary import qa_rows, retrieval_rows
 from alpro.files.atomic import atomic_write
 from alpro.files.json_files import read_json_object, write_json
 from alpro.files.outputs import check_output, new_dir
+from alpro.files.state import state_folder
 
 COPY = "copy the checkpoint again"
 STEP = re.compile(r"model_step_(\w+)\.pt$")
@@ -64,7 +65,7 @@ def evaluate_checkpoint(
     rerank_for: Rerank | None = None,
     against_full: bool = False,
     features: str | Path | None = None,
-    state: str | Path = ".state",
+    state: str | Path | None = None,
     output: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate, print the official dictionary, write the results; return the dictionary. All ranks call it.
@@ -88,6 +89,7 @@ def evaluate_checkpoint(
     labels = None if dataset.task == "retrieval" else answer_list(resolved.path, dataset, answers)
     folder = _results_folder(Path(output) if output else resolved.results or Path("results") / task, split, resolved.step)
     records = read_dataset(dataset, split)
+    state = state or state_folder()
     refuse_unreadable(records, training.num_frames, training.eval_frames, probe_cache_path(dataset.videos, state))
     bundle = load_bundle(params.model, dataset.task, resolved.path, training.num_frames, tokenizer_folder, labels, params.seed)
     preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size, open_frame_cache(params.loader))

@@ -34,6 +34,7 @@ from alpro.evaluation.summary import MotionTest, qa_rows, retrieval_rows, summar
 from alpro.files.atomic import atomic_write, sha256
 from alpro.files.json_files import write_json
 from alpro.files.outputs import check_output, new_dir
+from alpro.files.state import state_folder
 from alpro.models import Alpro, build_model
 
 
@@ -54,7 +55,7 @@ def run_evaluation(
     record: str | Path,
     zero_shot: bool = False,
     modes: Sequence[VideoMode] = VIDEO_MODES,
-    state: str | Path = ".state",
+    state: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a dataset's split under params.yaml, with its ablations, and write the record; return its metrics.
 
@@ -66,6 +67,7 @@ def run_evaluation(
     settings = _settings(params.zeroshot if zero_shot else params.evaluate, task, "zeroshot" if zero_shot else "evaluate")
     dataset, training = params.datasets[task], params.finetune[task]
     records = read_dataset(dataset, settings.split)
+    state = state or state_folder()
     refuse_unreadable(records, training.num_frames, training.eval_frames, probe_cache_path(dataset.videos, state))
     tokenizer_folder = _tokenizer_folder(checkpoint, params.text.tokenizer)
     answers = None if dataset.task == "retrieval" else answer_list(checkpoint, dataset)

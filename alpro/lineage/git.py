@@ -58,7 +58,9 @@ def git(root: Path, *args: str, variables: Mapping[str, str] | None = None) -> s
 def repository_problem(root: Path) -> GitProblem | None:
     """Return a problem if `root` is not in a git repository that has its dvc.yaml in a commit: all DVC commands need one."""
     if git(root, "rev-parse", "--git-dir") is None:
-        remedy = "clone the project with git (a ZIP file has no repository), or run: git init && git add -A && git commit -m start"
+        remedy = (
+            "clone the project with git (a ZIP file has no repository), or run: git init && git add -A && git commit -m start"
+        )
         return GitProblem("not a git repository", remedy)
     if (root / "dvc.yaml").exists() and git(root, "cat-file", "-e", "HEAD:./dvc.yaml") is None:
         return GitProblem("git has no commit with dvc.yaml", "run: git init && git add -A && git commit -m start")

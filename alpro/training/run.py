@@ -26,6 +26,7 @@ from alpro.files import fingerprint
 from alpro.files.json_files import write_json
 from alpro.files.locks import Lock, take_lock
 from alpro.files.outputs import check_output, new_dir
+from alpro.files.state import state_folder
 from alpro.launch import heartbeat
 from alpro.terminal import console
 from alpro.training.checkpointer import Checkpointer
@@ -54,7 +55,7 @@ def run_training(
     record: str | Path,
     teacher: str | None = None,
     max_steps: int | None = None,
-    state: str | Path = ".state",
+    state: str | Path | None = None,
 ) -> Best:
     """Train a stage; every rank of the world calls it. Returns the best step with its validation.
 
@@ -66,7 +67,7 @@ def run_training(
         settings = section(params, stage, task)
         if max_steps is not None:
             settings = settings.model_copy(update={"max_steps": max_steps})
-        job = _Job(params, stage, task, settings, init, teacher, Path(output), Path(record), Path(state))
+        job = _Job(params, stage, task, settings, init, teacher, Path(output), Path(record), Path(state or state_folder()))
         if distributed.rank() == 0:
             _check_outputs(job)
         return _train(job)

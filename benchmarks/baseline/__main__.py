@@ -22,9 +22,10 @@ from alpro.config import Params, load
 from alpro.errors import AlproError
 from alpro.files.atomic import sha256
 from alpro.files.json_files import write_json
+from alpro.files.state import state_folder
 
 OUTPUT = Path("benchmarks/baseline.json")
-WORK = Path(".state/baseline")
+WORK = state_folder() / "baseline"
 METRICS = {"retrieval": "r1", "qa": "overall_acc"}
 SCRATCH = "recipes/init/scratch.yaml"
 

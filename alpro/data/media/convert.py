@@ -32,10 +32,10 @@ from alpro.files.atomic import atomic_write
 from alpro.files.listing import Listing, list_files
 from alpro.files.names import shown
 from alpro.files.outputs import OwnFiles, read_manifest
+from alpro.files.state import state_folder
 from alpro.terminal.progress import reporting
 
 UNREADABLE = "unreadable.tsv"
-STATE = Path(".state/convert")
 _VERSION = 2  # of the conversion: copies of an older version are made again
 
 
@@ -76,7 +76,7 @@ def conversion_settings(params: Path, name: str | None, **options: Any) -> Conve
     return entries[name]
 
 
-def convert(settings: Convert, workers: int | None = None, state: Path = STATE) -> ConversionSummary:
+def convert(settings: Convert, workers: int | None = None, state: Path | None = None) -> ConversionSummary:
     """Bring the copies of a folder up to date: make missing ones and remove those whose original is gone.
 
     Files that cannot be read are listed in unreadable.tsv; copies of a file or folder that is left out now are kept.
@@ -88,7 +88,7 @@ def convert(settings: Convert, workers: int | None = None, state: Path = STATE) 
     targets = [target.relative_to(output) for _, target in jobs]
     parts = [str(name.with_name(f".{name.name}.part")) for name in targets]
     own = OwnFiles(output, source, [UNREADABLE, *map(str, targets), *_kept(output, listing)], parts)
-    outcomes = _ConversionLog(state / f"{_slug(output)}.jsonl", settings)
+    outcomes = _ConversionLog((state or state_folder() / "convert") / f"{_slug(output)}.jsonl", settings)
     outdated = [job for job in jobs if not outcomes.is_current(job)]
     workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(outdated)))
     with outcomes, reporting(f"{source} -> {output}") as report:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from alpro.data.media.probe import VideoInfo, probe, unreadable_info
 from alpro.data.media.shards import shard_of
 from alpro.files.atomic import atomic_write
+from alpro.files.state import state_folder
 from alpro.terminal.progress import ProgressCallback
 
 log = logging.getLogger(__name__)
@@ -69,10 +70,10 @@ def build_index(
     return {name: infos[name] for name in names}
 
 
-def probe_cache_path(folder: str | Path, state: str | Path = ".state") -> Path:
+def probe_cache_path(folder: str | Path, state: str | Path | None = None) -> Path:
     """Return the probe cache of a folder of videos. Sets that share the folder share the cache."""
     name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in str(folder))
-    return Path(state) / "index" / f"{name}.jsonl"
+    return Path(state or state_folder()) / "index" / f"{name}.jsonl"
 
 
 def cached_probes(paths: Iterable[str | Path], cache: str | Path) -> dict[str, VideoInfo]:

@@ -19,6 +19,7 @@ from alpro.evaluation.clips import Preprocessing
 from alpro.evaluation.qa import evaluate_qa
 from alpro.evaluation.retrieval import evaluate_retrieval
 from alpro.files.json_files import write_json
+from alpro.files.state import state_folder
 from alpro.launch import heartbeat
 from alpro.models import build_model
 from alpro.training.tasks.base import ClipTask, load_initial_weights
@@ -104,6 +105,6 @@ class QuestionAnsweringTask(DatasetTask):
         """Add the answer list."""
         file = answer_file(self.params.datasets[self.name])
         if file is None:  # the answers come from the annotation table
-            file = Path(".state") / "answers" / f"{self.name}.json"
+            file = state_folder() / "answers" / f"{self.name}.json"
             write_json(file, self.answers)
         return super().extras() | {"answers.json": file}
