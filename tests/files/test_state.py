@@ -84,7 +84,8 @@ def test_read_only_checkout_works_with_alpro_state_and_is_explained_without(tmp_
         pytest.skip("this system does not let the tests mount a folder")
     words = [sys.executable, "-m", "alpro", "data", "convert", "--source", "videos", "--output", str(output)]
     refused = mounted_read_only(project, *words)
-    assert refused.returncode == 2 and "Read-only file system; set ALPRO_STATE to a folder that can be written" in refused.stderr
+    assert refused.returncode == 2
+    assert "Read-only file system; set ALPRO_STATE to a folder that can be written" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     done = mounted_read_only(project, *words, ALPRO_STATE=str(tmp_path / "state"))
     assert done.returncode == 0, done.stderr
