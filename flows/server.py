@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.commands import end, under_lock
+from flows.local_server import FACTORY
 
 STARTUP_S = 300  # 5 s with an existing database, 20 s without, minutes on a busy machine
 
@@ -34,6 +35,13 @@ def wait_for_answer(url: str, check: Callable[[], object], interval_s: float) ->
     return False
 
 
+def server_module(port: int, log_level: str) -> list[str]:
+    """Return the arguments of `python -m` that start Prefect's server for this machine only (flows/local_server.py)."""
+    address = ["--host", "127.0.0.1", "--port", str(port)]
+    folder = str(Path(__file__).resolve().parents[1])
+    return ["uvicorn", "--app-dir", folder, *address, "--log-level", log_level, "--lifespan", "on", "--factory", FACTORY]
+
+
 @contextmanager
 def embedded_server(home: Path) -> Iterator[None]:
     """Start a Prefect server for the flows called in this block, unless PREFECT_API_URL names one.
@@ -50,10 +58,9 @@ def embedded_server(home: Path) -> Iterator[None]:
         port = probe.getsockname()[1]
     log = home / ".prefect" / "server.log"
     log.parent.mkdir(exist_ok=True)
-    app = ["--factory", "prefect.server.api.server:create_app", "--log-level", "error", "--lifespan", "on"]
     with log.open("w") as file:
         child = subprocess.Popen(
-            [*under_lock("server"), sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), *app],
+            [*under_lock("server"), sys.executable, "-m", *server_module(port, "error")],
             cwd=home,
             env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_SERVER_UI_ENABLED": "false"},
             stdin=subprocess.DEVNULL,

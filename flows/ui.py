@@ -1,7 +1,8 @@
 """`make ui`: runs Prefect's server, MLflow's server and a worker with the deployments on this machine, until Ctrl-C.
 
 PREFECT_PORT and MLFLOW_PORT change the ports 4200 and 5000. PREFECT_SERVER_API_AUTH_STRING (USER:PASSWORD) sets Prefect's
-password; MLFLOW_AUTH_CONFIG_PATH (settings of MLflow's basic-auth app) turns on MLflow's. The logs are in .prefect/.
+password; MLFLOW_AUTH_CONFIG_PATH (settings of MLflow's basic-auth app) turns on MLflow's. UI_HOSTS names the hosts of a reverse
+proxy. The logs are in .prefect/.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from alpro.lineage import main_checkout
 from alpro.tracking import store
 from flows.artifacts import MLFLOW_PAGE
 from flows.commands import end, environment, under_lock
-from flows.server import STARTUP_S, wait_for_answer
+from flows.local_server import mlflow_hosts, page_origins
+from flows.server import STARTUP_S, server_module, wait_for_answer
 
 HOST = "127.0.0.1"
 POLL_S = 0.5
@@ -100,6 +102,7 @@ def serve() -> None:
         "PREFECT_API_URL": api,
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(prefect),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(page_origins(prefect)),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves a dozen processes for a feature that is not used
         MLFLOW_PAGE: store.redacted(uri) if remote else page,
         **store.QUIET,
@@ -109,7 +112,7 @@ def serve() -> None:
     servers = Servers(logs, variables)
     try:
         print(f"ui: starting; the logs are in {logs}", flush=True)
-        servers.start("prefect", "prefect", "server", "start", "--host", HOST)
+        servers.start("prefect", *server_module(prefect, "info"))
         if not remote:
             _run_once(servers, "store", "-c", CREATE_STORE)  # create it if it does not exist
             servers.start("mlflow", "mlflow", *mlflow_server(mlflow, uri))
@@ -135,7 +138,8 @@ def serve() -> None:
 def mlflow_server(port: int, uri: str) -> list[str]:
     """Return the arguments of `mlflow` that serve a store, with its password check if MLFLOW_AUTH_CONFIG_PATH is set."""
     auth = ["--app-name", "basic-auth"] if os.environ.get("MLFLOW_AUTH_CONFIG_PATH") else []
-    return ["server", "--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri, *auth]
+    address = ["--host", HOST, "--port", str(port), *mlflow_hosts()]
+    return ["server", *address, "--workers", "1", "--backend-store-uri", uri, *auth]
 
 
 def _run_once(servers: Servers, name: str, *python: str) -> None:
