@@ -111,7 +111,7 @@ def run(root: Path, screen: TextIO, edited: str) -> None:
     with (root / LOG).open("w", encoding="utf-8") as log:
         session = Session(root, log)
         try:
-            recipe = _preflight(root, screen)
+            recipe = _preflight(root)
             found = session.description()
             if code := prepare_repro(root, edited, lambda: select_stray_files(root, found["changed"])):
                 raise ReproError("", code)
@@ -134,12 +134,12 @@ def run(root: Path, screen: TextIO, edited: str) -> None:
     _show_results(root)
 
 
-def _preflight(root: Path, screen: TextIO) -> str:
+def _preflight(root: Path) -> str:
     """Check git, params.yaml and the inputs; return the name of the recipe."""
     from alpro.checks.preflight import check, check_git
 
     if warning := check_git(root):
-        print(f"repro: warning: {warning}", file=screen, flush=True)
+        print(f"repro: warning: {warning}", file=sys.stderr, flush=True)
     params = load(root / "params.yaml")
     check(params)
     return params.recipe
