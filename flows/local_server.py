@@ -8,7 +8,7 @@ here, by their `Host` and `Origin` headers, before they reach Prefect.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -43,7 +43,7 @@ def page_origins(port: int) -> list[str]:
     return [f"http://{name}:{port}" for name in ("127.0.0.1", "localhost")] + [f"https://{name}" for name in further_hosts()]
 
 
-def refusal(hosts: list[str], origins: list[str], further: Iterable[str] = ()) -> str | None:
+def refusal(hosts: list[str], origins: list[str], further: Sequence[str] = ()) -> str | None:
     """Return why a request with these `Host` and `Origin` headers is refused, or None."""
     if len(hosts) != 1 or len(origins) > 1:
         return "a request needs one Host header, and at most one Origin header"
