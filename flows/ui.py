@@ -133,6 +133,7 @@ def serve() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         servers.stop()
+        store.remove_undecoded_folder(uri)
 
 
 def mlflow_server(port: int, uri: str) -> list[str]:

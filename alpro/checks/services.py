@@ -58,6 +58,8 @@ def check_mlflow(root: Path) -> Finding:
         runs = _ask_store(uri, store.sqlite_path(uri))
     except (OSError, sqlite3.Error) as error:
         remedy = "start the server or unset MLFLOW_TRACKING_URI; delete a damaged file, `alpro track sync` fills a new one"
+        if "is locked" in str(error):
+            remedy = "another process has locked the file; wait for it to end, or stop it"
         return Finding("MLflow", "fail", f"{version}, store {address}: {error}", remedy)
     return Finding("MLflow", "ok", f"{version}, store {address} ({runs})")
 

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from alpro.errors import TrackingError
 from alpro.files.locks import take_lock
@@ -34,6 +34,7 @@ QUIET = {
 URI_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 REACHABLE_S = 5.0
 LOCK_S = 120.0
+ESCAPED = {ord("%"): "%25", ord("?"): "%3F", ord("#"): "%23"}  # in the path of an address
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def store_folder(root: Path) -> Path:
 
 def store_uri(root: Path | str = ".") -> str:
     """Return MLFLOW_TRACKING_URI, or the URI of the project's own SQLite file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store_folder(Path(root)) / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(store_folder(Path(root)) / "mlflow.db")
 
 
 def redacted(uri: str) -> str:
@@ -80,7 +81,31 @@ def is_server(uri: str) -> bool:
 
 def sqlite_path(uri: str) -> Path | None:
     """Return the file of a SQLite URI, or None for any other URI."""
-    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])).resolve()
+
+
+def sqlite_uri(path: Path) -> str:
+    """Return the URI of a SQLite file. A `%`, `?` or `#` in its path would otherwise name another file."""
+    return "sqlite:///" + str(path).translate(ESCAPED)
+
+
+def remove_undecoded_folder(uri: str) -> None:
+    """Remove the empty folder that MLflow makes for an escaped SQLite URI, as it takes the path without decoding it."""
+    file = sqlite_path(uri)
+    folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
+    while file is not None and not file.is_relative_to(folder):
+        try:
+            folder.rmdir()
+        except OSError:  # not empty, so not MLflow's; or never made
+            return
+        folder = folder.parent
+
+
+def artifact_location(files: Path) -> str:
+    """Return the location of an experiment's artifacts: their folder, or its URI if MLflow would misread the path."""
+    return files.as_uri() if str(files).translate(ESCAPED) != str(files) else str(files)
 
 
 @contextmanager
@@ -102,6 +127,7 @@ def opened(root: Path | str = ".") -> Iterator[TrackingStore]:
             raise
         raise TrackingError(_explain(error, uri)) from error
     finally:
+        remove_undecoded_folder(uri)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -153,7 +179,7 @@ def create_sqlite(path: Path) -> None:
     client = quiet_mlflow().MlflowClient
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new.") as temporary:
         new = Path(temporary) / path.name
-        client(f"sqlite:///{new}").search_experiments(max_results=1)
+        client(sqlite_uri(new)).search_experiments(max_results=1)
         try:
             os.link(new, path)  # unlike a rename, this fails if another process has created the file meanwhile
         except FileExistsError:
@@ -169,15 +195,15 @@ def _experiment(client: MlflowClient, path: Path | None, files: Path | None) -> 
         from mlflow.exceptions import MlflowException
 
         try:
-            return client.create_experiment(name, artifact_location=str(files) if files else None)
+            return client.create_experiment(name, artifact_location=artifact_location(files) if files else None)
         except MlflowException:  # another process created it first
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
-    if path and files and path.parent.name == ".mlflow" and experiment.artifact_location != str(files):
-        _move(path, experiment.artifact_location, str(files))
+    if path and files and path.parent.name == ".mlflow" and experiment.artifact_location != artifact_location(files):
+        _move(path, experiment.artifact_location, artifact_location(files))
     return experiment.experiment_id
 
 
@@ -238,6 +264,8 @@ def _explain(error: Exception, uri: str) -> str:
         )
     if "not a database" in text or "malformed" in text:
         return f"{where}: is damaged; move the file away and run `alpro track sync`"
+    if "is locked" in text:
+        return f"{where}: another process has locked it; wait for it to end (`fuser` shows it), or stop it, then run this again"
     if "readonly" in text or isinstance(error, PermissionError):
         return f"{where}: cannot be written ({text[:120]})"
     if "No space left" in text or "disk is full" in text:

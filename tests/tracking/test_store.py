@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from alpro.tracking.store import opened, redacted, store_uri
+from alpro.checks.services import check_mlflow
+from alpro.errors import TrackingError
+from alpro.tracking.store import exists, opened, redacted, sqlite_path, store_uri
 from tests.tracking.tracked_project import with_store
 
 
@@ -85,3 +89,56 @@ def test_deleted_experiment_is_restored(repository, empty_store):
 
 def _git(root: Path, *args: str) -> None:
     subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *args], cwd=root, check=True, capture_output=True)
+
+
+ODD_NAMES = ["50%", "a%20b", "what?", "x#1", "a b", "it's", 'say "hi"', "$HOME;x&y", "größe"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_store_is_inside_a_folder_with_an_odd_name(tmp_path: Path, empty_store: Path, name: str) -> None:
+    root = tmp_path / name
+    root.mkdir()
+    _git(root, "init", "-q")
+    with_store(root, empty_store)
+    assert sqlite_path(store_uri(root)) == root / ".mlflow" / "mlflow.db" and exists(store_uri(root))
+    with opened(root) as store:
+        run = store.client.create_run(store.experiment).info.run_id
+        store.client.log_text(run, "kept", "notes/a.txt")
+        again = store.client.download_artifacts(run, "notes/a.txt", str(tmp_path))
+    assert Path(again).read_text() == "kept"
+    assert len(list((root / ".mlflow" / "artifacts").rglob("a.txt"))) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {name, Path(again).name}, "nothing is beside the folder"
+
+
+@pytest.mark.slow
+def test_store_is_created_inside_a_folder_with_an_odd_name(tmp_path: Path) -> None:
+    root = tmp_path / "a%20b?c#d"
+    root.mkdir()
+    _git(root, "init", "-q")
+    with opened(root):
+        pass
+    assert (root / ".mlflow" / "mlflow.db").exists() and [path.name for path in tmp_path.iterdir()] == [root.name]
+
+
+def test_store_moves_with_a_folder_that_gets_an_odd_name(repository: Path, empty_store: Path, tmp_path: Path) -> None:
+    with_store(repository, empty_store)
+    with opened(repository) as store:
+        run = store.client.create_run(store.experiment).info.run_id
+        store.client.log_text(run, "kept", "a.txt")
+    moved = repository.rename(tmp_path / "100% mine#2")
+    with opened(moved) as store:
+        assert Path(store.client.download_artifacts(run, "a.txt", str(tmp_path))).read_text() == "kept"
+
+
+@pytest.mark.slow  # SQLite waits for the lock
+def test_locked_store_is_explained_in_one_line(repository: Path, empty_store: Path) -> None:
+    with_store(repository, empty_store)
+    with opened(repository):
+        pass
+    with closing(sqlite3.connect(repository / ".mlflow" / "mlflow.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TrackingError) as error, opened(repository) as store:
+            store.client.create_run(store.experiment)
+        finding = check_mlflow(repository)
+    assert "another process has locked it; wait for it to end" in str(error.value) and "\n" not in str(error.value)
+    assert "sqlalche" not in str(error.value).lower() and finding.status == "fail" and "another process" in finding.remedy
