@@ -11,6 +11,15 @@ if [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ] && .venv/bin/python -E -S too
     exit 0
 fi
 
+# --- the folder: a virtual environment refuses a colon; CMake, make and a shell, which build Horovod, misread the others
+case $PWD in
+*[\'\"\$\;\`\\:\&\|\<\>\*]* | *[[:cntrl:]]*)
+    printf "setup: %s: Horovod can't be built in a folder whose path has one of %s; %s\n" "$PWD" \
+        "' \" \$ ; \` \\ : & | < > *" "move the project, or clone it, to another folder" >&2
+    exit 1
+    ;;
+esac
+
 problems=0
 debian=""
 fedora=""
