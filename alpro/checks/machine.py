@@ -148,7 +148,8 @@ def check_compiler(root: Path) -> Finding:
 def check_disk(root: Path) -> Finding:
     """Check the free space and the permission to write."""
     if not os.access(root, os.W_OK):
-        return Finding("disk", "fail", f"no permission to write to {root.resolve()}", "change the permissions of this folder")
+        remedy = "change the permissions of this folder, or set ALPRO_STATE and name outputs in other folders"
+        return Finding("disk", "fail", f"no permission to write to {root.resolve()}", remedy)
     free = shutil.disk_usage(root).free / 1e9
     status: Status = "fail" if free < 1 else "warn" if free < ROOM_GB else "ok"
     remedy = f"recipe sample needs about {ROOM_GB} GB; `dvc gc -w` removes old results"
