@@ -36,5 +36,6 @@ def main() -> None:
     except OSError as error:  # a full disk, a missing permission
         if error.filename is None and error.errno is None:
             raise
-        typer.echo(f"alpro: {encodable(str(error.filename or 'output'))}: {error.strerror}{write_hint(error.filename)}", err=True)
+        name = encodable(str(error.filename or "output"))
+        typer.echo(f"alpro: {name}: {error.strerror}{write_hint(error.filename)}", err=True)
         sys.exit(2)

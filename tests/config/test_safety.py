@@ -44,7 +44,7 @@ def test_paths_that_dvc_or_a_command_would_misread_are_refused(key: str, path: s
 
 
 @pytest.mark.parametrize(
-    "path", ["models/x", "/data/Größe/x.pt", "../up/x-1.2_3", "~/x", "/data/my models/x", "a'b;$(id)", "a|b&c>d", 'a"`b`']
+    "path", ["models/x", "/data/Größe/x.pt", "../up/x-1.2_3", "/data/my models/x", "a'b;$(id)", "a|b&c>d", 'a"`b`']
 )
 def test_other_paths_are_accepted(path: str) -> None:
     assert load(SAMPLE, [f"init.finetune={json.dumps(path)}"]).init.finetune == path
