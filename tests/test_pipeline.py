@@ -131,7 +131,7 @@ def test_run_resumes_to_the_same_bytes_after_its_launcher_is_killed(undisturbed:
             if line.startswith(sign):
                 break
         (launcher,) = (
-            p for p in psutil.Process(process.pid).children(recursive=True) if p.cmdline()[1:4] == ["-m", "alpro", "launch"]
+            p for p in psutil.Process(process.pid).children(recursive=True) if p.cmdline()[1:4] == ["-m", "alpro", "stage"]
         )
         launcher.send_signal(signal.SIGKILL)
         output += process.communicate(timeout=60)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,30 @@ def test_dvc_starts_no_command_of_an_edited_params_yaml(project: Path, payload: 
     change(project, **{section: {payload: params[section]["msvd_qa"]} for section in ("datasets", "finetune", "evaluate")})
     dvc(project, *single, "stages/dvc.yaml:finetune@" + payload, "validate@" + payload)
     assert not (project / MARKER).exists()
+
+
+@pytest.mark.slow
+def test_bad_names_are_refused_before_dvc_deletes_anything(project: Path) -> None:
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    before = {path: path.read_bytes() for path in (project / "models").rglob("*") if path.is_file()}
+    for name in ("my set", "msvd.qa", "-x", "../up", "a;touch x"):
+        sections = {section: {name: params[section]["msvd_qa"]} for section in ("datasets", "finetune", "evaluate")}
+        change(project, **sections)
+        done = subprocess.run([sys.executable, "-m", "flows.repro"], cwd=project, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 2 and "is not a valid name: use letters, digits" in done.stderr, done.stderr
+        (project / "params.yaml").write_text(yaml.safe_dump(params))
+    assert {path: path.read_bytes() for path in (project / "models").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_a_checkpoint_in_a_folder_with_spaces_and_quotes_reaches_its_stage(project: Path) -> None:
+    path = "my models/it's $mine"
+    (project / path).mkdir(parents=True)
+    (project / path / "weights").write_text("x")
+    change(project, init={"finetune": path}, launch={"processes": 1})
+    output = dvc(project, "repro", "--single-item", "--force", "stages/dvc.yaml:finetune@msvd_qa")
+    assert f"> alpro launch -- train finetune --task=msvd_qa {shlex.quote(f'--init={path}')} --output=models/tiny" in output
+    assert "Got unexpected extra argument" not in output
 
 
 @pytest.mark.slow
