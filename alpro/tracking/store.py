@@ -177,10 +177,14 @@ def _open(uri: str) -> TrackingStore:
 
 def create_sqlite(path: Path) -> None:
     """Create a SQLite store: first the tables in a temporary file, then a link, so a kill leaves no partial store."""
-    client = quiet_mlflow().MlflowClient
+    quiet_mlflow()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new.") as temporary:
         new = Path(temporary) / path.name
-        client(sqlite_uri(new)).search_experiments(max_results=1)
+        # MLflow writes the location of its default experiment into SQL without escaping quotes, so it is a quoted URI
+        SqlAlchemyStore(sqlite_uri(new), (path.parent / "artifacts").as_uri())
+        remove_undecoded_folder(sqlite_uri(new))
         try:
             os.link(new, path)  # unlike a rename, this fails if another process has created the file meanwhile
         except FileExistsError:

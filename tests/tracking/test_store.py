@@ -112,7 +112,7 @@ def test_store_is_inside_a_folder_with_an_odd_name(tmp_path: Path, empty_store: 
 
 @pytest.mark.slow
 def test_store_is_created_inside_a_folder_with_an_odd_name(tmp_path: Path) -> None:
-    root = tmp_path / "a%20b?c#d"
+    root = tmp_path / "a%20b?c#d it's \"$5\"; &e"
     root.mkdir()
     _git(root, "init", "-q")
     with opened(root):
