@@ -40,12 +40,14 @@ def save(
     import mlflow
     import pandas
 
+    from alpro.tracking.store import artifact_location
+
     task = _task(checkpoint / "config.json")
     column = TEXT_COLUMN[task]
     mlflow.pyfunc.save_model(
         path=str(into),
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-        artifacts={"checkpoint": str(checkpoint)},
+        artifacts={"checkpoint": artifact_location(checkpoint.absolute())},
         code_paths=[str(Path(alpro.__file__).parent)],
         signature=signature(task),
         input_example=pandas.DataFrame({"video": ["video0.mp4"], column: [EXAMPLES[column]]}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def show_report(params: Params, root: str | Path = ROOT) -> None:
         print(f"not evaluated: {', '.join(missing)}")
     print(f"report      {root / 'index.html'}")
     print(f"data docs   {root / 'validate'}/*/index.html")
-    print(f"runs        {_program('mlflow')} ui --backend-store-uri {store_uri()}")
+    print(f"runs        {_program('mlflow')} ui --backend-store-uri {shlex.quote(store_uri())}")
     if locks := " ".join(name for name in LOCKS if Path(name).exists()):  # stages/dvc.lock is missing if nothing was trained
         print(f"keep them   git add {locks} && git commit -m 'Results of recipe {params.recipe}'")
 

@@ -104,7 +104,7 @@ def remove_undecoded_folder(uri: str) -> None:
 
 
 def artifact_location(files: Path) -> str:
-    """Return the location of an experiment's artifacts: their folder, or its URI if MLflow would misread the path."""
+    """Return the location of a folder for MLflow: its path, or its URI if MLflow would misread the path."""
     return files.as_uri() if str(files).translate(ESCAPED) != str(files) else str(files)
 
 
