@@ -11,10 +11,10 @@ if [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ] && .venv/bin/python -E -S too
     exit 0
 fi
 
-# --- the folder: a virtual environment refuses a colon; CMake, make and a shell, which build Horovod, misread the others
+# --- the folder: a virtual environment refuses a colon; CMake and make, which build Horovod, misread some of the others
 case $PWD in
 *[\'\"\$\;\`\\:\&\|\<\>\*]* | *[[:cntrl:]]*)
-    printf "setup: %s: Horovod can't be built in a folder whose path has one of %s; %s\n" "$PWD" \
+    printf "setup: %s: not supported, because the tools that build Horovod misread a path with one of %s; %s\n" "$PWD" \
         "' \" \$ ; \` \\ : & | < > *" "move the project, or clone it, to another folder" >&2
     exit 1
     ;;

@@ -12,7 +12,7 @@ import pytest
 
 from alpro.checks.services import check_mlflow
 from alpro.errors import TrackingError
-from alpro.tracking.store import exists, opened, redacted, sqlite_path, store_uri
+from alpro.tracking.store import artifact_location, exists, opened, redacted, sqlite_path, store_uri
 from tests.tracking.tracked_project import with_store
 
 
@@ -110,9 +110,14 @@ def test_store_is_inside_a_folder_with_an_odd_name(tmp_path: Path, empty_store: 
     assert {path.name for path in tmp_path.iterdir()} == {name, Path(again).name}, "nothing is beside the folder"
 
 
+def test_location_of_an_ordinary_folder_stays_its_path() -> None:
+    assert artifact_location(Path("/data/my runs")) == "/data/my runs"
+    assert artifact_location(Path("/data/50%?#")) == "file:///data/50%25%3F%23"
+
+
 @pytest.mark.slow
 def test_store_is_created_inside_a_folder_with_an_odd_name(tmp_path: Path) -> None:
-    root = tmp_path / "a%20b?c#d it's \"$5\"; &e"
+    root = tmp_path / 'a%20b?c#d it\'s "$5"; &e'
     root.mkdir()
     _git(root, "init", "-q")
     with opened(root):
