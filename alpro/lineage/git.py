@@ -19,7 +19,7 @@ EXPERIMENT_DEPTH = 4  # slashes in refs/exps/AB/CDEF.../NAME
 
 @dataclass(frozen=True)
 class GitProblem:
-    """What keeps git from serving DVC, and what to do."""
+    """Problem that keeps git from serving DVC, and its remedy."""
 
     detail: str
     remedy: str
