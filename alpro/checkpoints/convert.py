@@ -24,6 +24,7 @@ def describe_checkpoint(path: str | Path, task: str | None = None) -> str:
     with torch.device("meta"):
         model = build_model(_task(info["task"]), seed=None, **_arguments(info))
     lines.append(f"{info['task']} checkpoint, {sum(p.numel() for p in model.parameters()):,} parameters")
+    lines += info["unwrapped"]
     lines.append(", ".join(f"{key} {value}" for key, value in info.items() if isinstance(value, (int, str))))
     if task is not None:
         extra = {"num_answers": info.get("num_answers", 1)} if task == "qa" else {}
@@ -42,16 +43,17 @@ def import_checkpoint(
     num_frames: int | None = None,
     image_size: int | None = None,
     resize: Resize = "flat_nearest",
+    sanitize: bool = False,
 ) -> LoadReport:
     """Write an official file as a checkpoint directory, with its tokenizer and answer list; return the loading report.
 
-    Raises CheckpointError for an unusable file or an answer list that does not fit the answer head, DataError for an
-    unreadable tokenizer or answer list.
+    With `sanitize`, a pickle that names classes or functions is read as data instead of refused. Raises CheckpointError for
+    an unusable file or an answer list that does not fit the answer head, DataError for an unreadable tokenizer or answer list.
     """
     check_output(output, path, *(source for source in (tokenizer, answers) if source is not None))
     sizes: dict[str, Any] = {"num_frames": num_frames, "image_size": image_size}
     overrides = {name: value for name, value in sizes.items() if value is not None}
-    model, info, report = load_model(path, _task(task) if task else None, resize=resize, **overrides)
+    model, info, report = load_model(path, _task(task) if task else None, resize=resize, sanitize=sanitize, **overrides)
     extras: dict[str, str | Path] = {}
     if tokenizer is not None:
         from alpro.data.text.tokenizer import TOKENIZER_FILES, load_tokenizer

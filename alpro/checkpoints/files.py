@@ -1,26 +1,21 @@
 """Checkpoint files: official ones are opened safely, our own are safetensors + config.json.
 
-Code in a file is never executed: pickles are opened with `weights_only`, and refused if they need more.
+Code in a file is never executed (see `foreign`).
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import tempfile
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from alpro.checkpoints import names
+from alpro.checkpoints.foreign import State, open_weights
 from alpro.checkpoints.layout import CONFIG, WEIGHTS
 from alpro.errors import CheckpointError
 from alpro.files.atomic import save_tensors
@@ -31,28 +26,28 @@ from alpro.models.heads import Alpro, Pretrain, QuestionAnswering, Retrieval
 from alpro.models.prompter import Prompter
 
 NEVER = -1e4  # logit of a padding class of an answer head; fits float16
-State = dict[str, Tensor]
 Info = dict[str, Any]
 
 
-def load_checkpoint(path: str | Path) -> tuple[State, Info]:
+def load_checkpoint(path: str | Path, sanitize: bool = False) -> tuple[State, Info]:
     """Read a checkpoint: a directory of our own, or an official file (.pt, .pth, .bin, .safetensors).
 
     Returns the tensors in float32 under the official names of the checkpoint's task, and its description: `task`,
-    `num_frames`, `model` (sizes), `num_answers` or `num_entities`, `source` and all keys of a directory's config.json.
+    `num_frames`, `model` (sizes), `num_answers` or `num_entities`, `source`, `unwrapped` (sentences on what trainers wrapped
+    around the tensors) and all keys of a directory's config.json. `sanitize`: read a pickle with code as data.
     Raises CheckpointError if a file is missing, damaged, unsafe, not an ALPRO model, or has values that are not finite.
     """
     path = Path(path)
     if path.is_dir():
-        state, info = open_weights(path / WEIGHTS), _read_config(path / CONFIG)
+        (state, unwrapped), info = open_weights(path / WEIGHTS), _read_config(path / CONFIG)
     else:
-        state, info = open_weights(path), {}
+        (state, unwrapped), info = open_weights(path, sanitize), {}
     try:
         task = info.get("task") or names.task_of(state)
         if task not in names.UNUSED_WEIGHTS:
             raise CheckpointError(f"its task is {task!r}, but must be one of {', '.join(names.UNUSED_WEIGHTS)}")
         state = names.official(state, task)
-        info = {**names.sizes_of(state), **info, "task": task, "source": str(path)}
+        info = {**names.sizes_of(state), **info, "task": task, "source": str(path), "unwrapped": unwrapped}
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return state, info
@@ -134,57 +129,6 @@ def describe(model: Alpro) -> Info:
     elif isinstance(model, Pretrain):
         info["num_entities"] = 0 if model.prompter is None else len(model.prompter.video_prompt_feat)
     return info
-
-
-def open_weights(path: Path) -> State:
-    """Load the tensors of a .safetensors file, or of a pickle (.pt, .pth, .pyth, .bin) without the trainer's wrappers.
-
-    Floating-point tensors are converted to float32; no code is executed. Raises CheckpointError if the file is missing, empty,
-    truncated, a zip that is no checkpoint, a pickle with code, or if it has no tensors or values that are not finite.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; a checkpoint is a directory with {WEIGHTS} and {CONFIG}, or a .pt file")
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    for key, tensor in state.items():
-        if tensor.is_floating_point():
-            if not tensor.isfinite().all():
-                raise CheckpointError(f"{path}: {key} holds NaN or infinite values; use an earlier checkpoint")
-            state[key] = tensor.float()
-    return state
-
-
-def _read_pickle(path: Path) -> State:
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start == b"PK":
-        if not zipfile.is_zipfile(path):
-            raise CheckpointError(f"{path}: cut short (a zip file without its end); copy or download it again")
-        with zipfile.ZipFile(path) as archive:
-            if not any(name.endswith("/data.pkl") for name in archive.namelist()):
-                raise CheckpointError(f"{path}: a zip, but no checkpoint; unpack it and give the .pt file inside")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns about pickle protocols before it refuses them
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling may raise anything
-        if "GLOBAL" in str(error):  # torch's word for a function or class in the pickle
-            reason = "it contains code that loading would run; nothing was executed"
-            raise CheckpointError(f"{path}: refused: {reason}; get the file from a trusted source") from None
-        reason = "no plain tensors" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0][:100]
-        reason = reason or type(error).__name__
-        raise CheckpointError(f"{path}: no checkpoint, or a damaged one ({reason}); copy or download it again") from None
-    for wrapper in ("model", "model_state", "model_state_dict", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise CheckpointError(f"{path}: has no state dict (names and tensors); give a file with a model's weights")
-    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
-
-
-def _read_safetensors(path: Path) -> State:
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); copy or download it again") from None
 
 
 def _read_config(path: Path) -> Info:

@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from alpro.checkpoints.files import load_checkpoint, open_weights
+from alpro.checkpoints.files import load_checkpoint
+from alpro.checkpoints.foreign import open_weights
 from alpro.checkpoints.load import LoadReport, Resize, fit, load_into
 from alpro.checkpoints.names import CONSTANT, official, with_bert
 from alpro.errors import CheckpointError
@@ -77,8 +78,10 @@ def load_vision(model: Alpro, source: str) -> LoadReport:
     `temporal_fc` and the time embedding start at zero, so that the video encoder equals the ViT on each frame.
     """
     if Path(source).suffix in WEIGHT_SUFFIXES:
-        state = {key.removeprefix("model."): tensor for key, tensor in open_weights(Path(source)).items()}
+        opened, unwrapped = open_weights(Path(source))
+        state = {key.removeprefix("model."): tensor for key, tensor in opened.items()}
     else:
+        unwrapped = []
         state = _timm_state_dict(source)
     for key in list(state):
         temporal = key.replace(".attn.", ".temporal_attn.").replace(".norm1.", ".temporal_norm1.")
@@ -90,7 +93,14 @@ def load_vision(model: Alpro, source: str) -> LoadReport:
     def optional(key: str) -> bool:
         return ".temporal_fc." in key or key.endswith("time_embed") or key.startswith((prefix + "head.", prefix + "fc_norm."))
 
-    report = fit(needed, have, LoadReport(source, "video encoder"), f"vision: {source}", optional=optional, resize="bicubic")
+    report = fit(
+        needed,
+        have,
+        LoadReport(source, "video encoder", unwrapped=unwrapped),
+        f"vision: {source}",
+        optional=optional,
+        resize="bicubic",
+    )
     with torch.no_grad():  # temporal weights that a ViT lacks
         for key, parameter in needed.items():
             if key not in have and (".temporal_fc." in key or key.endswith("time_embed")):
@@ -109,10 +119,11 @@ def load_bert(model: Alpro, source: str) -> LoadReport:
         file = _download_bert(source)
     else:
         file = next((folder / name for name in BERT_FILES if (folder / name).exists()), folder / BERT_FILES[0])
-    state = official({f"text_encoder.{_modern_key(key)}": tensor for key, tensor in open_weights(file).items()}, "retrieval")
+    opened, unwrapped = open_weights(file)
+    state = official({f"text_encoder.{_modern_key(key)}": tensor for key, tensor in opened.items()}, "retrieval")
     needed = {with_bert(f"text_encoder.{key}"): tensor for key, tensor in model.text_encoder.state_dict().items()}
     head, unused = "text_encoder.cls.predictions.", ("text_encoder.cls.seq_relationship.", "text_encoder.bert.pooler.")
-    report = LoadReport(source, "text encoder")
+    report = LoadReport(source, "text encoder", unwrapped=unwrapped)
     return fit(
         needed, state, report, f"text: {source}", optional=lambda key: key.startswith((head, *unused)) or CONSTANT in key
     )

@@ -35,7 +35,10 @@ SHOWN = 6  # differences listed in an error
 
 @dataclass
 class LoadReport:
-    """Result of loading a checkpoint: which tensors were loaded, resized, dropped or left new; str() summarises it."""
+    """Result of loading a checkpoint: which tensors were loaded, resized, dropped or left new; str() summarises it.
+
+    `unwrapped`: sentences on what a trainer had wrapped around them.
+    """
 
     source: str
     target: str
@@ -43,9 +46,11 @@ class LoadReport:
     resized: dict[str, str] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
+    unwrapped: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"{self.source} weights into the {self.target}: {len(self.loaded)} tensors loaded"]
+        lines += [f"  {sentence}" for sentence in self.unwrapped]
         lines += [f"  resized {key}: {change}" for key, change in self.resized.items()]
         if self.dropped:
             lines.append(f"  not used: {_by_module(self.dropped)}")
@@ -85,7 +90,7 @@ def load_into(
     def optional(key: str) -> bool:
         return key.startswith(names.UNUSED_WEIGHTS[target]) or key.endswith((names.CONSTANT, *names.PROMPTS))
 
-    report = LoadReport(source, f"{target} model")
+    report = LoadReport(source, f"{target} model", unwrapped=list((info or {}).get("unwrapped", ())))
     return fit(needed, have, report, where, drop=drop, new=new, optional=optional, resize=resize)
 
 
@@ -141,15 +146,16 @@ def fit(
 
 
 def load_model(
-    path: str | Path, task: str | None = None, *, resize: Resize = "flat_nearest", **overrides: Any
+    path: str | Path, task: str | None = None, *, resize: Resize = "flat_nearest", sanitize: bool = False, **overrides: Any
 ) -> tuple[Alpro, Info, LoadReport]:
     """Build the model that a checkpoint describes, for its own task or another, and load the weights.
 
-    `overrides` are arguments of `build_model` (num_frames, image_size, num_answers, config, ...). Returns the model in
+    `overrides` are arguments of `build_model` (num_frames, image_size, num_answers, config, ...). `sanitize`: read a pickle
+    with code as data. Returns the model in
     evaluation mode, the checkpoint's description and the report. Raises the errors of `load_checkpoint`, `build_model` and
     `load_into`.
     """
-    state, info = load_checkpoint(path)
+    state, info = load_checkpoint(path, sanitize)
     try:
         sizes = Model(**info["model"])
     except (ValidationError, TypeError) as error:

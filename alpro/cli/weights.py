@@ -43,13 +43,17 @@ def weights_import(
             "--bicubic", help="Resize the position embedding with 2-D bicubic interpolation (default: as the released code)."
         ),
     ] = False,
+    sanitize: Annotated[
+        bool,
+        typer.Option("--sanitize", help="Read the tensors of a file with other objects; nothing in it is executed."),
+    ] = False,
 ) -> None:
     """Convert an official .pt file to a checkpoint of this project."""
     from alpro.checkpoints.convert import import_checkpoint
 
     report = import_checkpoint(
         checkpoint, output, task, tokenizer=tokenizer, answers=answers, num_frames=num_frames, image_size=image_size,
-        resize="bicubic" if bicubic else "flat_nearest",
+        resize="bicubic" if bicubic else "flat_nearest", sanitize=sanitize,
     )  # fmt: skip
     typer.echo(report)
 
