@@ -99,9 +99,9 @@ def _read_safetensors(path: Path) -> State:
 
 def _check_zip(path: Path) -> None:
     """Raise CheckpointError if a zip is cut short, is no checkpoint, or claims to hold far more than its size."""
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"cut short (a zip file without its end); {AGAIN}")
     try:
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(f"cut short (a zip file without its end); {AGAIN}")
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except ZIP_ERRORS as error:

@@ -12,7 +12,7 @@ from alpro.cli import params  # noqa: F401  # isort: skip
 from alpro.cli import machine, stage  # noqa: F401  # isort: skip
 from alpro.cli import data  # noqa: F401  # isort: skip
 from alpro.cli import train, launch, ask, weights  # noqa: F401  # isort: skip
-from alpro.cli import evaluate, report  # noqa: F401  # isort: skip
+from alpro.cli import evaluate, predict, report  # noqa: F401  # isort: skip
 from alpro.cli import registry  # noqa: F401  # isort: skip
 from alpro.cli.app import app
 from alpro.errors import AlproError

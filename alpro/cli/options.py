@@ -38,6 +38,7 @@ Frames = Annotated[
     str | None,
     typer.Option("--frames", help="Frame sampling: uniform, uniform_floor or headtail (default: as in training)."),
 ]
+Replace = Annotated[bool, typer.Option("--replace", help="Overwrite the output file if it exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Flow = Annotated[str | None, typer.Option(help="Prefect run to record as the origin of versions that name none.")]
 Experiment = Annotated[str | None, typer.Option(help="DVC experiment that holds the state.")]

@@ -80,12 +80,12 @@ def evaluate_checkpoint(
         raise ConfigError(f"--task {task}: recipe {params.recipe} has no such dataset{nearest(task, params.datasets)}")
     resolved = find_checkpoint(checkpoint, step)
     dataset, split = _dataset(params.datasets[task], videos, annotations, params.evaluate[task].split)
-    settings = _override(
+    settings = override_settings(
         params.evaluate[task], batch_pairs=batch_size, rerank=rerank, rerank_for=rerank_for,
         features=None if features is None else str(features),
     )  # fmt: skip
     training = params.finetune[task].model_copy(update=official_preprocessing(resolved.training))
-    tokenizer_folder = Path(tokenizer) if tokenizer else _tokenizer(resolved.path, params.text.tokenizer)
+    tokenizer_folder = Path(tokenizer) if tokenizer else tokenizer_folder_of(resolved.path, params.text.tokenizer)
     labels = None if dataset.task == "retrieval" else answer_list(resolved.path, dataset, answers)
     folder = _results_folder(Path(output) if output else resolved.results or Path("results") / task, split, resolved.step)
     records = read_dataset(dataset, split)
@@ -119,7 +119,7 @@ def _results_folder(base: Path, split: str, step: str) -> Path:
     return folder
 
 
-def _override(settings: Evaluation, **overrides: Any) -> Evaluation:
+def override_settings(settings: Evaluation, **overrides: Any) -> Evaluation:
     """Return the settings with the overrides that are not None."""
     return settings.model_copy(update={key: value for key, value in overrides.items() if value is not None})
 
@@ -249,7 +249,7 @@ def _dataset(dataset: Dataset, videos: str | Path | None, annotations: str | Pat
     return dataset.model_copy(update=changes), split
 
 
-def _tokenizer(checkpoint: Path, default: str) -> Path:
+def tokenizer_folder_of(checkpoint: Path, default: str) -> Path:
     """Return the first tokenizer folder that exists: the checkpoint's, the default, the released code's BERT."""
     folders = [checkpoint / "tokenizer", Path(default), Path("ext/bert-base-uncased")]
     return next((folder for folder in folders if folder.is_dir()), folders[1])

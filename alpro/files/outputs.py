@@ -55,6 +55,25 @@ def check_output(path: str | Path, *sources: str | Path) -> Path:
     return target
 
 
+def check_file(path: str | Path, replace: bool, *sources: str | Path) -> Path:
+    """Return the file that a command may write; its folder need not exist.
+
+    Raises OutputError if it is a folder, is one of `sources`, or exists and `replace` is False: a single file has no manifest
+    that could show whose it is.
+    """
+    target = Path(path).expanduser()
+    if target.is_dir():
+        raise OutputError(f"{path}: is a folder; give a file")
+    if any(target.resolve() == Path(source).expanduser().resolve() for source in sources):
+        raise OutputError(f"{path}: is the file that is read; give another one")
+    if (target.exists() or target.is_symlink()) and not replace:
+        raise OutputError(f"{path}: exists; give another name, or --replace to overwrite it")
+    blocked = next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None)
+    if blocked is not None:
+        raise OutputError(f"{path}: {blocked} is a file, not a folder; give another path")
+    return target
+
+
 def check_sources(path: str | Path, target: Path, sources: Iterable[str | Path]) -> None:
     """Raise OutputError if an output folder contains one of the sources or lies in one."""
     for source in map(Path, sources):

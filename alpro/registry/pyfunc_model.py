@@ -7,6 +7,7 @@
 environment variable ALPRO_MEDIA_ROOT; without it, a server reads no videos.
 """
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -15,8 +16,21 @@ from typing import Any
 from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from pandas import DataFrame
+
+
+class BadRequest(MlflowException):
+    """An invalid input. The server answers with status 400 and this message alone, without a copy of the input."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, error_code=INVALID_PARAMETER_VALUE)
+        self.sentence = sentence
+
+    def serialize_as_json(self) -> str:
+        """Return the server's answer; MLflow changes `message` to one that contains the whole input."""
+        return json.dumps({"error_code": self.error_code, "message": self.sentence})
 
 
 class VideoTextModel(PythonModel):
@@ -41,11 +55,11 @@ class VideoTextModel(PythonModel):
 
         if _MLFLOW_IS_IN_SERVING_ENVIRONMENT.get() and not self.confined:  # a client must not read any file
             message = f"this server has no folder of videos and reads none; restart it with {MEDIA_ROOT} set"
-            raise MlflowException.invalid_parameter_value(message)
+            raise BadRequest(message)
         try:
             return self.service.predict(model_input)
         except DataError as error:
-            raise MlflowException.invalid_parameter_value(str(error)) from None
+            raise BadRequest(" ".join(str(error).split())) from None
 
 
 set_model(VideoTextModel())

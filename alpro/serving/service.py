@@ -25,6 +25,8 @@ MEDIA_ROOT = "ALPRO_MEDIA_ROOT"
 BERT = "ext/bert-base-uncased"  # tokenizer of the released checkpoints, as in the released code
 FRAMES: Strategy = "uniform"
 TEXT_TOKENS = 40
+MAX_CHARACTERS = 10_000  # of a text or a path in a request; the model reads the first 40 tokens
+SHOWN_FAULTS = 3  # rows that a message names
 
 
 @dataclass(frozen=True)
@@ -80,20 +82,15 @@ class Service:
 
         Captions: `score` (VTM's probability of a match; a prompter has none) and `similarity` (VTC's cosine).
         Questions: `answer`, its `probability`, and `top_answers` with `top_probabilities`, most likely first.
-        Raises DataError for an empty text, a video outside `media_root`, or an unreadable video.
+        Raises DataError for a cell that is not a text, is empty or longer than MAX_CHARACTERS, for a video outside
+        `media_root`, and for an unreadable video.
         """
         column = TEXT_COLUMN[self.task]
         missing = [name for name in ("video", column) if name not in table.columns]
         if missing:
             raise DataError(f"the table has no column {' and no column '.join(missing)}; it needs video and {column}")
-        texts = [str(text).strip() for text in table[column]]
-        empty = [str(row) for row, text in enumerate(texts) if not text]
-        if empty:
-            raise DataError(f"rows {', '.join(empty[:10])}: {column} is empty")
-        for row, text in enumerate(texts):
-            if fault := text_fault(text):
-                raise DataError(f"row {row}: {column}: {fault}")
-        videos = [self._resolve(str(name)) for name in table["video"]]
+        texts, names = checked_texts(table, column), checked_texts(table, "video")
+        videos = [self._resolve(name) for name in names]
         try:
             rows = self._answer(videos, texts) if self.task == "qa" else self._score(videos, texts)
         except DataError as error:  # do not reveal the location of the folder to a caller
@@ -106,14 +103,14 @@ class Service:
         """Return the path of a caller's video. A path outside `media_root` is refused before anything about it is revealed."""
         try:
             path = (self.media_root / name).resolve()
+            if not path.is_relative_to(self.media_root):
+                raise DataError(f"video {name!r}: outside the folder of videos, which {MEDIA_ROOT} sets")
+            if not path.is_file() and (other := same_name(path)):
+                path = other.resolve()
+            if not path.is_file() or not path.is_relative_to(self.media_root):
+                raise DataError(f"video {name!r}: not found in the folder of videos")
         except (OSError, ValueError, RuntimeError):
-            raise DataError(f"video {name!r}: not a valid path") from None
-        if not path.is_relative_to(self.media_root):
-            raise DataError(f"video {name!r}: outside the folder of videos, which {MEDIA_ROOT} sets")
-        if not path.is_file() and (other := same_name(path)):
-            path = other.resolve()
-        if not path.is_file() or not path.is_relative_to(self.media_root):
-            raise DataError(f"video {name!r}: not found in the folder of videos")
+            raise DataError(f"video {name[:60]!r}: not a valid path") from None
         return path
 
     def _answer(self, videos: Sequence[Path], questions: Sequence[str]) -> list[dict[str, Any]]:
@@ -165,3 +162,29 @@ class Service:
                 for position, row in enumerate(rows):
                     results[row] = {name: values[position] for name, values in sorted(scores.items())}
         return [results[row] for row in range(len(videos))]
+
+
+def checked_texts(table: pd.DataFrame, column: str) -> list[str]:
+    """Return the texts of a column, stripped. Raises DataError that names the rows whose cell is no usable text."""
+    cells = table[column]
+    if cells.ndim != 1:
+        raise DataError(f"the table has more than one column {column}; keep one")
+    faults = [f"row {row}: {column} {fault}" for row, cell in enumerate(cells) if (fault := _fault(cell))]
+    if faults:
+        more = f", and {len(faults) - SHOWN_FAULTS} more rows" if len(faults) > SHOWN_FAULTS else ""
+        raise DataError(f"{', '.join(faults[:SHOWN_FAULTS])}{more}; give a text in every row")
+    return [str(cell).strip() for cell in cells]
+
+
+def _fault(cell: Any) -> str | None:
+    """Return the reason why a cell is no usable text; None if it is one."""
+    if not isinstance(cell, str):
+        import pandas
+
+        is_null = not isinstance(cell, (list, tuple, dict)) and pandas.api.types.is_scalar(cell) and pandas.isna(cell)
+        return "is null" if is_null else f"is of type {type(cell).__name__}"
+    if not cell.strip():
+        return "is empty"
+    if len(cell) > MAX_CHARACTERS:
+        return f"is longer than {MAX_CHARACTERS:,} characters"
+    return text_fault(cell) or None

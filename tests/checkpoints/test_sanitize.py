@@ -65,7 +65,7 @@ class CallsItsItems(dict):
 
 def opcodes(text: str) -> bytes:
     """Return a pickle of protocol 0, without the end."""
-    return text.encode()
+    return text.encode("latin-1")
 
 
 def raw(marker: Path) -> dict[str, bytes]:
@@ -77,7 +77,7 @@ def raw(marker: Path) -> dict[str, bytes]:
         "STACK_GLOBAL": b"\x80\x04\x8c\x02os\x8c\x06system\x93" + opcodes(f"({name}tR."),
         "INST": opcodes(f"({name}ios\nsystem\n."),
         "OBJ": opcodes(f"(cos\nsystem\n{name}o."),
-        "NEWOBJ": opcodes("csubprocess\nPopen\n(") + opcodes(f"(Vtouch\nV{marker}\nltl\x81.").replace(b"tl\x81", b"t\x81"),
+        "NEWOBJ": opcodes(f"csubprocess\nPopen\n((Vtouch\nV{marker}\nlt\x81."),
         "BUILD of a class": opcodes(
             f"ctests.checkpoints.test_sanitize\nRestoresState\n)\x81(Vmarker\ncpathlib\nPath\n(V{marker}\ntRdb."
         ),

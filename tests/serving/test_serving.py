@@ -92,9 +92,23 @@ def test_file_outside_the_folder_is_refused(checkpoints, videos, name):
     ("row", "message"),
     [
         ({"video": "none.mp4", "caption": "a"}, "'none.mp4': not found"),
-        ({"video": "a\0b", "caption": "a"}, "not a valid path"),
+        ({"video": "a\0b", "caption": "a"}, "row 0: video has a NUL character"),
         ({"video": "https://host/x.mp4", "caption": "a"}, "not found in the folder of videos"),
-        ({"video": "one.mp4", "caption": "  "}, "rows 0: caption is empty"),
+        ({"video": "one.mp4", "caption": "  "}, "row 0: caption is empty; give a text in every row"),
+        ({"video": "one.mp4", "caption": None}, "row 0: caption is null"),
+        ({"video": "one.mp4", "caption": float("nan")}, "row 0: caption is null"),
+        ({"video": "one.mp4", "caption": pandas.NA}, "row 0: caption is null"),
+        ({"video": "one.mp4", "caption": 5}, "row 0: caption is of type int"),
+        ({"video": "one.mp4", "caption": True}, "row 0: caption is of type bool"),
+        ({"video": "one.mp4", "caption": ["a", "b"]}, "row 0: caption is of type list"),
+        ({"video": "one.mp4", "caption": {"text": "a"}}, "row 0: caption is of type dict"),
+        ({"video": "one.mp4", "caption": b"a"}, "row 0: caption is of type bytes"),
+        ({"video": "one.mp4", "caption": "a" * 10_001}, "row 0: caption is longer than 10,000 characters"),
+        ({"video": "one.mp4", "caption": "half \ud83d"}, "row 0: caption has half of a character"),
+        ({"video": None, "caption": "a"}, "row 0: video is null"),
+        ({"video": ["one.mp4"], "caption": "a"}, "row 0: video is of type list"),
+        ({"video": "", "caption": "a"}, "row 0: video is empty"),
+        ({"video": "x" * 5000, "caption": "a"}, "not a valid path"),
         ({"video": "one.mp4"}, "no column caption; it needs video and caption"),
         ({"video": "bad.mp4", "caption": "a"}, "bad.mp4"),
     ],
@@ -102,9 +116,23 @@ def test_file_outside_the_folder_is_refused(checkpoints, videos, name):
 def test_bad_row_is_reported_without_the_folders_path(checkpoints, videos, row, message):
     (videos / "bad.mp4").write_text("no video")
     with pytest.raises(DataError) as caught:
-        service(checkpoints, "retrieval", videos).predict(pandas.DataFrame([row]))
+        service(checkpoints, "retrieval", videos).predict(pandas.DataFrame([row], dtype=object))
     assert message in str(caught.value)
     assert str(videos) not in str(caught.value)
+
+
+def test_message_names_three_bad_rows_and_counts_the_others(checkpoints, videos):
+    table = pandas.DataFrame({"video": ["one.mp4"] * 6, "caption": [None, "a", 1, "", None, float("nan")]}, dtype=object)
+    with pytest.raises(DataError) as caught:
+        service(checkpoints, "retrieval", videos).predict(table)
+    expected = "row 0: caption is null, row 2: caption is of type int, row 3: caption is empty, and 2 more rows"
+    assert str(caught.value) == f"{expected}; give a text in every row"
+
+
+def test_column_that_occurs_twice_is_refused(checkpoints, videos):
+    table = pandas.DataFrame([["one.mp4", "two.mp4", "a"]], columns=["video", "video", "caption"])
+    with pytest.raises(DataError, match="more than one column video"):
+        service(checkpoints, "retrieval", videos).predict(table)
 
 
 def test_folder_is_set_by_the_environment_or_is_the_working_directory(checkpoints, videos, monkeypatch, tmp_path):
@@ -148,6 +176,19 @@ def test_packed_model_follows_its_signature(packed, videos):
     with pytest.raises(mlflow.MlflowException, match="outside the folder") as caught:
         model.predict(pandas.DataFrame({"video": ["../secret.mp4"], "question": [TEXTS[1]]}))
     assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+
+
+@pytest.mark.parametrize("question", [None, float("nan"), "", "  ", 5, ["what ?"], {"text": "what ?"}, "x" * 10_001])
+@pytest.mark.parametrize("others", [0, 1])
+def test_packed_model_reports_a_question_that_is_no_text_as_a_bad_request(packed, videos, question, others):
+    """Beside another row too, since a column of several types passes MLflow's own check of the signature."""
+    import mlflow
+
+    model = mlflow.pyfunc.load_model(str(packed), model_config={"media_root": str(videos)})
+    table = pandas.DataFrame({"video": "one.mp4", "question": [TEXTS[1]] * others + [question]}, dtype=object)
+    with pytest.raises(mlflow.MlflowException) as caught:
+        model.predict(table)
+    assert caught.value.get_http_status_code() == 400
 
 
 def test_server_without_a_configured_folder_reads_no_video(packed, videos, monkeypatch):
@@ -280,7 +321,14 @@ def test_served_champion_answers_and_refuses_files_outside_its_folder(champion, 
         status, body = _post(served, column, [[name, TEXTS[1]]])
         assert status == 400
         assert "folder of videos" in body["message"]
-    assert _post(served, column, [["one.mp4", ""]])[0] == 400
+    for text in (None, "", float("nan"), 5, ["what ?"], "x" * 10_001):
+        for rows in ([["one.mp4", text]], [["one.mp4", TEXTS[1]], ["one.mp4", text]]):
+            status, body = _post(served, column, rows)
+            assert status == 400, (text, body)
+    status, body = _post(served, column, [["one.mp4", None]])
+    sentence = f"row 0: {column} is null; give a text in every row"
+    assert body == {"error_code": "INVALID_PARAMETER_VALUE", "message": sentence}
+    assert _post(served, "unknown", [["one.mp4", TEXTS[1]]])[0] == 400
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def read_dataset(dataset: Dataset, split: str) -> list[Record]:
         records = _read_captions(path, rows, folder, "video", VIDEO_KEYS)
     else:
         records = _read_questions(path, rows, folder)
-    return _without_known_missing(path, records)
+    return without_known_missing(path, records)
 
 
 def read_corpus(corpus: Corpus, split: Literal["train", "val"] = "train") -> list[Record]:
@@ -56,7 +56,7 @@ def read_corpus(corpus: Corpus, split: Literal["train", "val"] = "train") -> lis
         return []
     path, folder = Path(file), MediaFolder(corpus.root, corpus.media)
     rows = corpus_rows(path, folder)
-    return _without_known_missing(path, _read_captions(path, rows, folder, corpus.media, MEDIA_KEYS))
+    return without_known_missing(path, _read_captions(path, rows, folder, corpus.media, MEDIA_KEYS))
 
 
 def read_answers(dataset: Dataset) -> dict[str, int]:
@@ -113,7 +113,8 @@ def missing_files(records: list[Record]) -> list[Record]:
     return [record for record in records if record.path in absent]
 
 
-def _without_known_missing(path: Path, records: list[Record]) -> list[Record]:
+def without_known_missing(path: Path, records: list[Record]) -> list[Record]:
+    """Return the records without videos that are known to be missing, which are logged."""
     allowed = known_missing(path)
     absent = {record.id for record in missing_files([record for record in records if record.id in allowed])}
     if absent:
@@ -132,7 +133,7 @@ def _read_captions(
         texts = read_text_cells(row, CAPTION_KEYS, position, faults)
         if name is None:
             continue
-        key = _unique_id(names, with_page_folder(name, row), position, faults)
+        key = unique_id(names, with_page_folder(name, row), position, faults)
         captions.setdefault(key, []).extend(texts)
     faults.check()
     _refuse_empty(path, names)
@@ -143,7 +144,9 @@ def _read_questions(path: Path, rows: Iterable[Row], folder: MediaFolder) -> lis
     faults = Faults(path)
     names: dict[str, str] = {}  # bare name -> the name in its first row
     questions: dict[str, list[Question]] = {}
+    hidden, first = True, dict[str, object]()
     for number, (position, row) in enumerate(rows):
+        hidden, first = hidden and row.get("answer") in (None, ""), first or row
         name = read_text_cell(row, VIDEO_KEYS, position, faults, allow_number=True)
         text = read_text_cell(row, ("question",), position, faults)
         answer = read_text_cell(row, ("answer",), position, faults, allow_number=True)
@@ -153,13 +156,19 @@ def _read_questions(path: Path, rows: Iterable[Row], folder: MediaFolder) -> lis
             kind = text and text.split()[0].lower()
         if name is None or text is None or answer is None or kind is None:
             continue
-        questions.setdefault(_unique_id(names, name, position, faults), []).append(Question(number, text, answer, kind))
+        questions.setdefault(unique_id(names, name, position, faults), []).append(Question(number, text, answer, kind))
+    if hidden and first:
+        keys = ", ".join(map(repr, first))
+        raise DataError(
+            f"{path}: no row has an 'answer' (the first row has {keys}); if the answers are hidden, `alpro predict` writes "
+            "predictions without metrics"
+        )
     faults.check()
     _refuse_empty(path, names)
     return [Record(key, folder.path(name), questions=tuple(questions[key])) for key, name in names.items()]
 
 
-def _unique_id(names: dict[str, str], name: str, position: str, faults: Faults) -> str:
+def unique_id(names: dict[str, str], name: str, position: str, faults: Faults) -> str:
     """Return the bare name, which is the video's id. Add a fault if an earlier row gives it another extension."""
     key = bare_name(name)
     first = names.setdefault(key, name)
