@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,11 @@ from alpro.data.annotations.media_files import MediaFolder
 from alpro.data.annotations.read import CAPTION_KEYS, VIDEO_KEYS, unique_id, without_known_missing
 from alpro.data.annotations.records import Question, Record
 from alpro.data.annotations.rows import Faults, read_rows, read_text_cell, read_text_cells
-from alpro.data.media.extensions import VIDEO_EXTENSIONS
+from alpro.data.media.extensions import VIDEO_EXTENSIONS, bare_name, is_video_name
 from alpro.errors import DataError
+from alpro.files.listing import list_files
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def _captions(path: Path, rows: Iterator[Row], folder: MediaFolder, faults: Faul
     hidden = captions.pop(None, [])
     files = {key: folder.path(name) for key, name in names.items()}
     if hidden and not files:
-        files = {path.relative_to(folder.root).with_suffix("").as_posix(): path for path in _videos(folder.root)}
+        files = {bare_name(path.relative_to(folder.root).as_posix()): path for path in _videos(folder.root)}
     if hidden and files:  # the video that a caption belongs to plays no part in its prediction
         captions.setdefault(next(iter(files)), []).extend(hidden)
     records = [Record(key, file, captions=tuple(text for _, text in captions.get(key, []))) for key, file in files.items()]
@@ -87,7 +91,9 @@ def _captions(path: Path, rows: Iterator[Row], folder: MediaFolder, faults: Faul
 
 
 def _videos(folder: Path) -> list[Path]:
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_EXTENSIONS and file.is_file())
-    if not found:
+    listing = list_files(folder, is_video_name)
+    if not listing.names:
         raise DataError(f"{folder}: contains no videos ({', '.join(VIDEO_EXTENSIONS)})")
-    return found
+    for message in listing.messages(folder):
+        log.warning("left out: %s", message)
+    return [folder / name for name in listing.names]
