@@ -94,15 +94,17 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find the clips that best match a text."""
+    from alpro.files.atomic import atomic_write
+    from alpro.files.outputs import check_page
     from alpro.search import query
     from alpro.search.index import VideoIndex
-    from alpro.search.page import page
+    from alpro.search.page import COMMAND, page
     from alpro.serving import single_video
 
+    target = None if html is None else check_page(html, COMMAND)
     video_index = VideoIndex.open(folder)
     searcher = query.Searcher(single_video.load(checkpoint, step=step, tokenizer=tokenizer), video_index)
     hits = searcher.search(text, count, rerank)
-    if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(page(text, hits, video_index.metadata["videos"]), encoding="utf-8")
+    if target is not None:
+        atomic_write(target, page(text, hits, video_index.metadata["videos"]))
     typer.echo(query.show(hits, video_index.metadata["videos"], as_json))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from alpro.cli.app import DATA, add_group, example_line
-from alpro.cli.options import PARAMS, AsJson, Changes, ParamsFile, Recipe, print_json, read_params
+from alpro.cli.options import PARAMS, AsJson, Changes, ParamsFile, Recipe, Replace, print_json, read_params
 
 group = add_group("data", "Make, fetch, convert and check data.", DATA)
 
@@ -129,10 +129,13 @@ def data_shard(
 def data_unpickle(
     source: Annotated[Path, typer.Argument(help="A pickled table, such as WebVid's train.pkl.")],
     output: Annotated[Path, typer.Argument(help="A .csv or .parquet file to write.")],
+    replace: Replace = False,
 ) -> None:
     """Convert a pickled annotation table without executing anything in it."""
     from alpro.data.annotations.pickles import convert_pickle
+    from alpro.files.outputs import check_file
 
+    check_file(output, replace, source)
     typer.echo(f"{output}: {convert_pickle(source, output):,} rows")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from alpro.cli.app import MODELS, add_group, example_line
-from alpro.cli.options import Output
+from alpro.cli.options import Output, Replace
 
 group = add_group("weights", "Show, import and export checkpoints.", MODELS)
 
@@ -59,11 +59,17 @@ def weights_import(
 
 
 @group.command("export", epilog=example_line("weights export models/sample/finetune/msvd_qa msvd_qa.pt"))
-def weights_export(checkpoint: Source, output: Annotated[Path, typer.Argument(help="The .pt file to write.")]) -> None:
+def weights_export(
+    checkpoint: Source,
+    output: Annotated[Path, typer.Argument(help="The .pt file to write.")],
+    replace: Replace = False,
+) -> None:
     """Write an official-style .pt file that the released code loads."""
     from alpro.checkpoints.files import export_official
     from alpro.checkpoints.load import load_model
+    from alpro.files.outputs import check_file
 
+    check_file(output, replace, checkpoint)
     model, _, _ = load_model(checkpoint)
     export_official(model, output)
     typer.echo(f"{output}: written")

@@ -74,6 +74,19 @@ def check_file(path: str | Path, replace: bool, *sources: str | Path) -> Path:
     return target
 
 
+def generator_tag(command: str) -> str:
+    """Return the HTML element by which `check_page` recognises a command's page."""
+    return f'<meta name="generator" content="{command}">'
+
+
+def check_page(path: str | Path, command: str) -> Path:
+    """Return the HTML file that a command may write: a new one, or one that it made. Raises OutputError otherwise."""
+    target = check_file(path, replace=True)
+    if target.exists() and generator_tag(command).encode() not in target.read_bytes()[:1000]:
+        raise OutputError(f"{path}: exists and was not made by `{command}`; move it away, or give another name")
+    return target
+
+
 def check_sources(path: str | Path, target: Path, sources: Iterable[str | Path]) -> None:
     """Raise OutputError if an output folder contains one of the sources or lies in one."""
     for source in map(Path, sources):

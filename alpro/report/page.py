@@ -10,6 +10,7 @@ from typing import Any
 
 from alpro.config import Dataset, Params
 from alpro.data.annotations.records import QUESTION_TYPES
+from alpro.files.outputs import generator_tag
 from alpro.report.baseline import Baseline, baseline_rows
 from alpro.report.charts import bar_chart, line_chart
 from alpro.report.collect import Curves, EvaluationRecord
@@ -17,6 +18,7 @@ from alpro.report.gallery import FilmStrips, gallery
 from alpro.report.table import number, title
 
 Entry = Mapping[str, Any]
+COMMAND = "alpro report make"
 VARIANTS = {"full model": None, "one frame": "one_frame", "blind": "blind"}
 
 
@@ -43,7 +45,7 @@ def page(
     style = files("alpro.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{generator_tag(COMMAND)}'
         f"<title>ALPRO, recipe {escape(params.recipe)}</title><style>\n{style}\n{films.css()}\n</style></head><body>\n"
         f"<header><h1>ALPRO: results of recipe <code>{escape(params.recipe)}</code></h1>"
         "<p>Video-and-language pre-training with entity prompts, evaluated on the test splits. Recall and accuracy are in "

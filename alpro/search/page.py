@@ -7,8 +7,11 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from alpro.files.outputs import generator_tag
 from alpro.report.gallery import FilmStrips
 from alpro.search.query import Hit
+
+COMMAND = "alpro search"
 
 
 def page(text: str, hits: Sequence[Hit], videos: str | Path) -> str:
@@ -25,7 +28,7 @@ def page(text: str, hits: Sequence[Hit], videos: str | Path) -> str:
     style = files("alpro.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{generator_tag(COMMAND)}'
         f"<title>ALPRO: {escape(text)}</title><style>\n{style}\n{films.css()}\n</style></head><body>\n"
         f"<header><h1>{escape(text)}</h1><p>The {len(hits)} best clips of {escape(str(videos))}. VTC searches the whole "
         "index, VTM re-ranks its best matches.</p></header>\n"

@@ -121,6 +121,12 @@ def test_terminal_output_has_the_figures_and_the_reports_path(
     assert "git add dvc.lock stages/dvc.lock && git commit" in printed.splitlines()[-1]
 
 
+def test_report_is_made_again_over_its_own_files(made: Path, params: Params) -> None:
+    before = (made / "index.html").read_bytes()
+    make_report(params, "reports")
+    assert (made / "index.html").read_bytes() == before
+
+
 def test_titles_use_the_usual_names() -> None:
     assert title("didemo_ret_zeroshot") == "DiDeMo retrieval, zero-shot"
     assert title("msvd_qa") == "MSVD-QA"
