@@ -5,6 +5,7 @@ All that DVC, the stages and MLflow print goes to `.make/repro.log`. If a stage 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import queue
@@ -19,6 +20,7 @@ from typing import IO, Any, TextIO, cast
 
 from alpro.config import load
 from alpro.errors import AlproError
+from alpro.files.atomic import atomic_write
 from alpro.files.json_files import write_json
 from alpro.terminal.console import SafeStream
 from flows.commands import TOOLS, environment
@@ -27,6 +29,7 @@ from flows.stray_files import UNFINISHED, prepare_repro, select_stray_files
 
 LOG = Path(".make/repro.log")
 DURATIONS = Path(".make/durations.json")  # seconds of each stage in this checkout, by recipe
+SYNCED = Path(".make/synced")  # _mlflow_state after the last update of MLflow, which takes seconds even if nothing is new
 INTERRUPTED = 130
 PATIENCE_S = 20.0  # after Ctrl-C a training saves its state
 LAST_LINES = 15  # shown of a stage that fails
@@ -108,6 +111,7 @@ def run(root: Path, screen: TextIO, edited: str) -> None:
     (root / LOG).parent.mkdir(exist_ok=True)
     for line in _output_of([sys.executable, "-E", "-S", str(TOOLS / "clear_dvc_lock.py")], root):
         print(line, file=screen)
+    print(f"checking the inputs; all output of the stages goes to {LOG}", file=screen, flush=True)
     with (root / LOG).open("w", encoding="utf-8") as log:
         session = Session(root, log)
         try:
@@ -118,7 +122,7 @@ def run(root: Path, screen: TextIO, edited: str) -> None:
             durations = _read_durations(root)
             expected = durations.get(recipe, {})
             cost = "" if expected else _stated_cost(root / "params.yaml")
-            print(f"recipe {recipe}: {len(found['stages'])} stages; log: {LOG}{cost}", file=screen, flush=True)
+            print(f"recipe {recipe}: {len(found['stages'])} stages{cost}", file=screen, flush=True)
             lines = StageLines(screen, found["stages"], expected)
             session.reproduce()
             try:
@@ -129,7 +133,9 @@ def run(root: Path, screen: TextIO, edited: str) -> None:
         finally:
             session.end()
         (root / UNFINISHED).unlink(missing_ok=True)
-        _sync(root, log)
+        if (state := _mlflow_state(root)) is None or state != _read_text(root / SYNCED):
+            _sync(root, log)
+            atomic_write(root / SYNCED, _mlflow_state(root) or "")
     lines.table(time.monotonic() - start)
     _show_results(root)
 
@@ -198,6 +204,35 @@ def _sync(root: Path, log: IO[str]) -> None:
     if done.returncode:
         last = "\n  ".join(done.stderr.strip().splitlines()[-LAST_LINES:])
         raise ReproError(f"the results are complete, but MLflow was not updated:\n  {last}\nrun `alpro track sync` again")
+
+
+def _mlflow_state(root: Path) -> str | None:
+    """Return a text that changes with the results, the parameters, the commit and the project's MLflow store.
+
+    None if the store is on a server, where changes cannot be seen.
+    """
+    from alpro.lineage import LOCKS
+    from alpro.tracking.store import sqlite_path, store_uri
+
+    uri = store_uri(root)
+    store = sqlite_path(uri)
+    if store is None:
+        return None
+    digest = hashlib.sha256(uri.encode())
+    for name in ("params.yaml", *LOCKS):
+        digest.update((root / name).read_bytes() if (root / name).exists() else b"")
+    digest.update("".join(_output_of(["git", "rev-parse", "HEAD"], root)).encode())
+    if store.exists():
+        status = store.stat()
+        digest.update(f"{status.st_ino} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _show_results(root: Path) -> None:

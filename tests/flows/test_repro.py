@@ -98,7 +98,7 @@ def project(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_run_shows_stages_and_logs_the_rest(project: Path) -> None:
     first, second = Screen(), Screen()
     repro.run(project, first, "")
-    assert [line.split()[0] for line in shown(first)[2:8]] == [f"{number}/6" for number in range(1, 7)]
+    assert [line.split()[0] for line in shown(first)[3:9]] == [f"{number}/6" for number in range(1, 7)]
     assert first.getvalue().count("evaluate@") == 4, "a line and a row of the table for each evaluation"
     assert "the loss is" not in first.getvalue()
     assert "the loss is 0.1" in (project / repro.LOG).read_text()
@@ -106,11 +106,28 @@ def test_run_shows_stages_and_logs_the_rest(project: Path) -> None:
     repro.run(project, second, "")
     assert "all 6 stages are up to date" in second.getvalue()
     assert second.getvalue().count("unchanged") == 6
+    assert (project / ".make/verbs").read_text() == "track sync\n", "MLflow is not asked again if nothing changed"
     durations = json.loads((project / repro.DURATIONS).read_text())["tiny"]
     assert set(durations) == {
         *("stages/dvc.yaml:pretrain", "stages/dvc.yaml:finetune@a", "stages/dvc.yaml:finetune@b"),
         *("evaluate@a", "evaluate@b", "report"),
     }
+
+
+def test_mlflow_is_updated_again_if_its_store_or_the_results_changed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = project / "mlflow.db"
+    store.touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+    states = [repro._mlflow_state(project), repro._mlflow_state(project)]
+    store.write_text("a run was deleted")
+    states.append(repro._mlflow_state(project))
+    (project / "dvc.lock").write_text("changed")
+    states.append(repro._mlflow_state(project))
+    store.unlink()
+    states.append(repro._mlflow_state(project))
+    assert states[0] == states[1] and len(set(states)) == 4
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert repro._mlflow_state(project) is None
 
 
 def test_failed_stage_shows_its_own_error(project: Path) -> None:
