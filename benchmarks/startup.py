@@ -24,7 +24,7 @@ COMMANDS = {
     "preflight": "alpro.checks.preflight:check",
     "data sample": "alpro.data.sample:make_sample",
     "data vocabulary models/sample/text": "alpro.data.text.prepare:make_vocabulary",
-    "data validate msvd_qa --passed passed.json --output validated": "great_expectations:get_context",
+    "data validate msvd_qa --passed passed.json --output validated": "alpro.data.validation.run:validate_tables",
     "data entities models/sample/entities": "alpro.data.text.prepare:make_entities",
     "launch -- train prompter": "alpro.launch.run:run_world",
     "train prompter --init recipes/init/scratch.yaml --output out": "alpro.training.run:run_training",
