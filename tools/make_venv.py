@@ -134,8 +134,8 @@ def install(switch: str) -> str:
     if switch == "cpu":  # with NCCL, Horovod's build imports torch, and so needs all packages
         # bytecode is compiled with the other packages, so that the build starts earlier
         needed = [pin for pin in pins if re.split(r"[=\s]", pin)[0] in build_horovod.NEEDS]
-        first = [*uv, "--no-compile-bytecode", "--no-deps", *arguments, *needed]
-        call("installing torch and the tools to build Horovod", first, variables)
+        first = [*uv, "--no-deps", *arguments, *needed]
+        call("installing torch and the tools to build Horovod", first, variables | {"UV_COMPILE_BYTECODE": "0"})
     else:
         call("installing the packages", [*uv, *arguments, "-r", str(lock)], variables)
     with build_horovod.in_background(python, switch) as build:
