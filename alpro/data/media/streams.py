@@ -47,12 +47,13 @@ def video_stream(container: Any) -> Any:
     """
     if not container.streams.video:
         raise DataError("contains no video stream")
+    decodable = [stream for stream in container.streams.video if stream.codec_context is not None]
+    if not decodable:
+        raise DataError("there is no decoder for its codec")
     stream = max(
-        container.streams.video,
+        decodable,
         key=lambda s: (not int(s.disposition) & _IMPAIRED, min(5, s.frames), s.bit_rate or 0, s.frames, -s.index),
     )
-    if stream.codec_context is None:
-        raise DataError("there is no decoder for its codec")
     stream.thread_count = 1
     return stream
 
