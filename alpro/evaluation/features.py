@@ -35,6 +35,7 @@ CODE = (
     "data/media/containers.py",
     "data/media/decoders.py",
     "data/media/frames.py",
+    "data/media/known.py",
     "data/media/orientation.py",
     "data/media/read.py",
     "data/media/streams.py",

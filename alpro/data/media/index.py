@@ -21,8 +21,10 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from alpro.data.media.known import trust
 from alpro.data.media.probe import VideoInfo, probe, unreadable_info
 from alpro.data.media.shards import shard_of
+from alpro.data.media.strict import Frames
 from alpro.files.atomic import atomic_write
 from alpro.files.state import state_folder
 from alpro.terminal.progress import ProgressCallback
@@ -81,6 +83,21 @@ def cached_probes(paths: Iterable[str | Path], cache: str | Path) -> dict[str, V
     probed = _ProbeCache(Path(cache), every_frame=True)
     infos = {str(path): probed.get(str(path)) for path in paths}
     return {path: info for path, info in infos.items() if info is not None}
+
+
+def trust_probes(cache: str | Path) -> None:
+    """Let `read_frames` trust the probes in the cache: the readable files are not checked again until they change."""
+    if Path(cache).exists():
+        trust(_checked_files(_json_lines(Path(cache))))
+
+
+def _checked_files(lines: Iterable[dict[str, Any]]) -> Iterator[tuple[str, int, int, Frames]]:
+    for line in lines:
+        try:
+            if (line["version"], line["every_frame"], line["info"]["readable"]) == (_VERSION, True, True):
+                yield line["path"], line["size"], line["mtime_ns"], VideoInfo(**line["info"]).checked
+        except (TypeError, KeyError):  # of an older version
+            continue
 
 
 def _write(path: Path, rows: Sequence[tuple[str, VideoInfo]]) -> None:
@@ -200,10 +217,11 @@ def _stamp(name: str) -> dict[str, int]:
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:  # a kill cut this line
-            continue
-        if isinstance(line, dict) and "path" in line:
-            yield line
+    with path.open(encoding="utf-8") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:  # a kill cut this line
+                continue
+            if isinstance(line, dict) and "path" in line:
+                yield line

@@ -9,6 +9,7 @@ from typing import Any
 from alpro.data.media.containers import empty_slots, missing_bytes
 from alpro.data.media.decoders import read_with_decord, read_with_pyav
 from alpro.data.media.frames import frame_indices
+from alpro.data.media.orientation import Orientation
 from alpro.data.media.shards import as_memory_file, shard_of
 from alpro.data.media.streams import check_file, error_summary, video_stream
 from alpro.data.media.strict import Frames, check_frames
@@ -35,6 +36,13 @@ class VideoInfo:
     sha256: str
     bytes: int
     reason: str  # why it is not readable, or empty
+
+    @property
+    def checked(self) -> Frames:
+        """The frames, if every one of them was checked."""
+        return Frames(
+            self.frames, self.decoder == "decord", Orientation((self.rotation + 180 * self.mirrored) % 360, self.mirrored)
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, one per field."""

@@ -12,16 +12,16 @@ import numpy as np
 from alpro.data.media.containers import missing_bytes
 from alpro.data.media.decoders import read_with_decord, read_with_pyav
 from alpro.data.media.frames import Strategy, frame_indices
+from alpro.data.media.known import known_frames
 from alpro.data.media.probe import probe
 from alpro.data.media.shards import accept_shard_paths
 from alpro.data.media.streams import check_file, error_summary
-from alpro.data.media.strict import check_frames
+from alpro.data.media.strict import Frames, check_frames
 from alpro.errors import DataError
 
 Decoder = Literal["decord", "pyav"]
 
 
-@accept_shard_paths
 def read_frames(
     path: str | Path,
     frames: int | Sequence[int] | Callable[[int], list[int]],
@@ -35,11 +35,25 @@ def read_frames(
     `frames` is the number of frames to select by `strategy`, or the indices themselves, or a function that selects them
     from the number of frames in the file. `size` squeezes each frame to a square while decoding, as the released code
     does; None keeps the file's own size. `decoder` None tries decord, then PyAV. Raises DataError with file and reason if
-    a frame of the video does not decode, or the file was cut short; see `strict.check_frames`.
+    a frame of the video does not decode, or the file was cut short; see `strict.check_frames`. A file that a probe has
+    checked is not checked again (`known`).
     """
+    return _read_frames(path, frames, size, strategy, rng, decoder, known_frames(path))
+
+
+@accept_shard_paths
+def _read_frames(
+    path: str | Path,
+    frames: int | Sequence[int] | Callable[[int], list[int]],
+    size: int | None,
+    strategy: Strategy,
+    rng: random.Random | None,
+    decoder: Decoder | None,
+    known: Frames | None,
+) -> np.ndarray:
     path = Path(path)
     check_file(path)
-    if missing_bytes(path):
+    if known is None and missing_bytes(path):
         info = probe(path, digest=False)
         if not info.readable:
             raise DataError(f"{path}: {info.reason}")
@@ -54,7 +68,7 @@ def read_frames(
         return list(frames)
 
     try:
-        found, indices = check_frames(path, choose)
+        found, indices = (known, choose(known.count)) if known else check_frames(path, choose)
     except DataError as error:
         raise DataError(f"{path}: can't be read ({error})") from None
     reasons = []

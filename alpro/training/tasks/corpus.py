@@ -16,6 +16,7 @@ from alpro.data.batches.clip_frames import View
 from alpro.data.batches.datasets import ClipDataset, Collator
 from alpro.data.batches.frame_cache import open_frame_cache
 from alpro.data.batches.loader import validation_batches
+from alpro.data.media.index import probe_cache_path, trust_probes
 from alpro.data.text.entities import read_entities
 from alpro.data.text.tokenizer import load_tokenizer
 from alpro.errors import ConfigError
@@ -34,6 +35,8 @@ class CorpusTask(ClipTask):
         self, params: Params, settings: CorpusTraining, model: Alpro, losses: Sequence[str], collator: Collator
     ) -> None:
         corpora = {name: params.corpora[name] for name in settings.corpora}
+        for corpus in corpora.values():
+            trust_probes(probe_cache_path(corpus.root))
         view, eval_view = View.training(settings, params.model), View.evaluation(settings, params.model)
         cache = open_frame_cache(params.loader)
         train = {
