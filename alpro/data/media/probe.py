@@ -96,12 +96,13 @@ def _read_header(path: Path, values: dict[str, Any]) -> int:
             values["fps"] = round(float(rate), 6) if rate else 0.0
             values["width"], values["height"] = stream.width, stream.height
             declared = stream.frames
-            # samples that an edit list hides are declared, but never shown
-            hidden = sum(bool(packet.is_discard) for packet in container.demux(stream))
+            if declared and container.format.name.startswith("mov"):
+                # an edit list hides samples: the demuxer leaves out whole groups of pictures and marks the other ones
+                declared = min(declared, sum(not entry.is_discard for entry in stream.index_entries)) or declared
             index = stream.index
     except av.FFmpegError as error:
         raise DataError(f"can't be opened ({error_summary(error)})") from None
-    return max(0, declared - hidden - (empty_slots(path, index) if declared else 0))
+    return max(0, declared - (empty_slots(path, index) if declared else 0))
 
 
 def _try_decoders(path: Path, values: dict[str, Any], every_frame: bool) -> None:
