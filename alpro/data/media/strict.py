@@ -22,7 +22,7 @@ from alpro.errors import DataError
 
 LONG = 3000  # frames: of a longer video, only the groups of pictures that are read are checked
 _TIMED = {"mov", "matroska", "flv"}  # containers with the time at which each frame is shown: decord finds it
-_UNTIMED = {"avi", "asf"}  # containers that decord reads well if frames are shown in the order in which they are decoded
+_UNTIMED = {"avi"}  # a container that decord reads well if frames are shown in the order in which they are decoded
 _KEPT = 20_000  # results
 
 Choose = Callable[[int], list[int]]
