@@ -220,7 +220,9 @@ def equal(one: np.ndarray, other: np.ndarray) -> bool:
 def repeatable(path: Path, expected: list[np.ndarray]) -> bool:
     """Return True if the strict decoder gives the same frames again. VP8 may show memory that no packet has filled."""
     runs = [strict_frames(path, keep)[0] for keep in (True, False, True, False)]
-    return all(len(run) == len(expected) and all(np.array_equal(*pair) for pair in zip(run, expected)) for run in runs)
+    return all(
+        len(run) == len(expected) and all(np.array_equal(*pair) for pair in zip(run, expected, strict=True)) for run in runs
+    )
 
 
 def violations(path: Path, convert: bool) -> tuple[str, list[str]]:
