@@ -49,6 +49,7 @@ class _Decoding:
     invisible: int = 0  # packets that only later ones refer to
     hidden: int = 0  # packets that an edit list leaves out
     frames: list[int | None] = field(default_factory=list)  # times
+    interlaced: set[int | None] = field(default_factory=set)  # times of frames that consist of two fields
     sizes: set[tuple[int, int]] = field(default_factory=set)
     orientation: Orientation = UPRIGHT
 
@@ -70,6 +71,8 @@ class _Decoding:
         if frame.is_corrupt:
             raise DataError(f"frame {len(self.frames)} is damaged")
         self.frames.append(frame.pts)
+        if frame.interlaced_frame:
+            self.interlaced.add(frame.pts)
         self.sizes.add((frame.width, frame.height))
 
     def in_order(self, without: set[int | None] = frozenset()) -> bool:  # type: ignore[assignment]
@@ -142,7 +145,14 @@ def _count(decoding: _Decoding) -> int:
         raise DataError("no frame decodes")
     if count >= expected or decoding.codec == "mpeg4":  # some packets of MPEG-4 only say that nothing changes
         return count
-    missing = {time for time in decoding.packets if time is not None} - set(decoding.frames)
+    given = set(decoding.frames)
+    fields = sum(
+        time not in given and previous in decoding.interlaced
+        for previous, time in zip(decoding.packets, decoding.packets[1:], strict=False)
+    )
+    if count + fields == expected:
+        return count  # camcorders store the two fields of a frame one after the other
+    missing = {time for time in decoding.packets if time is not None} - given
     first_key = decoding.packets[decoding.keys[0]] if decoding.keys else None
     if first_key is not None and all(time < first_key for time in missing) and len(missing) == expected - count:
         return count  # they refer to frames before the start of the file

@@ -131,6 +131,17 @@ def test_joined_streams_are_read_in_order(tmp_path, second):
     assert numbers(read_frames(tmp_path / "copy.mp4", range(24), 64)) == list(range(24))
 
 
+def test_joined_streams_of_which_the_second_lost_its_key_frame_are_refused(tmp_path):
+    """The times of the lost frames exist twice, so that they can't be told by their times."""
+    first = encode(tmp_path / "1.ts", "libx264", 24, **NO_B_FRAMES)
+    second = encode(tmp_path / "2.ts", "libx264", 24, start=24, **NO_B_FRAMES)
+    damaged = without(second, {12}, "3.ts")
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(first.read_bytes() + damaged.read_bytes())
+    info = probe(joined)
+    assert not info.readable and "frames decode" in info.reason
+
+
 def test_a_recovery_point_that_is_no_key_frame_moves_no_frame(tmp_path):
     video = encode(tmp_path / "a.mp4", "libx264", **{"intra-refresh": "1", "g": "30"})
     assert numbers(read_frames(video, [1, 31, 40, 47], 64)) == [1, 31, 40, 47]
@@ -175,3 +186,15 @@ def test_the_check_is_repeated_if_the_file_changes(tmp_path):
     good.write_bytes(content[:200] + bytes(len(content) - 200))
     with pytest.raises(DataError):
         read_frames(good, 4, 32)
+
+
+def test_two_fields_of_a_frame_are_one_frame():
+    """Camcorders that record interlaced H.264 store each field in a packet of its own; FFmpeg has no encoder for that."""
+    decoding = strict._Decoding("mpegts", "h264", packets=[0, 1, 2, 3, 4, None], keys=[0], frames=[0, 2, 4])
+    with pytest.raises(DataError, match="only 3 of 6 frames decode"):
+        strict._count(decoding)
+    decoding.interlaced = {0, 2, 4}
+    assert strict._count(decoding) == 3
+    decoding.frames = [0, 4]
+    with pytest.raises(DataError, match="only 2 of 6 frames decode"):
+        strict._count(decoding)
