@@ -26,7 +26,7 @@ from alpro.data.media.decoders import scaling_graph
 from alpro.data.media.extensions import VIDEO_EXTENSIONS, bare_name, is_video_name
 from alpro.data.media.orientation import orientation_of
 from alpro.data.media.probe import probe
-from alpro.data.media.streams import strict_stream
+from alpro.data.media.streams import open_video, strict_stream
 from alpro.errors import ConfigError, DataError
 from alpro.files.atomic import atomic_write
 from alpro.files.listing import Listing, list_files
@@ -260,7 +260,7 @@ def _encode(source: Path, target: Path, settings: Convert, frames: int, fps: flo
     scaled: _Scaling | None = None
     read = written = 0
     try:
-        with av.open(str(source)) as container, av.open(str(target), "w", format="mp4") as copy:
+        with open_video(source) as container, av.open(str(target), "w", format="mp4") as copy:
             stream = strict_stream(container)
             for index, frame in enumerate(container.decode(stream)):
                 read = index + 1

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from alpro.data.media.orientation import Orientation, orientation_of
-from alpro.data.media.streams import error_summary, strict_stream
+from alpro.data.media.streams import error_summary, open_video, strict_stream
 from alpro.data.media.strict import Frames
 from alpro.errors import DataError
 
@@ -66,7 +66,7 @@ def read_with_pyav(path: Path, frames: Frames, indices: Sequence[int], size: int
     pixels: list[np.ndarray] = []
     decoded = 0
     try:
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             for index, frame, to_pixels in _decode(container, strict_stream(container), size):
                 decoded = index + 1
                 if index in requested:

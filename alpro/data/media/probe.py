@@ -11,7 +11,7 @@ from alpro.data.media.decoders import read_with_decord, read_with_pyav
 from alpro.data.media.frames import frame_indices
 from alpro.data.media.orientation import Orientation
 from alpro.data.media.shards import as_memory_file, shard_of
-from alpro.data.media.streams import check_file, error_summary, video_stream
+from alpro.data.media.streams import check_file, error_summary, open_video, video_stream
 from alpro.data.media.strict import Frames, check_frames
 from alpro.errors import DataError
 from alpro.files.atomic import sha256
@@ -90,7 +90,7 @@ def _read_header(path: Path, values: dict[str, Any]) -> int:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             stream = video_stream(container)
             rate = stream.average_rate or stream.guessed_rate
             values["fps"] = round(float(rate), 6) if rate else 0.0
@@ -138,9 +138,7 @@ def _decoder(path: Path, found: Frames, indices: list[int]) -> str:
 
 def _reaches_declared_end(path: Path, fps: float) -> bool:
     """Return True if packets reach the declared duration (within 1.5 frames): the missing bytes are not video."""
-    import av
-
-    with av.open(str(path)) as container:
+    with open_video(path) as container:
         if not container.duration or not fps:
             return False
         end = 0.0

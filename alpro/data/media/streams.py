@@ -39,6 +39,13 @@ def error_summary(error: BaseException) -> str:
     return " ".join(text.split())[:160]
 
 
+def open_video(path: Path) -> Any:
+    """Open a file to be read. Titles and comments need not be UTF-8, as those of old cameras are not. Raises av.FFmpegError."""
+    import av
+
+    return av.open(str(path), metadata_errors="replace")
+
+
 def video_stream(container: Any) -> Any:
     """Return the video stream that decord would choose: not a still image, then highest bit rate, then longest.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from alpro.data.media.containers import hides_frames
 from alpro.data.media.orientation import UPRIGHT, Orientation, orientation_of
-from alpro.data.media.streams import error_summary, strict_stream
+from alpro.data.media.streams import error_summary, open_video, strict_stream
 from alpro.errors import DataError
 
 LONG = 3000  # frames: of a longer video, only the groups of pictures that are read are checked
@@ -135,6 +135,7 @@ def _suits_decord(path: Path, decoding: _Decoding) -> bool:
         decoding.format in _UNTIMED and decoding.packets == sorted(time for time in decoding.packets if time is not None)
     )
     turned = decoding.orientation.exact and (decoding.format == "mov" or decoding.orientation == UPRIGHT)
+    timed = timed and decoding.codec != "vp8"  # it has no means to detect damage, which each decoder shows differently
     return timed and turned and len(decoding.sizes) == 1 and not decoding.hidden and not hides_frames(path)
 
 
@@ -171,7 +172,7 @@ def _decode(path: Path, by_group: bool = False) -> _Decoding:
 
     done = _Decoding()
     try:
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             stream = strict_stream(container, pixels=False)
             done.format, done.codec = container.format.name.split(",")[0], stream.codec_context.name
             for packet in container.demux(stream):
@@ -200,7 +201,7 @@ def _check_groups(path: Path, choose: Choose) -> tuple[Frames, list[int]] | None
 
     done = _Decoding()
     try:
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             stream = strict_stream(container, pixels=False)
             rate = float(stream.average_rate or 0)
             if max(stream.frames, rate * (container.duration or 0) / 1e6) <= LONG:

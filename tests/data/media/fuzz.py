@@ -197,7 +197,7 @@ def strict_frames(path: Path, keep: bool = False) -> tuple[list[np.ndarray], boo
     frames: list[np.ndarray] = []
     kept: list[Any] = []
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = video_stream(container)
             stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
             for frame in container.decode(stream):
