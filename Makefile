@@ -81,6 +81,14 @@ baseline: setup  ## Compare pre-training with training from scratch over three s
 bench: setup  ## Measure speed and memory; each benchmark prints a table, then JSON on its last line
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; done
 
+.PHONY: docs
+docs: setup  ## Build the documentation into site/; a broken link or an orphan page fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+.PHONY: docs-serve
+docs-serve: setup  ## Serve the documentation on http://127.0.0.1:8000
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8000
+
 .PHONY: lock
 lock: setup  ## Write requirements.lock from pyproject.toml; UPGRADE=1 updates to the newest versions
 	@$(BIN)/python tools/lock_requirements.py $(if $(UPGRADE),--upgrade)

@@ -27,7 +27,7 @@ def missing_inputs(params: Params) -> list[Missing]:
     required: list[tuple[str, str, str]] = []
 
     checkpoint = "put the checkpoint there, or name another one in params.yaml"
-    prepare = "see the chapter Data preparation of the README"
+    prepare = "see docs/data.md"
     for task, evaluate in params.evaluate.items():
         if f"{models}/finetune/{task}" not in made:
             required.append((evaluate.checkpoint, f"evaluate.{task}.checkpoint", checkpoint))
@@ -55,7 +55,7 @@ def missing_inputs(params: Params) -> list[Missing]:
 
     copies = {convert.output: name for name, convert in params.convert.items()}
     for name in {copies[path] for path, _, _ in required if path in copies}:
-        required.append((params.convert[name].source, f"convert.{name}", "the videos to convert; README, Data preparation"))
+        required.append((params.convert[name].source, f"convert.{name}", "the videos to convert; see docs/data.md"))
     made |= copies.keys()
     stages = {*made, f"{models}/text", "data/sample"} if params.sample else made
     missing: dict[str, Missing] = {}

@@ -135,14 +135,14 @@ def compare(
     typer.echo(format_comparison(compare_runs(a, b, resamples=resamples), as_json))
 
 
-@app.command(rich_help_panel=EVALUATION, epilog=example_line("replicate --readme tables.md"))
+@app.command(rich_help_panel=EVALUATION, epilog=example_line("replicate --page tables.md"))
 def replicate(
-    readme: Annotated[Path, typer.Option(help="File whose results table is updated.")] = Path("README.md"),
+    page: Annotated[Path, typer.Option(help="Markdown file whose results table is updated.")] = Path("docs/replication.md"),
     output: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("reports/replication"),
     recipe: Recipe = "official",
     changes: Changes = None,
 ) -> None:
-    """Evaluate every checkpoint of the paper that is present, and update the README's table."""
+    """Evaluate every checkpoint of the paper that is present, and update the table of results."""
     from alpro.evaluation.replication import replicate as run
 
-    run(read_params(PARAMS, recipe, changes), readme, output)
+    run(read_params(PARAMS, recipe, changes), page, output)

@@ -1,4 +1,4 @@
-"""The paper's figures beside this repository's: `make replicate` evaluates all checkpoints present and fills the README table.
+"""The paper's figures beside this repository's: `make replicate` evaluates all checkpoints present and fills the table.
 
 It looks for the official checkpoints (`output/downstreams/<task>/public`, `output/pretrain`), then for those that the
 parameters name (`evaluate.<task>.checkpoint`, `init.finetune`), all under one recipe. A checkpoint that was evaluated before
@@ -98,18 +98,18 @@ def present_checkpoints(params: Params, official: Path = OFFICIAL) -> list[Prese
 
 def replicate(
     params: Params,
-    readme: str | Path = "README.md",
+    page: str | Path = "docs/replication.md",
     output: str | Path = "reports/replication",
     official: Path = OFFICIAL,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
-    """Evaluate the checkpoints on disk and write the README's table; return its rows. All ranks call it.
+    """Evaluate the checkpoints on disk and write the page's table; return its rows. All ranks call it.
 
     `output` holds each evaluation's record, and results.json, which is updated after every evaluation. Checkpoints of a task
-    without data are reported and skipped. Raises DataError for a README without the table's markers.
+    without data are reported and skipped. Raises DataError for a page without the table's markers.
     """
-    output, readme = Path(output), Path(readme)
-    _split_at_table(readme)
+    output, page = Path(output), Path(page)
+    _split_at_table(page)
     results = output / "results.json"
     rows = _read_rows(results)
     for present in present_checkpoints(params, official):
@@ -125,9 +125,9 @@ def replicate(
         if distributed.rank() == 0:
             write_json(results, rows)
     if distributed.rank() == 0:
-        before, after = _split_at_table(readme)
-        atomic_write(readme, f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
-        say(f"{readme}: {len({row['figure'] for row in rows})} of {len(PAPER)} figures evaluated; records in {output}")
+        before, after = _split_at_table(page)
+        atomic_write(page, f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
+        say(f"{page}: {len({row['figure'] for row in rows})} of {len(PAPER)} figures evaluated; records in {output}")
     distributed.barrier()
     return rows
 
@@ -198,7 +198,7 @@ def within(figure: PaperFigure, figures: Mapping[str, float]) -> bool:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the README's table: a row per evaluated checkpoint, and a row "not run" for a figure without one."""
+    """Return the table: a row per evaluated checkpoint, and a row "not run" for a figure without one."""
     lines = [
         "| figure | paper | this repository | 95 % interval | within 1.5 points | command | date |",
         "|---|---|---|---|---|---|---|",
@@ -219,9 +219,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _split_at_table(readme: Path) -> tuple[str, str]:
+def _split_at_table(page: Path) -> tuple[str, str]:
     """Return the text before and after the table."""
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise DataError(f"{readme}: must hold the two lines {BEGIN} and {END} once; add them where the table belongs")
+        raise DataError(f"{page}: must hold the two lines {BEGIN} and {END} once; add them where the table belongs")
     return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]

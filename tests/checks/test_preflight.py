@@ -70,4 +70,4 @@ def test_with_all_checkpoints_only_the_evaluation_needs_data() -> None:
 
 def test_custom_data_has_no_fetch_command() -> None:
     line = listed("datasets.msvd_qa.videos=data/own/videos")["data/own/videos"]
-    assert "datasets.msvd_qa" in line and "fetch" not in line and "README" in line
+    assert "datasets.msvd_qa" in line and "fetch" not in line and "docs/data.md" in line

@@ -1,4 +1,4 @@
-"""The replication table: checkpoints on disk are evaluated once, others say "not run", the rest of the README is kept."""
+"""The replication table: checkpoints on disk are evaluated once, others say "not run", the rest of the page is kept."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def without_own(params: Params, tmp_path: Path) -> Params:
 def test_official_checkpoints_fill_their_rows_and_others_say_not_run(
     official: Path, without_own: Params, tmp_path: Path
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(AROUND)
-    rows = replicate(without_own, readme, tmp_path / "records", official)
+    page = tmp_path / "page.md"
+    page.write_text(AROUND)
+    rows = replicate(without_own, page, tmp_path / "records", official)
     assert [row["figure"] for row in rows] == [MSRVTT.title, ZERO_SHOT.title, MSVD.title]
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith(f"# Title\n\n{BEGIN}\n| figure ") and text.endswith(f"|\n{END}\n\nafter\n")
     lines = {line.split("|")[1].split(",")[0].strip(): line for line in text.splitlines() if line.startswith("| MSR")}
     assert "not run" in lines["MSRVTT-QA"] and text.count("not run") == 3 and "old" not in text
@@ -75,15 +75,15 @@ def test_checkpoints_are_evaluated_again_only_if_their_weights_changed(
     evaluated: list[str] = []
     real = replication.run_evaluation
     monkeypatch.setattr(replication, "run_evaluation", lambda *a, **k: evaluated.append(a[1]) or real(*a, **k))
-    readme = tmp_path / "README.md"
-    readme.write_text(AROUND)
-    first = replicate(without_own, readme, tmp_path / "records", official)
-    text = readme.read_text()
-    assert replicate(without_own, readme, tmp_path / "records", official) == first and readme.read_text() == text
+    page = tmp_path / "page.md"
+    page.write_text(AROUND)
+    first = replicate(without_own, page, tmp_path / "records", official)
+    text = page.read_text()
+    assert replicate(without_own, page, tmp_path / "records", official) == first and page.read_text() == text
     assert evaluated == ["msrvtt_ret", "msrvtt_ret", "msvd_qa"]
     other = build_model("retrieval", num_frames=4, config=without_own.model, seed=5)
     export_official(other, official / "downstreams/msrvtt_ret/public/ckpt/model_step_best.pt")
-    again = replicate(without_own, readme, tmp_path / "records", official)
+    again = replicate(without_own, page, tmp_path / "records", official)
     assert evaluated[3:] == ["msrvtt_ret"] and len(again) == 3  # the new row replaces the old one
 
 
@@ -101,29 +101,29 @@ def test_own_checkpoints_are_listed_with_official_ones(official: Path, params: P
 
 def test_checkpoint_without_its_data_is_reported_and_not_run(official: Path, without_own: Params, tmp_path: Path) -> None:
     gone = {name: d.model_copy(update={"annotations": str(tmp_path / "gone")}) for name, d in without_own.datasets.items()}
-    readme, messages = tmp_path / "README.md", []
-    readme.write_text(AROUND)
-    rows = replicate(without_own.model_copy(update={"datasets": gone}), readme, tmp_path / "r", official, messages.append)
-    assert rows == [] and readme.read_text().count("not run") == len(PAPER)
+    page, messages = tmp_path / "page.md", []
+    page.write_text(AROUND)
+    rows = replicate(without_own.model_copy(update={"datasets": gone}), page, tmp_path / "r", official, messages.append)
+    assert rows == [] and page.read_text().count("not run") == len(PAPER)
     assert any("its data are missing" in line and "gone" in line for line in messages)
 
 
-def test_readme_without_the_markers_is_unchanged(params: Params, tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{END}\n{BEGIN}\n")
+def test_page_without_the_markers_is_unchanged(params: Params, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{END}\n{BEGIN}\n")
     with pytest.raises(DataError, match="must hold the two lines"):
-        replicate(params, readme, tmp_path / "records", tmp_path)
-    assert readme.read_text() == f"{END}\n{BEGIN}\n"
+        replicate(params, page, tmp_path / "records", tmp_path)
+    assert page.read_text() == f"{END}\n{BEGIN}\n"
 
 
 @pytest.mark.parametrize(("content", "fault"), [("[", "line 1, column 2: not valid JSON"), ("{}", "not a list of rows")])
 def test_damaged_results_are_reported_and_kept(content: str, fault: str, params: Params, tmp_path: Path) -> None:
-    readme, results = tmp_path / "README.md", tmp_path / "records" / "results.json"
-    readme.write_text(AROUND)
+    page, results = tmp_path / "page.md", tmp_path / "records" / "results.json"
+    page.write_text(AROUND)
     results.parent.mkdir()
     results.write_text(content)
     with pytest.raises(DataError, match=rf"results\.json: {fault}.*; delete it to evaluate"):
-        replicate(params, readme, results.parent, tmp_path)
+        replicate(params, page, results.parent, tmp_path)
     assert results.read_text() == content
 
 
@@ -134,7 +134,7 @@ def test_within_tolerance_requires_every_recall_or_the_overall_accuracy() -> Non
     assert not within(MSVD, {"overall_acc": 44.4})
 
 
-def test_readme_of_the_project_has_the_tables_markers() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def test_page_of_the_project_has_the_tables_markers() -> None:
+    text = (Path(__file__).parents[2] / "docs/replication.md").read_text()
     assert text.count(BEGIN) == text.count(END) == 1
     assert all(figure.title in text for figure in PAPER) and len(table([]).splitlines()) == 2 + len(PAPER)

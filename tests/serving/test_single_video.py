@@ -114,8 +114,8 @@ def test_commands_print_a_table_or_json(checkpoints):
 
 
 def test_readme_example_matches_the_python_api():
-    """The names in the README's example are public API."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    """The names in the example of docs/inference.md are public API."""
+    readme = (Path(__file__).parents[2] / "docs/inference.md").read_text()
     assert "from alpro.serving import ask, load, match" in readme
 
 

@@ -1,4 +1,4 @@
-"""The README's tables are true: every switch, test, command, option, stage and path that they name exists."""
+"""README and docs/ are true: every switch, test, command, option, stage, path and link that they name exists."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ import yaml
 
 from alpro.cli.main import app
 from tests.parity import CASES
+from tools import docs_pages
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
 RELEASED = json.loads((ROOT / "tests/config/released/released.json").read_text())
 SIDES = {name: yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text()) for name in ("official", "paper")}
 CODE = re.compile(r"`([^`]+)`")
 ROOMS = ("recipes/", "tests/", "alpro/", "stages/", "flows/", "Makefile", "dvc.yaml", "pyproject.toml", "requirements.lock")
 
 
-def table(chapter: str, first: str) -> list[list[str]]:
-    """Return the rows, as lists of cells, of the chapter's table whose header starts with `first`."""
-    text = README.split(f"\n## {chapter}\n")[1].split("\n## ")[0]
+def table(page: str, first: str) -> list[list[str]]:
+    """Return the rows, as lists of cells, of the page's table whose header starts with `first`."""
+    text = PAGES[page]
     lines = text[text.index(first) :].splitlines()[2:]
     rows = []
     for line in lines:
@@ -44,8 +45,8 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
     return found
 
 
-SWITCHES = table("Replication", "| | released code |")
-ROWS = table("Coming from salesforce/ALPRO", "| there | here |")
+SWITCHES = table("docs/replication.md", "| | released code |")
+ROWS = table("docs/migrating.md", "| there | here |")
 PARAMETERS = leaves(SIDES["official"])
 
 
@@ -85,6 +86,43 @@ def test_every_difference_between_the_recipes_has_a_row() -> None:
     assert {path for path in differ if not any(fnmatch(path, pattern) for pattern in named)} == {"recipe"}
 
 
+# --- README and links ----------------------------------------------------------------------------------------
+
+
+def test_readme_is_short() -> None:
+    lines = PAGES["README.md"].splitlines()
+    assert len(lines) <= 150
+    prose = [line for line in lines if not line.startswith("|") and "](" not in line]
+    assert max(map(len, prose)) <= 140
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_of_a_page_exist(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / file
+        if path.name in ("cli.md", "messages.md"):  # generated from the code (tools/docs_pages.py)
+            continue
+        assert path.is_file(), target
+        if anchor:
+            titles = [line.lstrip("# ").lower() for line in path.read_text().splitlines() if line.startswith("#")]
+            assert anchor in {re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in titles}, target
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = set(re.findall(r"[\w-]+\.md", (ROOT / "mkdocs.yml").read_text()))
+    generated = {"cli.md", "messages.md"}
+    assert {f"docs/{name}" for name in listed - generated} | {"README.md"} == set(PAGES)
+
+
+def test_messages_of_the_generated_page_are_those_of_the_code() -> None:
+    page = docs_pages.message_reference()
+    assert "- `…: not found; put the annotation file there, or change its path in params.yaml`" in page
+    assert page.count("\n- `") > 200
+
+
 # --- coming from the released code ------------------------------------------------------------------------
 
 
@@ -109,15 +147,16 @@ def command_of(words: list[str]) -> tuple[Any, list[str]]:
     return command, words
 
 
-ALL_CODE = [code for line in README.splitlines() for code in CODE.findall(line)]
-ALL_CODE += [
-    line.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()
-]
-COMMANDS = sorted({code for code in ALL_CODE if re.match(r"(horovodrun -np \S+ )?alpro ", code)})
+TEXT = "\n".join(PAGES.values())
+BLOCKS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
+ALL_CODE = [code for line in TEXT.splitlines() for code in CODE.findall(line)]
+ALL_CODE += [part.strip() for line in BLOCKS for part in re.sub(r'"[^"]*"', "TEXT", line.split("#")[0]).split("&&")]
+ALL_CODE = [code.removeprefix(".venv/bin/") for code in ALL_CODE]
+COMMANDS = sorted({code for code in ALL_CODE if re.match(r"(horovodrun -np \S+ )?alpro [a-z]", code)})
 
 
 @pytest.mark.parametrize("code", COMMANDS)
-def test_command_of_the_readme_exists(code: str) -> None:
+def test_command_of_the_docs_exists(code: str) -> None:
     words = re.sub(r'"[^"]*"', "TEXT", code.split("alpro ", 1)[1]).split()
     for verb in words[1].split("|") if len(words) > 1 and "|" in words[1] else [None]:  # `alpro weights show|import`
         command, rest = command_of([words[0], verb, *words[2:]] if verb else words)
@@ -129,7 +168,7 @@ def test_command_of_the_readme_exists(code: str) -> None:
             assert all(given & set(names) for names in required), required
 
 
-def test_make_targets_of_the_readme_exist() -> None:
+def test_make_targets_of_the_docs_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     named = {code.split()[1] for code in ALL_CODE if re.match(r"make [a-z]", code)}
     assert {"setup", "repro", "test"} <= named <= targets
