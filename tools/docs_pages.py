@@ -12,7 +12,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 INTRODUCTION = """# Error messages
 
-All messages of the commands, by package, generated from the code; … stands for a value. Each is printed as one line, with exit code 2.
+All messages of the commands, by package, generated from the code; … stands for a value. Each is printed as one line,
+with exit code 2.
 """
 
 
