@@ -24,7 +24,7 @@ def parser(flows: Mapping[str, Any]) -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("flow", nargs="?", choices=flows, default="pipeline")
-    add("--recipe", help="tiny, sample, official or paper")
+    add("--recipe", help="tiny, sample, official, paper or fast")
     add("-S", "--set-param", action="append", dest="overrides", metavar="KEY=VALUE", help="change params.yaml for this run")
     add("--task", action="append", dest="tasks", help="a dataset; may be repeated")
     add("--from-stage", help="run this stage and all stages after it again")

@@ -14,7 +14,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Recipe = Annotated[
-    Literal["tiny", "sample", "official", "paper"] | None,
+    Literal["tiny", "sample", "official", "paper", "fast"] | None,
     Field(description="Recipe to use instead of the committed params.yaml. Empty: params.yaml."),
 ]
 Overrides = Annotated[

@@ -204,7 +204,9 @@ def data_bytes(params: Params) -> dict[str, int]:
 def _size(records: Sequence[Record], one_text: bool = False) -> Size:
     """Count records and their texts. With `one_text`, an epoch takes one text of each record that has any."""
     texts = [len(record.captions) + len(record.questions) for record in records]
-    return Size(len(records), sum(min(count, 1) if one_text else count for count in texts))
+    if one_text:
+        return Size(len(records), sum(min(count, 1) for count in texts))
+    return Size(len(records), sum(texts), tuple(texts))
 
 
 def _corpus_files(corpus: Corpus) -> tuple[str, str]:

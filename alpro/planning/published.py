@@ -15,12 +15,15 @@ class Size(NamedTuple):
 
     clips: int
     texts: int
+    counts: tuple[int, ...] = ()  # texts of each clip, if they were counted
 
     def samples(self, texts_per_clip: int) -> int:
-        """Estimate the samples of an epoch if up to `texts_per_clip` texts of a clip are one sample.
+        """Return the samples of an epoch if up to `texts_per_clip` texts of a clip are one sample.
 
-        A clip's last sample is on average half full. Exact for one text per sample or per clip.
+        Estimated for published sizes, with a clip's last sample half full on average; exact for one text per sample or clip.
         """
+        if self.counts:
+            return sum(-(-count // texts_per_clip) for count in self.counts)
         estimate = round(self.texts / texts_per_clip + self.clips * (texts_per_clip - 1) / (2 * texts_per_clip))
         return min(self.texts, max(self.clips, estimate))
 

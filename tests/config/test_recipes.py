@@ -35,7 +35,20 @@ def test_differing_line_gives_the_other_recipes_value(name: str, other: str) -> 
     assert marked > 40
 
 
-@pytest.mark.parametrize("name", ["official", "paper", "sample", "tiny"])
+def test_fast_differs_from_paper_only_in_fine_tuning_and_says_where() -> None:
+    differing = []
+    for here, there in zip(lines("fast"), lines("paper"), strict=True):
+        plain = re.sub(r"  # official: .*", "", there)
+        if here == plain.replace("models/paper/", "models/fast/").replace("recipe: paper", "recipe: fast"):
+            continue
+        setting, _, value = here.partition("  # paper: ")
+        key = setting.split(":")[0]
+        assert plain == f"{key}: {value}", here
+        differing.append(key.strip())
+    assert differing == ["batch_size", "captions_per_clip", "questions_per_clip", "questions_per_clip"]
+
+
+@pytest.mark.parametrize("name", ["official", "paper", "fast", "sample", "tiny"])
 def test_header_gives_the_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RECIPES.parent)
     assert re.search(r"\d+ (h|minutes) on", recipes.describe(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def built(task: str, checkpointing: str = "none") -> Any:
     return model
 
 
-def kept_bytes(model: nn.Module) -> int:
+def kept_bytes(model: nn.Module, given: Batch) -> int:
     """Return the bytes of all tensors, except the model's own, that a forward pass stores for backward."""
     own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     storages: dict[int, torch.UntypedStorage] = {}
@@ -55,7 +56,7 @@ def kept_bytes(model: nn.Module) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model(batch(), torch.Generator().manual_seed(0))
+        output = model(given, torch.Generator().manual_seed(0))
     assert output.total.requires_grad
     return sum(storage.nbytes() for storage in storages.values())
 
@@ -64,7 +65,16 @@ def kept_bytes(model: nn.Module) -> int:
 @pytest.mark.parametrize("checkpointing", ["none", "exact"])
 def test_planned_activations_equal_what_autograd_stores(task: str, checkpointing: str) -> None:
     stored, _ = activations(task, SIZES, FRAMES, TOKENS, checkpointing)
-    assert stored.bytes("fp32") * BATCH == pytest.approx(kept_bytes(built(task, checkpointing)), rel=0.08)
+    assert stored.bytes("fp32") * BATCH == pytest.approx(kept_bytes(built(task, checkpointing), batch()), rel=0.08)
+
+
+@pytest.mark.parametrize("task", ["qa", "retrieval"])
+@pytest.mark.parametrize("checkpointing", ["none", "exact"])
+def test_planned_activations_of_a_shared_clip_equal_what_autograd_stores(task: str, checkpointing: str) -> None:
+    texts = batch(8)
+    shared = replace(texts, pixels=texts.pixels[:2], clips=torch.arange(8) // 4)
+    stored, _ = activations(task, SIZES, FRAMES, TOKENS, checkpointing, texts_per_clip=4)
+    assert stored.bytes("fp32") * 8 == pytest.approx(kept_bytes(built(task, checkpointing), shared), rel=0.08)
 
 
 def test_recomputed_block_stores_as_much_as_a_normal_block() -> None:

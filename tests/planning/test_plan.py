@@ -13,6 +13,7 @@ from alpro.cli.main import app
 from alpro.config import Params, load
 from alpro.errors import ConfigError
 from alpro.planning.plan import data_bytes, device_of, plan_trainings
+from alpro.planning.published import Size
 from tests.goldens_recipe import case
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +103,24 @@ def test_samples_are_counted_if_the_data_exist(monkeypatch: pytest.MonkeyPatch, 
     assert Path("out/model.safetensors").stat().st_size == pytest.approx(
         plan.checkpoint_bytes, rel=0.15
     )  # the file also contains names
+
+
+def test_shared_clips_save_their_encoding(paper: Params) -> None:
+    """Of 404 GMAC for a question on 16 frames, 375 are the video encoder's."""
+    changed = load(ROOT / "recipes/paper.yaml", ["finetune.msvd_qa.questions_per_clip=4"])
+    (one,), (four,) = (
+        [plan for plan in plan_trainings(p, 8, H100) if plan.name == "finetune/msvd_qa"] for p in (paper, changed)
+    )
+    assert one.samples == four.samples and one.batch == four.batch
+    assert four.steps == pytest.approx(one.steps * 1.06, rel=0.01)  # rows of 3.8 questions: 26 or 27 in 7
+    assert one.flops / four.flops == pytest.approx(404 / (375 / 3.79 + 29), rel=0.02)
+    assert one.recomputed_flops / four.recomputed_flops == pytest.approx(3.79, rel=0.02)
+    assert four.memory.activations < 0.5 * one.memory.activations
+
+
+def test_counted_texts_give_the_exact_number_of_samples() -> None:
+    assert [Size(3, 10, (1, 4, 5)).samples(k) for k in (1, 2, 4, 5)] == [10, 6, 4, 3]
+    assert [Size(100, 500).samples(k) for k in (1, 5)] == [500, 140] and Size(9, 9).samples(3) == 9
 
 
 def test_dataset_of_unknown_size_is_reported(paper: Params) -> None:

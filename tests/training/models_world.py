@@ -29,7 +29,9 @@ SIZES = Model(
 LOSSES = {
     "prompter": ("vtc",), "pretrain": ("vtc", "vtm", "mlm", "pem"), "retrieval": ("vtc", "vtm"), "qa": ("qa",),
     "counted": ("mlm", "pem"),  # pre-training with only the losses that are means over uneven counts
+    "retrieval_shared": ("vtc", "vtm"), "qa_shared": ("qa",),  # two texts per clip
 }  # fmt: skip
+KINDS = {"counted": "pretrain", "retrieval_shared": "retrieval", "qa_shared": "qa"}  # model of a task, if not its name
 
 
 def batch_of(rows: slice) -> Batch:
@@ -50,13 +52,21 @@ def batch_of(rows: slice) -> Batch:
     )  # fmt: skip
 
 
+def shared(batch: Batch) -> Batch:
+    """Return the batch with one clip for every two texts."""
+    return replace(batch, pixels=batch.pixels[::2], clips=torch.arange(len(batch)) // 2)
+
+
 class WithNegatives(nn.Module):
-    """A model with fixed VTM negatives: each row's neighbour, which is on the same process in a world of up to four."""
+    """A model with fixed VTM negatives: each row's neighbour, which is on the same process in a world of up to four.
+
+    With two texts per clip the neighbour has the same clip, and VTM gets no negatives.
+    """
 
     def __init__(self, task: str) -> None:
         super().__init__()
-        arguments: dict[str, Any] = {"prompter": {"num_entities": 4}, "qa": {"num_answers": 3}}.get(task, {})
-        kind = "pretrain" if task == "counted" else task
+        kind = KINDS.get(task, task)
+        arguments: dict[str, Any] = {"prompter": {"num_entities": 4}, "qa": {"num_answers": 3}}.get(kind, {})
         if kind == "pretrain":
             # the threshold keeps few crops, and a different number on each rank
             objectives = Objectives(vtm=0.5) if task == kind else Objectives(vtc=0, vtm=0)
@@ -70,9 +80,9 @@ class WithNegatives(nn.Module):
             self.inner.prompter.temp.fill_(0.5)
 
     def forward(self, batch: Batch) -> Output:
-        if self.task not in ("pretrain", "retrieval"):
+        if self.task not in ("pretrain", "retrieval", "retrieval_shared"):
             return self.inner(batch)
-        neighbour = torch.arange(len(batch)) ^ 1
+        neighbour = torch.arange(0 if batch.clips is not None else len(batch)) ^ 1
         return self.inner(batch, negatives=(neighbour, neighbour))
 
 
@@ -100,9 +110,10 @@ def gradients(
         toy: Any = OneStep(task, kind)
         engine = Engine(toy, settings(validations=1, **changes), seed=1)
         toy.model.train()
-        losses: Tensor = engine._backward(mine, _Requests(False, False))
+        given = shared(mine) if task.endswith("shared") else mine
+        losses: Tensor = engine._backward(given, _Requests(False, False))
         engine.exchange.finish()
-        counts = {name: int(count) for name, count in toy.model(mine).counts.items()}
+        counts = {name: int(count) for name, count in toy.model(given).counts.items()}
         results[task] = {
             "losses": distributed.all_reduce(losses, "mean"),
             "counts": distributed.gather_objects(counts),

@@ -13,7 +13,7 @@ from alpro.config import Model
 from alpro.data.batches.batch import Batch
 from alpro.models import build_model
 from alpro.planning.memory import LAST_LAYERS
-from alpro.training.flops import PASSES, bert_macs, training_flops, validation_flops, video_macs
+from alpro.training.flops import PASSES, bert_macs, recomputed_flops, training_flops, validation_flops, video_macs
 
 
 def test_paper_model_has_the_counted_flops() -> None:
@@ -102,6 +102,15 @@ def test_training_step_flops_equal_torchs_count(task: str) -> None:
     spared += 4 * 3 * ((fusions - full - of_text) * spared_by_asking_for(1) + of_text * spared_by_asking_for(12))
     spared += 4 * SPACE * 3 * 16**2 * WIDTH
     assert counted(lambda: model(batch).total.backward()) == pytest.approx(nominal - 2 * spared, rel=0.01)
+
+
+@pytest.mark.parametrize("task", ["qa", "retrieval"])
+def test_flops_of_a_shared_clip_are_divided_by_its_texts(task: str) -> None:
+    model = Model()
+    video, text, fusion = video_macs(model, 16), bert_macs(model, 6, 40), bert_macs(model, 6, 237)
+    fusions = PASSES[task][2]
+    assert training_flops(task, model, 16, 40, 4) == pytest.approx(6 * (video / 4 + text + fusions * fusion))
+    assert recomputed_flops(task, model, 16, 4) == recomputed_flops(task, model, 16) / 4
 
 
 def test_validation_flops_count_each_encoding_once_and_every_pair() -> None:

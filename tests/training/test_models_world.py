@@ -56,8 +56,9 @@ def check_equal(results: dict[str, Any], tasks: Iterable[str] = LOSSES) -> None:
 
 def test_two_processes_give_the_pretraining_gradients_of_one_large_batch(tmp_path: Path) -> None:
     """Pre-training has all losses except that of question answering; the slow tests cover all tasks."""
-    results = run(2, tmp_path / "out.pt", ["pretrain", "counted"])
-    check_equal(results, ["pretrain", "counted"])
+    tasks = ["pretrain", "counted", "retrieval_shared", "qa_shared"]
+    results = run(2, tmp_path / "out.pt", tasks)
+    check_equal(results, tasks)
     check_mean_of_means(results["processes"], 2)
 
 
