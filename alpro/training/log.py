@@ -24,7 +24,10 @@ Row = dict[str, Any]
 
 
 class Clock:
-    """Measures clips per second, the share of time spent waiting for data, and memory, between two lines."""
+    """Measures clips per second, the share of time spent waiting for data, and memory, between two lines.
+
+    A clip counts once for each of its texts in a batch, so that the figure compares trainings with any `questions_per_clip`.
+    """
 
     def __init__(self) -> None:
         self.clips = 0
