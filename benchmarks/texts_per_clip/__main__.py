@@ -4,9 +4,9 @@
     python -m benchmarks.texts_per_clip --task msvd_qa --per-clip 1 4 --seeds 42 43 44 -S finetune.msvd_qa.epochs=2
 
 Fine-tunes and evaluates a dataset of params.yaml for each value and seed; nothing else differs. Prints the accuracy of each
-seed, the seconds of its training, and the difference from the first value with its 95 % interval: a bootstrap over whole test
-videos (alpro/evaluation/bootstrap.py) of each question's accuracy, averaged over the seeds. Finished trainings are kept in
-.state/texts_per_clip, so a killed comparison resumes.
+seed with the CPU seconds of its training and evaluation, and the difference from the first value with its 95 % interval: a
+bootstrap over whole test videos (alpro/evaluation/bootstrap.py) of each question's accuracy, averaged over the seeds. Finished
+trainings are kept in .state/texts_per_clip, so a killed comparison resumes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import time
+import resource
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -32,20 +32,25 @@ WORK = Path(".state/texts_per_clip")
 
 
 def measure(work: Path, raw: dict[str, Any], task: str, init: str, per_clip: int, seeds: list[int]) -> dict[str, Any]:
-    """Train and evaluate with `per_clip` questions per clip for each seed; return accuracies in percent, and seconds."""
+    """Train and evaluate with `per_clip` questions per clip for each seed; return accuracies in percent, and CPU seconds."""
     changed = override(raw, [f"finetune.{task}.questions_per_clip={per_clip}"])
-    result: dict[str, Any] = {"questions_per_clip": per_clip, "accuracy": [], "seconds": []}
+    result: dict[str, Any] = {"questions_per_clip": per_clip, "accuracy": [], "cpu_s": []}
     for seed in seeds:
         folder = work / f"{per_clip}-{seed}"
-        seconds = folder / "seconds.json"
-        began = time.monotonic()
+        cost, before = folder / "cpu_s.json", cpu_seconds()
         figures = fine_tune(folder, changed, task, init, seed)
-        if not seconds.exists():
-            write_json(seconds, time.monotonic() - began)
+        if not cost.exists():
+            write_json(cost, cpu_seconds() - before)
         result["accuracy"].append(percent(figures, "overall_acc"))
-        result["seconds"].append(json.loads(seconds.read_text()))
-        print(f"{per_clip} per clip, seed {seed}: {result['accuracy'][-1]:.1f} %, {result['seconds'][-1]:.0f} s", flush=True)
+        result["cpu_s"].append(json.loads(cost.read_text()))
+        print(f"{per_clip} per clip, seed {seed}: {result['accuracy'][-1]:.1f} %, {result['cpu_s'][-1]:.0f} CPU s", flush=True)
     return result
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of the commands that have ended; it depends less on the machine's load than elapsed time."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def correctness(work: Path, per_clip: int, seeds: list[int]) -> tuple[np.ndarray, list[str]]:
@@ -79,7 +84,9 @@ def main() -> None:
         comparison = compare(values, reference, groups=videos)
         result |= {"difference": comparison.difference, "ci95": comparison.ci95}
     for result in results:
-        text = f"{result['questions_per_clip']:2} per clip: {mean(result['accuracy']):5.1f} %, {mean(result['seconds']):4.0f} s"
+        text = (
+            f"{result['questions_per_clip']:2} per clip: {mean(result['accuracy']):5.1f} %, {mean(result['cpu_s']):4.0f} CPU s"
+        )
         if "ci95" in result:
             low, high = result["ci95"]
             text += f", {result['difference']:+.1f} points [{low:+.1f}, {high:+.1f}] against {args.per_clip[0]}"
