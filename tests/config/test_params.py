@@ -103,17 +103,16 @@ def test_contradictions_are_refused(raw: dict, path: tuple[str, ...], value: obj
     ],
 )
 def test_contradictions_about_texts_per_clip_are_refused(raw: dict, task: str, changes: dict, message: str) -> None:
-    raw["finetune"][task] |= changes
+    raw["finetune"][task] |= {"batch_size": 16, "questions_per_clip": 1, "captions_per_clip": 1} | changes
     with pytest.raises(ConfigError, match=message):
         config.parse(raw)
 
 
 def test_texts_per_clip_follow_from_the_task(raw: dict) -> None:
-    raw["finetune"]["msvd_qa"] |= {"questions_per_clip": 4}
-    raw["finetune"]["msrvtt_ret"] |= {"captions_per_clip": 8}
+    raw["finetune"]["msvd_qa"] |= {"batch_size": 16, "questions_per_clip": 4}
+    raw["finetune"]["msrvtt_ret"] |= {"batch_size": 16, "captions_per_clip": 8}
     finetune = config.parse(raw).finetune
-    shared = [finetune[name].texts_per_clip for name in ("msvd_qa", "msrvtt_ret", "didemo_ret")]
-    assert shared == [4, 8, raw["finetune"]["didemo_ret"].get("captions_per_clip", 1)]
+    assert [finetune[name].texts_per_clip for name in ("msvd_qa", "msrvtt_ret", "didemo_ret")] == [4, 8, 1]
 
 
 def test_number_that_yaml_reads_as_text_is_accepted(raw: dict) -> None:
