@@ -121,7 +121,8 @@ def test_number_that_yaml_reads_as_text_is_accepted(raw: dict) -> None:
 
 
 def test_batch_of_one_is_allowed_without_vtm(raw: dict) -> None:
-    raw["prompter"]["batch_size"] = raw["finetune"]["msvd_qa"]["batch_size"] = raw["pretrain"]["batch_size"] = 1
+    raw["finetune"]["msvd_qa"] |= {"batch_size": 1, "questions_per_clip": 1}
+    raw["prompter"]["batch_size"] = raw["pretrain"]["batch_size"] = 1
     raw["pretrain"]["objectives"] = {"vtm": 0}
     assert config.parse(raw).pretrain.batch_size == 1
 
@@ -132,6 +133,7 @@ def test_missing_file_error_says_how_to_create_it(tmp_path: Path) -> None:
 
 
 def test_override_changes_only_its_parameter(raw: dict) -> None:
+    raw["finetune"]["msvd_qa"]["questions_per_clip"] = 1
     before = copy.deepcopy(raw)
     changed = config.parse(
         override(raw, ["finetune.msvd_qa.batch_size=2", "pretrain.corpora=[cc3m]", "pretrain.objectives={pem: 0}", "seed=7"])
