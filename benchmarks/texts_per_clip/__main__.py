@@ -25,10 +25,11 @@ import yaml
 from alpro.config import override, parse
 from alpro.evaluation.bootstrap import compare
 from alpro.files.json_files import write_json
+from alpro.files.state import state_folder
 from benchmarks.baseline.runs import fine_tune, key, percent
 from benchmarks.evaluation import processor
 
-WORK = Path(".state/texts_per_clip")
+WORK = state_folder() / "texts_per_clip"
 
 
 def measure(work: Path, raw: dict[str, Any], task: str, init: str, per_clip: int, seeds: list[int]) -> dict[str, Any]:
