@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from alpro.checkpoints import names
+from alpro.checkpoints.description import check_description, check_task
 from alpro.checkpoints.foreign import State, open_weights
 from alpro.checkpoints.layout import CONFIG, WEIGHTS
 from alpro.errors import CheckpointError
@@ -39,15 +40,16 @@ def load_checkpoint(path: str | Path, sanitize: bool = False) -> tuple[State, In
     """
     path = Path(path)
     if path.is_dir():
-        (state, unwrapped), info = open_weights(path / WEIGHTS), _read_config(path / CONFIG)
+        (state, unwrapped), config = open_weights(path / WEIGHTS), _read_config(path / CONFIG)
     else:
-        (state, unwrapped), info = open_weights(path, sanitize), {}
+        (state, unwrapped), config = open_weights(path, sanitize), {}
     try:
-        task = info.get("task") or names.task_of(state)
-        if task not in names.UNUSED_WEIGHTS:
-            raise CheckpointError(f"its task is {task!r}, but must be one of {', '.join(names.UNUSED_WEIGHTS)}")
+        task = config["task"] if "task" in config else names.task_of(state)
+        check_task(task)
         state = names.official(state, task)
-        info = {**names.sizes_of(state), **info, "task": task, "source": str(path), "unwrapped": unwrapped}
+        sizes = names.sizes_of(state)
+        check_description(config, sizes)
+        info = {**sizes, **config, "task": task, "source": str(path), "unwrapped": unwrapped}
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return state, info

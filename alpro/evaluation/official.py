@@ -185,7 +185,8 @@ def find_checkpoint(checkpoint: str | Path, step: str = "best") -> ResolvedCheck
     path = Path(checkpoint)
     if (path / WEIGHTS).is_file():
         config = read_json_object(path / CONFIG, CheckpointError, COPY) if (path / CONFIG).is_file() else {}
-        own_step = str(config.get("trained", {}).get("step", "best"))
+        trained = config.get("trained")
+        own_step = str(trained.get("step", "best")) if isinstance(trained, dict) else "best"
         return _check_step(step, ResolvedCheckpoint(path, own_step, None, {}))
     if path.is_file():
         match = STEP.search(path.name)

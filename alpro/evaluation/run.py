@@ -202,7 +202,7 @@ def answer_list(checkpoint: str | Path, dataset: Dataset, file: str | Path | Non
     Raises DataError if the list can't be read.
     """
     path = Path(file) if file else Path(checkpoint) / "answers.json"
-    return read_answer_list(path) if file or path.is_file() else read_answers(dataset)
+    return read_answer_list(path) if file or path.exists() else read_answers(dataset)
 
 
 def _tokenizer_folder(checkpoint: str | Path, default: str) -> Path:
