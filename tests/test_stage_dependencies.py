@@ -73,3 +73,9 @@ def test_a_stage_depends_on_the_code_that_it_runs(stage: str) -> None:
     listed = {path.replace("/", ".") for path in stages()[stage]["deps"] if path.startswith("alpro/")}
     needed = packages_of(ENTRY[stage]) - NO_RESULTS - {name for of, name in UNUSED if of == stage}
     assert listed == needed
+
+
+def test_settings_of_the_machine_invalidate_no_stage() -> None:
+    """`loader.max_unreadable` alone affects results: frames from `loader.cache` equal decoded ones."""
+    listed = {param for stage in stages().values() for param in stage.get("params", ()) if param.split(".")[0] == "loader"}
+    assert listed == {"loader.max_unreadable"}

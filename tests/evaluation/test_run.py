@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from alpro.config import Params
+from alpro.config import Loader, Params
 from alpro.data.annotations.records import Record
+from alpro.data.batches import clip_frames
 from alpro.errors import ConfigError, DataError
 from alpro.evaluation import plots, run
 from alpro.evaluation.run import run_evaluation
@@ -94,6 +95,17 @@ def test_record_is_reproducible_in_any_world(
     monkeypatch.setattr(run.distributed, "barrier", lambda: None)
     worlds(2, lambda: run_evaluation(params, task, checkpoint=checkpoint, record=again))
     assert digests(again) == expected
+
+
+def test_frame_cache_changes_no_byte_and_spares_the_second_evaluation_all_decoding(
+    retrieval: Path, params: Params, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = params.model_copy(update={"loader": Loader(cache=str(project / "cache"))})
+    checkpoint = params.evaluate["msrvtt_ret"].checkpoint
+    run_evaluation(cached, "msrvtt_ret", checkpoint=checkpoint, record=project / "filled")
+    monkeypatch.setattr(clip_frames, "read_frames", lambda path, *_: pytest.fail(f"{path} is decoded again"))
+    run_evaluation(cached, "msrvtt_ret", checkpoint=checkpoint, record=project / "cached")
+    assert digests(project / "filled") == digests(project / "cached") == digests(retrieval)
 
 
 def test_record_identifies_checkpoint_and_data(qa: Path, params: Params) -> None:

@@ -15,6 +15,7 @@ import yaml
 from alpro.checkpoints.files import export_official, save_checkpoint
 from alpro.cli.main import app
 from alpro.config import Model, Params, parse
+from alpro.data.batches import clip_frames
 from alpro.data.text.tokenizer import train_vocabulary
 from alpro.errors import ConfigError, DataError, TrainingError
 from alpro.files.atomic import sha256
@@ -164,6 +165,27 @@ def test_state_resumes_after_parameters_are_restored(
     assert f"starting from scratch: {changed} changed since {store} was saved; restore the old values" in message
     assert f"(see {store}/params.json) to resume it" in message
     assert "resume: continuing after step 2 of 2" in train() and (tmp_path / "out/model.safetensors").exists()
+
+
+def test_the_frame_cache_changes_no_byte_and_spares_the_second_training_all_decoding(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALPRO_LIVE", "off")
+    scratch = str(ROOT / "recipes/init/scratch.yaml")
+
+    def train(name: str, cache: Path | None) -> list[bytes]:
+        folders = {folder: tmp_path / name / folder for folder in ("output", "record", "state")}
+        raw = params.model_dump()
+        raw["finetune"]["msrvtt_ret"] |= {"train_frames": "random", "frame_candidates": 5, "eval_frames": "uniform"}
+        raw["loader"]["cache"] = str(cache) if cache else None
+        run_training(parse(raw), "finetune", "msrvtt_ret", init=scratch, **folders)
+        return [(tmp_path / name / file).read_bytes() for file in ("output/model.safetensors", "record/params.json")]
+
+    decoded = train("decoded", None)
+    assert json.loads(decoded[1])["training"]["frame_candidates"] == 5
+    assert train("filled", tmp_path / "cache") == decoded
+    monkeypatch.setattr(clip_frames, "read_frames", lambda path, *_: pytest.fail(f"{path} is decoded again"))
+    assert train("cached", tmp_path / "cache") == decoded
 
 
 def test_unreadable_training_video_is_skipped_and_validation_video_refused(
