@@ -73,6 +73,7 @@ class Loader(Section):
     )
     cache: str | None = Field(
         None,
+        min_length=1,
         description="Folder on a local disk for decoded frames, which all stages share; null: none. It never changes a result. "
         "Frames that are drawn anew in each epoch are kept only with `frame_candidates`.",
     )

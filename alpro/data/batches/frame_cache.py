@@ -32,6 +32,7 @@ from alpro.errors import DataError
 from alpro.files.atomic import sha256
 from alpro.files.frame_store import Choose, FrameStore
 from alpro.files.locks import LockHeld
+from alpro.files.state import DEFAULT, state_folder
 from alpro.system.filesystems import network_filesystem
 
 log = logging.getLogger(__name__)
@@ -40,10 +41,16 @@ R = TypeVar("R")
 
 
 def open_frame_cache(loader: Loader) -> FrameCache | None:
-    """Return the cache of `loader.cache`; None if there is none or, after a warning, if its folder cannot be used."""
+    """Return the cache of `loader.cache`; None if there is none or, after a warning, if its folder cannot be used.
+
+    A folder in `.state` moves with it to ALPRO_STATE.
+    """
     if loader.cache is None:
         return None
-    frames = FrameCache(loader.cache, int(loader.cache_gb * 1e9))
+    folder = Path(loader.cache)
+    if folder.parts[:1] == DEFAULT.parts:
+        folder = state_folder().joinpath(*folder.parts[1:])
+    frames = FrameCache(folder, int(loader.cache_gb * 1e9))
     return frames if frames.usable else None
 
 

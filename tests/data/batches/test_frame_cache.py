@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -125,11 +123,6 @@ def test_training_and_evaluation_share_clips_also_through_loader_processes(recor
             assert torch.equal(pixels, frames[int(name.split("#")[0].removeprefix("web/video"))])
 
 
-def age(path, seconds=10.0):
-    """Let the cache believe that a file was last changed some time ago."""
-    os.utime(path, (time.time() - seconds,) * 2)
-
-
 @pytest.mark.parametrize("settled", [True, False], ids=["remembered hash", "hash not yet remembered"])
 def test_a_changed_file_of_the_same_name_is_not_served_stale(tmp_path, cache, monkeypatch, settled):
     monkeypatch.setattr(frame_cache, "_SETTLED_NS", -1 if settled else 10**15)
@@ -235,6 +228,15 @@ def test_a_network_file_system_is_not_used(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert open_frame_cache(Loader(cache=str(tmp_path / "cache"))) is None
     assert "set loader.cache to a folder on a local disk" in caplog.text
+
+
+def test_a_cache_in_the_state_folder_moves_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALPRO_STATE", str(tmp_path / "elsewhere"))
+    cache = open_frame_cache(Loader(cache=".state/frames"))
+    assert cache is not None and cache.folder == tmp_path / "elsewhere/frames" and not (tmp_path / ".state").exists()
+    monkeypatch.delenv("ALPRO_STATE")
+    assert open_frame_cache(Loader(cache=".state/frames")).folder == tmp_path / ".state/frames"
 
 
 def test_no_cache_is_made_without_the_parameter():
