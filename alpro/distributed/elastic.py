@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from alpro.distributed.objects import broadcast_object
-from alpro.distributed.world import disconnect, init, rank, rejoin, size
+from alpro.distributed.collectives import any_true
+from alpro.distributed.world import check_proofs, disconnect, init, rank, rejoin, size
+from alpro.launch import heartbeat
 
 Result = TypeVar("Result")
+
+
+class _HostsChanged(Exception):
+    """The launcher has reported other hosts."""
 
 
 def run_elastic(attempt: Callable[[Callable[[], None]], Result], say: Callable[[str], None]) -> Result:
@@ -18,22 +23,22 @@ def run_elastic(attempt: Callable[[Callable[[], None]], Result], say: Callable[[
     would miss it and deadlock. `attempt` calls `check` on all ranks at points where a restart loses nothing; waiting
     processes join there.
     """
-    from horovod.common.elastic import State, run_fn
+    from horovod.common.exceptions import HorovodInternalError
 
-    class Reporter(State):
-        def save(self) -> None:
-            pass
-
-        def sync(self) -> None:
-            pass
-
-        def restore(self) -> None:
-            disconnect()
-            say("elastic: another process was lost; resuming from the last commit")
-
-        def reset(self) -> None:
-            say(f"elastic: {size()} processes from here on, this one is rank {rank()}")
+    def check() -> None:
+        if any_true(heartbeat.hosts_changed()):
+            raise _HostsChanged
 
     init()
-    state = Reporter(bcast_object=broadcast_object, get_rank=rank)
-    return run_fn(lambda _: attempt(state.check_host_updates), rejoin)(state)
+    while True:
+        try:
+            check_proofs()
+            return attempt(check)
+        except HorovodInternalError:
+            disconnect()
+            say("elastic: another process was lost; resuming from the last commit")
+        except _HostsChanged:
+            pass
+        heartbeat.forget_host_changes()
+        rejoin()
+        say(f"elastic: {size()} processes from here on, this one is rank {rank()}")

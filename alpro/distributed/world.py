@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from alpro.errors import LaunchError
-from alpro.launch import heartbeat
-from alpro.system import sockets
+from alpro.launch import heartbeat, rendezvous
+from alpro.launch.proof import NONCE_BYTES, PROOF_BYTES, new_nonce, prove, proves
+from alpro.system import hostname, sockets
 
 CPU_CYCLE_MS = "5"
 
@@ -21,7 +22,8 @@ _connections: dict[str, int] = {}  # to the other processes: name -> file descri
 def init() -> None:
     """Join the world that this process was started in. A second call does nothing.
 
-    Raises LaunchError if the world has several processes and Horovod cannot be imported.
+    Raises LaunchError if the world has several processes and Horovod cannot be imported, if this host's own name does
+    not resolve, or if a rank is a stranger.
     """
     global _horovod
     if _horovod is not None or not _launched():
@@ -40,8 +42,14 @@ def init() -> None:
             f"a world of {os.environ['HOROVOD_SIZE']} processes needs Horovod, which cannot be imported here ({error}); "
             "`make setup` builds it, or set launch.processes=1"
         ) from None
+    if fault := hostname.fault(other_hosts=_environment("HOROVOD_CROSS_SIZE", 1) > 1 and rendezvous.is_remote()):
+        raise LaunchError(fault)
     _horovod = horovod
+    if (secret := heartbeat.secret()) is not None:
+        rendezvous.start_relay(secret)
     _connect()
+    if not is_elastic():  # run_elastic does it in every new world
+        check_proofs()
     heartbeat.joined()
 
 
@@ -51,6 +59,32 @@ def _connect() -> None:
     before = sockets.connections()
     _horovod.init()
     _connections = {name: number for name, number in sockets.connections().items() if name not in before}
+
+
+def check_proofs() -> None:
+    """Have every rank prove to all others that it knows the run's secret. Raises LaunchError, naming a rank that does not.
+
+    Horovod's ports ask for nothing, so a stranger could take a rank's place. Without `alpro launch` there is no secret.
+    """
+    secret = heartbeat.secret()
+    if secret is None or size() == 1:
+        return
+    nonces = _gather_bytes(new_nonce(), NONCE_BYTES, "nonces")
+    proofs = _gather_bytes(prove(secret, "rank", rank(), *nonces), PROOF_BYTES, "proofs")
+    strangers = [str(r) for r, proof in enumerate(proofs) if not proves(proof, secret, "rank", r, *nonces)]
+    if strangers:
+        raise LaunchError(
+            f"rank {', '.join(strangers)} does not prove this run's secret: a process that is not of this run has joined; "
+            "nothing was exchanged with it. Find out who can reach this host's ports, and start the run again"
+        )
+
+
+def _gather_bytes(data: bytes, length: int, name: str) -> list[bytes]:
+    """Return the bytes of all ranks, in rank order. Raises LaunchError if they do not have this length."""
+    gathered = _horovod.allgather(torch.tensor(list(data), dtype=torch.uint8), name=f"alpro.{name}")
+    if len(gathered) != size() * length:
+        raise LaunchError(f"the {name} of the ranks have the wrong length: a process that is not of this run has joined")
+    return [bytes(piece.tolist()) for piece in gathered.split(length)]
 
 
 def shutdown() -> None:

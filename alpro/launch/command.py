@@ -1,40 +1,40 @@
-"""Builds the `horovodrun` command of a world, and the environment of its processes."""
+"""Builds the command that starts a world, and the environment of its processes."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
-import shutil
 import socket
 import sys
-from pathlib import Path
 
 from alpro.config import Launch
 from alpro.errors import LaunchError
 
 
 def horovodrun(settings: Launch) -> list[str]:
-    """Return the options that every world needs. Raises LaunchError if `horovodrun` is not installed."""
-    beside_python = Path(sys.executable).with_name("horovodrun")
-    program = str(beside_python) if beside_python.exists() else shutil.which("horovodrun")
-    if program is None:
+    """Return the program that starts the ranks, with the options that every world needs.
+
+    Raises LaunchError if Horovod is not installed.
+    """
+    if importlib.util.find_spec("horovod") is None:
         raise LaunchError(
-            f"a world of {settings.world_size} processes needs Horovod, which is not installed beside {sys.executable}; "
+            f"a world of {settings.world_size} processes needs Horovod, which is not installed for {sys.executable}; "
             "`make setup` builds it, or set launch.processes=1"
         )
     timeout = str(math.ceil(settings.start_timeout_s))
     # Gloo's default of 30 s is less than importing torch takes on a busy machine; the ranks that wait would abort
-    return [sys.executable, program, "--gloo", "-np", str(settings.world_size), "--start-timeout", timeout,
+    return [sys.executable, "-m", "alpro.launch.horovodrun", "-np", str(settings.world_size),
             "--gloo-timeout-seconds", timeout]  # fmt: skip
 
 
 def horovodrun_command(settings: Launch, command: list[str]) -> list[str]:
-    """Return the full command of a world of more than one process. Raises LaunchError if `horovodrun` is not installed."""
+    """Return the full command of a world of more than one process. Raises LaunchError if Horovod is not installed."""
     return [*horovodrun(settings), *(["-H", settings.hosts] if settings.hosts else []), *command]
 
 
 def worker_environment(settings: Launch) -> dict[str, str]:
-    """Return the environment of every process; `horovodrun` passes it on to other hosts."""
+    """Return the environment of `horovodrun`, which sends the ranks the part that they need (launch.environment)."""
     return {**os.environ, **thread_variables(settings.threads), "HOROVOD_FUSION_THRESHOLD": "0"}
 
 

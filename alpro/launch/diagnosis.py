@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,7 +11,12 @@ from typing import Any
 
 PREFIX = re.compile(r"^\[(\d+)\]<(stdout|stderr)>:(.*)$", re.S)  # of a rank's line in horovodrun's output
 GLOO = re.compile(r"\[[\d-]+ [\d:.]+: [EF] \S*/gloo/")  # Gloo's follow-up errors about a lost rank; often before the real cause
+NATIVE = re.compile(r"^\s*what\(\):\s*(?:\[enforce fail at [^\]]*\] )?(.+)")  # C++'s word on an exception that nothing caught
+CRASHES = {
+    128 + number: number.name for number in (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
+}
 EXIT = re.compile(r"^Process (\d+) exit with status code (-?\d+)\.")
+HOSTS_CHANGED = "alpro launch: the available hosts have changed"  # printed by alpro.launch.horovodrun for the supervisor
 KILLED = "ended without an error message; it was killed, or memory ran out"
 VANISHED = "cannot be reached; its host or the network to it is down"
 ENDED = "ended with"
@@ -100,10 +106,30 @@ def find_cause(symptoms: list[Symptom], lines: list[str]) -> tuple[Rank | None, 
     if rank is None:
         return None, cause.observation, []
     own_lines = [m[3].rstrip() for text in lines if (m := PREFIX.match(text)) and int(m[1]) == rank.number]
-    if not message:
-        candidates = reversed([*rank.stderr_tail, *own_lines])
-        message = next((text.removeprefix("alpro: ") for text in candidates if is_error(text)), "")
-    return rank, f"{rank} failed: {message}" if message else f"{rank} {cause.observation}", own_lines
+    message = message or own_message([*rank.stderr_tail, *own_lines])
+    if message:
+        return rank, f"{rank} failed: {message}", own_lines
+    crashes = [crash for s in symptoms if s.rank is rank and (crash := crash_of(s.observation))]
+    return rank, f"{rank} {next(iter(crashes), cause.observation)}", own_lines
+
+
+def own_message(lines: list[str]) -> str:
+    """Return the message with which a rank ended: the last of Python's or `alpro`'s, else the last of C++'s; or nothing."""
+    for text in reversed(lines):
+        if is_error(text):
+            return text.removeprefix("alpro: ")
+    for text in reversed(lines):
+        if native := NATIVE.match(text):
+            return f"in native code (Horovod, Gloo or torch): {native[1].strip()}"
+    return ""
+
+
+def crash_of(observation: str) -> str:
+    """Return a description if the observation is the exit code of a crash in native code; empty for any other."""
+    code = observation.removeprefix(f"{ENDED} exit code ")
+    if code == observation or int(code) not in CRASHES:
+        return ""
+    return f"crashed in native code ({CRASHES[int(code)]}) without a message; `alpro doctor` checks this machine"
 
 
 def is_error(line: str) -> bool:

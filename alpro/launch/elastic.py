@@ -19,7 +19,7 @@ from pathlib import Path
 from alpro.config import Launch
 from alpro.config.base import HOSTS
 from alpro.errors import LaunchError
-from alpro.launch.command import horovodrun, own_address, worker_environment
+from alpro.launch.command import horovodrun, worker_environment
 from alpro.launch.diagnosis import Rank
 from alpro.launch.supervisor import Supervisor
 from alpro.terminal import console
@@ -30,20 +30,19 @@ def run_world(settings: Launch, command: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="alpro-launch-") as folder:
         discovery = settings.discovery or str(fixed_hosts(settings.hosts or "", Path(folder)))
         hosts = discovered_hosts(discovery)
-        full_command = elastic_command(settings, discovery, hosts, command)
+        full_command = elastic_command(settings, discovery, command)
         console.say("alpro launch: " + shlex.join(full_command))
         settings = settings.model_copy(update={"hosts": hosts})
         return ElasticSupervisor(settings, full_command, worker_environment(settings)).wait()
 
 
-def elastic_command(settings: Launch, discovery: str, hosts: str, command: list[str]) -> list[str]:
-    """Return the full command of an elastic world. Raises LaunchError if `horovodrun` is not installed."""
-    loopback = ["--network-interfaces", "lo"] if own_address(hosts) == "127.0.0.1" else []
+def elastic_command(settings: Launch, discovery: str, command: list[str]) -> list[str]:
+    """Return the full command of an elastic world. Raises LaunchError if Horovod is not installed."""
     return [
         *horovodrun(settings),
         *("--min-np", str(settings.min_processes), "--max-np", str(settings.max_processes or settings.world_size)),
         *("--host-discovery-script", shlex.quote(os.path.abspath(discovery))),  # Horovod passes it to a shell
-        *("--elastic-timeout", f"{settings.start_timeout_s:.0f}", *loopback, *command),
+        *("--elastic-timeout", f"{settings.start_timeout_s:.0f}", *command),
     ]
 
 

@@ -1,8 +1,9 @@
 """The rank's link to the launcher: sends heartbeats and failures, and exits when the launcher or parent is gone.
 
-The launcher's address comes in `ALPRO_LAUNCHER` (host:port:token). A rank sends its heartbeats and the message of a failure
-over one connection. When that connection ends, the launcher is gone and the rank exits at once, on any host. A rank that was
-started by `horovodrun` without `alpro launch` watches its parent instead. Nothing here needs Horovod or torch.
+The launcher's address and the run's secret come in `ALPRO_LAUNCHER` (host:port:secret). A rank sends its heartbeats and the
+message of a failure over one connection, on which both sides first prove that they know the secret. When that connection
+ends, the launcher is gone and the rank exits at once, on any host. A rank that was started by `horovodrun` without
+`alpro launch` watches its parent instead. Nothing here needs Horovod or torch.
 """
 
 from __future__ import annotations
@@ -15,31 +16,48 @@ import sys
 import threading
 from typing import Any
 
+from alpro.errors import LaunchError
+from alpro.launch.proof import new_nonce, prove, proves
 from alpro.system.parent import die_with_parent, exit_orphaned, watch_process
 
 ADDRESS = "ALPRO_LAUNCHER"
+HELLO, WELCOME = "hello to the launcher", "welcome to a rank"  # what the proofs on the connection are for
 HEARD = b"heard\n"  # the launcher's answer to a failure
+STOP = b"stop\n"
+HOSTS = b"hosts\n"  # the hosts of an elastic world have changed
+HANDSHAKE_S = 30.0
+MAX_LINE_BYTES = 4096  # of a process that has not proved anything yet
 HEARD_S = 2.0  # how long a failing rank waits for that answer
 
 _link: _Link | None = None
 _stop = threading.Event()
+_hosts_changed = threading.Event()
 
 
 class _Link:
     """The connection to the launcher."""
 
     def __init__(self, address: str, rank: int) -> None:
-        host, port, token = address.rsplit(":", 2)
-        self.socket = socket.create_connection((host, int(port)), timeout=30)
-        self.socket.settimeout(None)
+        host, port, secret = address.rsplit(":", 2)
+        self.socket = socket.create_connection((host, int(port)), timeout=HANDSHAKE_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a failure must not wait behind a heartbeat
         notice_loss(self.socket)
         self.owner = os.getpid()
         self.lock = threading.Lock()
         self.heard = threading.Event()
         self.count = 0
-        self.send(event="hello", token=token, rank=rank, host=socket.gethostname(), pid=os.getpid())
+        self.lines = self.socket.makefile("rb")
+        self._shake_hands(secret, rank)
+        self.socket.settimeout(None)
         threading.Thread(target=self._wait_for_end, name="launcher-watch", daemon=True).start()
+
+    def _shake_hands(self, secret: str, rank: int) -> None:
+        """Prove to each other that both sides know the secret. Raises LaunchError if the other side is not the launcher."""
+        challenge, own = self.lines.readline(MAX_LINE_BYTES).strip(), new_nonce().hex()
+        hello = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid(), "nonce": own}
+        self.send(event="hello", proof=prove(secret, HELLO, challenge, json.dumps(hello)).hex(), **hello)
+        if not proves(self.lines.readline(MAX_LINE_BYTES).strip().decode(errors="replace"), secret, WELCOME, own):
+            raise LaunchError("the process at the launcher's address does not prove this run's secret; start the run again")
 
     def send(self, **message: Any) -> None:
         try:
@@ -50,8 +68,8 @@ class _Link:
 
     def _wait_for_end(self) -> None:
         try:
-            for line in self.socket.makefile("rb"):
-                (self.heard if line == HEARD else _stop).set()  # the launcher sends only these two
+            for line in self.lines:
+                {HEARD: self.heard, STOP: _stop, HOSTS: _hosts_changed}[line].set()
         except OSError:
             pass
         exit_orphaned()
@@ -101,6 +119,22 @@ def stoppable(can: bool) -> None:
 def stop_asked() -> bool:
     """Return True once a graceful stop was requested, by the launcher or by `ask_to_stop`."""
     return _stop.is_set()
+
+
+def hosts_changed() -> bool:
+    """Return True if the launcher has reported other hosts since `forget_host_changes`."""
+    return _hosts_changed.is_set()
+
+
+def forget_host_changes() -> None:
+    """Forget what the launcher has reported about hosts."""
+    _hosts_changed.clear()
+
+
+def secret() -> str | None:
+    """Return the secret of this run; None if this process was not started by `alpro launch`."""
+    address = os.environ.get(ADDRESS)
+    return address.rsplit(":", 1)[1] if address else None
 
 
 def ask_to_stop() -> None:

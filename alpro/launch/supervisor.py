@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
-import secrets
 import signal
 import socket
 import subprocess
@@ -24,7 +23,8 @@ from alpro.config import Launch
 from alpro.errors import LaunchError
 from alpro.launch import diagnosis, heartbeat
 from alpro.launch.command import own_address
-from alpro.launch.diagnosis import ENDED, EXIT, GLOO, KILLED, PREFIX, STEP_PHASES, VANISHED, Event, Rank, Symptom
+from alpro.launch.diagnosis import ENDED, EXIT, GLOO, HOSTS_CHANGED, KILLED, PREFIX, STEP_PHASES, VANISHED, Event, Rank, Symptom
+from alpro.launch.proof import new_nonce, new_secret, prove, proves
 from alpro.system import parent
 from alpro.terminal import console
 from alpro.terminal.progress import Bar
@@ -41,7 +41,8 @@ class Supervisor:
         self.settings = settings
         self.ranks = [Rank(number) for number in range(settings.world_size)]
         self.events: queue.Queue[Event] = queue.Queue()
-        self.token = secrets.token_hex(16)
+        self.secret = new_secret()
+        self.refused_hosts: set[str] = set()
         self.connections: list[socket.socket] = []
         self.exited: list[Rank] = []  # in exit order
         self.horovodrun_lines: list[str] = []
@@ -51,7 +52,7 @@ class Supervisor:
         host = own_address(settings.hosts)
         self.listener = socket.create_server((host, 0))
         environment["PYTHONUNBUFFERED"] = "1"
-        environment[heartbeat.ADDRESS] = f"{host}:{self.listener.getsockname()[1]}:{self.token}"
+        environment[heartbeat.ADDRESS] = f"{host}:{self.listener.getsockname()[1]}:{self.secret}"
         self.process = subprocess.Popen(
             command,
             env=environment,
@@ -77,23 +78,27 @@ class Supervisor:
     def _accept(self) -> None:
         while True:
             try:
-                connection, _ = self.listener.accept()
+                connection, (host, _) = self.listener.accept()
             except OSError:
                 return
             heartbeat.notice_loss(connection)
-            threading.Thread(target=self._read_rank, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._read_rank, args=(connection, host), daemon=True).start()
 
-    def _read_rank(self, connection: socket.socket) -> None:
+    def _read_rank(self, connection: socket.socket, host: str) -> None:
         rank: Rank | None = None
         end = KILLED
+        lines = connection.makefile("rb")
         try:
-            for line in connection.makefile("rb"):
+            hello = self._greet(connection, lines)
+            if hello is None:
+                self.events.put(("refused", host, None))
+                connection.close()
+                return
+            rank = self._register(int(hello["rank"]))
+            self.connections.append(connection)
+            self.events.put(("message", rank, hello))
+            for line in lines:
                 message = json.loads(line)
-                if rank is None:
-                    if message.get("token") != self.token:
-                        return
-                    rank = self._register(int(message["rank"]))
-                    self.connections.append(connection)
                 self.events.put(("message", rank, message))
                 if message["event"] == "failed":
                     connection.sendall(heartbeat.HEARD)
@@ -103,6 +108,22 @@ class Supervisor:
             pass
         if rank is not None:
             self.events.put(("gone", rank, end))
+
+    def _greet(self, connection: socket.socket, lines: IO[bytes]) -> dict[str, Any] | None:
+        """Return the first message of a rank of this run; None if the other side does not prove the secret."""
+        connection.settimeout(heartbeat.HANDSHAKE_S)
+        challenge = new_nonce().hex()
+        try:
+            connection.sendall(challenge.encode() + b"\n")
+            message = json.loads(lines.readline(heartbeat.MAX_LINE_BYTES))
+            hello = {name: message[name] for name in ("rank", "host", "pid", "nonce")}
+            if not proves(message["proof"], self.secret, heartbeat.HELLO, challenge, json.dumps(hello)):
+                return None
+            connection.sendall(prove(self.secret, heartbeat.WELCOME, hello["nonce"]).hex().encode() + b"\n")
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        connection.settimeout(None)
+        return {"event": "hello", **hello}
 
     def _register(self, number: int) -> Rank:
         """Return the rank that has opened a connection."""
@@ -153,6 +174,8 @@ class Supervisor:
             self._handle_message(source, content)
         elif kind == "gone" and not source.leaving:
             self._on_failure(source, content)
+        elif kind == "refused":
+            self._report_refusal(source)
         elif kind == "exit":
             return int(source)
         return None
@@ -160,6 +183,11 @@ class Supervisor:
     def _on_failure(self, rank: Rank, observation: str, message: str = "") -> None:
         """React to a rank that has ended, or has sent the message of its failure."""
         raise self._diagnose(rank, observation, message)
+
+    def _report_refusal(self, host: str) -> None:
+        if host not in self.refused_hosts:  # once per host, so that nobody can flood the log
+            self.refused_hosts.add(host)
+            console.say(f"alpro launch: refused a process on {host}: it does not prove this run's secret", sys.stderr)
 
     def _rank_of_output(self, number: int) -> Rank:
         """Return the rank whose lines `horovodrun` prefixes with this number."""
@@ -170,6 +198,9 @@ class Supervisor:
         prefixed = PREFIX.match(line)
         if prefixed is not None and GLOO.match(prefixed[3]):
             self.horovodrun_lines.append(line)
+            return
+        if prefixed is None and line.startswith("alpro launch: "):
+            self._handle_news(line.rstrip())
             return
         if prefixed is None:
             self.horovodrun_lines.append(line)
@@ -182,6 +213,18 @@ class Supervisor:
         console.say(output, sys.stderr if stream == "stderr" else sys.stdout, end="")
         if stream == "stderr":
             rank.stderr_tail = [*rank.stderr_tail[-STDERR_LINES:], text.rstrip()]
+
+    def _handle_news(self, line: str) -> None:
+        """Tell the ranks that hosts have changed; print anything else that the starting program reports."""
+        if line == HOSTS_CHANGED:
+            self._send(heartbeat.HOSTS)
+        else:
+            console.say(line, sys.stderr)
+
+    def _send(self, line: bytes) -> None:
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.sendall(line)
 
     def _handle_message(self, rank: Rank, message: dict[str, Any]) -> None:
         rank.update(message)
@@ -264,9 +307,7 @@ class Supervisor:
         self._disconnect()
 
     def _ask_to_stop(self) -> None:
-        for connection in self.connections:
-            with contextlib.suppress(OSError):
-                connection.sendall(b"stop\n")
+        self._send(heartbeat.STOP)
         until_s = time.monotonic() + GRACE_S
         while self.process.poll() is None and time.monotonic() < until_s and any(r.stoppable for r in self.ranks):
             if self.impatient:

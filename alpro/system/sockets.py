@@ -32,3 +32,14 @@ def close_connections(sockets: dict[str, int]) -> None:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
             connection.getpeername()  # raises OSError for a listening socket
             connection.shutdown(socket.SHUT_RDWR)
+
+
+def is_own(address: tuple[str, int]) -> bool:
+    """Return True if this process has a socket with this local address; True where sockets cannot be listed."""
+    if not FOLDER.is_dir():
+        return True
+    for descriptor in connections().values():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+            if connection.family == socket.AF_INET and connection.getsockname() == address:
+                return True
+    return False

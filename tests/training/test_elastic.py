@@ -49,10 +49,10 @@ def test_fixed_hosts_are_given_as_a_discovery_program(tmp_path: Path) -> None:
 @needs_horovod
 def test_command_starts_an_elastic_horovodrun() -> None:
     settings = Launch(processes=3, min_processes=2, max_processes=4, discovery="hosts.sh")
-    text = " ".join(elastic_command(settings, "hosts.sh", "localhost:3", ["python", "train.py"]))
+    text = " ".join(elastic_command(settings, "hosts.sh", ["python", "train.py"]))
     assert f"--min-np 2 --max-np 4 --host-discovery-script {os.path.abspath('hosts.sh')}" in text
-    assert text.endswith("lo python train.py")
-    command = elastic_command(settings, "/my hosts/a;b.sh", "localhost:3", ["x"])
+    assert text.endswith("--elastic-timeout 120 python train.py")
+    command = elastic_command(settings, "/my hosts/a;b.sh", ["x"])
     assert "'/my hosts/a;b.sh'" in command, "Horovod passes the program to a shell"
 
 
