@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PREFIX = re.compile(r"^\[(\d+)\]<(stdout|stderr)>:(.*)$", re.S)  # of a rank's line in horovodrun's output
-GLOO = re.compile(r"\[[\d-]+ [\d:. ]+: [EF] \S*/gloo/")  # Gloo's follow-up errors about a lost rank; often before the real cause
+GLOO = re.compile(r"\[[\d-]+ [\d:. ]+: [EF] \S*/gloo/")  # Gloo's errors about a lost rank; often before the cause
 NATIVE = re.compile(r"^\s*what\(\):\s*(?:\[enforce fail at [^\]]*\] )?(.+)")  # C++'s word on an exception that nothing caught
 CRASHES = {
     128 + number: number.name for number in (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)

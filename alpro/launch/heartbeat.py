@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import threading
-from typing import Any
+from typing import Any, BinaryIO
 
 from alpro.errors import LaunchError
 from alpro.launch.proof import new_nonce, prove, proves
@@ -73,6 +73,26 @@ class _Link:
         except OSError:
             pass
         exit_orphaned()
+
+
+def greet(connection: socket.socket, lines: BinaryIO, secret: str) -> dict[str, Any] | None:
+    """On the launcher's side: return the first message of a rank of this run; None if the other side does not prove the secret.
+
+    Closes nothing, and ends within HANDSHAKE_S.
+    """
+    connection.settimeout(HANDSHAKE_S)
+    challenge = new_nonce().hex()
+    try:
+        connection.sendall(challenge.encode() + b"\n")
+        message = json.loads(lines.readline(MAX_LINE_BYTES))
+        hello = {name: message[name] for name in ("rank", "host", "pid", "nonce")}
+        if not proves(message["proof"], secret, HELLO, challenge, json.dumps(hello)):
+            return None
+        connection.sendall(prove(secret, WELCOME, hello["nonce"]).hex().encode() + b"\n")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    connection.settimeout(None)
+    return {"event": "hello", **hello}
 
 
 def start() -> None:

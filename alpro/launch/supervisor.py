@@ -7,11 +7,8 @@ ranks dies, the others end within seconds.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,8 +20,9 @@ from alpro.config import Launch
 from alpro.errors import LaunchError
 from alpro.launch import diagnosis, heartbeat
 from alpro.launch.command import own_address
-from alpro.launch.diagnosis import ENDED, EXIT, GLOO, HOSTS_CHANGED, KILLED, PREFIX, STEP_PHASES, VANISHED, Event, Rank, Symptom
-from alpro.launch.proof import new_nonce, new_secret, prove, proves
+from alpro.launch.diagnosis import ENDED, EXIT, GLOO, HOSTS_CHANGED, PREFIX, STEP_PHASES, Event, Rank, Symptom
+from alpro.launch.listener import Listener
+from alpro.launch.proof import new_secret
 from alpro.system import parent
 from alpro.terminal import console
 from alpro.terminal.progress import Bar
@@ -42,17 +40,15 @@ class Supervisor:
         self.ranks = [Rank(number) for number in range(settings.world_size)]
         self.events: queue.Queue[Event] = queue.Queue()
         self.secret = new_secret()
-        self.refused_hosts: set[str] = set()
-        self.connections: list[socket.socket] = []
         self.exited: list[Rank] = []  # in exit order
         self.horovodrun_lines: list[str] = []
         self.stopping = ""  # why the run was asked to stop
         self.impatient = False  # asked a second time
         self.bar = Bar(sys.stdout, transient=True)
         host = own_address(settings.hosts)
-        self.listener = socket.create_server((host, 0))
+        self.listener = Listener(host, self.secret, self.events, self._register)
         environment["PYTHONUNBUFFERED"] = "1"
-        environment[heartbeat.ADDRESS] = f"{host}:{self.listener.getsockname()[1]}:{self.secret}"
+        environment[heartbeat.ADDRESS] = f"{host}:{self.listener.address[1]}:{self.secret}"
         self.process = subprocess.Popen(
             command,
             env=environment,
@@ -65,7 +61,6 @@ class Supervisor:
         )
         for stream, name in ((self.process.stdout, "stdout"), (self.process.stderr, "stderr")):
             threading.Thread(target=self._read_output, args=(stream, name), daemon=True).start()
-        threading.Thread(target=self._accept, daemon=True).start()
         threading.Thread(target=lambda: self.events.put(("exit", self.process.wait(), None)), daemon=True).start()
 
     # --- threads: each only puts events -----------------------------------------------------------------------
@@ -74,56 +69,6 @@ class Supervisor:
         for line in stream:
             self.events.put(("line", name, line.decode(errors="replace")))
         self.events.put(("closed", name, None))
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, (host, _) = self.listener.accept()
-            except OSError:
-                return
-            heartbeat.notice_loss(connection)
-            threading.Thread(target=self._read_rank, args=(connection, host), daemon=True).start()
-
-    def _read_rank(self, connection: socket.socket, host: str) -> None:
-        rank: Rank | None = None
-        end = KILLED
-        lines = connection.makefile("rb")
-        try:
-            hello = self._greet(connection, lines)
-            if hello is None:
-                self.events.put(("refused", host, None))
-                connection.close()
-                return
-            rank = self._register(int(hello["rank"]))
-            self.connections.append(connection)
-            self.events.put(("message", rank, hello))
-            for line in lines:
-                message = json.loads(line)
-                self.events.put(("message", rank, message))
-                if message["event"] == "failed":
-                    connection.sendall(heartbeat.HEARD)
-        except TimeoutError:
-            end = VANISHED
-        except (OSError, ValueError):
-            pass
-        if rank is not None:
-            self.events.put(("gone", rank, end))
-
-    def _greet(self, connection: socket.socket, lines: IO[bytes]) -> dict[str, Any] | None:
-        """Return the first message of a rank of this run; None if the other side does not prove the secret."""
-        connection.settimeout(heartbeat.HANDSHAKE_S)
-        challenge = new_nonce().hex()
-        try:
-            connection.sendall(challenge.encode() + b"\n")
-            message = json.loads(lines.readline(heartbeat.MAX_LINE_BYTES))
-            hello = {name: message[name] for name in ("rank", "host", "pid", "nonce")}
-            if not proves(message["proof"], self.secret, heartbeat.HELLO, challenge, json.dumps(hello)):
-                return None
-            connection.sendall(prove(self.secret, heartbeat.WELCOME, hello["nonce"]).hex().encode() + b"\n")
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            return None
-        connection.settimeout(None)
-        return {"event": "hello", **hello}
 
     def _register(self, number: int) -> Rank:
         """Return the rank that has opened a connection."""
@@ -174,8 +119,6 @@ class Supervisor:
             self._handle_message(source, content)
         elif kind == "gone" and not source.leaving:
             self._on_failure(source, content)
-        elif kind == "refused":
-            self._report_refusal(source)
         elif kind == "exit":
             return int(source)
         return None
@@ -183,11 +126,6 @@ class Supervisor:
     def _on_failure(self, rank: Rank, observation: str, message: str = "") -> None:
         """React to a rank that has ended, or has sent the message of its failure."""
         raise self._diagnose(rank, observation, message)
-
-    def _report_refusal(self, host: str) -> None:
-        if host not in self.refused_hosts:  # once per host, so that nobody can flood the log
-            self.refused_hosts.add(host)
-            console.say(f"alpro launch: refused a process on {host}: it does not prove this run's secret", sys.stderr)
 
     def _rank_of_output(self, number: int) -> Rank:
         """Return the rank whose lines `horovodrun` prefixes with this number."""
@@ -217,14 +155,9 @@ class Supervisor:
     def _handle_news(self, line: str) -> None:
         """Tell the ranks that hosts have changed; print anything else that the starting program reports."""
         if line == HOSTS_CHANGED:
-            self._send(heartbeat.HOSTS)
+            self.listener.send(heartbeat.HOSTS)
         else:
             console.say(line, sys.stderr)
-
-    def _send(self, line: bytes) -> None:
-        for connection in self.connections:
-            with contextlib.suppress(OSError):
-                connection.sendall(line)
 
     def _handle_message(self, rank: Rank, message: dict[str, Any]) -> None:
         rank.update(message)
@@ -297,17 +230,17 @@ class Supervisor:
         if self.process.poll() is None and self.stopping:
             self._ask_to_stop()
         if self.process.poll() is None:
-            self._disconnect()
+            self.listener.close()
             self.process.terminate()
             try:
                 self.process.wait(2.0)
             except subprocess.TimeoutExpired:
                 self.process.kill()  # the processes between it and the ranks end when its pipes close
                 self.process.wait()
-        self._disconnect()
+        self.listener.close()
 
     def _ask_to_stop(self) -> None:
-        self._send(heartbeat.STOP)
+        self.listener.send(heartbeat.STOP)
         until_s = time.monotonic() + GRACE_S
         while self.process.poll() is None and time.monotonic() < until_s and any(r.stoppable for r in self.ranks):
             if self.impatient:
@@ -316,10 +249,3 @@ class Supervisor:
                 self._handle_next(timeout=0.1)
             except LaunchError:
                 return
-
-    def _disconnect(self) -> None:
-        self.listener.close()
-        for connection in self.connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            connection.close()

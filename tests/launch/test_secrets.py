@@ -99,8 +99,8 @@ def test_process_without_the_secret_is_refused_and_reported_by_the_launcher(
     hello: Callable[[str, bytes], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with supervisor() as launcher:
-        assert launcher.listener.getsockname()[0] == "127.0.0.1"
-        with socket.create_connection(launcher.listener.getsockname(), timeout=20) as stranger:
+        assert launcher.listener.address[0] == "127.0.0.1"
+        with socket.create_connection(launcher.listener.address, timeout=20) as stranger:
             lines = stranger.makefile("rb")
             nonce = lines.readline()
             stranger.sendall(json.dumps(hello(launcher.secret, nonce.strip())).encode() + b"\n")
@@ -110,12 +110,12 @@ def test_process_without_the_secret_is_refused_and_reported_by_the_launcher(
         while "refused" not in (shown := capsys.readouterr().err) and time.monotonic() < until_s:
             launcher._handle_next(timeout=0.1)
         assert shown == "alpro launch: refused a process on 127.0.0.1: it does not prove this run's secret\n"
-        assert not launcher.connections and not any(rank.pid for rank in launcher.ranks)
+        assert not launcher.listener.connections and not any(rank.pid for rank in launcher.ranks)
 
 
 def test_rank_talks_only_to_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     with supervisor() as launcher:
-        host, port = launcher.listener.getsockname()
+        host, port = launcher.listener.address
         link = heartbeat._Link(f"{host}:{port}:{launcher.secret}", 1)
         while not launcher.ranks[1].pid:
             launcher._handle_next(timeout=1)
