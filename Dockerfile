@@ -3,8 +3,8 @@
 #
 #   docker build -t alpro .                                          # CPU
 #   docker build -t alpro --build-arg BASE=gpu .                     # CUDA toolkit, Horovod with NCCL
-#   docker run --rm -v alpro-work:/home/alpro/work alpro             # make repro
-#   docker run --rm -v alpro-work:/home/alpro/work alpro make test
+#   docker run --rm --shm-size=2g -v alpro-work:/home/alpro/work alpro             # make repro
+#   docker run --rm --shm-size=2g -v alpro-work:/home/alpro/work alpro make test
 #
 # Not tested: this file has not been built with a Docker engine, and the GPU variant has not run on a GPU.
 ARG BASE=cpu

@@ -19,6 +19,8 @@ CHECKS: dict[str, Callable[[Path], Finding]] = {
     "compiler": machine.check_compiler,
     "disk": machine.check_disk,
     "memory": machine.check_memory,
+    "shared memory": machine.check_shared_memory,
+    "host name": machine.check_host_name,
     "DVC": services.check_dvc,
     "MLflow": services.check_mlflow,
     "champions": services.check_champions,

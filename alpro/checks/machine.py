@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -15,9 +16,11 @@ from io import BytesIO
 from pathlib import Path
 
 from alpro.checks.findings import ANSWER_S, Finding, Status
+from alpro.system import hostname
 
 CLIP_FRAMES, CLIP_SIDE = 12, 64
 ROOM_GB = 6  # of disk: data, models and cache of recipe sample, with a margin
+SHARED_MEMORY_MB = 512  # eight batches of recipe sample; Docker's default is 64
 MEMORY_GB = 6  # what recipe sample needs at most
 
 
@@ -166,6 +169,26 @@ def check_memory(root: Path) -> Finding:
     if available < MEMORY_GB:
         return Finding("memory", "warn", detail, f"recipe sample needs {MEMORY_GB} GB; half of that with launch.processes=1")
     return Finding("memory", "ok", detail)
+
+
+def check_shared_memory(root: Path) -> Finding:
+    """Check the room in /dev/shm, which loader workers need."""
+    from alpro.data.batches import shared_memory
+
+    free = shared_memory.free_bytes()
+    if free is None:
+        return Finding("shared memory", "ok", f"no {shared_memory.FOLDER} on this system")
+    detail = f"{free / 1e6:,.0f} MB free in {shared_memory.FOLDER}"
+    return Finding("shared memory", "warn" if free < SHARED_MEMORY_MB * 1e6 else "ok", detail, shared_memory.REMEDY)
+
+
+def check_host_name(root: Path) -> Finding:
+    """Check that this host's own name resolves, which worlds of several processes need."""
+    fault = hostname.fault()
+    if fault:
+        problem, _, remedy = fault.partition("; ")
+        return Finding("host name", "fail", problem, f"{remedy}; runs of one process do not need it")
+    return Finding("host name", "ok", f"{socket.gethostname()} resolves")
 
 
 def _meminfo(name: str) -> int:

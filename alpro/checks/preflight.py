@@ -7,8 +7,9 @@ from pathlib import Path
 
 from alpro.config import Params
 from alpro.config.pipeline import pipeline_outputs
-from alpro.errors import ConfigError, DataError
+from alpro.errors import ConfigError, DataError, LaunchError
 from alpro.lineage import repository_problem, user_problem
+from alpro.system import hostname
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,10 @@ def check_git(root: Path) -> str | None:
 
 
 def check(params: Params) -> None:
-    """Raise DataError with a list of all missing inputs."""
+    """Raise DataError with a list of all missing inputs, and LaunchError if this host's name keeps processes from meeting."""
+    launch = params.launch
+    if (launch.world_size > 1 or launch.min_processes is not None) and (fault := hostname.fault()):
+        raise LaunchError(f"launch.processes={launch.world_size}: {fault}")
     missing = missing_inputs(params)
     if missing:
         lines = [f"  {m.path}  (for {m.needed_by}): {m.remedy}" for m in missing]

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from alpro.checks import doctor, machine
+from alpro.checks import doctor, machine, preflight
 from alpro.checks.findings import Finding
 from alpro.cli.main import app
+from alpro.config import load
+from alpro.errors import LaunchError
 
 ROOT = Path(__file__).resolve().parents[2]
 Usage = namedtuple("Usage", "total used free")
@@ -85,6 +87,24 @@ def test_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_low_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_meminfo", lambda name: 2 * 2**20)
     assert doctor.CHECKS["memory"](ROOT).status == "warn"
+
+
+@pytest.mark.parametrize(("free", "status"), [(64 * 2**20, "warn"), (2**31, "ok"), (None, "ok")])
+def test_little_shared_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch, free: int | None, status: str) -> None:
+    monkeypatch.setattr("alpro.data.batches.shared_memory.free_bytes", lambda: free)
+    found = machine.check_shared_memory(Path())
+    assert found.status == status and (status == "ok" or "--shm-size" in found.remedy)
+
+
+def test_host_name_that_does_not_resolve_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "no-such-host.invalid")
+    found = machine.check_host_name(Path())
+    assert found.status == "fail" and "no-such-host.invalid" in found.detail and "/etc/hosts" in found.remedy
+    params = load("recipes/tiny.yaml", ["launch.processes=2"])
+    with pytest.raises(
+        LaunchError, match=r"launch.processes=2: this host's own name, 'no-such-host.invalid', does not resolve"
+    ):
+        preflight.check(params)
 
 
 def test_memory_limit_of_a_container_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,11 @@ class View:
             return self.train and self.augment_images
         return self.train and (self.randaugment is not None or (self.decode_size or self.size) > self.size)
 
+    @property
+    def clip_bytes(self) -> int:
+        """The bytes of one clip's pixels."""
+        return self.num_frames * 3 * self.size**2
+
     @classmethod
     def training(cls, training: Training, model: Model) -> View:
         """Return the view of a training in params.yaml."""

@@ -6,10 +6,12 @@ an error.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from alpro.data.batches.batch import Batch
 from alpro.data.batches.datasets import ClipDataset, Collated, Collator, Unreadable, VideoTextSample
 from alpro.data.batches.ordered_clips import unreadable_message
 from alpro.data.batches.sampler import BatchPlan
+from alpro.data.batches.shared_memory import REMEDY, FailurePipe, check_room
 from alpro.errors import DataError, TrainingError
 from alpro.system.parent import die_with_parent
 
@@ -178,8 +181,12 @@ class _CombinedDataset(torch.utils.data.Dataset[Any]):
 def _read_ahead(
     datasets: Mapping[str, ClipDataset], keys: Iterator[list[_Key]], collator: Collator, workers: int, prefetch: int
 ) -> Any:
-    """Yield a Collated for each list of keys, in order."""
+    """Yield a Collated for each list of keys, in order. Raises TrainingError if /dev/shm is too small for the workers."""
+    failures = FailurePipe() if workers else None
     if workers:
+        first = next(keys, [])
+        keys = itertools.chain([first] if first else [], keys)
+        check_room(sum(datasets[corpus].view.clip_bytes for corpus, _, _ in first), workers, prefetch)
         # a tokenizer that has used threads warns at every fork
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     loader = torch.utils.data.DataLoader(
@@ -189,7 +196,7 @@ def _read_ahead(
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_end_with_training if threading.current_thread() is threading.main_thread() else None,
+        worker_init_fn=partial(_prepare_worker, failures, threading.current_thread() is threading.main_thread()),
         generator=torch.Generator(),  # not the global one: its state is the model's and must be the same after a resume
         multiprocessing_context="fork" if workers else None,
     )
@@ -199,13 +206,21 @@ def _read_ahead(
         if "DataLoader worker" not in str(error):
             raise
         text = str(error).splitlines()[0].split(" exited")[0]
-        cause = "the decoder crashed or memory ran out (also in /dev/shm): try fewer loader.workers, or 0"
+        if reason := failures.reason() if failures else "":
+            remedy = REMEDY if "No space left" in reason or "shm" in reason else "try fewer loader.workers, or 0"
+            raise _WorkerDied(f"a worker process could not hand over a batch ({reason}): {remedy}") from error
+        cause = f"the decoder crashed or memory ran out; if /dev/shm is full, {REMEDY}; else try fewer loader.workers, or 0"
         raise _WorkerDied(f"a worker process died ({text}): {cause}") from error
+    finally:
+        if failures is not None:
+            failures.close()
 
 
-def _end_with_training(worker: int) -> None:
-    """End a worker at once when the training is killed; PyTorch's own check would take seconds."""
-    die_with_parent()
+def _prepare_worker(failures: FailurePipe, in_main_thread: bool, worker: int) -> None:
+    """End a worker at once when it fails, or when the training is killed, for which PyTorch's own check would take seconds."""
+    failures.end_worker_on_failure()
+    if in_main_thread:
+        die_with_parent()
 
 
 def _listed(names: Sequence[str]) -> str:
