@@ -56,3 +56,10 @@ def test_files_functions_and_classes_stay_within_their_limits() -> None:
 
 def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
     assert [line for path in sources("alpro", "flows", "tools", "benchmarks", "tests") for line in riddles(path)] == []
+
+
+def test_every_documented_container_command_asks_for_shared_memory() -> None:
+    """Docker gives 64 MB, which is too little for loader workers."""
+    files = [ROOT / "Dockerfile", *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    commands = [line for file in files for line in file.read_text().splitlines() if re.search(r"\b(docker|podman) run\b", line)]
+    assert commands and [line for line in commands if "--shm-size" not in line] == []
