@@ -160,8 +160,6 @@ def test_second_signal_does_not_wait_for_the_ranks() -> None:
         ("raises", "failed: ValueError: an unexpected fault"),
         ("exits", "failed: a fault that the package reports"),
         ("dies", "ended without an error message"),
-        ("crashes", "crashed in native code (SIGSEGV) without a message"),
-        ("aborts", "failed: in native code (Horovod, Gloo or torch): ifa != nullptr. Unable to find address for: nosuch0"),
     ],
 )
 def test_failing_rank_is_reported_first_and_ends_the_others_within_30_s(tmp_path: Path, behaviour: str, message: str) -> None:
@@ -173,6 +171,23 @@ def test_failing_rank_is_reported_first_and_ends_the_others_within_30_s(tmp_path
     last = output.splitlines()[-1]
     assert last.startswith("LaunchError: rank 1") and message in last
     assert "HorovodInternalError" not in output + errors
+
+
+@needs_horovod
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ("crashes", "crashed in native code (SIGSEGV) without a message"),
+        ("aborts", "failed: in native code (Horovod, Gloo or torch): ifa != nullptr. Unable to find address for: nosuch0"),
+    ],
+)
+def test_crash_in_native_code_is_reported_with_its_message_or_signal(tmp_path: Path, behaviour: str, message: str) -> None:
+    process = world(2, [*WORKER, behaviour, str(tmp_path / "fault")], stderr=subprocess.PIPE)
+    output, errors = ended(process, tmp_path / "fault")
+    assert message in next(line for line in errors.splitlines() if line.startswith("alpro launch: rank 1"))
+    last = output.splitlines()[-1]
+    assert last.startswith("LaunchError: rank 1") and message in last
 
 
 def test_gloo_errors_about_a_lost_rank_come_after_the_cause(capsys: pytest.CaptureFixture[str]) -> None:
