@@ -189,6 +189,7 @@ def _read_ahead(
         check_room(sum(datasets[corpus].view.clip_bytes for corpus, _, _ in first), workers, prefetch)
         # a tokenizer that has used threads warns at every fork
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    in_main_thread = threading.current_thread() is threading.main_thread()
     loader = torch.utils.data.DataLoader(
         _CombinedDataset(datasets),
         batch_sampler=keys,
@@ -196,7 +197,7 @@ def _read_ahead(
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=partial(_prepare_worker, failures, threading.current_thread() is threading.main_thread()),
+        worker_init_fn=partial(_prepare_worker, failures, in_main_thread) if failures is not None else None,
         generator=torch.Generator(),  # not the global one: its state is the model's and must be the same after a resume
         multiprocessing_context="fork" if workers else None,
     )
