@@ -38,7 +38,7 @@ class BertEmbeddings(nn.Module):
         positions = self.position_ids[:, : input_ids.shape[1]]
         x = self.word_embeddings(input_ids) + self.token_type_embeddings(torch.zeros_like(input_ids))
         x = self.LayerNorm(x + self.position_embeddings(positions))
-        return self.dropout(x)
+        return self.dropout(x)  # type: ignore[no-any-return]
 
 
 class SelfAttention(nn.Module):
@@ -74,7 +74,7 @@ class ResidualOutput(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """Project (B, L, inputs) and add (B, L, D)."""
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -110,7 +110,7 @@ class BertLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, count: int | None = None) -> Tensor:
         """Compute all tokens, or only the first `count`, which attend to all. The mask (B, 1, 1, L) is additive."""
         x = self.attention.output(self.attention.self(x, mask, count), x[:, :count])
-        return self.output(self.intermediate(x), x)
+        return self.output(self.intermediate(x), x)  # type: ignore[no-any-return]
 
 
 class Transform(nn.Module):
@@ -123,7 +123,7 @@ class Transform(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (B, L, D)."""
-        return self.LayerNorm(F.gelu(self.dense(x)))
+        return self.LayerNorm(F.gelu(self.dense(x)))  # type: ignore[no-any-return]
 
 
 class Predictions(nn.Module):
@@ -137,7 +137,7 @@ class Predictions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of each word."""
-        return self.decoder(self.transform(x))
+        return self.decoder(self.transform(x))  # type: ignore[no-any-return]
 
 
 class MaskedLMHead(nn.Module):
@@ -149,7 +149,7 @@ class MaskedLMHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of each word."""
-        return self.predictions(x)
+        return self.predictions(x)  # type: ignore[no-any-return]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float, dropout: float = 0.0) -> Tensor:

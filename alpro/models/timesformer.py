@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
         """Attend: (B, tokens, D) -> (B, tokens, D), or, with `cls_only`, only the first token's output, (B, 1, D)."""
-        return self.proj(self.mix(x, cls_only))
+        return self.proj(self.mix(x, cls_only))  # type: ignore[no-any-return]
 
     def mix(self, x: Tensor, cls_only: bool = False) -> Tensor:
         """Attend without the output projection."""
@@ -68,7 +68,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(intermediate, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
 class DropPath(nn.Module):
@@ -96,7 +96,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images).flatten(2).transpose(1, 2)
+        return self.proj(images).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
