@@ -148,8 +148,7 @@ def _download_bert(name: str) -> Path:
 
 
 def _timm_state_dict(name: str) -> dict[str, Tensor]:
-    import alpro.models.torchvision_shim  # noqa: F401  before timm
-    import timm  # isort: skip
+    import timm
 
     try:
         return dict(timm.create_model(name, pretrained=True).state_dict())

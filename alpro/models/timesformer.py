@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Attention, DropPath, Mlp, PatchEmbed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -22,27 +23,20 @@ KINETICS_CLASSES = 400  # classes of the unused head in every official checkpoin
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
-class SelfAttention(nn.Module):
-    """Multi-head attention; it can compute only the [CLS] query, or skip the output projection.
+class SelfAttention(Attention):
+    """timm's attention, extended to compute only the [CLS] query, or to skip the output projection.
 
     On a CPU under autocast it uses explicit products: torch's fused kernel is slow there in half precision.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.scale = (width // heads) ** -0.5
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
+    def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:  # type: ignore[override]
         """Attend: (B, tokens, D) -> (B, tokens, D), or, with `cls_only`, only the first token's output, (B, 1, D)."""
-        return self.proj(self.mix(x, cls_only))  # type: ignore[no-any-return]
+        return self.proj(self.mix(x, cls_only))
 
     def mix(self, x: Tensor, cls_only: bool = False) -> Tensor:
         """Attend without the output projection."""
         if cls_only:
-            sizes = [x.shape[2], 2 * x.shape[2]]
+            sizes = [self.attn_dim, 2 * self.attn_dim]
             (q_weight, weight), (q_bias, bias) = self.qkv.weight.split(sizes), self.qkv.bias.split(sizes)
             q = self._heads(F.linear(x[:, :1], q_weight, q_bias))[0]
             k, v = self._heads(F.linear(x, weight, bias))
@@ -56,47 +50,7 @@ class SelfAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """Reshape (B, tokens, n D) to (n, B, heads, tokens, head width)."""
-        return x.unflatten(2, (-1, self.heads, self.proj.in_features // self.heads)).permute(2, 0, 3, 1, 4)
-
-
-class Mlp(nn.Module):
-    """Feed-forward block: (..., D) -> (..., D)."""
-
-    def __init__(self, width: int, intermediate: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, intermediate)
-        self.fc2 = nn.Linear(intermediate, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): in training, zero whole rows of (rows, ...) at this rate and scale the others."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.rate or not self.training:
-            return x
-        keep = 1 - self.rate
-        scale = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)
-        return x * (scale.div_(keep) if keep else scale)
-
-
-class PatchEmbed(nn.Module):
-    """Linear embedding of the patches of images: (B, 3, H, W) -> (B, N, D)."""
-
-    def __init__(self, image_size: int, patch_size: int, width: int) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        self.grid_size = (image_size // patch_size, image_size // patch_size)
-        self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        return x.unflatten(2, (-1, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
 
 
 class Block(nn.Module):
@@ -105,9 +59,9 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, intermediate: int, drop_path: float) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
-        self.attn = SelfAttention(width, heads)
+        self.attn = SelfAttention(width, heads, qkv_bias=True)
         self.temporal_norm1 = LayerNorm(width)
-        self.temporal_attn = SelfAttention(width, heads)
+        self.temporal_attn = SelfAttention(width, heads, qkv_bias=True)
         self.temporal_fc = nn.Linear(width, width)
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, intermediate)
@@ -149,7 +103,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, config.width))
         self.time_embed = nn.Parameter(torch.zeros(1, num_frames, config.width))
-        self.patch_embed = PatchEmbed(config.image_size, config.patch_size, config.width)
+        self.patch_embed = PatchEmbed(config.image_size, config.patch_size, embed_dim=config.width, strict_img_size=False)
         rates = torch.linspace(0, config.drop_path, config.vision_layers, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.intermediate, rate) for rate in rates)
         self.norm = LayerNorm(config.width)
@@ -165,7 +119,7 @@ class VisionTransformer(nn.Module):
         batch, frames, _, height, width = pixels.shape
         x = self.patch_embed(pixels.flatten(0, 1))  # (B*T, N, D)
         cls_position, positions = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        grid = (height // self.patch_embed.patch_size, width // self.patch_embed.patch_size)
+        grid = (height // self.patch_embed.patch_size[0], width // self.patch_embed.patch_size[1])
         if grid != self.patch_embed.grid_size:
             positions = resize_grid(positions, self.patch_embed.grid_size, grid, "nearest")
         times: Tensor = self.time_embed

@@ -1,4 +1,4 @@
-"""Shim that makes a CUDA build of torchvision importable with a CPU build of torch; import it before timm or `BertModel`.
+"""Shim that makes a CUDA build of torchvision importable with a CPU build of torch; import it before timm or transformers.
 
 The registry's torchvision is compiled for CUDA. With a CPU torch its operators are missing, so `import torchvision` fails,
 and with it timm and transformers' models. This project uses no detection operator, so it is enough to declare the two

@@ -58,6 +58,7 @@ class Service:
         allow (pyfunc_model.py). `frames` and `max_text_tokens` default to the values of the training, else to FRAMES and
         TEXT_TOKENS. Raises CheckpointError or DataError if a file is missing or damaged, or if they do not belong together.
         """
+        import alpro.models  # noqa: F401  before transformers: it makes torchvision importable
         from alpro.checkpoints.files import check_answer_head
         from alpro.checkpoints.load import load_model
         from alpro.data.annotations.read import read_answer_list

@@ -12,8 +12,8 @@ from transformers import BertForMaskedLM, BertModel
 from alpro.checkpoints.files import save_checkpoint
 from alpro.checkpoints.initial_weights import InitSpec, init_weights, load_start, read_spec
 from alpro.errors import CheckpointError
+from alpro.models.bert import bert_config
 from alpro.models.timesformer import resize_grid
-from tests.reference_bert import bert_config
 
 INIT = Path(__file__).parents[2] / "recipes/init"
 

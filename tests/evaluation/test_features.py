@@ -13,7 +13,6 @@ NOT_IN_FEATURES = {
     "alpro.data.media.probe",  # refuses a file that was cut short
     "alpro.data.media.shards",  # finds the bytes, and the store's names are digests of the bytes
     "alpro.models.bert",  # texts only
-    "alpro.models.bert_layers",
     "alpro.models.dropout",  # off in an evaluation
 }
 

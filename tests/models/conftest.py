@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-import alpro.models.torchvision_shim  # noqa: F401  before the tests import timm or transformers
 from alpro.config import Model
 from alpro.data.batches.batch import Batch
 from alpro.models import Alpro, build_model
