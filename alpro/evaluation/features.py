@@ -29,6 +29,8 @@ from alpro.models import Alpro
 # Sources that affect the features; a change of any of them invalidates the cache.
 CODE = (
     "data/batches/augment.py",
+    "data/batches/clip_frames.py",
+    "data/batches/frame_cache.py",
     "data/batches/ordered_clips.py",
     "data/batches/datasets.py",
     "data/batches/seeds.py",
