@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -111,13 +111,18 @@ def refuse_foreign(path: str | Path, foreign: Iterable[str]) -> None:
 def foreign_files(folder: Path) -> Iterator[str]:
     """Yield the files and links of a folder that its manifest does not list, or lists with other content.
 
+    A sub-folder that cannot be read counts as such a file, and so does a manifest that no command of this version writes.
     Temporary files that a killed process of this machine left in the folder are removed first.
     """
     if folder.is_dir():
-        sweep(folder)
-    listed = read_manifest(folder)
+        with suppress(OSError):  # a folder that cannot be read is yielded below
+            sweep(folder)
+    manifest = _read(folder)
+    listed = manifest.get("files", {})
     for name in _files(folder):
-        if name != MANIFEST and not _is_listed(folder / name, listed.get(name)):
+        if name.endswith("/"):
+            yield f"{name} (cannot be read)"
+        elif not (manifest if name == MANIFEST else _is_listed(folder / name, listed.get(name))):
             yield name
 
 
@@ -174,19 +179,33 @@ class OwnFiles:
     def finish(self) -> None:
         """Remove temporary files and files of earlier runs that are no longer among `names`, and forget them."""
         for name in sorted(self._listed - self.names):
-            (self.folder / name).unlink(missing_ok=True)
+            _remove(self.folder, name)
             _remove_empty_parents(self.folder, self.folder / name)
         names = [name for name in self.names if (self.folder / name).exists()]
         write_manifest(self.folder, names, source=self._source)
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a folder; empty if there is none, or none that this version understands."""
+    """Return the manifest of a folder; empty if there is none, or none that this version writes.
+
+    A manifest comes with a folder that may be someone else's, so one that names a file outside the folder is not used.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return manifest if manifest["format"] == FORMAT and isinstance(manifest["files"], dict) else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        files, source = manifest["files"], manifest.get("source", "")
+        valid = manifest["format"] == FORMAT and isinstance(files, dict) and isinstance(source, str)
+        return manifest if valid and all(_is_inside(name) and isinstance(files[name], str) for name in files) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def _is_inside(name: str) -> bool:
+    """Return True if a name is a relative path in its simplest form, without `..`."""
+    return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
+
+
+def _is_real_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _is_listed(file: Path, digest: str | None) -> bool:
@@ -200,25 +219,39 @@ def _is_listed(file: Path, digest: str | None) -> bool:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Yield the files and links below a folder as relative paths; links to folders are not followed."""
-    for parent, folders, names in os.walk(folder):
+    """Yield the files and links below a folder as relative paths; links to folders are not followed.
+
+    Folders that cannot be read are yielded too, with a slash at the end.
+    """
+    unreadable: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=unreadable.append):
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
         for name in sorted([*names, *links]):
             yield os.path.relpath(os.path.join(parent, name), folder)
+    for error in unreadable:
+        if not isinstance(error, FileNotFoundError):
+            yield f"{os.path.relpath(error.filename, folder)}/"
 
 
 def _remove_listed(folder: Path) -> None:
     """Remove a replaced folder; a file that appeared in it at the last moment is kept beside the new folder."""
     for name in [*read_manifest(folder), MANIFEST]:
-        (folder / name).unlink(missing_ok=True)
+        _remove(folder, name)
     if any(True for _ in _files(folder)):
         os.replace(folder, folder.with_name(f"{folder.name.lstrip('.')}.kept"))
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _remove(folder: Path, name: str) -> None:
+    """Remove a file that the manifest lists, unless a folder has its name or a link on the way to it leads elsewhere."""
+    file = folder / name
+    if file.parent.resolve() == folder.resolve() / Path(name).parent and (file.is_file() or file.is_symlink()):
+        file.unlink(missing_ok=True)
+
+
 def _remove_empty_parents(root: Path, file: Path) -> None:
     for parent in file.parents:
-        if parent == root or any(parent.iterdir()):
+        if parent == root or not _is_real_folder(parent) or any(parent.iterdir()):
             return
         parent.rmdir()

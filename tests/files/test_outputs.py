@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -196,6 +197,57 @@ def test_a_second_source_does_not_remove_the_copies_of_the_first(tmp_path: Path)
     with pytest.raises(OutputError, match=r"contains the files made from .*one; give another folder for .*two"):
         convert(Convert(source=str(tmp_path / "two"), output=str(tmp_path / "out"), short_side=32), 1, tmp_path / "state")
     assert content(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("name", ["../mine", "ABSOLUTE", "sub/../../mine", "./a", "sub//a", "sub/", "", "..", "a\0b"])
+def test_a_manifest_that_names_other_places_is_foreign(name: str, tmp_path: Path) -> None:
+    out, mine = tmp_path / "out", tmp_path / "mine"
+    out.mkdir()
+    mine.write_text("mine")
+    listed = {"a": "", name.replace("ABSOLUTE", str(mine)): ""}
+    (out / MANIFEST).write_text(json.dumps({"format": 1, "files": listed}))
+    for write in (plain, shards):
+        with pytest.raises(OutputError, match=r"did not write \(\.alpro-output\.json\)"):
+            write(out)
+    assert mine.read_text() == "mine" and read_manifest(out) == {}
+
+
+@pytest.mark.parametrize("manifest", ['{"format": 1, "files": {"a": 1}}', '{"format": 1, "files": {}, "source": 1}', "[1]"])
+def test_a_manifest_of_another_form_is_foreign(manifest: str, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text(manifest)
+    with pytest.raises(OutputError, match="did not write"):
+        shards(tmp_path)
+
+
+def test_a_listed_link_does_not_lead_the_removal_out_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/a").write_text("mine")
+    for write in (plain, shards):
+        out = tmp_path / write.__name__
+        out.mkdir()
+        (out / "sub").symlink_to(tmp_path / "mine")
+        (out / MANIFEST).write_text(json.dumps({"format": 1, "files": {"sub": "", "sub/a": ""}}))
+        write(out)
+        assert not (out / "sub").exists() and (tmp_path / "mine/a").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_read_is_foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's refusal is simulated, as the superuser may read everything."""
+    plain(tmp_path / "out")
+    (tmp_path / "out/closed").mkdir()
+    (tmp_path / "out/closed/mine").write_text("mine")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if os.path.basename(path) == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(OutputError, match=r"did not write \(closed/ \(cannot be read\)\)"):
+        plain(tmp_path / "out")
+    monkeypatch.undo()
+    assert (tmp_path / "out/closed/mine").read_text() == "mine"
 
 
 COMMANDS = [
