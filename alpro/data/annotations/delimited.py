@@ -1,13 +1,16 @@
 """Reads tables of cells with separators: .csv with quoted cells (RFC 4180), and .tsv without quoting.
 
-A quotation mark that is not closed makes a CSV parser take the following rows for text of the same cell. Such a cell is
-reported with the line in which it opens, and reading resumes after this line, so that no row is lost silently.
+A quotation mark that is not closed makes a CSV parser take the following rows for text of the same cell. If the parser fails
+at the next quotation mark, the cell is reported with the line in which it opens, and reading resumes after this line. If the
+cell happens to end soundly, it is reported only if its first line and another one look like rows of this file, and its lines
+are not read: text of several lines is valid. In either case no row is lost silently.
 """
 
 from __future__ import annotations
 
 import csv
 import logging
+import re
 import sys
 from bisect import bisect_right
 from collections import deque
@@ -23,6 +26,8 @@ log = logging.getLogger(__name__)
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "validate": "val", "validation": "val", "valid": "val",
                "dev": "val", "test": "test", "testing": "test"}  # fmt: skip
 NAME_KEYS = ("clip_name", "video_id", "video", "videoid", "file_name", "image")
+SAMPLED_ROWS = 1000  # whose video names show the form of the names in a file
+PLAIN = re.compile(r"[a ]*|0")  # forms of names that text has too: words, or a number
 MOST_QUOTE_FAULTS = 1000  # after them the rest of a file is not read
 REMEDY = 'close the quotation mark, or write "" for one in the text'
 
@@ -44,20 +49,25 @@ def read_delimited(path: Path, faults: FaultList) -> Iterator[tuple[str, dict[st
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
         file.seek(0)
-        quoted = not (path.suffix.lower() == ".tsv" and "\t" in first)
+        quoted = path.suffix.lower() != ".tsv" or ("\t" not in first and ("," in first or ";" in first))
         separator = max(",;\t", key=first.count) if quoted else "\t"
         lines = _Lines(file)
         names: list[str] = []
-        quote_faults = 0
+        forms: set[str] = set()  # of the videos' names
+        quote_faults = read = 0
         for start, cells, fault in _rows(lines, separator, quoted):
             if not names:
                 names = _header(path, cells, fault, 1 + (_opening_line(lines.row, separator) if fault else 0))
                 continue
-            if fault or (quoted and len(lines.row) > 1 and _swallows(lines.row, names, separator)):
-                opening = _opening_line(lines.row, separator)
+            read += 1
+            if read <= SAMPLED_ROWS or len(lines.row) > 1:
+                forms |= _forms(cells, names)
+            opening = _opening_line(lines.row, separator) if fault or (quoted and len(lines.row) > 1) else -1
+            if fault or (opening >= 0 and _swallows(lines.row[opening:], names, separator, forms)):
                 quote_faults += 1
                 faults.add(f"line {start + opening}", _quote_fault(start + opening, lines.number, fault))
-                lines.resume_after(opening + 1)
+                if fault:
+                    lines.resume_after(opening + 1)
                 if quote_faults == MOST_QUOTE_FAULTS:
                     faults.add(f"line {start + opening}", "too many quoting errors; the rest of the file is not read")
                     return
@@ -67,7 +77,8 @@ def read_delimited(path: Path, faults: FaultList) -> Iterator[tuple[str, dict[st
                 yield f"line {start}", dict(zip(names, cells, strict=True))
             elif cells:
                 remedy = f"quote cells that contain {separator!r}" if quoted else "remove tabs from the texts"
-                faults.add(f"line {start}", f"{len(cells)} cells, but {len(names)} columns are named; {remedy}")
+                where = f" in lines {start} to {lines.number}" if len(lines.row) > 1 else ""
+                faults.add(f"line {start}", f"{len(cells)} cells{where}, but {len(names)} columns are named; {remedy}")
     if not names:
         raise DataError(f"{path}: empty; the first line names the columns")
 
@@ -110,7 +121,10 @@ def _quote_fault(opened: int, last: int, fault: str) -> str:
         return f"the quoted cell that opens here is not closed; {REMEDY}"
     if last == opened:
         return f"the quoted cell that opens here is followed by more text; {REMEDY}"
-    return f"the quoted cell that opens here goes on to line {last}, over what may be other rows; {REMEDY}"
+    return (
+        f"the quoted cell that opens here continues to line {last}, and its lines look like rows, so they are not read; "
+        f"{REMEDY}, or write the text in one line"
+    )
 
 
 # --- quotation marks --------------------------------------------------------------------------------------
@@ -176,21 +190,60 @@ def _quoted_cells(text: str, separator: str) -> Iterator[tuple[int, int, bool]]:
         at = end + 2
 
 
-def _swallows(row: list[str], names: list[str], separator: str) -> bool:
-    """Return True if a line of a row, after the first, looks like a row itself: a cell per column, with a name and split."""
-    keys = [(position, name) for position, name in enumerate(names) if name in NAME_KEYS or name == "split"]
-    if not keys and len(names) < 2:
+def _swallows(lines: list[str], names: list[str], separator: str, forms: set[str]) -> bool:
+    """Return True if the line with the opening quotation mark and a line after it both look like rows of the file.
+
+    Only one of them does if the quoted cell is sound: the first line if the cell is the last column, the last line if it is
+    the first column.
+    """
+    first = lines[0].rstrip("\r\n").split(separator)
+    extra = len(first) - len(names)
+    if extra > 0:  # separators in the text, which is quoted because of them
+        text = max((position for position, cell in enumerate(first) if cell.startswith('"')), default=0)
+        first[text : text + extra + 1] = [separator.join(first[text : text + extra + 1])]
+    if not _is_row(first, names, forms):
         return False
-    for line in row[1:]:
-        cells = next(csv.reader([line], delimiter=separator), [])
-        if len(cells) == len(names) and all(_is_key(name, cells[position]) for position, name in keys):
-            return True
-    return False
+    return any(_is_row(next(csv.reader([line], delimiter=separator), []), names, forms) for line in lines[1:])
 
 
-def _is_key(column: str, cell: str) -> bool:
-    cell = cell.strip()
-    return cell.lower() in SPLIT_NAMES if column == "split" else bool(cell) and not any(map(str.isspace, cell))
+def _is_row(cells: list[str], names: list[str], forms: set[str]) -> bool:
+    """Return True if a line looks like a row: a cell for each column, a split, and a video's name of a form in `forms`.
+
+    Words and numbers are names only if no cell begins with a space, as after a comma in text. So are other forms that the
+    file has not had yet.
+    """
+    if len(cells) != len(names):
+        return False
+    dense = not any(cell[:1].isspace() for cell in cells)
+    for name, cell in zip(names, cells, strict=True):
+        if name == "split" and cell.strip(' "').lower() not in SPLIT_NAMES:
+            return False
+    for position in _name_columns(names):
+        cell = cells[position].strip(' "')
+        form = _form(cell)
+        plain = PLAIN.fullmatch(form) is not None
+        known = form in forms and (dense or not plain)
+        if not cell or not (known or (dense and not plain and " " not in form)):
+            return False
+    return True
+
+
+def _forms(cells: list[str], names: list[str]) -> set[str]:
+    """Return the forms of the video names of a row."""
+    return {_form(cells[position].strip()) for position in _name_columns(names) if position < len(cells)}
+
+
+def _name_columns(names: list[str]) -> list[int]:
+    """Return the columns of the videos' names: those with a usual name, or else the first."""
+    return [position for position, name in enumerate(names) if name in NAME_KEYS] or [0]
+
+
+def _form(name: str) -> str:
+    """Return the form of a name: `a` for each word, `aA` for letters in mixed case, `0` for digits, and all else unchanged."""
+    words = re.sub(
+        r"[^\W\d_]+", lambda word: "a" if word[0] in (word[0].lower(), word[0].upper(), word[0].capitalize()) else "aA", name
+    )
+    return re.sub(r"\s+", " ", re.sub(r"\d+", "0", words))
 
 
 @cache

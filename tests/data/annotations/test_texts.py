@@ -12,6 +12,7 @@ import pytest
 from alpro.config import Corpus, Dataset
 from alpro.data.annotations.media_files import MediaFolder, missing_paths
 from alpro.data.annotations.read import read_answers, read_corpus, read_dataset
+from alpro.data.annotations.rows import Faults, read_rows
 from alpro.data.media.read import read_frames
 from alpro.data.sources.known_missing import known_missing
 from alpro.data.validation.tables import read_tables
@@ -117,6 +118,60 @@ def test_a_quoting_error_names_the_line_in_which_the_quotation_mark_opens(
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "A man walks.\nSlowly, he turns.",
+        "A man walks.\nSlowly, he turns, and waves.",
+        "Slowly, he turns.\nQuickly, he walks.\nThen, too.",
+        "a crowd\n1,000 people cheer",
+        "a film\n3D, in colour",
+        "two, in all\nval, bus, car",
+    ],
+)
+@pytest.mark.parametrize(
+    "names", [["v1", "v2"], ["video7010", "video7011"], ["dog", "Cat"], ["-4wsuPCjDBc_5_15", "gqHj8rk_1_9"]]
+)
+@pytest.mark.parametrize("columns", [["split", "video", "caption"], ["video", "caption"], ["caption", "video"]])
+def test_commas_in_a_cell_of_several_lines_are_text(text: str, names: list[str], columns: list[str], tmp_path: Path) -> None:
+    table = pandas.DataFrame({"split": ["train"] * 2, "video": names, "caption": [text, "x"]})[columns]
+    table.to_csv(tmp_path / "own.csv", index=False)
+    rows = [row for _, row in read_rows(tmp_path / "own.csv")]
+    assert [row["caption"] for row in rows] == [text, "x"] and [row["video"] for row in rows] == names
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["v1,x", 'v2,"go said the coach', "v3,a woman", 'v4,the crowd shouts go"', "v5,y"],
+        ["v1,x", 'v2,"hello', 'v3, the crowd"', "v5,y"],
+        ["dog,x", 'cat,"hello, there', 'cow,the crowd"', "v5,y"],
+        ["17,x", '18,"hello', '19,the crowd"', "v5,y"],
+        ["a b.mp4,x", 'c d.mp4,"hello', 'e f.mp4,the crowd"', "v5,y"],
+    ],
+)
+def test_rows_inside_of_a_quoted_cell_are_reported_and_not_read(rows: list[str], tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("\n".join(["video,caption", *rows]) + "\n")
+    found = Faults(tmp_path / "own.csv")
+    assert [row["caption"] for _, row in read_rows(tmp_path / "own.csv", found)] == ["x", "y"]
+    last = len(rows)
+    with pytest.raises(
+        DataError, match=rf"line 3: the quoted cell that opens here continues to line {last}, .* not read; close"
+    ):
+        found.check()
+
+
+def test_rows_inside_of_a_quoted_cell_of_the_first_column_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text('caption,video\nx,v1\n"go said the coach,v2\na woman,v3\nthe crowd",v4\n')
+    with pytest.raises(DataError, match="line 3: the quoted cell that opens here continues to line 5"):
+        list(read_rows(tmp_path / "own.csv"))
+
+
+def test_quotation_marks_of_a_tsv_with_one_column_are_text(tmp_path: Path) -> None:
+    (tmp_path / "own.tsv").write_text('caption\n"go\nthe, crowd"\n')
+    assert [row["caption"] for _, row in read_rows(tmp_path / "own.tsv")] == ['"go', 'the, crowd"']
+
+
+@pytest.mark.parametrize(
     "text", ["two\nlines", 'a "quoted" word, and\r\na comma', "ends with a line\n\n\nend", "a, b\nval is, here"]
 )
 def test_a_quoted_cell_may_have_several_lines(tmp_path: Path, text: str) -> None:
@@ -204,9 +259,10 @@ def test_an_unknown_key_is_reported_once_with_the_keys_that_count(tmp_path: Path
 
 
 def test_missing_answers_are_reported_once(tmp_path: Path) -> None:
-    rows = [{"split": "train", "video": f"v{n}", "question": "what moves ?"} for n in range(3)]
+    rows = [{"split": "train", "video": f"v{n}", "question": "what moves ?"} for n in range(4)]
+    rows[0]["answer"] = "a dog"  # without any, the error is that of hidden answers
     (fault,) = faults(own(tmp_path / "own.json", json.dumps(rows), "qa"))
-    assert "row 1: key 'answer' is missing" in fault and "(and 2 more rows)" in fault
+    assert "row 2: key 'answer' is missing" in fault and "(and 2 more rows)" in fault
 
 
 @pytest.mark.parametrize("name", ["own.csv", "own.jsonl", "own.json"])
