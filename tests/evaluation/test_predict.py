@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from alpro.config import Params
-from alpro.data.batches import datasets
+from alpro.data.batches import clip_frames
 from alpro.errors import DataError, OutputError
 from alpro.evaluation.official import evaluate_checkpoint
 from alpro.evaluation.predict import predict
@@ -105,13 +105,13 @@ def test_table_has_the_same_content(project, tmp_path, run, task) -> None:
 def test_killed_run_leaves_no_output_and_resumes(project, tmp_path, run, monkeypatch, task) -> None:
     file = without_answers(project, task, tmp_path / "hidden.jsonl")
     expected = run(task, file, "whole.jsonl")
-    read, seen = datasets.read_frames, []
-    monkeypatch.setattr(datasets, "read_frames", lambda *a, **k: (seen.append(1), read(*a, **k))[1])
+    read, seen = clip_frames.read_frames, []
+    monkeypatch.setattr(clip_frames, "read_frames", lambda *a, **k: (seen.append(1), read(*a, **k))[1])
 
     def killed() -> None:
-        count = datasets.read_frames
+        count = clip_frames.read_frames
         monkeypatch.setattr(
-            datasets, "read_frames",
+            clip_frames, "read_frames",
             lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL) if len(seen) > 5 else count(*a, **k),
         )  # fmt: skip
         run(task, file)
@@ -158,7 +158,7 @@ def test_evaluation_of_a_file_without_answers_points_to_predict(params, project,
     file = write_rows(tmp_path / "hidden" / "test.jsonl", rows)
     with pytest.raises(DataError) as caught:
         evaluate_checkpoint(params, "msvd_qa", project / "models/msvd_qa", annotations=file, output=tmp_path / "out")
-    assert "if the answers are hidden, `alpro predict`" in str(caught.value) and "\n" not in str(caught.value)
+    assert "if the answers are hidden, use `alpro predict`" in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -72,11 +72,11 @@ def test_batches_do_not_change_answers(
 def test_each_video_is_decoded_and_encoded_once(
     monkeypatch: pytest.MonkeyPatch, qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
-    from alpro.data.batches import datasets
+    from alpro.data.batches import clip_frames
 
     read, encoded = [], []
-    original, encode = datasets.read_frames, qa_model.encode_video
-    monkeypatch.setattr(datasets, "read_frames", lambda path, *a, **k: (read.append(path), original(path, *a, **k))[1])
+    original, encode = clip_frames.read_frames, qa_model.encode_video
+    monkeypatch.setattr(clip_frames, "read_frames", lambda path, *a, **k: (read.append(path), original(path, *a, **k))[1])
     monkeypatch.setattr(qa_model, "encode_video", lambda pixels: (encoded.append(len(pixels)), encode(pixels))[1])
     evaluate_qa(qa_model, records, tokenizer, ANSWERS, preprocessing)
     asked = [record for record in records if record.questions]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from alpro.data.annotations.records import Record
-from alpro.data.batches import datasets
+from alpro.data.batches import clip_frames
 from alpro.errors import DataError
 from alpro.evaluation.clips import Preprocessing
 from alpro.evaluation.features import FeatureStore, VideoEncoder
@@ -31,14 +31,14 @@ class WorkCounter:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
         self.read = self.videos = self.texts = self.pairs = 0
         self.kill_at: tuple[str, int] | None = None
-        read, encode, text, fuse = datasets.read_frames, model.encode_video, model.encode_text, model.fuse
+        read, encode, text, fuse = clip_frames.read_frames, model.encode_video, model.encode_text, model.fuse
 
         def count(what: str, number: int) -> None:
             setattr(self, what, getattr(self, what) + number)
             if self.kill_at is not None and self.kill_at[0] == what and getattr(self, what) >= self.kill_at[1]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        monkeypatch.setattr(datasets, "read_frames", lambda *a, **k: (count("read", 1), read(*a, **k))[1])
+        monkeypatch.setattr(clip_frames, "read_frames", lambda *a, **k: (count("read", 1), read(*a, **k))[1])
         monkeypatch.setattr(model, "encode_video", lambda x: (count("videos", len(x)), encode(x))[1])
         monkeypatch.setattr(model, "encode_text", lambda x, m: (count("texts", len(x)), text(x, m))[1])
         monkeypatch.setattr(model, "fuse", lambda x, *a, **k: (count("pairs", len(x)), fuse(x, *a, **k))[1])

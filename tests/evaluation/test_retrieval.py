@@ -168,11 +168,11 @@ def test_evaluation_restores_the_models_mode_and_draws_no_random_numbers(
 def test_each_video_is_read_once_and_progress_ends_at_its_total(
     monkeypatch: pytest.MonkeyPatch, retrieval_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
 ) -> None:
-    from alpro.data.batches import datasets
+    from alpro.data.batches import clip_frames
 
     read, steps = [], []
-    original = datasets.read_frames
-    monkeypatch.setattr(datasets, "read_frames", lambda path, *a, **k: (read.append(path), original(path, *a, **k))[1])
+    original = clip_frames.read_frames
+    monkeypatch.setattr(clip_frames, "read_frames", lambda path, *a, **k: (read.append(path), original(path, *a, **k))[1])
     evaluate_retrieval(retrieval_model, records, tokenizer, preprocessing, progress=lambda *step: steps.append(step))
     assert sorted(read) == sorted(record.path for record in records)
     assert steps == [(n + 1, 6) for n in range(6)]

@@ -144,9 +144,7 @@ def _read_questions(path: Path, rows: Iterable[Row], folder: MediaFolder) -> lis
     faults = Faults(path)
     names: dict[str, str] = {}  # bare name -> the name in its first row
     questions: dict[str, list[Question]] = {}
-    hidden, first = True, dict[str, object]()
     for number, (position, row) in enumerate(rows):
-        hidden, first = hidden and row.get("answer") in (None, ""), first or row
         name = read_text_cell(row, VIDEO_KEYS, position, faults, allow_number=True)
         text = read_text_cell(row, ("question",), position, faults)
         answer = read_text_cell(row, ("answer",), position, faults, allow_number=True)
@@ -157,12 +155,6 @@ def _read_questions(path: Path, rows: Iterable[Row], folder: MediaFolder) -> lis
         if name is None or text is None or answer is None or kind is None:
             continue
         questions.setdefault(unique_id(names, name, position, faults), []).append(Question(number, text, answer, kind))
-    if hidden and first:
-        keys = ", ".join(map(repr, first))
-        raise DataError(
-            f"{path}: no row has an 'answer' (the first row has {keys}); if the answers are hidden, `alpro predict` writes "
-            "predictions without metrics"
-        )
     faults.check()
     _refuse_empty(path, names)
     return [Record(key, folder.path(name), questions=tuple(questions[key])) for key, name in names.items()]

@@ -249,10 +249,13 @@ def _type_name(value: Any) -> str:
 # --- cells ------------------------------------------------------------------------------------------------
 
 
+HIDDEN = "; if the answers are hidden, use `alpro predict`"
+
+
 def missing_key(row: dict[str, Any], keys: tuple[str, ...]) -> str:
     """Return the fault of a row that has none of the keys: the keys that count, those of the row, and what to do."""
     names = " or ".join(map(repr, keys))
-    hidden = "; if the answers are hidden, use `alpro predict`" if keys == ("answer",) else ""
+    hidden = HIDDEN if keys == ("answer",) else ""
     has = f"the row has {', '.join(map(repr, row))}; rename the right key" if row else "the row is empty; remove it"
     return f"key {names} is missing; {has}{hidden}"
 
@@ -266,6 +269,9 @@ def read_text_cell(
         faults.add_once(position, missing_key(row, keys))
         return None
     value = row[key]
+    if key == "answer" and (value is None or value == ""):
+        faults.add_once(position, f"answer: {'null' if value is None else 'empty'}; give a text or remove the row{HIDDEN}")
+        return None
     if allow_number and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):

@@ -195,7 +195,8 @@ def test_an_unreadable_file_is_reported_as_without_a_cache(records, cache, tmp_p
         list(iter_clips(broken, 4, "uniform", 32, cache=cache))
 
 
-def test_a_full_cache_adds_nothing_and_says_so_once(records, tmp_path, decoded, caplog):
+def test_a_full_cache_adds_nothing_and_says_so_once(records, tmp_path, decoded, caplog, monkeypatch):
+    monkeypatch.setattr(frame_cache, "_SETTLED_NS", -1)  # the hash of a file just written would not be remembered
     cache = FrameCache(tmp_path / "cache", 2 * 4 * 3 * 32 * 32)
     expected = clips(records[:5], VIEWS["uniform"])
     decoded.clear()
