@@ -270,7 +270,7 @@ def read_text_cell(
         return None
     value = row[key]
     if key == "answer" and (value is None or value == ""):
-        faults.add_once(position, f"answer: {'null' if value is None else 'empty'}; give a text or remove the row{HIDDEN}")
+        faults.add(position, f"answer: {'null' if value is None else 'empty'}; give a text or remove the row{HIDDEN}")
         return None
     if allow_number and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
