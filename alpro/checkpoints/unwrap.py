@@ -7,7 +7,7 @@ Each step is reported in a sentence, as is everything of the state dict that is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from alpro.errors import CheckpointError
@@ -50,23 +50,57 @@ def unwrap(content: Any, leaf: type) -> tuple[dict[str, Any], list[str]]:
 
 
 def _inner(content: Any, leaf: type) -> tuple[Mapping[Any, Any], list[str], list[str]]:
-    """Return the mapping of names to tensors inside of others, the keys that lead to it, and those of other tensors."""
-    path: list[str] = []
-    siblings: list[str] = []
+    """Return the mapping of names to tensors inside of others, the keys that lead to it, and those of other tensors.
+
+    It is the first one with the names of ALPRO's parts, else the innermost one with tensors.
+    """
 
     def has_tensors(value: Any) -> bool:
         return isinstance(value, Mapping) and any(isinstance(inner, leaf) for inner in value.values())
 
-    while len(path) <= MAX_DEPTH and isinstance(content, Mapping):
-        chosen = next((key for key in WRAPPER_KEYS if isinstance(content.get(key), Mapping) and content[key]), None)
-        if chosen is None:
-            if has_tensors(content):
-                return content, path, siblings
-            break
-        path.append(chosen)
+    def has_parts(value: Any) -> bool:
+        return any(isinstance(inner, leaf) and _is_part(str(key)) for key, inner in value.items())
+
+    path = _path(content, has_parts, inner_first=False)
+    if path is None:
+        path = _path(content, has_tensors, inner_first=True)
+    if path is None:
+        raise CheckpointError("has no state dict (names and tensors); give a file with a model's weights")
+    siblings: list[str] = []
+    for chosen in path:
         siblings += [str(key) for key, value in content.items() if key != chosen and has_tensors(value)]
         content = content[chosen]
-    raise CheckpointError("has no state dict (names and tensors); give a file with a model's weights")
+    return content, path, siblings
+
+
+def _path(content: Any, accept: Callable[[Any], bool], *, inner_first: bool) -> list[str] | None:
+    """Return the wrapper keys that lead to the first mapping that is accepted, or None."""
+    failed: dict[int, int] = {}  # mapping -> depth from which it led nowhere; files may refer to one mapping in many places
+
+    def search(value: Any, depth: int) -> list[str] | None:
+        if depth > MAX_DEPTH or not isinstance(value, Mapping) or failed.get(id(value), depth + 1) <= depth:
+            return None
+        accepted = accept(value)
+        if accepted and not inner_first:
+            return []
+        for key in WRAPPER_KEYS:
+            if (path := search(value.get(key), depth + 1)) is not None:
+                return [key, *path]
+        if accepted:
+            return []
+        failed[id(value)] = depth
+        return None
+
+    return search(content, 0)
+
+
+def _is_part(name: str) -> bool:
+    """Return True if a name without the prefixes of wrappers is that of a tensor in one of ALPRO's parts."""
+    for inside in INSIDE:
+        name = name.replace(inside, "")
+    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
+        name = name.removeprefix(prefix)
+    return name.startswith(ALPRO)
 
 
 def _without_prefixes(state: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:

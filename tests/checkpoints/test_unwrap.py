@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from alpro.checkpoints.files import load_checkpoint, save_checkpoint
 from alpro.checkpoints.load import load_model
-from alpro.checkpoints.unwrap import unwrap
+from alpro.checkpoints.unwrap import MAX_DEPTH, WRAPPER_KEYS, unwrap
 from alpro.errors import CheckpointError
 
 ONE = torch.zeros(1)
@@ -42,6 +43,11 @@ def state(prefix: str = "") -> dict[str, Tensor]:
         ({"epoch": 3, **state()}, "no tensors: epoch"),
         ({"state_dict": {**state("model."), "criterion.weight": ONE}}, "outside of the model: criterion.weight"),
         ({"model": state(), "model_ema": {"x": ONE}}, "they have tensors too: model_ema"),
+        ({"model": {"name": "alpro"}, "state_dict": state()}, "under state_dict"),
+        ({"model": {"module": {"name": "alpro"}}, "state_dict": {"model": state()}}, "under state_dict > model"),
+        ({"params": {"lr": 1}, **state()}, "no tensors: params"),
+        ({"params": {"lr": ONE}, **state("module.")}, "'module.'"),
+        ({"model": {"temperature": ONE}, "state_dict": state()}, "they have tensors too: model"),
     ],
 )
 def test_wrappers_are_removed_and_reported(content: Any, noted: str) -> None:
@@ -77,6 +83,16 @@ def test_mapping_that_contains_itself_is_refused() -> None:
     content["model"] = content
     with pytest.raises(CheckpointError, match="no state dict"):
         unwrap(content, Tensor)
+
+
+def test_mapping_that_is_stored_in_many_places_is_searched_once() -> None:
+    content: dict[str, Any] = {"x": 1}
+    for _ in range(MAX_DEPTH):
+        content = dict.fromkeys(WRAPPER_KEYS, content)
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match="no state dict"):
+        unwrap(content, Tensor)
+    assert time.monotonic() - start < 1
 
 
 def test_two_tensors_that_get_one_name_are_refused() -> None:
