@@ -37,7 +37,9 @@ def predict(
     tokenizer: Tokenizer = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Text-video pairs per multimodal batch.")] = None,
     rerank: Annotated[int | None, typer.Option(min=1, help="Score only the K best clips of VTC by VTM.")] = None,
-    count: Annotated[int, typer.Option("--count", "-k", min=1, help="Number of videos for each caption.")] = 10,
+    count: Annotated[
+        int | None, typer.Option("--count", "-k", min=1, help="Number of videos for each caption (default: 10).")
+    ] = None,
     replace: Replace = False,
     recipe: Recipe = None,
     params: ParamsFile = PARAMS,

@@ -37,6 +37,7 @@ from alpro.files.outputs import check_output, new_dir
 from alpro.files.state import state_folder
 
 COPY = "copy the checkpoint again"
+UNUSED = {"qa": ("rerank", "rerank_for", "count"), "retrieval": ("answers",)}  # arguments that a kind of task does not use
 STEP = re.compile(r"model_step_(\w+)\.pt$")
 
 
@@ -74,10 +75,10 @@ def evaluate_checkpoint(
     number), or a directory of our own. `against_full`: also score all pairs, and report how `rerank` changes each metric
     (rerank.json). `features`: folder that keeps encoded videos for later evaluations. `state`: folder of the resume state.
     Arguments left out come from params. Results go to `output`, else into the official output folder, else under
-    results/<task>. Raises ConfigError for an unknown task, and the errors of reading the files.
+    results/<task>. Raises ConfigError for an unknown task or an argument that its kind does not use, and the errors of reading
+    the files.
     """
-    if task not in params.datasets:
-        raise ConfigError(f"--task {task}: recipe {params.recipe} has no such dataset{nearest(task, params.datasets)}")
+    check_arguments(params, task, rerank=rerank, rerank_for=rerank_for, answers=answers)
     resolved = find_checkpoint(checkpoint, step)
     dataset, split = _dataset(params.datasets[task], videos, annotations, params.evaluate[task].split)
     settings = override_settings(
@@ -110,6 +111,17 @@ def evaluate_checkpoint(
         print(f"results: {folder}")
     distributed.barrier()
     return figures
+
+
+def check_arguments(params: Params, task: str, **arguments: Any) -> None:
+    """Raise ConfigError for an unknown task, and for an argument that is given and that evaluations of the task do not use."""
+    if task not in params.datasets:
+        raise ConfigError(f"--task {task}: recipe {params.recipe} has no such dataset{nearest(task, params.datasets)}")
+    kind = params.datasets[task].task
+    given = ", ".join(f"--{name.replace('_', '-')}" for name in UNUSED[kind] if arguments.get(name) is not None)
+    if given:
+        this, other = ("question answering", "retrieval") if kind == "qa" else ("retrieval", "question answering")
+        raise ConfigError(f"{given}: for {other} only, but {task} is {this}; run the command again without it")
 
 
 def _results_folder(base: Path, split: str, step: str) -> Path:

@@ -21,17 +21,25 @@ from alpro.config import Params
 from alpro.data.annotations.queries import Queries, read_queries
 from alpro.data.batches.unreadable import refuse_unreadable
 from alpro.data.media.index import probe_cache_path
-from alpro.errors import ConfigError, OutputError, nearest
+from alpro.errors import OutputError
 from alpro.evaluation.clips import Preprocessing
-from alpro.evaluation.official import find_checkpoint, official_preprocessing, override_settings, tokenizer_folder_of
+from alpro.evaluation.official import (
+    check_arguments,
+    find_checkpoint,
+    official_preprocessing,
+    override_settings,
+    tokenizer_folder_of,
+)
 from alpro.evaluation.qa import QAResult
 from alpro.evaluation.resume import ResumeState
 from alpro.evaluation.retrieval import RetrievalResult
 from alpro.evaluation.run import answer_list, evaluate, load_bundle, rounded
 from alpro.files.atomic import atomic_write
 from alpro.files.outputs import check_file
+from alpro.files.state import state_folder
 
 Rows = list[dict[str, Any]]
+COUNT = 10  # videos for each caption
 
 
 def predict(
@@ -47,36 +55,37 @@ def predict(
     tokenizer: str | Path | None = None,
     batch_size: int | None = None,
     rerank: int | None = None,
-    count: int = 10,
+    count: int | None = None,
     replace: bool = False,
-    state: str | Path = ".state",
+    state: str | Path | None = None,
 ) -> Rows:
     """Write a prediction for each question or caption of a file; return them. All ranks call it, and rank 0 writes.
 
-    Questions: `answer`, its `probability` and the five likeliest answers (`top`). Captions: the `count` best videos with
-    their scores (`top`), None for a score that `rerank` left out. `output` is a .jsonl or .csv file; with `replace` it may
-    exist. Other arguments are those of `evaluate_checkpoint`. A killed run resumes from what it left in `state`. Raises
-    ConfigError for an unknown task, OutputError for an unusable output, and the errors of reading the files.
+    Questions: `answer`, its `probability` and the five likeliest answers (`top`). Captions: the `count` (10) best videos
+    with their scores (`top`), None for a score that `rerank` left out. `output` is a .jsonl or .csv file; with `replace` it
+    may exist. Other arguments are those of `evaluate_checkpoint`. A killed run resumes from what it left in `state`. Raises
+    ConfigError for an unknown task or an argument that its kind does not use, OutputError for an unusable output, and the
+    errors of reading the files.
     """
-    if task not in params.datasets:
-        raise ConfigError(f"--task {task}: recipe {params.recipe} has no such dataset{nearest(task, params.datasets)}")
+    check_arguments(params, task, rerank=rerank, count=count, answers=answers)
+    dataset = params.datasets[task]
     if Path(output).suffix.lower() not in WRITERS:
         raise OutputError(f"{output}: must be a {' or '.join(WRITERS)} file")
     target = check_file(output, replace, annotations, checkpoint)
     resolved = find_checkpoint(checkpoint, step)
-    dataset = params.datasets[task]
     dataset = dataset if videos is None else dataset.model_copy(update={"videos": str(videos)})
     settings = override_settings(params.evaluate[task], batch_pairs=batch_size, rerank=rerank)
     training = params.finetune[task].model_copy(update=official_preprocessing(resolved.training))
     folder = Path(tokenizer) if tokenizer else tokenizer_folder_of(resolved.path, params.text.tokenizer)
     labels = None if dataset.task == "retrieval" else answer_list(resolved.path, dataset, answers)
+    state = state or state_folder()
     queries = read_queries(dataset, Path(annotations))
     refuse_unreadable(queries.records, training.num_frames, training.eval_frames, probe_cache_path(dataset.videos, state))
     bundle = load_bundle(params.model, dataset.task, resolved.path, training.num_frames, folder, labels, params.seed)
     preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size)
     resume = ResumeState(Path(state) / "evaluate" / f"{task}-predict", settings.features)
     result = evaluate(bundle, queries.records, preprocessing, settings, label=f"{task} predict", resume=resume)
-    rows = rounded(answer_rows(result) if isinstance(result, QAResult) else ranking_rows(result, queries, count))
+    rows = rounded(answer_rows(result) if isinstance(result, QAResult) else ranking_rows(result, queries, count or COUNT))
     if distributed.rank() == 0:
         atomic_write(target, WRITERS[target.suffix.lower()](rows))
         resume.done()

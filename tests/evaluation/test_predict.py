@@ -15,9 +15,10 @@ import yaml
 
 from alpro.config import Params
 from alpro.data.batches import clip_frames
-from alpro.errors import DataError, OutputError
+from alpro.errors import ConfigError, DataError, OutputError
 from alpro.evaluation.official import evaluate_checkpoint
 from alpro.evaluation.predict import predict
+from alpro.evaluation.resume import ResumeState
 from tests.training.processes import done, forked, needs_horovod, world
 
 TASKS = ("msvd_qa", "msrvtt_ret")
@@ -149,6 +150,31 @@ def test_output_that_exists_is_kept_unless_replace_is_given(project, tmp_path, r
         (tmp_path / "folder.csv").mkdir()
         run("msvd_qa", file, "folder.csv")
     assert file.read_bytes() == before
+
+
+def test_resume_state_is_in_the_folder_of_the_environment(params, project, tmp_path, monkeypatch) -> None:
+    folder, seen = tmp_path / "elsewhere", []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALPRO_STATE", str(folder))
+    done = ResumeState.done
+    monkeypatch.setattr(ResumeState, "done", lambda self: (seen.extend(folder.rglob("*")), done(self))[1])
+    predict(
+        params, "msvd_qa", project / "models/msvd_qa", annotations=project / "msvd_qa/test.jsonl", output=tmp_path / "a.jsonl"
+    )
+    assert folder / "evaluate" / "msvd_qa-predict" in seen and not (tmp_path / ".state").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "option"), [("msvd_qa", {"rerank": 3}), ("msvd_qa", {"count": 3}), ("msrvtt_ret", {"answers": "answers.json"})]
+)
+def test_option_that_a_task_does_not_use_is_refused(params, project, tmp_path, run, task, option) -> None:
+    with pytest.raises(ConfigError, match=f"^--{next(iter(option))}: for .* only, but {task} is "):
+        run(task, project / task / "test.jsonl", **option)
+    assert not (tmp_path / "out.jsonl").exists()
+    if "count" not in option:
+        with pytest.raises(ConfigError, match="run the command again without it"):
+            evaluate_checkpoint(params, task, project / "models" / task, output=tmp_path / "evaluated", **option)
+        assert not (tmp_path / "evaluated").exists()
 
 
 @pytest.mark.parametrize("answer", [{}, {"answer": None}, {"answer": ""}])
