@@ -78,7 +78,7 @@ def test_pipes_and_unreadable_folders_are_named(tmp_path: Path, monkeypatch: pyt
     scandir = os.scandir
 
     def refuse(path: str) -> object:
-        if path.endswith("closed"):
+        if path.rstrip("/").endswith("closed"):
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
@@ -86,4 +86,6 @@ def test_pipes_and_unreadable_folders_are_named(tmp_path: Path, monkeypatch: pyt
     found = list_files(root)
     assert found.names == ["a.mp4"]
     assert found.left_out == [("closed", "permission denied"), ("pipe.mp4", "is a pipe, not a file")]
-    assert list_files(tmp_path / "none").names == []
+    assert list_files(tmp_path / "none") == listing.Listing()
+    assert list_files(root / "closed").left_out == [(".", "permission denied")]
+    assert list_files(root / "a.mp4").left_out == [(".", "not a directory")]
