@@ -112,7 +112,8 @@ def build(
 ) -> IndexUpdate:
     """Update the index in `folder` with all videos below `videos`; `workers` threads read ahead.
 
-    Unreadable videos are left out and listed in the result. Raises DataError if the folder of videos is missing or has no
+    Unreadable videos are left out and listed in the result. Videos of the index in a folder that cannot be read now are kept.
+    Raises DataError if the folder of videos is missing or has no
     readable video, CheckpointError for a question-answering model, whose features VTC does not align.
     """
     if service.task == "qa":
@@ -124,7 +125,8 @@ def build(
         raise DataError(f"{shown(root)}: {NOT_UTF8}")
     reader = ClipReader(service.model.num_frames, service.frames, service.model.config.image_size, workers=workers)
     old = _open_existing(out)
-    listed, left_out = _list_videos(root, {v.path: v for v in old.videos} if old else {})
+    indexed = {v.path: v for v in old.videos} if old and old.metadata["videos"] == str(root) else {}
+    listed, kept, left_out = _list_videos(root, indexed)
     if not listed:
         raise DataError("\n".join([f"{videos}: contains no videos ({', '.join(VIDEO_EXTENSIONS)})", *left_out]))
     weights = fingerprint.weights(service.model)
@@ -135,8 +137,10 @@ def build(
         features = {v.sha256: f for v, f in zip(old.videos, old.features, strict=True)} if old and same_model else {}
         unreadable, encoded = _encode(service, reader, root, listed, store, features, device, say)
     readable = [video for video in listed if video.sha256 in features]
+    kept = [video for video in kept if video.sha256 in features and store.named(video.sha256).is_file()]
     if not readable:
         raise DataError(f"{videos}: none of its {len(listed)} videos can be read: {unreadable[0]}")
+    readable = sorted([*readable, *kept], key=lambda video: video.path)
     metadata = {
         "format": FORMAT, "videos": str(root), "weights": weights, "tokens": key, "task": service.task,
         "num_frames": reader.num_frames, "frames": reader.strategy, "image_size": reader.image_size,
@@ -144,7 +148,7 @@ def build(
     }  # fmt: skip
     write(out, readable, np.stack([features[video.sha256] for video in readable]), metadata)
     _drop_tokens(out / "tokens", key, {video.sha256 for video in readable})
-    paths = {video.path for video in listed}
+    paths = {video.path for video in [*listed, *kept]}
     removed = sum(video.path not in paths for video in old.videos) if old else 0
     return IndexUpdate(len(readable), encoded, removed, left_out + unreadable)
 
@@ -165,9 +169,10 @@ def _open_existing(folder: Path) -> VideoIndex | None:
     return VideoIndex.open(folder) if (folder / "gallery").is_dir() else None
 
 
-def _list_videos(root: Path, indexed: dict[str, Video]) -> tuple[list[Video], list[str]]:
-    """Return all videos below a folder by path, and messages on files that are left out.
+def _list_videos(root: Path, indexed: dict[str, Video]) -> tuple[list[Video], list[Video], list[str]]:
+    """Return all videos below a folder by path, those of the index that are left out now, and messages on what is left out.
 
+    The second list is for a folder that cannot be read at the moment, such as a link to a disk that is not mounted.
     A file with the same size and time as in the index is not hashed again.
     """
     listing, videos = list_files(root, is_video_name), []
@@ -181,7 +186,10 @@ def _list_videos(root: Path, indexed: dict[str, Video]) -> tuple[list[Video], li
                 videos.append(Video(path, stat.st_size, stat.st_mtime_ns, sha256(root / path)))
         except OSError as error:  # no permission, or removed meanwhile
             listing.leave_out(path, (error.strerror or str(error)).lower())
-    return videos, listing.messages(root)
+    names = {name for name, _ in listing.left_out}
+    below = tuple(f"{name}/" for name in names)
+    kept = [video for video in indexed.values() if video.path in names or video.path.startswith(below)]
+    return videos, kept, listing.messages(root)
 
 
 def _encode(

@@ -203,3 +203,22 @@ def test_bad_names_and_links_never_stop_the_other_videos(service: Service, video
     assert left_out == {r"caf\xe9.mp4", "loop.mp4", "gone.mp4", "up"}
     with pytest.raises(DataError, match="the query has half of a character"):
         Searcher(service, VideoIndex.open(tmp_path / "index")).search("a red \ud83d")
+
+
+def test_videos_of_a_folder_that_is_not_mounted_stay_in_the_index(
+    service: Service, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (videos / "deeper").rename(tmp_path / "disk")
+    (videos / "deeper").symlink_to(tmp_path / "disk")
+    assert build(service, videos, tmp_path / "index").videos == 11
+    before = VideoIndex.open(tmp_path / "index")
+    (tmp_path / "disk").rename(tmp_path / "unmounted")
+    update = build(service, videos, tmp_path / "index")
+    now = VideoIndex.open(tmp_path / "index")
+    assert (update.videos, update.encoded, update.removed) == (11, 0, 0) and "broken link" in update.unreadable[0]
+    assert now.videos == before.videos and np.array_equal(now.features, before.features)
+    (tmp_path / "unmounted").rename(tmp_path / "disk")
+    counts = encoded(service, monkeypatch)
+    assert build(service, videos, tmp_path / "index").encoded == 0 == sum(counts)
+    (videos / "deeper").unlink()
+    assert build(service, videos, tmp_path / "index").removed == 5
