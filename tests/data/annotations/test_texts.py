@@ -260,8 +260,10 @@ def test_an_unknown_key_is_reported_once_with_the_keys_that_count(tmp_path: Path
 
 def test_missing_answers_are_reported_once(tmp_path: Path) -> None:
     rows = [{"split": "train", "video": f"v{n}", "question": "what moves ?"} for n in range(4)]
-    rows[0]["answer"] = "a dog"  # without any, the error is that of hidden answers
-    (fault,) = faults(own(tmp_path / "own.json", json.dumps(rows), "qa"))
+    rows[0]["answer"] = "a dog"  # if no row has one, the answers are taken for hidden
+    with pytest.raises(DataError) as error:
+        read_dataset(own(tmp_path / "own.json", json.dumps(rows), "qa"), "train")
+    (fault,) = str(error.value).splitlines()
     assert "row 2: key 'answer' is missing" in fault and "(and 2 more rows)" in fault
 
 
