@@ -34,11 +34,7 @@ def import_decord() -> Any:
 
 
 def read_with_decord(path: Path, frames: Frames, indices: Sequence[int], size: int | None) -> np.ndarray:
-    """Read frames with decord: (T, H, W, 3) uint8. Raises DataError if it can't read them, or would misplace them.
-
-    In files with open GOPs (common in HEVC) decord's seek may return a frame one or two positions off. The released
-    results were computed this way.
-    """
+    """Read frames with decord: (T, H, W, 3) uint8. Raises DataError if it can't read them, or would misplace them."""
     if not frames.by_decord:
         raise DataError("it would misplace frames of this file")
     decord = import_decord()

@@ -136,7 +136,8 @@ def _suits_decord(path: Path, decoding: _Decoding) -> bool:
     )
     turned = decoding.orientation.exact and (decoding.format == "mov" or decoding.orientation == UPRIGHT)
     timed = timed and decoding.codec != "vp8"  # it has no means to detect damage, which each decoder shows differently
-    return timed and turned and len(decoding.sizes) == 1 and not decoding.hidden and not hides_frames(path)
+    closed = not decoding.leading  # decord returns frames some positions off around an open group of pictures
+    return timed and turned and closed and len(decoding.sizes) == 1 and not decoding.hidden and not hides_frames(path)
 
 
 def _count(decoding: _Decoding) -> int:

@@ -43,6 +43,7 @@ FORMATS = {  # file -> (codec, options)
     "h264.ts": ("libx264", {"bf": "2"}),
     "h264.flv": ("libx264", {"bf": "0"}),
     "h265.mp4": ("libx265", {"x265-params": "keyint=12:open-gop=0:log-level=none"}),
+    "open.mp4": ("libx265", {"x265-params": "keyint=12:open-gop=1:scenecut=0:bframes=3:b-adapt=0:log-level=none"}),
     "mpeg4.mp4": ("mpeg4", {}),
     "mpeg4.avi": ("mpeg4", {}),
     "reordered.avi": ("mpeg4", {"bf": "2"}),

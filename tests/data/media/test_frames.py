@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from alpro.data.media.frames import frame_indices
+from alpro.data.media.read import read_frames
+from alpro.data.media.strict import check_frames
 from alpro.errors import DataError
+from tests.data.media.fuzz import FRAMES, make_sources, picture
 
 SAMPLING = json.loads((Path(__file__).parents[2] / "goldens" / "j_frame_sampling.json").read_text())
 
@@ -58,3 +61,14 @@ def test_head_and_tail_come_from_their_halves():
 def test_clip_without_frames_is_an_error():
     with pytest.raises(DataError, match="no frames"):
         frame_indices(0, 4, "uniform")
+
+
+def test_open_groups_of_pictures_are_not_read_with_decord(tmp_path):
+    path = tmp_path / "open.mp4"
+    path.write_bytes(make_sources(tmp_path)["open.mp4"])
+    frames, _ = check_frames(path)
+    assert (frames.count, frames.by_decord) == (FRAMES, False)
+    for index in range(FRAMES):
+        pixels = read_frames(path, [index], None)[0].astype(int)
+        nearest = min(range(FRAMES), key=lambda number: np.abs(picture(number) - pixels).mean())
+        assert nearest == index
