@@ -39,7 +39,7 @@ def list_files(folder: str | Path, wanted: Callable[[str], bool] = lambda name: 
     """List the files below a folder whose name is `wanted`.
 
     Named instead of listed: names that are not UTF-8, broken links, loops of links, folders that cannot be read or were
-    listed before, and pipes, sockets and devices. The folder itself is named `.`. A missing folder has no files.
+    listed before, and pipes, sockets and devices. The folder itself is named `.`. A missing folder, or a file, has no files.
     """
     root, listing = str(folder), Listing()
     seen: dict[tuple[int, int], str] = {}  # folder's device and inode -> its name below the root
@@ -56,7 +56,7 @@ def list_files(folder: str | Path, wanted: Callable[[str], bool] = lambda name: 
             with os.scandir(os.path.join(root, name)) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            if name or not isinstance(error, FileNotFoundError):
+            if name or not isinstance(error, FileNotFoundError | NotADirectoryError):
                 listing.leave_out(name or ".", _reason(error, os.path.join(root, name)))
             continue
         for entry in found:

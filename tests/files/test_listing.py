@@ -88,4 +88,4 @@ def test_pipes_and_unreadable_folders_are_named(tmp_path: Path, monkeypatch: pyt
     assert found.left_out == [("closed", "permission denied"), ("pipe.mp4", "is a pipe, not a file")]
     assert list_files(tmp_path / "none") == listing.Listing()
     assert list_files(root / "closed").left_out == [(".", "permission denied")]
-    assert list_files(root / "a.mp4").left_out == [(".", "not a directory")]
+    assert list_files(root / "a.mp4") == listing.Listing()
