@@ -12,15 +12,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from alpro.files.state import DEFAULT, state_folder
 from alpro.lineage import LOCKS
 from flows.commands import LONG_S, dvc, environment, output_of
 from flows.form import ParamChanges
 from flows.link_inputs import link_inputs
+from flows.protected import GATE, check, protected
 
 FOLDER = Path(".dvc/tmp/flows")  # ignored by DVC, and on the same disk as its cache
 
@@ -62,35 +60,26 @@ def override(root: Path, overrides: Sequence[str]) -> None:
 
 
 def apply(root: Path, changes: ParamChanges) -> None:
-    """Make a run's changes to params.yaml, except to `gate` and `launch.discovery`.
+    """Make a run's changes to params.yaml, except to the parameters that flows.protected names.
 
-    No run may change the criteria for its own results, or name a program to be started. Raises ValueError if an override is
-    invalid or changes one of these.
+    They may only have the value in params.yaml or in the recipe. Raises ValueError if an override is invalid or sets one of
+    them to something else.
     """
     from dvc.utils.serialize import modify_yaml
 
     file = root / "params.yaml"
-    gate, discovery = _protected(file)
+    committed = protected(file)
     if changes.recipe:
         output_of([sys.executable, "-m", "alpro", "recipe", "use", changes.recipe], root)
         with modify_yaml(file) as params:
-            if gate is None:
-                params.pop("gate", None)
+            if committed[GATE] is None:
+                params.pop(GATE, None)
             else:
-                params["gate"] = gate
+                params[GATE] = committed[GATE]
     if changes.overrides:
+        of_recipe = protected(file)
         override(root, changes.overrides)
-    new_gate, new_discovery = _protected(file)
-    if new_gate != gate:
-        raise ValueError(
-            f"overrides {list(changes.overrides)}: a run cannot change `gate`, by which its results are checked; "
-            "edit params.yaml and commit it instead"
-        )
-    if new_discovery not in (discovery, None):
-        raise ValueError(
-            f"overrides {list(changes.overrides)}: a run cannot change `launch.discovery`, a program that is started; "
-            "edit params.yaml instead"
-        )
+        check(file, changes.overrides, committed, of_recipe)
 
 
 def restore(checkout: Path, root: Path) -> list[str]:
@@ -132,13 +121,6 @@ def _copy_edits(checkout: Path, folder: Path) -> None:
 def _untracked(root: Path, *patterns: str) -> list[str]:
     listed = output_of(["git", "ls-files", "--others", "--exclude-standard", "-z", "--", *patterns], root)
     return list(filter(None, listed.split("\0")))
-
-
-def _protected(file: Path) -> tuple[Any, Any]:
-    """Return `gate` and `launch.discovery` of a parameter file."""
-    params = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    launch = params.get("launch")
-    return params.get("gate"), launch.get("discovery") if isinstance(launch, dict) else launch
 
 
 def _share_cache_and_state(checkout: Path, folder: Path) -> None:

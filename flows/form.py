@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, ParamSpec, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 P = ParamSpec("P")
@@ -65,12 +65,13 @@ class Start(BaseModel):
 
 
 class Machines(BaseModel):
-    """Machines on which Horovod's processes run. Empty: those of params.yaml."""
+    """Number of Horovod's processes. Empty: that of params.yaml, which alone names the hosts."""
+
+    model_config = ConfigDict(extra="forbid")  # a saved `hosts` must not be dropped silently
 
     processes: int | None = Field(
-        None, description="launch.processes: number of processes on all hosts together. Required with hosts.", ge=1
+        None, description="launch.processes: number of processes on all hosts of params.yaml together.", ge=1
     )
-    hosts: str | None = Field(None, description="launch.hosts: name:slots,... Empty: this machine only.")
 
 
 def described(function: Callable[P, R]) -> Callable[P, R]:

@@ -119,14 +119,15 @@ def test_terminated_run_leaves_no_process(scratch: Path, server_home: Path, numb
 
 
 def test_form_fields_become_overrides_and_typed_ones_take_precedence() -> None:
-    changes = to_changes("tiny", ["init.finetune=b.pt"], Start(finetune="a.pt"), Machines(processes=3, hosts="one:1,two:2"))
+    changes = to_changes("tiny", ["init.finetune=b.pt"], Start(finetune="a.pt"), Machines(processes=3))
     assert changes.recipe == "tiny"
     assert changes.overrides == (
         "init.finetune='a.pt'",
         "launch.processes=3",
-        "launch.hosts='one:1,two:2'",
         "init.finetune=b.pt",
     )
+    with pytest.raises(ValueError, match="hosts"):
+        Machines(processes=3, hosts="one:1,two:2")  # type: ignore[call-arg]
     assert not to_changes(None, []) and not to_changes(None, [], Start(), Machines())
 
 

@@ -171,7 +171,36 @@ def test_overrides_cannot_read_the_environment(tmp_path: Path) -> None:
     assert (tmp_path / "params.yaml").read_text() == "recipe: tiny\n"
 
 
-def test_a_run_cannot_name_a_program_to_start(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("launch: {discovery: null}\n")
-    with pytest.raises(ValueError, match=r"a run cannot change `launch.discovery`, a program that is started"):
-        apply(tmp_path, to_changes(None, ["launch.discovery=/bin/ls"]))
+COMMITTED = """\
+launch: {discovery: null, hosts: "one:1,two:1", sample_log: null}
+loader: {cache: .state/frames}
+entities: {tagger: null}
+convert: {fast: {source: a, output: b}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("launch.discovery=/bin/ls", "launch.discovery"),
+        ("launch.hosts='other.example:4'", "launch.hosts"),
+        ("launch={hosts: 'other.example:4'}", "launch.hosts"),
+        ("launch=x", "launch.discovery"),
+        ("entities.tagger=/tmp/pipeline", "entities.tagger"),
+        ("launch.sample_log=/home/me/.bashrc", "launch.sample_log"),
+        ("loader.cache=/home/me", "loader.cache"),
+        ("convert.fast.output=/home/me", "convert.fast.output"),
+        ("+convert.other={source: a, output: /home/me}", "convert.other.output"),
+    ],
+)
+def test_a_run_cannot_name_programs_hosts_or_places_to_write(tmp_path: Path, override: str, name: str) -> None:
+    (tmp_path / "params.yaml").write_text(COMMITTED)
+    with pytest.raises(ValueError, match=f"a run cannot change `{name}`"):
+        apply(tmp_path, to_changes(None, [override]))
+
+
+def test_a_run_may_repeat_or_clear_a_protected_value(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(COMMITTED)
+    apply(tmp_path, to_changes(None, ["launch.hosts='one:1,two:1'", "loader.cache=null", "~convert.fast"]))
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    assert (params["launch"]["hosts"], params["loader"]["cache"], params["convert"]) == ("one:1,two:1", None, {})
