@@ -11,7 +11,7 @@ from typing import Any
 
 PREFIX = re.compile(r"^\[(\d+)\]<(stdout|stderr)>:(.*)$", re.S)  # of a rank's line in horovodrun's output
 GLOO = re.compile(r"\[[\d-]+ [\d:. ]+: [EF] \S*/gloo/")  # Gloo's errors about a lost rank; often before the cause
-NATIVE = re.compile(r"^\s*what\(\):\s*(?:\[enforce fail at [^\]]*\] )?(.+)")  # C++'s word on an exception that nothing caught
+NATIVE = re.compile(r"^\s*what\(\):\s*(?:\[enforce fail at [^\]]*\] )?(.+)")  # C++'s message for an uncaught exception
 CRASHES = {
     128 + number: number.name for number in (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
 }

@@ -9,6 +9,7 @@ ends, the launcher is gone and the rank exits at once, on any host. A rank that 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import socket
@@ -78,9 +79,11 @@ class _Link:
 def greet(connection: socket.socket, lines: BinaryIO, secret: str) -> dict[str, Any] | None:
     """On the launcher's side: return the first message of a rank of this run; None if the other side does not prove the secret.
 
-    Closes nothing, and ends within HANDSHAKE_S.
+    Ends within HANDSHAKE_S, after which the connection is shut down if nothing has been proved.
     """
-    connection.settimeout(HANDSHAKE_S)
+    late = threading.Timer(HANDSHAKE_S, _shut_down, [connection])  # the socket's own limit is for each read alone
+    late.daemon = True
+    late.start()
     challenge = new_nonce().hex()
     try:
         connection.sendall(challenge.encode() + b"\n")
@@ -91,8 +94,14 @@ def greet(connection: socket.socket, lines: BinaryIO, secret: str) -> dict[str, 
         connection.sendall(prove(secret, WELCOME, hello["nonce"]).hex().encode() + b"\n")
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    connection.settimeout(None)
+    finally:
+        late.cancel()
     return {"event": "hello", **hello}
+
+
+def _shut_down(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def start() -> None:

@@ -27,19 +27,18 @@ from typing import Any
 
 from horovod.runner.common.util import hosts as host_lists
 from horovod.runner.common.util import safe_shell_exec
-from horovod.runner.elastic.discovery import HostDiscoveryScript
 from horovod.runner.elastic.rendezvous import PUT_WORKER_ADDRESSES
 from horovod.runner.elastic.settings import ElasticSettings
 from horovod.runner.gloo_run import create_slot_env_vars, launch_gloo_elastic, register_shutdown_event
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
-from horovod.runner.util import network
-from horovod.runner.util.remote import get_remote_command
 
 from alpro.launch import environment, heartbeat, rendezvous, start
 from alpro.launch.diagnosis import HOSTS_CHANGED
 from alpro.launch.proof import prove, proves
+from alpro.launch.remote import Discovery, is_remote, remote_command
 
 SSH_TIMEOUT_S = 10
+REQUEST_S = 30  # limit of each read of a request
 
 
 class SecretRendezvous(RendezvousServer):
@@ -50,7 +49,7 @@ class SecretRendezvous(RendezvousServer):
         self.address, self.secret, self.port = address, secret, 0
 
     def start(self, handler_cls: type[RendezvousHandler] = RendezvousHandler) -> int:
-        """Start to listen; return the port."""
+        """Start listening; return the port."""
         handler = type("ProvenHandler", (_ProvenHandler, handler_cls), {})
         self._httpd = _Server((self.address, 0), handler, 0)
         self._httpd.secret = self.secret
@@ -67,31 +66,41 @@ class _Server(RendezvousHTTPServer):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.used_nonces: set[str] = set()
-        self.refused_hosts: set[str] = set()
+        self.reported_hosts: set[str] = set()
 
     def server_bind(self) -> None:
         """Bind the address without looking up its name, which takes long where the name service does not answer."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report a request that fails in one line and once per host; the default prints a traceback for each."""
+        self.report(client_address[0], f"a request from {client_address[0]} to the rendezvous failed: {sys.exc_info()[1]!r}")
+
+    def report(self, host: str, line: str) -> None:
+        """Report a faulty request, once per host, so that nobody can flood the log."""
+        if host not in self.reported_hosts:
+            self.reported_hosts.add(host)
+            say(f"alpro launch: {line}")
+
 
 class _ProvenHandler(RendezvousHandler):
     """Refuses requests without a proof, and answers with one."""
 
     rfile: Any
+    timeout = REQUEST_S
 
     def parse_request(self) -> bool:
         if not super().parse_request():
             return False
         length = self.headers.get("Content-Length") or "0"
-        body = b""
-        if length.isdigit() and int(length) <= rendezvous.MAX_BODY_BYTES:
-            body = self.rfile.read(int(length))
-        self.rfile = io.BytesIO(body)
+        digest = self.headers.get(rendezvous.DIGEST_HEADER) or ""
         self.nonce = self.headers.get(rendezvous.NONCE_HEADER) or ""
         proof = self.headers.get(rendezvous.PROOF_HEADER)
-        request = (self.nonce, self.command, self.path, body)
-        if not proves(proof, self.server.secret, rendezvous.REQUEST, *request) or not self._is_new_nonce():
+        request = (self.nonce, self.command, self.path, length, digest)
+        # the body is read after the proof, which contains its length and digest
+        proven = proves(proof, self.server.secret, rendezvous.REQUEST, *request) and self._read_body(length, digest)
+        if not proven or not self._is_new_nonce():
             self._refuse("it does not prove this run's secret")
             return False
         _, _, scope = self.path.partition("/")
@@ -99,6 +108,14 @@ class _ProvenHandler(RendezvousHandler):
             self._refuse("ranks do not send such requests")
             return False
         return True
+
+    def _read_body(self, length: str, digest: str) -> bool:
+        """Read the body; return False if it is not the announced one."""
+        if not (length.isascii() and length.isdigit()) or int(length) > rendezvous.MAX_BODY_BYTES:
+            return False
+        body = self.rfile.read(int(length))
+        self.rfile = io.BytesIO(body)
+        return rendezvous.digest(body) == digest
 
     def _is_new_nonce(self) -> bool:
         if self.command == "GET":
@@ -110,9 +127,7 @@ class _ProvenHandler(RendezvousHandler):
 
     def _refuse(self, reason: str) -> None:
         host = self.client_address[0]
-        if host not in self.server.refused_hosts:  # once per host, so that nobody can flood the log
-            self.server.refused_hosts.add(host)
-            say(f"alpro launch: refused a request from {host} to the rendezvous: {reason}")
+        self.server.report(host, f"refused a request from {host} to the rendezvous: {reason}")
         self.send_error(403)
 
     def do_GET(self) -> None:
@@ -159,7 +174,7 @@ class World:
     def run_elastic(self) -> None:
         """Run the processes that the discovery program allows. Exits with a message if too few remain."""
         settings = ElasticSettings(
-            discovery=HostDiscoveryScript(self.options.host_discovery_script, None), num_proc=self.options.np,
+            discovery=Discovery(self.options.host_discovery_script, self.address, say), num_proc=self.options.np,
             min_num_proc=self.options.min_np, max_num_proc=self.options.max_np,
             elastic_timeout=self.options.elastic_timeout, reset_limit=None,
         )  # fmt: skip
@@ -183,7 +198,7 @@ class World:
         """Exit with a message if a host cannot be reached over ssh without a password."""
         for host in filter(is_remote, hosts):
             output = io.StringIO()
-            command = get_remote_command("true", host=host, timeout_s=SSH_TIMEOUT_S)
+            command = remote_command(host, "true", SSH_TIMEOUT_S)
             if safe_shell_exec.execute(f"{command} < /dev/null", stdout=output, stderr=output):
                 sys.exit(f"ssh to {host} failed: {' '.join(output.getvalue().split())}")
 
@@ -191,8 +206,7 @@ class World:
         """Run one process to its end; return its exit code and the time of its end."""
         command = shlex.join([sys.executable, "-I", start.__file__, *self.options.command])
         if is_remote(slot.hostname):
-            local = shlex.quote(f"cd {shlex.quote(os.getcwd())} > /dev/null 2>&1 ; exec {command}")
-            command = get_remote_command(local, host=slot.hostname)
+            command = remote_command(slot.hostname, f"cd {shlex.quote(os.getcwd())} > /dev/null 2>&1 ; exec {command}")
         pipe = self.folder / str(next(self.numbers))
         os.mkfifo(pipe, 0o600)
         threading.Thread(target=self._send_variables, args=(pipe, slot), daemon=True).start()
@@ -222,15 +236,10 @@ class World:
 
 
 class _HostsNews:
-    """Tells the supervisor, through this program's output, that hosts have changed; the supervisor tells the ranks."""
+    """Message to the supervisor, through this program's output, that hosts have changed; the supervisor tells the ranks."""
 
     def notify_hosts_updated(self, timestamp: int, result: Any) -> None:
         say(HOSTS_CHANGED)
-
-
-def is_remote(host: str) -> bool:
-    """Return True if a host name stands for another machine."""
-    return network.resolve_host_address(host) not in network.get_local_host_addresses()
 
 
 def say(line: str) -> None:

@@ -34,7 +34,7 @@ class Listener:
                 connection.sendall(line)
 
     def close(self) -> None:
-        """Stop to listen, and close the connections, so that the ranks end."""
+        """Stop listening, and close the connections, so that the ranks end."""
         self.socket.close()
         for connection in self.connections:
             with contextlib.suppress(OSError):

@@ -1,11 +1,12 @@
 """The rank's side of Horovod's rendezvous, where ranks publish their addresses: every request carries a proof of the secret.
 
 Horovod's own client cannot sign its requests. It sends them to a port of its own process on the loopback interface, which
-answers nobody else, and from there they go to the launcher with a proof. The launcher's side is alpro.launch.horovodrun.
+answers no other process, and from there they go to the launcher with a proof. The launcher's side is alpro.launch.horovodrun.
 """
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import os
 import threading
@@ -15,7 +16,7 @@ from alpro.launch.proof import new_nonce, prove, proves
 from alpro.system import sockets
 
 ADDRESS, PORT = "HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT"
-NONCE_HEADER, PROOF_HEADER = "X-Alpro-Nonce", "X-Alpro-Proof"
+NONCE_HEADER, DIGEST_HEADER, PROOF_HEADER = "X-Alpro-Nonce", "X-Alpro-Digest", "X-Alpro-Proof"
 REQUEST, ANSWER = "rendezvous request", "rendezvous answer"  # what the proofs are for
 MAX_BODY_BYTES = 2**24
 
@@ -28,6 +29,17 @@ def start_relay(secret: str) -> None:
     if _relay is None and ADDRESS in os.environ:
         _relay = Relay((os.environ[ADDRESS], int(os.environ[PORT])), secret)
         os.environ[ADDRESS], os.environ[PORT] = "127.0.0.1", str(_relay.server_address[1])
+
+
+def digest(body: bytes) -> str:
+    """Return the SHA-256 of a request's body, in hexadecimal digits."""
+    return hashlib.sha256(body).hexdigest()
+
+
+def request_headers(secret: str, method: str, path: str, body: bytes, nonce: str) -> dict[str, str]:
+    """Return the headers of a request that proves the secret; they can be checked before the body is read."""
+    proof = prove(secret, REQUEST, nonce, method, path, len(body), digest(body)).hex()
+    return {NONCE_HEADER: nonce, DIGEST_HEADER: digest(body), PROOF_HEADER: proof}
 
 
 def is_remote() -> bool:
@@ -68,10 +80,9 @@ class _RelayHandler(BaseHTTPRequestHandler):
 
     def _ask_launcher(self, body: bytes) -> tuple[int, bytes]:
         secret, nonce = self.server.secret, new_nonce().hex()
-        proof = prove(secret, REQUEST, nonce, self.command, self.path, body).hex()
         connection = http.client.HTTPConnection(*self.server.launcher)  # without a time limit: some answers wait for all ranks
         try:
-            connection.request(self.command, self.path, body, {NONCE_HEADER: nonce, PROOF_HEADER: proof})
+            connection.request(self.command, self.path, body, request_headers(secret, self.command, self.path, body, nonce))
             response = connection.getresponse()
             answer = response.read()
         finally:

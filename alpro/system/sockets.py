@@ -1,4 +1,4 @@
-"""Lists and shuts down this process's open sockets (Linux only; empty elsewhere)."""
+"""Lists and shuts down this process's open sockets; `connections` is empty except on Linux."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import os
 import socket
 from pathlib import Path
+
+import psutil
 
 FOLDER = Path("/proc/self/fd")
 
@@ -35,9 +37,9 @@ def close_connections(sockets: dict[str, int]) -> None:
 
 
 def is_own(address: tuple[str, int]) -> bool:
-    """Return True if this process has a socket with this local address; True where sockets cannot be listed."""
-    if not FOLDER.is_dir():
-        return True
+    """Return True if this process has a socket with this local address (host and port, IPv4)."""
+    if not FOLDER.is_dir():  # not Linux
+        return address in [connection.laddr for connection in psutil.Process().net_connections("tcp4")]
     for descriptor in connections().values():
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
             if connection.family == socket.AF_INET and connection.getsockname() == address:

@@ -139,6 +139,23 @@ def test_rank_talks_only_to_the_launcher(monkeypatch: pytest.MonkeyPatch) -> Non
             heartbeat._Link(f"127.0.0.1:{impostor.getsockname()[1]}:{new_secret()}", 0)
 
 
+def test_stranger_that_sends_a_byte_now_and_then_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "HANDSHAKE_S", 0.5)
+    here, there = socket.socketpair()
+
+    def drip() -> None:
+        with suppress(OSError):
+            while True:
+                there.sendall(b"x")
+                time.sleep(0.1)
+
+    with here, there:
+        threading.Thread(target=drip, daemon=True).start()
+        began_s = time.monotonic()
+        assert heartbeat.greet(here, here.makefile("rb"), new_secret()) is None
+        assert time.monotonic() - began_s < 5
+
+
 def ask(port: int, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> int:
     """Send a request to a rendezvous; return the status of the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
@@ -167,12 +184,12 @@ def test_stranger_gets_nothing_from_the_rendezvous_and_runs_no_code(tmp_path: Pa
         nonce = "00" * 16
 
         def signed(method: str, path: str, body: bytes = b"") -> dict[str, str]:
-            proof = prove(secret, rendezvous.REQUEST, nonce, method, path, body).hex()
-            return {rendezvous.NONCE_HEADER: nonce, rendezvous.PROOF_HEADER: proof}
+            return rendezvous.request_headers(secret, method, path, body, nonce)
 
         assert ask(port, "PUT", "/global/0", b"mine", signed("PUT", "/global/0", b"mine")) == 200
         assert ask(port, "PUT", "/global/0", b"mine", signed("PUT", "/global/0", b"mine")) == 403, "sent a second time"
         assert ask(port, "GET", "/global/0", b"", signed("GET", "/global/1")) == 403, "the proof of another request"
+        assert ask(port, "PUT", "/global/3", b"mine", signed("PUT", "/global/3", b"ours")) == 403, "the proof of another body"
         assert ask(port, "PUT", "/worker_addresses/h:0", trap, signed("PUT", "/worker_addresses/h:0", trap)) == 403
         assert not (tmp_path / "ran").exists()
         pickle.loads(pickle.dumps(Trap(tmp_path / "ran")))  # the trap itself works
@@ -186,6 +203,30 @@ def test_stranger_gets_nothing_from_the_rendezvous_and_runs_no_code(tmp_path: Pa
         assert ask(wrong.server_address[1], "GET", "/global/1") == 502
     finally:
         server.stop()
+
+
+@needs_horovod
+def test_malformed_requests_to_the_rendezvous_are_refused_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    from alpro.launch.horovodrun import SecretRendezvous
+
+    server = SecretRendezvous("127.0.0.1", new_secret())
+    port = server.start()
+    try:
+        for length in ("\u00b2", "-1", "1e3", str(rendezvous.MAX_BODY_BYTES)):  # no body follows, so none may be waited for
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as stranger:
+                stranger.sendall(f"PUT /global/0 HTTP/1.0\r\nContent-Length: {length}\r\n\r\n".encode("latin-1"))
+                assert b" 403 " in stranger.makefile("rb").readline(), length
+        for _ in range(3):
+            try:
+                raise ConnectionResetError("reset")
+            except ConnectionResetError:
+                server._httpd.handle_error(None, ("127.0.0.9", 1))
+    finally:
+        server.stop()
+    output, errors = capfd.readouterr()
+    assert "Traceback" not in errors and len(output.splitlines()) == 2, output
+    assert "alpro launch: refused a request from 127.0.0.1 to the rendezvous: it does not prove" in output
+    assert "alpro launch: a request from 127.0.0.9 to the rendezvous failed: ConnectionResetError('reset')\n" in output
 
 
 def test_relay_answers_its_own_process_only() -> None:

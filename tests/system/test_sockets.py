@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +38,12 @@ def test_closing_ends_only_the_given_connections() -> None:
             assert accepted.recv(1) == b"x"
             accepted.close()
         there.close()
+
+
+@pytest.mark.parametrize("folder", ["/proc/self/fd", "/no-such-folder"])
+def test_only_sockets_of_this_process_are_its_own(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "FOLDER", Path(folder))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        assert sockets.is_own(address)
+    assert not sockets.is_own(address)

@@ -1,0 +1,35 @@
+"""Other hosts: ssh checks their keys, and an elastic world takes only those that can reach it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("horovod", reason="`make setup` builds it")
+
+from alpro.launch.remote import Discovery, remote_command
+
+
+def test_ssh_checks_the_key_of_the_host_and_gets_the_command_as_one_word() -> None:
+    command = "cd '/a b' > /dev/null 2>&1 ; exec run $x"
+    words = shlex.split(remote_command("node1", command, 10))
+    assert words == ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--", "node1", command]
+    assert "StrictHostKeyChecking" not in remote_command("node1", command)
+
+
+@pytest.mark.parametrize(
+    ("address", "taken"), [("127.0.0.1", {"localhost": 2}), ("192.0.2.7", {"localhost": 2, "192.0.2.1": 4})]
+)
+def test_a_world_on_this_machine_alone_refuses_other_hosts(tmp_path: Path, address: str, taken: dict[str, int]) -> None:
+    program = tmp_path / "hosts"
+    program.write_text("#!/bin/sh\nprintf 'localhost:2\\n192.0.2.1:4\\n-oProxyCommand=x:1\\n'\n")
+    program.chmod(0o755)
+    said: list[str] = []
+    discovery = Discovery(str(program), address, said.append)
+    for _ in range(2):
+        assert discovery.find_available_hosts_and_slots() == taken
+    ignored = [line for line in said if "host 192.0.2.1 is ignored: this run started on this machine alone" in line]
+    assert len(ignored) == (address == "127.0.0.1")
+    assert len(said) - len(ignored) == 1 and "'-oProxyCommand=x:1' is ignored" in said[-1]
