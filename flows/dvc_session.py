@@ -34,7 +34,7 @@ def main() -> int:
 
     try:
         print(json.dumps(describe()), flush=True)
-    except DvcException as error:
+    except (DvcException, OSError) as error:
         print(json.dumps({"error": " ".join(str(error).split())}), flush=True)
         return 1
     if not sys.stdin.readline():

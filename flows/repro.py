@@ -91,8 +91,12 @@ class Session:
     def reproduce(self) -> None:
         """Let the session run `dvc repro`."""
         assert self._child.stdin is not None
-        self._child.stdin.write("go\n")
-        self._child.stdin.close()
+        try:
+            self._child.stdin.write("go\n")
+            self._child.stdin.close()
+        except BrokenPipeError:
+            code = self.wait()
+            raise ReproError(f"DVC was ended from outside (exit code {code}); run `make repro` again to continue") from None
 
     def wait(self, timeout_s: float | None = None) -> int:
         """Return the exit code."""
@@ -242,7 +246,13 @@ def _show_results(root: Path) -> None:
 
 
 def _output_of(command: Sequence[str], root: Path) -> Iterable[str]:
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
+    """Return the lines that a short command prints. Raises ReproError if it fails."""
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        name = next((Path(word).name for word in command if word.endswith(".py")), " ".join(command))
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ReproError(f"`{name}` failed: {last}")
+    return done.stdout.splitlines()
 
 
 def _read_durations(root: Path) -> dict[str, dict[str, float]]:
@@ -274,6 +284,9 @@ def main() -> int:
     except AlproError as error:
         print(f"repro: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"repro: {error}; once this is repaired, run `make repro` again to continue", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("repro: interrupted; run `make repro` again to continue", file=sys.stderr)
         return INTERRUPTED

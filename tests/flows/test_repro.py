@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -9,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from flows import repro
+from flows import dvc_session, repro
 from flows.stage_lines import StageLines
 
 REPOSITORY = Path(__file__).parents[2]
@@ -146,6 +148,55 @@ def test_invalid_pipeline_is_reported(project: Path) -> None:
     (project / "dvc.yaml").write_text("stages: 5\n")
     with pytest.raises(repro.ReproError, match=r"dvc\.yaml"):
         repro.run(project, Screen(), "")
+
+
+def _fails_to_clear(root: Path, screen: Screen, edited: str) -> None:
+    repro._output_of([sys.executable, "-c", "raise SystemExit('the lock is held')"], root)
+
+
+def _full_disk(root: Path, screen: Screen, edited: str) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), ".make/repro.log")
+
+
+def _killed_session(root: Path, screen: Screen, edited: str) -> None:
+    with (root / "log").open("w") as log:
+        session = repro.Session(root, log)
+        session._child.kill()
+        session._child.wait()
+        session.reproduce()
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (_fails_to_clear, "failed: the lock is held"),
+        (_full_disk, "No space left on device: '.make/repro.log'; once this is repaired, run `make repro` again"),
+        (_killed_session, "DVC was ended from outside (exit code -9); run `make repro` again to continue"),
+    ],
+)
+def test_failures_outside_the_stages_are_one_line(
+    run: Callable[[Path, Screen, str], None],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(repro, "run", run)
+    assert repro.main() == 1
+    shown = capsys.readouterr().err
+    assert message in shown and len(shown.splitlines()) == 1
+
+
+def test_unreadable_pipeline_is_reported_by_the_session(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreadable() -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "dvc.lock")
+
+    monkeypatch.setattr(dvc_session, "describe", unreadable)
+    assert dvc_session.main() == 1
+    assert json.loads(capsys.readouterr().out) == {"error": "[Errno 13] Permission denied: 'dvc.lock'"}
 
 
 def test_interruption_ends_the_run_with_code_130(project: Path) -> None:
