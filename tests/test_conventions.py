@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+from alpro.data.batches.shared_memory import REMEDY
+
 ROOT = Path(__file__).parents[1]
 FILE_LINES, FUNCTION_LINES, CLASS_LINES = 350, 60, 250
 REASON = re.compile(r"#\s*long:\s*\S+")  # a comment in the file's, function's or class's first lines gives the reason
@@ -58,8 +60,11 @@ def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
     assert [line for path in sources("alpro", "flows", "tools", "benchmarks", "tests") for line in riddles(path)] == []
 
 
-def test_every_documented_container_command_asks_for_shared_memory() -> None:
+def test_every_documented_container_command_asks_for_the_same_shared_memory() -> None:
     """Docker gives 64 MB, which is too little for loader workers."""
     files = [ROOT / "Dockerfile", *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     commands = [line for file in files for line in file.read_text().splitlines() if re.search(r"\b(docker|podman) run\b", line)]
     assert commands and [line for line in commands if "--shm-size" not in line] == []
+    sizes = {file.name: set(re.findall(r"--shm-size[ =](\w+)", file.read_text())) for file in files}
+    advised = set(re.findall(r"--shm-size=(\w+)", REMEDY))
+    assert advised and {name: found for name, found in sizes.items() if found - advised} == {}
