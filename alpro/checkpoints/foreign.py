@@ -75,7 +75,7 @@ def _load_pickle(path: Path) -> Any:
         raise CheckpointError(f"no checkpoint, or a damaged one ({error})") from None
     if nested_keys:
         raise CheckpointError(
-            "refused: it has nested mapping keys, which take for ever to compare; get it from a trusted source"
+            "refused: it has nested mapping keys, which take forever to compare; get it from a trusted source"
         )
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns about pickle protocols before it refuses them

@@ -85,7 +85,7 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.names: set[Name] = set()
-        self.nested_keys = False  # their hash may take for ever
+        self.nested_keys = False  # their hash may take forever
 
     def run(self, opcode: str, argument: Any) -> None:
         if opcode in _LITERALS:

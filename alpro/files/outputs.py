@@ -41,7 +41,7 @@ def check_output(path: str | Path, *sources: str | Path) -> Path:
     """Return the folder that a command may write, with links resolved.
 
     Raises OutputError if it is a file, contains the working directory, is a mount point, contains files that no manifest
-    lists or that were changed since, or if it contains one of `sources` or lies in one of them.
+    lists or that were changed since, or if it contains one of `sources` or is in one of them.
     """
     target = Path(path).expanduser().resolve()
     if target.exists() and not target.is_dir():
@@ -88,7 +88,7 @@ def check_page(path: str | Path, command: str) -> Path:
 
 
 def check_sources(path: str | Path, target: Path, sources: Iterable[str | Path]) -> None:
-    """Raise OutputError if an output folder contains one of the sources or lies in one."""
+    """Raise OutputError if an output folder contains one of the sources or is in one."""
     for source in map(Path, sources):
         real = source.expanduser().resolve()
         if real == target or target in real.parents:

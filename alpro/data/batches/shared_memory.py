@@ -1,7 +1,7 @@
 """Shared memory of loader workers: checked before they start, and a worker that cannot use it ends at once with the reason.
 
 A worker hands a batch over in a file in /dev/shm, from a background thread. If that fails, Python prints the error and drops
-the batch, so the training would wait for it for ever (pytorch/pytorch issue 5040, Docker's default of 64 MB).
+the batch, so the training would wait for it forever (pytorch/pytorch issue 5040, Docker's default of 64 MB).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FailurePipe:
             os.write(self._write_end, line.encode(errors="replace")[:2000])
             os._exit(EXIT_CODE)
 
-        # Python calls this in the thread that failed; the default prints a traceback and goes on
+        # Python calls this in the thread that failed; the default prints a traceback and continues
         multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]
 
     def reason(self) -> str:
