@@ -10,6 +10,7 @@ import torch
 from alpro.checkpoints.files import check_answer_head, load_checkpoint, save_checkpoint
 from alpro.checkpoints.load import LoadReport, Resize, load_model
 from alpro.errors import CheckpointError, nearest
+from alpro.files.names import brief
 from alpro.files.outputs import check_output
 from alpro.models.heads import TASKS, build_model
 
@@ -20,12 +21,17 @@ def describe_checkpoint(path: str | Path, task: str | None = None) -> str:
     Raises CheckpointError for an unknown task or an unreadable checkpoint.
     """
     state, info = load_checkpoint(path)
-    lines = [f"{key:60} {'x'.join(map(str, tensor.shape)) or 'scalar':16} {tensor.dtype}" for key, tensor in state.items()]
+    lines = [
+        f"{brief(key, 120):60} {'x'.join(map(str, tensor.shape)) or 'scalar':16} {tensor.dtype}"
+        for key, tensor in state.items()
+    ]
     with torch.device("meta"):
         model = build_model(_task(info["task"]), seed=None, **_arguments(info))
     lines.append(f"{info['task']} checkpoint, {sum(p.numel() for p in model.parameters()):,} parameters")
     lines += info["unwrapped"]
-    lines.append(", ".join(f"{key} {value}" for key, value in info.items() if isinstance(value, (int, str))))
+    lines.append(
+        ", ".join(f"{brief(key)} {brief(str(value), 200)}" for key, value in info.items() if isinstance(value, (int, str)))
+    )
     if task is not None:
         extra = {"num_answers": info.get("num_answers", 1)} if task == "qa" else {}
         _, _, report = load_model(path, _task(task), **extra)

@@ -21,7 +21,7 @@ MAX_TEXT_TOKENS = 100_000
 def check_task(task: Any) -> None:
     """Raise CheckpointError if a task is not one of the models'."""
     if not isinstance(task, str) or task not in UNUSED_WEIGHTS:
-        raise CheckpointError(f"its task is {task!r}, but must be one of {', '.join(UNUSED_WEIGHTS)}")
+        raise CheckpointError(f"its task is {repr(task)[:80]}, but must be one of {', '.join(UNUSED_WEIGHTS)}")
 
 
 def check_description(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
@@ -40,9 +40,11 @@ def check_description(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> No
     viewing = config.get("viewing", {})
     frames, tokens = viewing.get("frames"), viewing.get("max_text_tokens")
     if frames is not None and frames not in get_args(Strategy):
-        raise CheckpointError(f"{CONFIG}: viewing.frames is {frames!r}, but must be one of {', '.join(get_args(Strategy))}")
+        raise CheckpointError(
+            f"{CONFIG}: viewing.frames is {repr(frames)[:80]}, but must be one of {', '.join(get_args(Strategy))}"
+        )
     if tokens is not None and (type(tokens) is not int or not 0 < tokens <= MAX_TEXT_TOKENS):
-        raise CheckpointError(f"{CONFIG}: viewing.max_text_tokens is {tokens!r}, but must be a positive whole number")
+        raise CheckpointError(f"{CONFIG}: viewing.max_text_tokens is {repr(tokens)[:80]}, but must be a positive whole number")
 
 
 def _check_model(model: Any, sizes: Mapping[str, Any]) -> None:

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from alpro.checkpoints.inert_tensors import AGAIN, ZIP_ERRORS, StoredTensor, damaged, read_inert, scan
-from alpro.checkpoints.layout import CONFIG, WEIGHTS
+from alpro.checkpoints.layout import CONFIG, WEIGHTS, is_zip
 from alpro.checkpoints.unwrap import unwrap
 from alpro.errors import CheckpointError
+from alpro.files.names import brief, some
 
 State = dict[str, Tensor]
-SHOWN = 3  # classes and functions that a message names
+NAMED = 20  # classes and functions that a report names
 EXPANSION = 4  # a zip that claims to hold this many times its size is a bomb; torch compresses nothing
 
 
@@ -41,7 +42,7 @@ def open_weights(path: Path, sanitize: bool = False) -> tuple[State, list[str]]:
             _check_tensor(key, tensor)
             if tensor.is_floating_point():
                 if not tensor.isfinite().all():
-                    raise CheckpointError(f"{key} holds NaN or infinite values; use an earlier checkpoint")
+                    raise CheckpointError(f"{brief(key)} holds NaN or infinite values; use an earlier checkpoint")
                 state[key] = tensor.float()
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
@@ -57,12 +58,14 @@ def _open(path: Path, sanitize: bool) -> tuple[State, list[str]]:
         raise CheckpointError("a web page, not a checkpoint; download the file itself")
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return unwrap(_read_safetensors(path), Tensor)
+    if not is_zip(path) and _has_zip_at_end(path):
+        raise CheckpointError("other data with a zip at its end, which programs read differently; get it from a trusted source")
     if start[:2] == b"PK":
         _check_zip(path)
     if sanitize:
         file_content = read_inert(path)
         found, notes = unwrap(file_content.content, StoredTensor)
-        ignored = f"; not executed: {', '.join(file_content.foreign)}" if file_content.foreign else ""
+        ignored = f"; not executed: {some(file_content.foreign, NAMED)}" if file_content.foreign else ""
         return {key: file_content.load(tensor) for key, tensor in found.items()}, [f"read as data{ignored}", *notes]
     return unwrap(_load_pickle(path), Tensor)
 
@@ -82,11 +85,10 @@ def _load_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling may raise anything
         if names and isinstance(error, pickle.UnpicklingError):
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            reason = f"opening it would run {', '.join(names[:SHOWN])}{more}; nothing was executed"
+            reason = f"opening it would run {some(names)}; nothing was executed"
             advice = f"`alpro weights import {shlex.quote(str(path))} --output FOLDER --sanitize` reads only its tensors"
             raise CheckpointError(f"refused: {reason}; {advice}") from None
-        reason = "no plain tensors" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0][:100]
+        reason = "no plain tensors" if isinstance(error, pickle.UnpicklingError) else brief(str(error).partition("\n")[0], 100)
         raise CheckpointError(f"no checkpoint, or a damaged one ({reason or type(error).__name__}); {AGAIN}") from None
 
 
@@ -115,8 +117,17 @@ def _check_zip(path: Path) -> None:
         raise CheckpointError("its zip expands to far more than its size, unlike torch's; get it from a trusted source")
 
 
+def _has_zip_at_end(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return bool(archive.infolist())
+    except ZIP_ERRORS:
+        return False
+
+
 def _check_tensor(key: str, tensor: Tensor) -> None:
     """Raise CheckpointError for a tensor without plain values, and for one that repeats few values to fill the memory."""
+    key = brief(key)
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
         raise CheckpointError(f"{key}: a sparse, quantized, complex or meta tensor; save it as a plain one")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():

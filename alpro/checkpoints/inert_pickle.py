@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alpro.errors import CheckpointError
+from alpro.files.names import brief
 
 MAX_BYTES = 128 << 20  # of one pickle, without the tensors' values; ALPRO's is 0.3 MB
 MAX_OPCODES = 5_000_000
@@ -72,7 +73,7 @@ def read_pickle(source: io.BytesIO) -> Pickle:
                 return Pickle(machine.pop(), machine.names, machine.nested_keys)
             machine.run(opcode.name, argument)
     except (ValueError, LookupError, TypeError, AttributeError, MemoryError, RecursionError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        reason = brief(" ".join(str(error).split()), 100) or type(error).__name__
         raise CheckpointError(f"its pickle is damaged ({reason})") from None
     raise CheckpointError("its pickle is damaged (no end)")
 

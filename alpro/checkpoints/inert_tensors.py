@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from alpro.checkpoints.inert_pickle import MAX_BYTES, Call, Name, PersistentId, Pickle, read_pickle
+from alpro.checkpoints.layout import is_zip
 from alpro.errors import CheckpointError
+from alpro.files.names import brief
 
 AGAIN = "copy or download it again"
 ZIP_ERRORS = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, LookupError, OverflowError, struct.error)
@@ -99,12 +101,12 @@ def foreign_names(pickle: Pickle) -> list[str]:
 
 def damaged(error: Exception) -> CheckpointError:
     """Return the error for a damaged file, with the reason in one line."""
-    return CheckpointError(f"damaged ({' '.join(str(error).split())[:100] or type(error).__name__}); {AGAIN}")
+    return CheckpointError(f"damaged ({brief(' '.join(str(error).split()), 100) or type(error).__name__}); {AGAIN}")
 
 
 def _open(path: Path) -> _Zip | _Older:
     try:
-        return _Zip(path) if zipfile.is_zipfile(path) else _Older(path)
+        return _Zip(path) if is_zip(path) else _Older(path)
     except ZIP_ERRORS as error:
         raise damaged(error) from None
 

@@ -21,6 +21,7 @@ from alpro.checkpoints import names
 from alpro.checkpoints.files import Info, State, load_checkpoint, task_of_model
 from alpro.config import Model
 from alpro.errors import CheckpointError
+from alpro.files.names import brief, some
 from alpro.models.heads import Alpro, build_model
 from alpro.models.timesformer import resize_grid, resize_time
 
@@ -31,6 +32,7 @@ HINTS = {  # likely cause of a wrong shape, by the end of the name
     "mpm_head.2.weight": "the entity list differs: build the model with the checkpoint's num_entities and entities",
 }
 SHOWN = 6  # differences listed in an error
+MODULES = 20  # modules listed in a report
 
 
 @dataclass
@@ -117,7 +119,7 @@ def fit(
         if (drop and key.startswith(drop)) or (like is None and optional(key)):
             report.dropped.append(key)
         elif like is None:
-            differences.append(f"{key} is unknown to the model")
+            differences.append(f"{brief(key)} is unknown to the model")
         elif tensor.shape == like.shape:
             copies[key] = tensor
         elif (fitted := _resized(key, tensor, like, resize)) is not None:
@@ -127,7 +129,7 @@ def fit(
             report.dropped.append(key)
         else:
             hint = next((f" ({text})" for end, text in HINTS.items() if key.endswith(end)), "")
-            differences.append(f"{key} is {_dims(tensor)}, the model's {_dims(like)}{hint}")
+            differences.append(f"{brief(key)} is {_dims(tensor)}, the model's {_dims(like)}{hint}")
     for key in needed:
         if key in copies or (key in have and key not in report.dropped):
             continue
@@ -197,4 +199,4 @@ def _by_module(keys: list[str]) -> str:
         depth = {"visual_encoder": 3, "text_encoder": 2}.get(key.split(".")[0], 1)
         module = ".".join(key.split(".")[:depth])
         counts[module] = counts.get(module, 0) + 1
-    return ", ".join(f"{module} ({count})" for module, count in counts.items())
+    return some([f"{module} ({count})" for module, count in counts.items()], MODULES)

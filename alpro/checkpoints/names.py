@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from alpro.errors import CheckpointError
+from alpro.files.names import brief, some
 
 # Prefix in models with a masked-language head; prefix in question answering and in LAVIS' files.
 WITH_BERT, WITHOUT_BERT = "text_encoder.bert.", "text_encoder."
@@ -77,7 +78,7 @@ def task_of(keys: Iterable[str]) -> str:
     keys = set(keys)
     heads = {key.split(".")[0] for key in keys}
     if not {"visual_encoder", "text_encoder"} <= heads:
-        examples = f"its names are {', '.join(sorted(keys)[:3])}, ..." if keys else "it is empty"
+        examples = f"its names are {some(sorted(keys))}" if keys else "it is empty"
         raise CheckpointError(f"no ALPRO model: visual_encoder.* or text_encoder.* is missing ({examples})")
     if {"prompter", "mpm_head"} & heads:
         return "pretrain"
@@ -104,7 +105,7 @@ def official(state: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:
         if key not in named:
             named[key] = named[source]
         elif named[key] is not named[source] and not named[key].equal(named[source]):
-            raise CheckpointError(f"{key} and {source} are one tensor in the model but differ in the checkpoint")
+            raise CheckpointError(f"{brief(key)} and {brief(source)} are one tensor in the model but differ in the checkpoint")
     return named
 
 
@@ -146,7 +147,7 @@ def sizes_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
             },
         }
     except (KeyError, ValueError, IndexError) as error:
-        tensor = error.args[0] if error.args else error
+        tensor = brief(str(error.args[0] if error.args else error))
         raise CheckpointError(
             f"incomplete model: {tensor} is missing or has a wrong shape; copy or download it again"
         ) from None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from alpro.errors import CheckpointError
+from alpro.files.names import brief, some
 
 # Keys of the state dict: released code and LAVIS, Lightning, DeepSpeed, PySlowFast, and others.
 WRAPPER_KEYS = ("model", "model_state", "model_state_dict", "state_dict", "module", "net", "weights", "params")
@@ -19,7 +20,6 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
 INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # also in the middle of a name
 ALPRO = ("visual_encoder.", "text_encoder.", "prompter.")
 MAX_DEPTH = 8
-SHOWN = 3
 
 
 def unwrap(content: Any, leaf: type) -> tuple[dict[str, Any], list[str]]:
@@ -33,19 +33,19 @@ def unwrap(content: Any, leaf: type) -> tuple[dict[str, Any], list[str]]:
     if path:
         notes.append(f"unwrapped: the state dict was under {' > '.join(path)}")
     if siblings:
-        notes.append(f"not used, though they have tensors too: {_some(siblings)}")
+        notes.append(f"not used, though they have tensors too: {some(siblings)}")
     state = {str(key): value for key, value in content.items() if isinstance(value, leaf)}
     if others := [str(key) for key, value in content.items() if not isinstance(value, leaf)]:
-        notes.append(f"not used, as they are no tensors: {_some(others)}")
+        notes.append(f"not used, as they are no tensors: {some(others)}")
     short, removed = _without_prefixes(state)
     if len(set(short.values())) < len(short):
         one = next(name for name in short.values() if list(short.values()).count(name) > 1)
-        both = " and ".join(key for key, name in short.items() if name == one)
-        raise CheckpointError(f"{both} are both {one} without the prefixes of wrappers; keep one of them")
+        both = " and ".join(brief(key) for key, name in short.items() if name == one)
+        raise CheckpointError(f"{both} are both {brief(one)} without the prefixes of wrappers; keep one of them")
     if removed:
         notes.append(f"unwrapped: the names began with, or contained, {', '.join(map(repr, removed))}")
     if unused := [key for key in state if key not in short]:
-        notes.append(f"not used, as they are outside of the model: {_some(unused)}")
+        notes.append(f"not used, as they are outside of the model: {some(unused)}")
     return {name: state[key] for key, name in short.items()}, notes
 
 
@@ -124,9 +124,3 @@ def _prefix(names: list[str]) -> str | None:
         if begin and (len(begin) == len(names) or (parts and not any(name.startswith(ALPRO) for name in names))):
             return prefix
     return None
-
-
-def _some(names: list[str]) -> str:
-    """Return up to three of the names, and the number of the others."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control characters, line ends, lone surrogates
@@ -19,6 +20,17 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 def shown(name: str | Path) -> str:
     r"""Return a name on one printable line: `\xe9` for a byte that is not UTF-8, `\n` for a line end."""
     return _UNSHOWN.sub(_escape, str(name))
+
+
+def brief(name: str | Path, length: int = 80) -> str:
+    """Return the first characters of a name that a file may have made long or unprintable, on one printable line."""
+    return shown(str(name)[:length])[:length]
+
+
+def some(names: Sequence[str], count: int = 3) -> str:
+    """Return the first names, each in brief, and the number of the others: `a, b, c and 2 more`."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return f"{', '.join(map(brief, names[:count]))}{more}"
 
 
 def encodable(text: str) -> str:

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from alpro.checkpoints.files import load_checkpoint
 from alpro.checkpoints.foreign import open_weights
 from alpro.checkpoints.inert_pickle import read_pickle
-from alpro.checkpoints.inert_tensors import read_inert
+from alpro.checkpoints.inert_tensors import read_inert, scan
 from alpro.cli.main import app
 from alpro.errors import CheckpointError
 
@@ -293,6 +293,51 @@ def test_pickle_bomb_ends_soon(tmp_path, as_key, sanitize):
     with pytest.raises(CheckpointError):
         open_weights(with_pickle(tmp_path / "x.pt", billion_laughs(as_key)), sanitize)
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("sanitize", [True, False])
+@pytest.mark.parametrize("start", [billion_laughs(as_key=True), b"PK\n0" + billion_laughs(as_key=True)])
+def test_pickle_with_a_zip_at_its_end_is_refused(tmp_path, start, sanitize):
+    """torch reads the pickle, and the zip is harmless: https://bugs.python.org/issue28494."""
+    saved({"a": WEIGHT}, tmp_path / "x.pt")
+    (tmp_path / "y.pt").write_bytes(start + (tmp_path / "x.pt").read_bytes())
+    assert zipfile.is_zipfile(tmp_path / "y.pt")
+    with pytest.raises(CheckpointError, match="a zip at its end"):
+        open_weights(tmp_path / "y.pt", sanitize)
+    assert scan(tmp_path / "y.pt")[1], "the keys of the pickle are checked, as torch would open it"
+
+
+NASTY = "\x1b[2J\nalpro: done\u2028" + "x" * 1000
+
+
+@pytest.mark.parametrize("sanitize", [True, False])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": {NASTY: torch.tensor(float("nan"))}},
+        {NASTY: torch.zeros(1).to_sparse()},
+        {"_orig_mod." + NASTY: WEIGHT, NASTY: WEIGHT},
+        {NASTY: WEIGHT},
+    ],
+)
+def test_names_in_a_file_are_brief_and_printable_in_messages(tmp_path, content, sanitize):
+    saved(content, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError) as caught:
+        open_weights(tmp_path / "x.pt", sanitize)
+        load_checkpoint(tmp_path / "x.pt", sanitize)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 600, str(caught.value)
+
+
+def test_names_in_a_report_are_brief_and_printable(tmp_path):
+    classes = b"".join(b"\x8c\x05mod\x1b[\x8c" + bytes([4]) + f"c{n:03}".encode() + b"\x930" for n in range(300))
+    saved({"visual_encoder.a": WEIGHT, NASTY: 1}, tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as archive:
+        data = archive.read("x/data.pkl")
+        values = archive.read("x/data/0")
+    with_pickle(tmp_path / "y.pt", b"\x80\x04" + classes + data[2:], a__data__0=values)
+    notes = open_weights(tmp_path / "y.pt", sanitize=True)[1]
+    assert all(sentence.isprintable() and len(sentence) < 600 for sentence in notes), notes
+    assert "mod\\x1b[.c000" in notes[0] and "and 280 more" in notes[0]
 
 
 @pytest.mark.parametrize(
