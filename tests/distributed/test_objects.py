@@ -18,20 +18,11 @@ import torch
 
 from alpro.distributed.objects import ARRAY_DTYPES, DTYPES, decode, encode
 from alpro.errors import LaunchError
+from tests.launch.strangers import Trap
 
 
 class Colour(IntEnum):
     RED = 1
-
-
-class Trap:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
 
 
 def same(a: Any, b: Any) -> bool:

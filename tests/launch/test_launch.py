@@ -152,6 +152,16 @@ def test_second_signal_does_not_wait_for_the_ranks() -> None:
         assert not alive
 
 
+def world_whose_rank_1_fails(tmp_path: Path, behaviour: str, message: str) -> tuple[str, str]:
+    """Run a world whose rank 1 fails; check that it is reported with this message. Returns output and errors."""
+    process = world(2, [*WORKER, behaviour, str(tmp_path / "fault")], stderr=subprocess.PIPE)
+    output, errors = ended(process, tmp_path / "fault")
+    assert message in next(line for line in errors.splitlines() if line.startswith("alpro launch: rank 1"))
+    last = output.splitlines()[-1]
+    assert last.startswith("LaunchError: rank 1") and message in last
+    return output, errors
+
+
 @needs_horovod
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -163,13 +173,9 @@ def test_second_signal_does_not_wait_for_the_ranks() -> None:
     ],
 )
 def test_failing_rank_is_reported_first_and_ends_the_others_within_30_s(tmp_path: Path, behaviour: str, message: str) -> None:
-    process = world(2, [*WORKER, behaviour, str(tmp_path / "fault")], stderr=subprocess.PIPE)
-    output, errors = ended(process, tmp_path / "fault")
+    output, errors = world_whose_rank_1_fails(tmp_path, behaviour, message)
     first = first_failure(errors)
     assert first.startswith(("alpro launch: rank 1", "rank 1: ")) and message.removeprefix("failed: ") in first
-    assert message in next(line for line in errors.splitlines() if line.startswith("alpro launch: rank 1"))
-    last = output.splitlines()[-1]
-    assert last.startswith("LaunchError: rank 1") and message in last
     assert "HorovodInternalError" not in output + errors
 
 
@@ -183,11 +189,7 @@ def test_failing_rank_is_reported_first_and_ends_the_others_within_30_s(tmp_path
     ],
 )
 def test_crash_in_native_code_is_reported_with_its_message_or_signal(tmp_path: Path, behaviour: str, message: str) -> None:
-    process = world(2, [*WORKER, behaviour, str(tmp_path / "fault")], stderr=subprocess.PIPE)
-    output, errors = ended(process, tmp_path / "fault")
-    assert message in next(line for line in errors.splitlines() if line.startswith("alpro launch: rank 1"))
-    last = output.splitlines()[-1]
-    assert last.startswith("LaunchError: rank 1") and message in last
+    world_whose_rank_1_fails(tmp_path, behaviour, message)
 
 
 def test_gloo_errors_about_a_lost_rank_come_after_the_cause(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +149,7 @@ def _count(decoding: _Decoding) -> int:
     if count >= expected or decoding.codec == "mpeg4":  # some packets of MPEG-4 only say that nothing changes
         return count
     given = set(decoding.frames)
-    fields = sum(
-        time not in given and previous in decoding.interlaced
-        for previous, time in zip(decoding.packets, decoding.packets[1:], strict=False)
-    )
+    fields = sum(time not in given and previous in decoding.interlaced for previous, time in pairwise(decoding.packets))
     if count + fields == expected:
         return count  # camcorders store the two fields of a frame one after the other
     missing = {time for time in decoding.packets if time is not None} - given
