@@ -33,7 +33,7 @@ TOOLS = Path(__file__).resolve().parent
 SWITCHES = ("cpu", "nccl")
 # What the build needs: torch's headers and libraries, the build tools, and what Horovod's setup.py asks for.
 NEEDS = ("torch", "setuptools", "wheel", "packaging", "cmake", "cffi", "pycparser", "cloudpickle", "psutil", "pyyaml")
-DURATION = {"cpu": "about a minute", "nccl": "several minutes"}
+DURATION = {"cpu": "two to three minutes", "nccl": "several minutes"}
 POLL_S = 0.2
 NOTICE_S = 30
 
@@ -147,7 +147,7 @@ def in_background(python: Path, switch: str) -> Iterator[Future[tuple[Path, bool
 
 
 def wheel(python: Path, switch: str, stop: threading.Event | None = None) -> tuple[Path, bool]:
-    """Return the wheel for that environment's torch, and True if it was built just now (about a minute on 2 cores).
+    """Return the wheel for that environment's torch, and True if it was built just now (two to three minutes on 2 cores).
 
     The wheel is built in a temporary folder and renamed into place, under a lock per key, so that neither a kill nor a
     second build leaves half a wheel. Raises BuildError, and Stopped soon after `stop` is set.

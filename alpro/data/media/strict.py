@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -76,7 +76,7 @@ class _Decoding:
             self.interlaced.add(frame.pts)
         self.sizes.add((frame.width, frame.height))
 
-    def in_order(self, without: set[int | None] = frozenset()) -> bool:  # type: ignore[assignment]
+    def in_order(self, without: Collection[int | None] = ()) -> bool:
         """Return True if all packets but some gave their frame, in the order of distinct times."""
         times = [time for time in self.packets if time is not None]
         if len(set(times)) < len(self.packets):
