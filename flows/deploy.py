@@ -1,8 +1,7 @@
 """Prepares a Prefect server: the work pool, the deployments of prefect.yaml, and an automation that marks dead runs as Crashed.
 
 `python -m flows.deploy` can be run any number of times; PREFECT_API_URL names the server. Changes that users made to the
-deployments in Prefect's pages (schedules, a pause) are kept. `prefect deploy --all` of Prefect 3.8.8 does not work here: it
-creates a worker limit of null, which its server rejects with the newest fastapi, and stops after the first deployment.
+deployments in Prefect's pages (schedules, a pause) are kept.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ from urllib.parse import quote
 from alpro.checks.findings import ANSWER_S, Finding
 from alpro.lineage import repository_problem, user_problem
 
+PREFECT_NEEDED = "3.9.1"  # the first version that refuses a fastapi with which its commands get HTTP 422
+
 
 def check_dvc(root: Path) -> Finding:
     """Check git, DVC and its cache."""
@@ -98,12 +100,12 @@ def check_champions(root: Path) -> Finding:
 
 
 def check_prefect(root: Path) -> Finding:
-    """Check that Prefect can be imported with the installed FastAPI."""
+    """Check that Prefect and the FastAPI beside it are versions whose commands work, and that Prefect can be imported."""
     if importlib.util.find_spec("prefect") is None:
         return Finding("Prefect", "warn", "not installed: no flows", "`make setup`, or pip install 'alpro[pipeline]'")
-    version, fastapi = metadata.version("prefect"), metadata.version("fastapi")
-    if tuple(int(part) for part in fastapi.split(".")[:2]) >= (0, 155):
-        return Finding("Prefect", "fail", f"{version} with fastapi {fastapi}", "flows need fastapi<0.155: `make setup`")
+    if problem := _prefect_problem():
+        return Finding("Prefect", "fail", problem, "`make setup`")
+    version = metadata.version("prefect")
     environment = os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
     answer = subprocess.run(
         [sys.executable, "-c", "import prefect"], cwd=root, capture_output=True, text=True, timeout=ANSWER_S, env=environment
@@ -112,6 +114,21 @@ def check_prefect(root: Path) -> Finding:
         return Finding("Prefect", "fail", f"{version}: {answer.stderr.strip().splitlines()[-1]}", "`make clean setup`")
     server = os.environ.get("PREFECT_API_URL")
     return Finding("Prefect", "ok", f"{version}, {f'server {server}' if server else 'embedded server'}")
+
+
+def _prefect_problem() -> str | None:
+    """Return why Prefect's commands and flows fail with the installed versions, or None."""
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
+    prefect, fastapi = metadata.version("prefect"), metadata.version("fastapi")
+    if Version(prefect) < Version(PREFECT_NEEDED):
+        return f"{prefect}: its commands fail with fastapi {fastapi}; {PREFECT_NEEDED} or later is needed"
+    needed = [Requirement(text) for text in metadata.requires("prefect") or []]
+    for requirement in needed:
+        if requirement.name == "fastapi" and fastapi not in requirement.specifier:
+            return f"{prefect} needs fastapi{requirement.specifier}, but {fastapi} is installed"
+    return None
 
 
 def check_great_expectations(root: Path) -> Finding:

@@ -149,11 +149,14 @@ def test_unreachable_server_is_reported_without_its_password(tmp_path: Path, mon
     assert "secret" not in found.detail
 
 
-def test_fastapi_that_breaks_prefect_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("package", "other"), [("fastapi", "0.154.0"), ("prefect", "3.8.8")])
+def test_versions_with_which_prefects_commands_fail_are_reported(
+    monkeypatch: pytest.MonkeyPatch, package: str, other: str
+) -> None:
     version = metadata.version
-    monkeypatch.setattr(metadata, "version", lambda name: "0.155.1" if name == "fastapi" else version(name))
+    monkeypatch.setattr(metadata, "version", lambda name: other if name == package else version(name))
     found = doctor.CHECKS["Prefect"](ROOT)
-    assert found.status == "fail" and "fastapi" in found.detail
+    assert found.status == "fail" and "fastapi" in found.detail and other in found.detail
 
 
 def test_folder_without_dvc_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
