@@ -35,7 +35,7 @@ RUN apt-get update \
 USER 10001
 WORKDIR /home/alpro/work
 # only the inputs of the environment, so that a change of the code does not install everything again
-COPY --chown=alpro:alpro Makefile pyproject.toml requirements.lock LICENSE ./
+COPY --chown=alpro:alpro Makefile pyproject.toml requirements.lock LICENSE README.md ./
 COPY --chown=alpro:alpro tools tools
 COPY --chown=alpro:alpro alpro/__init__.py alpro/__init__.py
 COPY --chown=alpro:alpro flows/__init__.py flows/__init__.py

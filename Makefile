@@ -50,11 +50,17 @@ test: setup  ## Run the tests, without the slow ones
 test-all: setup  ## Run all tests; those that need a GPU are skipped without one
 	@$(PYTEST) -q -m ''
 
+.PHONY: coverage
+coverage: setup  ## Run the tests as `make test` does, and write which lines they reach to .coverage/html
+	@mkdir -p .coverage
+	@$(PYTEST) -q --cov --cov-report=term --cov-report=html
+
 .PHONY: lint
-lint: setup  ## Check style (ruff) and types (mypy)
+lint: setup  ## Check style (ruff), types (mypy) and spelling (codespell)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/codespell
 
 .PHONY: format
 format: setup  ## Format the code (ruff)
@@ -103,5 +109,5 @@ horovod-gpu:  ## Build Horovod with NCCL, now and in later setups (not tested on
 
 .PHONY: clean
 clean:  ## Remove .venv and caches; results, data and Horovod's wheel stay
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage build *.egg-info
 	@find alpro flows tests tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
