@@ -73,12 +73,14 @@ def publish(
     if metrics := metric_rows(root, names):
         description = f"Metrics of the evaluated splits, in percent. {mlflow.link()}"
         create_table_artifact(metrics, key="results", description=description)
+        for row in metrics:  # one key per evaluation, so that Prefect's page of the key is its history
+            create_table_artifact([row], key=_key("results", row["task"]), description=mlflow.link())
     if text := validation_text(root, names, mlflow, data_docs):
         create_markdown_artifact(text, key="validation", description="Great Expectations")
     create_markdown_artifact(lineage_text(root, experiment, mlflow), key="lineage", description=mlflow.link())
     for stage, file in plots(root, names):
         if address := mlflow.image(stage, file):
-            key = "-".join((stage.split("/")[-1], Path(file).stem)).replace("_", "-").lower()
+            key = _key(stage.split("/")[-1], Path(file).stem)
             create_image_artifact(image_url=address, key=key, description=f"{stage}: {file}")
 
 
@@ -103,8 +105,13 @@ def lineage_text(root: Path, experiment: str | None, mlflow: MlflowRuns) -> str:
 
 
 def gate_key(task: str) -> str:
-    """Return the key of a task's gate artifact; Prefect allows no underscores."""
-    return f"gate-{task.replace('_', '-').lower()}"
+    """Return the key of a task's gate artifact."""
+    return _key("gate", task)
+
+
+def _key(*words: str) -> str:
+    """Return an artifact key of these words; Prefect allows no underscores and no capitals."""
+    return "-".join(words).replace("_", "-").lower()
 
 
 @dataclass(frozen=True, slots=True)

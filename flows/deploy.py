@@ -1,4 +1,4 @@
-"""Prepares a Prefect server: the work pool, the deployments of prefect.yaml, and an automation that marks dead runs as Crashed.
+"""Prepares a Prefect server: the work pool, the deployments of prefect.yaml, and automations for dead and for failed runs.
 
 `python -m flows.deploy` can be run any number of times; PREFECT_API_URL names the server. Changes that users made to the
 deployments in Prefect's pages (schedules, a pause) are kept.
@@ -16,29 +16,33 @@ from uuid import UUID
 import yaml
 
 import flows  # noqa: F401  before Prefect: its environment
+from flows.notify import make_notification, save_automation
 
 POOL = "alpro"
 AUTOMATION = "a run without a sign of life has crashed"
 SILENT_S = 150  # five heartbeats, because a busy machine sends them late
-ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Paused", "Suspended", "Passed", "Promoted", "Refused")
+ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Paused", "Suspended", "AwaitingConcurrencySlot",
+        "Passed", "Promoted", "Refused")  # fmt: skip
 
 
 async def make_pool() -> None:
-    """Create the work pool if it does not exist."""
+    """Create the work pool if it does not exist, and let it run one flow at a time unless it already has a limit."""
     from prefect import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
 
     async with get_client() as client:
         try:
-            await client.read_work_pool(POOL)
+            pool = await client.read_work_pool(POOL)
         except ObjectNotFound:
-            await client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+            await client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=1))
+        else:
+            if pool.concurrency_limit is None:
+                await client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=1))
 
 
-async def make_automation(deployments: Sequence[UUID]) -> None:
+async def make_crash_automation(deployments: Sequence[UUID]) -> None:
     """Create or update the automation that marks a run of these deployments as Crashed if it sends no heartbeats."""
-    from prefect import get_client
     from prefect.automations import Automation
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
@@ -66,13 +70,7 @@ async def make_automation(deployments: Sequence[UUID]) -> None:
             )
         ],
     )
-    async with get_client() as client:
-        existing = await client.read_automations_by_name(AUTOMATION)
-    if existing:
-        crash.id, crash.enabled = existing[0].id, existing[0].enabled
-        await crash.aupdate()
-    else:
-        await crash.acreate()
+    await save_automation(crash)
 
 
 async def deploy(root: Path, entry: dict[str, Any]) -> tuple[str, UUID]:
@@ -95,7 +93,12 @@ async def deploy(root: Path, entry: dict[str, Any]) -> tuple[str, UUID]:
         ]
     description = entry.get("description") or flow.description
     deployment = await flow.ato_deployment(
-        entry["name"], description=description, paused=paused, schedules=schedules, job_variables=pool.get("job_variables")
+        entry["name"],
+        description=description,
+        tags=entry.get("tags"),
+        paused=paused,
+        schedules=schedules,
+        job_variables=pool.get("job_variables"),
     )
     if schedules is None:
         deployment.model_fields_set.discard("schedules")  # otherwise Prefect sends an empty list, which deletes all
@@ -110,7 +113,8 @@ async def deploy_all(root: Path) -> None:
         name, identifier = await deploy(root, entry)
         print(name, flush=True)
         identifiers.append(identifier)
-    await make_automation(identifiers)
+    await make_crash_automation(identifiers)
+    await make_notification(identifiers)
 
 
 if __name__ == "__main__":

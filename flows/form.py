@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, ParamSpec, TypeVar, get_args, get_type_hints
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
@@ -21,8 +23,27 @@ Overrides = Annotated[
     list[str],
     Field(description="Changes to params.yaml, written as for `dvc exp run -S`: finetune.msvd_qa.learning_rate=1e-4"),
 ]
-Task = Annotated[str, Field(description="A dataset of params.yaml: msrvtt_ret, didemo_ret, msrvtt_qa, msvd_qa or your own.")]
-Tasks = Annotated[list[str], Field(description="Run only these datasets, without the report. Empty: all datasets.")]
+
+
+def dataset_names(root: Path) -> list[str]:
+    """Return the datasets that params.yaml or a recipe fine-tunes or evaluates; files that cannot be read are left out."""
+    names: dict[str, None] = {}
+    for path in (root / "params.yaml", *sorted((root / "recipes").glob("*.yaml"))):
+        try:
+            params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):  # reported by the stages; a form without choices still works
+            continue
+        for section in ("finetune", "evaluate"):
+            entries = params.get(section) if isinstance(params, dict) else None
+            names |= dict.fromkeys(entries if isinstance(entries, dict) else ())
+    return [name for name in names if isinstance(name, str)]
+
+
+# The datasets that exist when a deployment is made. Prefect's server refuses others; `make ui` makes the deployments again.
+_NAMES = dataset_names(Path.cwd())
+Dataset = Annotated[str, Field(json_schema_extra={"enum": [*_NAMES]} if _NAMES else None)]
+Task = Annotated[Dataset, Field(description="A dataset of params.yaml or of the recipe.")]
+Tasks = Annotated[list[Dataset], Field(description="Run only these datasets, without the report. Empty: all datasets.")]
 FromStage = Annotated[
     str | None,
     Field(description="Run this stage and all stages after it again, even if nothing has changed: finetune@msvd_qa."),

@@ -9,12 +9,10 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any
 
-from prefect import flow, get_run_logger
-from prefect.runtime import flow_run
+from prefect import flow
 from prefect.states import Completed, State
 from pydantic import Field
 
-from alpro.lineage import main_checkout
 from flows.artifacts import gate_key
 from flows.command_line import main
 from flows.form import (
@@ -32,9 +30,9 @@ from flows.form import (
     described,
     to_changes,
 )
-from flows.run_lock import only_run
 from flows.runner import RunOptions, ask_gate, checkout_folder, run_targets, with_limit
 from flows.stages import EVERYTHING, Outcome
+from flows.waiting import project_lock
 from flows.worker import end_with_worker
 
 
@@ -112,7 +110,7 @@ def promote(
     """Compare a task's candidate with its champion, on the data in the checkout, and promote it if it passes the gate."""
     end_with_worker()
     checkout = checkout_folder()
-    with only_run(main_checkout(checkout), flow_run.name or "run", wait=get_run_logger().warning):
+    with project_lock(checkout):
         passed = with_limit(ask_gate, hours)(task, checkout, dry_run).passed
     name = ("Passed" if dry_run else "Promoted") if passed else "Refused"
     return Completed(name=name, message=f"the checks are in the artifact {gate_key(task)}")

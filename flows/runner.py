@@ -21,14 +21,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.flow_runs import pause_flow_run
 from prefect.runtime import flow_run
 
-from alpro.lineage import main_checkout, repository_problem, user_problem
+from alpro.lineage import repository_problem, user_problem
 from flows import experiment
 from flows.artifacts import GateDecision, MlflowRuns, StageResult, keep_data_docs, publish, publish_gate
 from flows.commands import TOOLS, output_of, stream, stream_json
 from flows.form import ParamChanges
-from flows.run_lock import not_beside_make, only_run
+from flows.run_lock import not_beside_make
 from flows.stages import Outcome, StageFailed, graph, reproduce, short
 from flows.stray_files import find_stray_files, list_names, move_aside
+from flows.waiting import project_lock
 from flows.worker import end_with_worker
 
 PASSED, REFUSED = 0, 1  # exit codes of `alpro promote`
@@ -137,7 +138,7 @@ def run_targets(targets: Sequence[str], changes: ParamChanges, options: RunOptio
     checkout = checkout_folder()
     check_git(checkout, saves_experiment=not options.in_checkout)
     name = flow_run.name or "run"
-    with only_run(main_checkout(checkout), name, wait=log.warning):
+    with project_lock(checkout):
         if options.in_checkout:
             with not_beside_make(checkout):
                 _clean_checkout(checkout, options.stray_files)
@@ -214,7 +215,7 @@ def _promote_when_resumed(checkout: Path, experiment_name: str | None, passed: d
     log.warning("passed the gate: %s; resume this run to make them champions, or cancel it", ", ".join(passed))
     pause_flow_run(timeout=PAUSE_S)
     with ExitStack() as stack:
-        stack.enter_context(only_run(main_checkout(checkout), flow_run.name or "run", wait=log.warning))
+        stack.enter_context(project_lock(checkout, can_restart=False))
         root = checkout
         if experiment_name:
             root = stack.enter_context(experiment.worktree(checkout, experiment_name, saved=True))

@@ -56,4 +56,4 @@ def test_every_list_command_works(tmp_path: Path) -> None:
     failed = {command: one.stdout + one.stderr for command, one in done.items() if one.returncode}
     assert not failed
     assert "pipeline/pipeline" in done["deployment ls"].stdout and "alpro" in done["work-pool ls"].stdout
-    assert "Scheduled" in done["flow-run ls"].stdout
+    assert "SCHEDULED" in done["flow-run ls"].stdout
