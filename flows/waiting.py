@@ -1,8 +1,8 @@
 """The run lock in a flow: a worker's run that finds another run on the project goes back to Prefect's queue.
 
 The work pool has a limit of one run (flows/deploy.py), so a worker's runs wait for each other as Scheduled or Late. The lock is
-for runs that the pool does not know: `python -m flows.pipeline`, and a paused run that was resumed. Limits of deployments are not
-used: Prefect takes such a limit's lease away from a paused run, and then ends the run (`promote=ask`).
+for runs that the pool does not know: `python -m flows.pipeline`, and a paused run that was resumed. Limits of deployments are
+not used: Prefect takes such a limit's lease away from a paused run, and then ends the run (`promote=ask`).
 """
 
 from __future__ import annotations
