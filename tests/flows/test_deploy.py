@@ -88,3 +88,20 @@ def test_second_deployment_keeps_changes_made_in_the_pages(api: str, server_home
     (crash,) = automations
     assert crash.trigger.within == timedelta(seconds=SILENT_S)
     assert set(crash.trigger.match_related["prefect.resource.id"]) == {f"prefect.deployment.{one.id}" for one in again.values()}
+
+
+@pytest.mark.slow  # the server alone needs 10 s
+def test_prefect_deploy_all_makes_the_same_deployments(api: str, server_home: Path) -> None:
+    deploy(api, server_home)
+    first, _ = asyncio.run(read())
+    variables = flow_environment(server_home) | {"PREFECT_API_URL": api}
+    command = [str(Path(sys.executable).with_name("prefect")), "--no-prompt", "deploy", "--all"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    again, _ = asyncio.run(read())
+    assert {name: one.id for name, one in again.items()} == {name: one.id for name, one in first.items()}
+    for name, one in again.items():
+        assert one.tags == first[name].tags and one.tags[0] == "alpro" and one.work_pool_name == "alpro"
+        assert one.parameter_openapi_schema == first[name].parameter_openapi_schema
+    choices = again["finetune"].parameter_openapi_schema["properties"]["task"]["enum"]
+    assert {"msrvtt_ret", "didemo_ret", "msrvtt_qa", "msvd_qa"} <= set(choices)

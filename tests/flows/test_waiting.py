@@ -75,5 +75,6 @@ def test_runs_wait_in_the_queue_and_a_failed_one_is_posted(tmp_path: Path, webho
         assert state(served, first)["name"] == "Failed"
         wait_for(lambda: state(served, second)["name"] == "Failed", "end of the second run")
         wait_for(lambda: len(texts) == 2, "messages")
-    assert "validate" in texts[0] and "Failed" in texts[0] and "stages" in texts[0]
+    assert "validate" in texts[0] and "Failed" in texts[0] and f"/flow-run/{first}" in texts[0]
+    assert "finetune" in texts[1] and f"/flow-run/{second}" in texts[1]
     assert not [log for log in (root / ".prefect").glob("*.log") if "secret-of-the-chat" in log.read_text()]
