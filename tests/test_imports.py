@@ -24,6 +24,7 @@ LAYERS = (
     ("alpro.evaluation",),
     ("alpro.training", "alpro.serving", "alpro.report"),
     ("alpro.search", "alpro.planning", "alpro.registry"),
+    ("alpro.hub",),
     ("alpro.checks",),
     ("alpro.cli",),
     ("flows",),

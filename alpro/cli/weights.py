@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -58,17 +58,39 @@ def weights_import(
     typer.echo(report)
 
 
-@group.command("export", epilog=example_line("weights export models/sample/finetune/msvd_qa msvd_qa.pt"))
+@group.command("export", epilog=example_line("weights export models/sample/finetune/msvd_qa msvd_qa --format hub"))
 def weights_export(
     checkpoint: Source,
-    output: Annotated[Path, typer.Argument(help="The .pt file to write.")],
+    output: Annotated[Path, typer.Argument(help="The .pt file to write; with --format hub, the folder.")],
+    format: Annotated[
+        Literal["official", "hub"],
+        typer.Option(help="A .pt file that the released code loads, or a folder in the layout of the Hugging Face Hub."),
+    ] = "official",
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            "--license", help="Licence of the weights in the model card, as the Hub names it; only with --format hub."
+        ),
+    ] = None,
     replace: Replace = False,
 ) -> None:
-    """Write an official-style .pt file that the released code loads."""
+    """Write a checkpoint for the released code, or for the Hugging Face Hub."""
     from alpro.checkpoints.files import export_official
     from alpro.checkpoints.load import load_model
     from alpro.files.outputs import check_file
 
+    if format == "hub":
+        if replace:
+            raise typer.BadParameter("only with --format official; a folder that this command wrote is replaced anyway",
+                                     param_hint="--replace")  # fmt: skip
+        from alpro.hub.model import export_folder
+
+        export_folder(checkpoint, output, licence)
+        typer.echo(f"{output}: written; load it with alpro.from_pretrained(\"{output}\"), "
+                   f"upload it with `hf upload ORG/NAME {output}`")  # fmt: skip
+        return
+    if licence is not None:
+        raise typer.BadParameter("only with --format hub", param_hint="--license")
     check_file(output, replace, checkpoint)
     model, _, _ = load_model(checkpoint)
     export_official(model, output)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpro.data.media.frames import Strategy
+from alpro.data.text.tokenizer import VOCABULARY_FILES
 from alpro.errors import CheckpointError, DataError
 from alpro.files.names import same_name, text_fault
 
@@ -71,8 +72,7 @@ class Service:
                 raise CheckpointError(f"{checkpoint}: has no answer list; pass its train_ans2label.json")
             answer_list = read_answer_list(Path(answers or checkpoint / "answers.json"))
             check_answer_head(len(answer_list), info["num_answers"])
-        default = checkpoint / "tokenizer" if checkpoint.is_dir() else BERT
-        vocabulary = load_tokenizer(tokenizer or default, model.config.vocab_size)
+        vocabulary = load_tokenizer(tokenizer or tokenizer_folder(checkpoint), model.config.vocab_size)
         viewing = info.get("viewing", {})
         text_tokens = min(max_text_tokens or viewing.get("max_text_tokens", TEXT_TOKENS), model.config.max_positions)
         root = Path(media_root or os.environ.get(MEDIA_ROOT) or ".").resolve()
@@ -163,6 +163,15 @@ class Service:
                 for position, row in enumerate(rows):
                     results[row] = {name: values[position] for name, values in sorted(scores.items())}
         return [results[row] for row in range(len(videos))]
+
+
+def tokenizer_folder(checkpoint: Path) -> Path:
+    """Return the folder with a checkpoint's tokenizer: `tokenizer` in it, itself in the Hub's layout, or BERT's for a file."""
+    if not checkpoint.is_dir():
+        return Path(BERT)
+    own = checkpoint / "tokenizer"
+    is_at_top = any((checkpoint / name).is_file() for name in VOCABULARY_FILES)
+    return checkpoint if is_at_top and not own.is_dir() else own
 
 
 def checked_texts(table: pd.DataFrame, column: str) -> list[str]:
