@@ -23,6 +23,9 @@ export PREFECT_PORT MLFLOW_PORT
 # Files that a user put into a stage's output: keep (move them to .state/kept) or discard; empty: `make repro` stops and lists them.
 EDITED ?=
 export EDITED
+# Folder and port of `make app`.
+VIDEOS ?= data/sample
+APP_PORT ?= 7860
 # Recipe of `make replicate`.
 RECIPE ?= official
 
@@ -74,6 +77,10 @@ doctor: setup  ## Check what works on this machine
 .PHONY: ui
 ui: setup  ## Start Prefect with a worker, and MLflow, with their web pages (PREFECT_PORT=4201, MLFLOW_PORT=5001)
 	@$(BIN)/python -m flows.ui
+
+.PHONY: app
+app: setup  ## Open a web page on your videos (VIDEOS=data/sample) with the models of the registry; APP_PORT=7860
+	@$(ALPRO) app --videos "$(VIDEOS)" --port "$(APP_PORT)"
 
 .PHONY: replicate
 replicate: setup  ## Evaluate every available checkpoint of the paper's tables and fill the README's table (RECIPE=official or paper)

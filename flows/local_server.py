@@ -1,31 +1,10 @@
-"""Prefect's server for this machine only: it answers requests from its own pages and from programs, not from other web sites.
-
-A browser sends requests of any web page to 127.0.0.1, and a page whose own name an attacker points there (DNS rebinding) may
-even read the answers. Prefect's CORS settings only keep other pages from reading. Both kinds of requests are therefore refused
-here, by their `Host` and `Origin` headers, before they reach Prefect.
-"""
+"""Prefect's server for this machine only: it refuses requests of other web sites (see alpro/system/local_requests.py)."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
-from urllib.parse import SplitResult, urlsplit
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+from alpro.system.local_requests import LocalRequests, further_hosts
 
 FACTORY = "flows.local_server:create_app"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-VARIABLE = "UI_HOSTS"  # further names, for example of a reverse proxy: `name,name`
-POLICY_VIOLATION = 1008  # close code of a websocket
-
-
-def further_hosts() -> list[str]:
-    """Return the host names in UI_HOSTS, under which a reverse proxy serves the pages."""
-    return [name.strip().lower() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
 
 
 def mlflow_hosts() -> list[str]:
@@ -41,59 +20,6 @@ def mlflow_hosts() -> list[str]:
 def page_origins(port: int) -> list[str]:
     """Return the origins of Prefect's own pages."""
     return [f"http://{name}:{port}" for name in ("127.0.0.1", "localhost")] + [f"https://{name}" for name in further_hosts()]
-
-
-def refusal(hosts: list[str], origins: list[str], further: Sequence[str] = ()) -> str | None:
-    """Return why a request with these `Host` and `Origin` headers is refused, or None."""
-    if len(hosts) != 1 or len(origins) > 1:
-        return "a request needs one Host header, and at most one Origin header"
-    host = _split(f"//{hosts[0]}")
-    if host is None or host.hostname not in (*LOOPBACK, *further):
-        return f"Host {hosts[0]!r} is not a name of this server; set {VARIABLE} for the name of a reverse proxy"
-    if not origins:
-        return None  # not from a web page
-    origin = _split(origins[0])
-    same_port = origin is not None and (origin.port or 80) == (host.port or 80)
-    if origin is None or not (origin.hostname in further or (origin.hostname in LOOPBACK and same_port)):
-        return f"Origin {origins[0]!r}: requests from pages of other sites are refused"
-    return None
-
-
-def _split(address: str) -> SplitResult | None:
-    """Return the parts of an address, or None if it or its port is invalid."""
-    try:
-        parts = urlsplit(address)
-        return parts if parts.port is None or parts.port > 0 else None
-    except ValueError:
-        return None
-
-
-class LocalRequests:
-    """ASGI application around another one: answers 403 to requests of other web pages and for other hosts."""
-
-    def __init__(self, inner: Application) -> None:
-        self.inner, self.further = inner, further_hosts()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on or refuse it; lifespan events are passed on."""
-        if scope["type"] in ("http", "websocket"):
-            headers = [(name.lower(), value.decode("latin-1")) for name, value in scope["headers"]]
-            hosts, origins = ([value for name, value in headers if name == key] for key in (b"host", b"origin"))
-            if reason := refusal(hosts, origins, self.further):
-                await _refuse(scope["type"], reason, receive, send)
-                return
-        await self.inner(scope, receive, send)
-
-
-async def _refuse(kind: str, reason: str, receive: Receive, send: Send) -> None:
-    if kind == "websocket":
-        await receive()  # its opening
-        await send({"type": "websocket.close", "code": POLICY_VIOLATION})
-        return
-    body = f"{reason}\n".encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def create_app() -> LocalRequests:

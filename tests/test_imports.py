@@ -25,6 +25,8 @@ LAYERS = (
     ("alpro.training", "alpro.serving", "alpro.report"),
     ("alpro.search", "alpro.planning", "alpro.registry"),
     ("alpro.hub",),
+    ("alpro.served",),
+    ("alpro.api", "alpro.app"),
     ("alpro.checks",),
     ("alpro.cli",),
     ("flows",),

@@ -11,7 +11,7 @@ import typer
 from alpro.cli import params  # noqa: F401  # isort: skip
 from alpro.cli import machine, stage  # noqa: F401  # isort: skip
 from alpro.cli import data  # noqa: F401  # isort: skip
-from alpro.cli import train, launch, ask, weights  # noqa: F401  # isort: skip
+from alpro.cli import train, launch, ask, serve, weights  # noqa: F401  # isort: skip
 from alpro.cli import evaluate, predict, report  # noqa: F401  # isort: skip
 from alpro.cli import registry  # noqa: F401  # isort: skip
 from alpro.cli.app import app

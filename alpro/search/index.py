@@ -38,6 +38,7 @@ TOKEN_FILE = re.compile(r"(?P<key>[0-9a-f]{20})/(?P<folder>[0-9a-f]{2})/(?P<dige
 FORMAT = 1
 Features = NDArray[np.float32]
 Say = Callable[[str], None]
+Progress = Callable[[int, int], None]  # videos encoded, videos to encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +109,16 @@ class IndexUpdate:
 
 
 def build(
-    service: Service, videos: str | Path, folder: str | Path, workers: int = 2, say: Say = lambda line: None
+    service: Service,
+    videos: str | Path,
+    folder: str | Path,
+    workers: int = 2,
+    say: Say = lambda line: None,
+    progress: Progress = lambda done, total: None,
 ) -> IndexUpdate:
     """Update the index in `folder` with all videos below `videos`; `workers` threads read ahead.
+
+    `say` is called with a line every 100 videos, `progress` for every video.
 
     Unreadable videos are left out and listed in the result. Videos of the index in a folder that cannot be read now are kept.
     Raises DataError if the folder of videos is missing or has no
@@ -135,7 +143,7 @@ def build(
         store = FeatureStore(out / "tokens" / key)
         same_model = old is not None and old.metadata["weights"] == weights and old.metadata["tokens"] == key
         features = {v.sha256: f for v, f in zip(old.videos, old.features, strict=True)} if old and same_model else {}
-        unreadable, encoded = _encode(service, reader, root, listed, store, features, device, say)
+        unreadable, encoded = _encode(service, reader, root, listed, store, features, device, say, progress)
     readable = [video for video in listed if video.sha256 in features]
     kept = [video for video in kept if video.sha256 in features and store.named(video.sha256).is_file()]
     if not readable:
@@ -194,7 +202,7 @@ def _list_videos(root: Path, indexed: dict[str, Video]) -> tuple[list[Video], li
 
 def _encode(
     service: Service, reader: ClipReader, root: Path, videos: Sequence[Video], store: FeatureStore,
-    features: dict[str, Features], device: Any, say: Say,
+    features: dict[str, Features], device: Any, say: Say, progress: Progress,
 ) -> tuple[list[str], int]:  # fmt: skip
     """Add missing videos to the store and to `features`; return messages on unreadable ones, and the number encoded."""
     model = service.model
@@ -209,6 +217,7 @@ def _encode(
     unreadable: list[str] = []
     records = [Record(video.path, root / video.path) for video in new]
     for done, (video, clip) in enumerate(zip(new, reader.try_full_clips(records), strict=True), 1):
+        progress(done, len(new))
         if isinstance(clip, DataError):
             unreadable.append(str(clip))
             features.pop(video.sha256, None)

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from flows.local_server import LocalRequests, mlflow_hosts, page_origins, refusal
+from alpro.system.local_requests import LocalRequests, refusal
+from flows.local_server import mlflow_hosts, page_origins
 from flows.server import embedded_server
 
 PAGE = "http://127.0.0.1:4200"

@@ -1,0 +1,76 @@
+"""`alpro app`: starts the web page on this machine and stops it in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alpro.served.limits import Limits
+from alpro.served.sources import NamedFile
+from alpro.served.stack import Served, listen, served
+from alpro.served.versions import Role
+from alpro.system.local_requests import Application, LocalRequests
+
+HOST = "127.0.0.1"
+UNUSED_S = 3600.0  # after which an upload is deleted
+# Gradio reads these when it is imported: no statistics, and no look-ups of newer versions.
+QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_MCP_SERVER": "False"}
+
+
+def run(
+    root: Path,
+    videos: str | Path,
+    *,
+    port: int = 7860,
+    files: Sequence[NamedFile] = (),
+    tasks: Mapping[Role, str | None] | None = None,
+    limits: Limits | None = None,
+    timeout_s: float = 60.0,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve the page until SIGTERM or Ctrl-C. `root`: the project; `videos`: the folder below which folders can be chosen.
+
+    Raises ConfigError for a port in use, and the errors of loading the models.
+    """
+    import uvicorn
+
+    listening = listen(HOST, port, "choose another one with --port")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    with (
+        listening,
+        tempfile.TemporaryDirectory(prefix="alpro-app-") as temporary,
+        served(root, videos, files=files, tasks=tasks, limits=limits, say=say) as stack,
+    ):
+        os.environ.update({**QUIET, "GRADIO_TEMP_DIR": f"{temporary}/uploads"})
+        app = create_app(stack, Path(temporary), timeout_s)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5, server_header=False)
+        say(f"http://{HOST}:{listening.getsockname()[1]}")
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def create_app(stack: Served, temporary: Path, timeout_s: float) -> Application:
+    """Return the page as an application that answers this machine only. `temporary`: for copies of clips."""
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from alpro.app.clips import POSTER, ROUTE, ClipLinks
+    from alpro.app.context import Page
+    from alpro.app.page import build_page, style, theme
+    from alpro.served.look import Prompters
+
+    links = ClipLinks(temporary / "copies")
+    page = Page(stack, links, Prompters(stack.root), timeout_s)
+    blocks = build_page(page)
+    blocks.queue(max_size=64, default_concurrency_limit=8)
+    application: Any = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    application.add_route(ROUTE, links.respond, ["GET"])
+    application.add_route(POSTER, links.poster, ["GET"])
+    application = gr.mount_gradio_app(
+        application, blocks, path="/", footer_links=[], run_history=False, show_error=False, ssr_mode=False, mcp_server=False,
+        enable_monitoring=False, pwa=False, max_file_size=stack.limits.upload_bytes, theme=theme(), css=style(),
+    )  # fmt: skip
+    return LocalRequests(application)
