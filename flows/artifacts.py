@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from alpro import lineage
 from alpro.files.state import state_folder
-from flows.stages import Outcome, short
+from flows.stages import Outcome
 
 MLFLOW_PAGE = "ALPRO_MLFLOW_PAGE"  # environment variable: address of MLflow for a browser; set by `make ui`
 
@@ -67,9 +67,9 @@ def publish(
     """Create the run's artifacts from the files of its stages. `data_docs`: path of a failed validation's Data Docs."""
     from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
-    rows = [{"stage": short(r.stage), "outcome": r.outcome, "seconds": f"{r.seconds:.1f}"} for r in results]
+    rows = [{"stage": r.stage, "outcome": r.outcome, "seconds": f"{r.seconds:.1f}"} for r in results]
     create_table_artifact(rows, key="stages", description=f"Saved as experiment `{experiment}`" if experiment else None)
-    names = {short(r.stage) for r in results}
+    names = {r.stage for r in results}
     if metrics := metric_rows(root, names):
         description = f"Metrics of the evaluated splits, in percent. {mlflow.link()}"
         create_table_artifact(metrics, key="results", description=description)
@@ -183,7 +183,7 @@ def keep_data_docs(stage: str, root: Path, checkout: Path) -> str | None:
 
     A run's worktree is removed, so the record is copied to .state/failed; it replaces the dataset's previous one.
     """
-    kind, _, name = short(stage).partition("@")
+    kind, _, name = stage.partition("@")
     record = root / "reports" / "validate" / name
     if not kind.startswith("validate") or not (record / "index.html").is_file():
         return None

@@ -54,7 +54,7 @@ def train_prompter(
 ) -> dict[str, Outcome]:
     """Train the prompter, after the stages that it needs."""
     changes = to_changes(recipe, overrides, start, machines)
-    return run_targets(["stages/dvc.yaml:prompter"], changes, RunOptions(hours=hours))
+    return run_targets(["prompter"], changes, RunOptions(hours=hours))
 
 
 @flow(name="pretrain")
@@ -68,7 +68,7 @@ def pretrain(
 ) -> dict[str, Outcome]:
     """Pre-train the video-language model, after the stages that it needs."""
     changes = to_changes(recipe, overrides, start, machines)
-    return run_targets(["stages/dvc.yaml:pretrain"], changes, RunOptions(hours=hours))
+    return run_targets(["pretrain"], changes, RunOptions(hours=hours))
 
 
 @flow(name="finetune")
@@ -83,7 +83,7 @@ def finetune(
 ) -> dict[str, Outcome]:
     """Fine-tune for one dataset, after the stages that this needs."""
     changes = to_changes(recipe, overrides, start, machines)
-    return run_targets([f"stages/dvc.yaml:finetune@{task}"], changes, RunOptions(hours=hours))
+    return run_targets([f"finetune@{task}"], changes, RunOptions(hours=hours))
 
 
 @flow(name="evaluate")

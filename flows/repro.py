@@ -25,6 +25,7 @@ from alpro.files.json_files import write_json
 from alpro.terminal.console import SafeStream
 from flows.commands import TOOLS, environment
 from flows.stage_lines import StageLines
+from flows.stages import EVERYTHING
 from flows.stray_files import UNFINISHED, prepare_repro, select_stray_files
 
 LOG = Path(".make/repro.log")
@@ -51,7 +52,7 @@ class Session:
     def __init__(self, root: Path, log: IO[str]) -> None:
         self._log = log
         self._child = subprocess.Popen(
-            [sys.executable, "-u", "-P", str(SESSION)],
+            [sys.executable, "-u", "-P", str(SESSION), *EVERYTHING],
             cwd=root,
             env=environment(),
             stdin=subprocess.PIPE,

@@ -27,7 +27,7 @@ from flows.artifacts import GateDecision, MlflowRuns, StageResult, keep_data_doc
 from flows.commands import TOOLS, output_of, stream, stream_json
 from flows.form import ParamChanges
 from flows.run_lock import not_beside_make
-from flows.stages import Outcome, StageFailed, graph, reproduce, short
+from flows.stages import Outcome, StageFailed, graph, reproduce
 from flows.stray_files import find_stray_files, list_names, move_aside
 from flows.waiting import project_lock
 from flows.worker import end_with_worker
@@ -62,13 +62,13 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
 
 
 @task(
-    task_run_name="stage-{name}",
+    task_run_name="stage-{stage}",
     cache_policy=NO_CACHE,
     retries=2,
     retry_delay_seconds=[5, 30],
     retry_condition_fn=_is_transient,
 )
-def run_stage(name: str, stage: str, root: Path, force: bool) -> Outcome:
+def run_stage(stage: str, root: Path, force: bool) -> Outcome:
     """Run one stage with `dvc repro --single-item`; its output is the task's log."""
     return reproduce(stage, root, get_run_logger().info, force)
 
@@ -157,7 +157,7 @@ def run_targets(targets: Sequence[str], changes: ParamChanges, options: RunOptio
             log.info("saved as experiment %s: `dvc exp show`, `dvc exp apply %s`", name, name)
     if options.promote == "ask" and passed:
         _promote_when_resumed(checkout, None if options.in_checkout else name, passed)
-    return {short(result.stage): result.outcome for result in results}
+    return {result.stage: result.outcome for result in results}
 
 
 def _run_stages(checkout: Path, root: Path, targets: Sequence[str], options: RunOptions) -> list[StageResult]:
@@ -172,7 +172,7 @@ def _run_stages(checkout: Path, root: Path, targets: Sequence[str], options: Run
     for stage in plan.order:
         start = time.monotonic()
         try:
-            outcome = with_limit(run_stage, options.hours)(short(stage), stage, root, stage in forced)
+            outcome = with_limit(run_stage, options.hours)(stage, root, stage in forced)
         except Exception as failure:
             results.append(StageResult(stage, "failed", time.monotonic() - start))
             data_docs = keep_data_docs(stage, root, checkout)
@@ -191,7 +191,7 @@ def _finish(root: Path, results: Sequence[StageResult], experiment_name: str | N
     Returns the tasks whose candidates passed the gate but are not the champion yet, with their version numbers.
     """
     log = get_run_logger()
-    names = [short(result.stage) for result in results]
+    names = [result.stage for result in results]
     trains = any(name.partition("@")[0] in TRAINING for name in names)
     finetuned = [name.partition("@")[2] for name in names if name.startswith("finetune@")]
     words = [*(["register"] if trains else ["track", "sync"]), "--candidates", ",".join(finetuned)]

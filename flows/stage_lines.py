@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from flows.commands import LAST_LINES
-from flows.stages import Outcome, short
+from flows.stages import Outcome
 
 # what `dvc repro` prints when it turns to the next stage
 STAGE_LINES: tuple[tuple[re.Pattern[str], Outcome], ...] = (
@@ -58,7 +58,7 @@ class StageLines:
     @property
     def current(self) -> str | None:
         """Name of the stage that is running or being restored."""
-        return short(self._current[0]) if self._current else None
+        return self._current[0] if self._current else None
 
     def line(self, text: str) -> None:
         """Take one line of DVC's output."""
@@ -103,7 +103,7 @@ class StageLines:
             return
         self._print(f"\n{'seconds per stage':<{NAME_WIDTH}} {'seconds':>9} {'share':>9}")
         rest = total_s - sum(entry.seconds for entry in stages)
-        rows = [(short(entry.stage), entry.seconds) for entry in stages]
+        rows = [(entry.stage, entry.seconds) for entry in stages]
         for name, seconds in [*rows, ("checks, MLflow and the rest", rest), ("total", total_s)]:
             self._print(f"{name:<{NAME_WIDTH}} {seconds:>9.1f} {100 * seconds / total_s:>7.0f} %")
 
@@ -116,7 +116,7 @@ class StageLines:
         label = f"{number}/{len(self._stages)}"
         expected = f"{self._expected[stage]:.1f}" if outcome == "ran" and stage in self._expected else "-"
         taken = f"{seconds:.1f}" if outcome != "unchanged" else "-"
-        return f"{label:>{self._number_width}} {short(stage):<{NAME_WIDTH}} {taken:>9} {expected:>9}"
+        return f"{label:>{self._number_width}} {stage:<{NAME_WIDTH}} {taken:>9} {expected:>9}"
 
     def _print(self, text: str) -> None:
         self._write(f"{CLEAR if self._live else ''}{text}\n")

@@ -12,7 +12,7 @@ from alpro.launch.diagnosis import KILLED
 from flows.commands import dvc, output_of, stream
 
 Outcome = Literal["ran", "restored", "unchanged", "failed"]
-EVERYTHING = ("dvc.yaml",)
+EVERYTHING = ("report",)
 # a stage is repeated after these messages: DVC's lock is held for a moment, or a rank was killed and training can resume
 TRANSIENT = (KILLED, "Unable to acquire lock", "is busy, it is being blocked by", "Failed to acquire rwlock")
 # hints that DVC repeats after every stage; they are not logged
@@ -29,7 +29,7 @@ class StageFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Stages by their addresses (`report`, `stages/dvc.yaml:pretrain`), in an order in which they can run."""
+    """Stages by their names in DVC (`pretrain`, `finetune@msvd_qa`), in an order in which they can run."""
 
     order: tuple[str, ...]
     needs: dict[str, frozenset[str]]  # stage -> its direct dependencies
@@ -43,24 +43,18 @@ class Graph:
         return stages
 
     def find(self, name: str) -> str:
-        """Return the address of a stage, given its address or its name. Raises ValueError with the known names."""
-        for address in self.order:
-            if name in (address, short(address)):
-                return address
-        raise ValueError(f"no stage {name!r} in this run; stages: {', '.join(map(short, self.order))}")
+        """Return the name of a stage of this run. Raises ValueError with the known names."""
+        if name not in self.order:
+            raise ValueError(f"no stage {name!r} in this run; stages: {', '.join(self.order)}")
+        return name
 
     def only(self, prefix: str) -> Graph:
         """Return the part of the graph with the stages whose names start with `prefix`, and the stages that they need."""
-        stages = {stage for stage in self.order if short(stage).startswith(prefix)}
+        stages = {stage for stage in self.order if stage.startswith(prefix)}
         for stage in reversed(self.order):
             if stage in stages:
                 stages |= self.needs[stage]
         return Graph(tuple(stage for stage in self.order if stage in stages), self.needs)
-
-
-def short(address: str) -> str:
-    """Return the name in an address: `finetune@msvd_qa` for `stages/dvc.yaml:finetune@msvd_qa`."""
-    return address.rsplit(":", 1)[-1]
 
 
 def graph(root: Path, targets: Sequence[str] = EVERYTHING) -> Graph:
@@ -99,7 +93,7 @@ def reproduce(stage: str, root: Path, log: Callable[[str], object], force: bool 
     code, lines = stream(command, root, lambda line: None if line.strip().startswith(ADVICE) else log(line))
     if code:
         transient = any(text in line for line in lines for text in TRANSIENT)
-        raise StageFailed(f"stage {short(stage)} failed: {_reason(lines, code)}", transient)
+        raise StageFailed(f"stage {stage} failed: {_reason(lines, code)}", transient)
     text = "\n".join(lines)
     if "is cached - skipping run" in text:
         return "restored"

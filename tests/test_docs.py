@@ -21,7 +21,7 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT /
 RELEASED = json.loads((ROOT / "tests/config/released/released.json").read_text())
 SIDES = {name: yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text()) for name in ("official", "paper")}
 CODE = re.compile(r"`([^`]+)`")
-ROOMS = ("recipes/", "tests/", "alpro/", "stages/", "flows/", "Makefile", "dvc.yaml", "pyproject.toml", "requirements.lock")
+ROOMS = ("recipes/", "tests/", "alpro/", "flows/", "Makefile", "dvc.yaml", "pyproject.toml", "requirements.lock")
 
 
 def table(page: str, first: str) -> list[list[str]]:
@@ -176,9 +176,7 @@ def test_make_targets_of_the_docs_exist() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_stages_paths_and_parameters_in_a_row_exist(row: list[str]) -> None:
-    stages: dict[str, Any] = {}
-    for file in ("dvc.yaml", "stages/dvc.yaml"):
-        stages |= yaml.safe_load((ROOT / file).read_text())["stages"]
+    stages: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for stage in re.findall(r"stage `([^`]+)`", row[1]):
         name, _, item = stage.partition("@")
         assert name in stages and (not item or item in SIDES["official"]["datasets"])

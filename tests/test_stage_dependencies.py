@@ -46,12 +46,9 @@ UNUSED = {
 
 
 def stages() -> dict[str, dict[str, Any]]:
-    """Return the stages of both files by name; of a group with `foreach`, its template."""
-    read = {}
-    for file in ("dvc.yaml", "stages/dvc.yaml"):
-        for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items():
-            read[name] = stage.get("do", stage)
-    return read
+    """Return the stages by name; of a group with `foreach`, its template."""
+    read = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return {name: stage.get("do", stage) for name, stage in read.items()}
 
 
 def packages_of(module: str) -> set[str]:

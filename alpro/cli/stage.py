@@ -18,8 +18,11 @@ def stage(
 ) -> None:
     """Run the command of one stage, with the values of params.yaml. `dvc repro` calls this."""
     from alpro.config import load
-    from alpro.config.pipeline import stage_command
+    from alpro.config.pipeline import NEEDED, stage_command, unneeded_output
 
-    words = stage_command(load(params), name)
+    loaded = load(params)
+    words = stage_command(loaded, name)
+    if output := unneeded_output(loaded, name):
+        typer.echo(f"the report does not need {output}; if this is not what you want, stop and run {NEEDED}", err=True)
     typer.echo(f"> alpro {shlex.join(words)}", err=True)
     raise typer.Exit(app(words, standalone_mode=False) or 0)

@@ -7,16 +7,19 @@ from collections.abc import Mapping
 from alpro.config import Params
 from alpro.errors import ConfigError, nearest
 
+NEEDED = "`dvc repro report`, which leaves out what the report does not need"
+
 
 def stage_command(params: Params, address: str) -> list[str]:
-    """Return the words of the `alpro` command that a stage of dvc.yaml or stages/dvc.yaml runs.
+    """Return the words of the `alpro` command that a stage of dvc.yaml runs.
 
-    `address` is the stage's name in DVC: `report`, `evaluate@msvd_qa`, `stages/dvc.yaml:pretrain`. The commands in those files
-    are constant and take no value from params.yaml, because DVC would put it into a shell command without quotes.
+    `address` is the stage's name in DVC: `report`, `evaluate@msvd_qa`, or from another folder `../dvc.yaml:report`. The
+    commands in that file are constant and take no value from params.yaml, because DVC would put it into a shell command
+    without quotes.
 
-    Raises ConfigError for a stage or a key that params.yaml does not have.
+    Raises ConfigError for a stage or a key that params.yaml does not have, and for the sample of a recipe that has none.
     """
-    name, _, key = address.rsplit(":", 1)[-1].partition("@")
+    name, key = _name_and_key(address)
     models, init, train = f"models/{params.recipe}", params.init, ["launch", "--", "train", name]
     single = {
         "sample": ["data", "sample"],
@@ -36,12 +39,20 @@ def stage_command(params: Params, address: str) -> list[str]:
         "zeroshot": params.zeroshot,
     }
     if name in single and not key:
+        if name == "sample" and params.sample is None:
+            raise ConfigError(f"recipe {params.recipe} reads real data and has no `sample`: run {NEEDED}")
         return single[name]
     if name not in sections:
         raise ConfigError(f"there is no stage {address!r}{nearest(name, [*single, *sections])}")
     if key not in sections[name]:
         raise ConfigError(f"there is no stage {address!r}: params.yaml has no {name}@{key}{nearest(key, sections[name])}")
     return _keyed_command(params, name, key)
+
+
+def _name_and_key(address: str) -> tuple[str, str]:
+    """Split `../dvc.yaml:evaluate@msvd_qa` into evaluate and msvd_qa."""
+    name, _, key = address.rsplit(":", 1)[-1].partition("@")
+    return name, key
 
 
 def _keyed_command(params: Params, name: str, key: str) -> list[str]:
@@ -59,6 +70,15 @@ def _keyed_command(params: Params, name: str, key: str) -> list[str]:
         "evaluate": [*evaluate, f"--record=reports/evaluate/{key}"],
         "zeroshot": [*evaluate, "--zero-shot", f"--record=reports/evaluate/{key}_zeroshot"],
     }[name]  # fmt: skip
+
+
+def unneeded_output(params: Params, address: str) -> str | None:
+    """Return the checkpoint folder of a training stage if no stage that the report needs reads it, else None."""
+    name, key = _name_and_key(address)
+    if name not in ("prompter", "pretrain", "finetune"):
+        return None
+    output = f"models/{params.recipe}/{name}{f'/{key}' if key else ''}"
+    return None if output in pipeline_outputs(params) else output
 
 
 def pipeline_outputs(params: Params) -> set[str]:

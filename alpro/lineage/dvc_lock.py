@@ -1,4 +1,4 @@
-"""Reads dvc.lock and stages/dvc.lock: the hashes of every stage's inputs and outputs, and its parameters."""
+"""Reads dvc.lock: the hashes of every stage's inputs and outputs, and its parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 from alpro.errors import TrackingError
 from alpro.lineage.git import show_file
 
-LOCKS = ("dvc.lock", "stages/dvc.lock")
+LOCKS = ("dvc.lock",)
 
 
 @dataclass(frozen=True)

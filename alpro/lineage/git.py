@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-CODE = ("alpro", "flows", "stages", "recipes", "dvc.yaml", "dvc.lock", "params.yaml", "pyproject.toml")
+CODE = ("alpro", "flows", "recipes", "dvc.yaml", "dvc.lock", "params.yaml", "pyproject.toml")
 """Paths that a result depends on. A state is clean if a commit contains exactly these."""
 
-PIPELINE = ("dvc.yaml", "params.yaml", "dvc.lock", "stages/dvc.lock")
+PIPELINE = ("dvc.yaml", "params.yaml", "dvc.lock")
 TEMPORARY = (".dvc", "tmp", "exps")  # folder in which `dvc exp run --temp` and `--queue` create small repositories
 EXPERIMENT_DEPTH = 4  # slashes in refs/exps/AB/CDEF.../NAME
 

@@ -56,7 +56,7 @@ def show_report(params: Params, root: str | Path = ROOT) -> None:
     print(f"report      {root / 'index.html'}")
     print(f"data docs   {root / 'validate'}/*/index.html")
     print(f"runs        {_program('mlflow')} ui --backend-store-uri {shlex.quote(store_uri())}")
-    if locks := " ".join(name for name in LOCKS if Path(name).exists()):  # stages/dvc.lock is missing if nothing was trained
+    if locks := " ".join(name for name in LOCKS if Path(name).exists()):
         print(f"keep them   git add {locks} && git commit -m 'Results of recipe {params.recipe}'")
 
 

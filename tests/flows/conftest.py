@@ -1,4 +1,4 @@
-"""A small DVC repository with cheap stages: dvc.yaml has those that always run, stages/dvc.yaml those that run if needed."""
+"""A small DVC repository with cheap stages."""
 
 from __future__ import annotations
 
@@ -27,8 +27,23 @@ finetune:
   a: {lr: 0.5}
   b: {lr: 0.25}
 """
-ALWAYS = """\
+PIPELINE = """\
 stages:
+  unneeded:
+    cmd: echo > unneeded.txt
+    outs: [unneeded.txt]
+  pretrain:
+    cmd: echo "the loss is ${lr}"; mkdir -p models; echo ${lr} > models/pretrain; echo x >> pretrained
+    params: [lr]
+    outs: [models/pretrain]
+  finetune:
+    foreach: ${finetune}
+    do:
+      cmd: >-
+        mkdir -p models/ft; echo '{"r1": ${item.lr}}' > models/ft/${key}
+      deps: [models/pretrain]
+      params: ["finetune.${key}"]
+      outs: ["models/ft/${key}"]
   evaluate:
     foreach: ${finetune}
     do:
@@ -41,28 +56,6 @@ stages:
     cmd: cat reports/evaluate/*/metrics.json > summary.txt
     deps: [reports/evaluate]
     outs: [summary.txt]
-"""
-ON_DEMAND = """\
-vars: [../params.yaml]
-stages:
-  unneeded:
-    wdir: ..
-    cmd: echo > unneeded.txt
-    outs: [unneeded.txt]
-  pretrain:
-    wdir: ..
-    cmd: echo "the loss is ${lr}"; mkdir -p models; echo ${lr} > models/pretrain; echo x >> pretrained
-    params: [lr]
-    outs: [models/pretrain]
-  finetune:
-    foreach: ${finetune}
-    do:
-      wdir: ..
-      cmd: >-
-        mkdir -p models/ft; echo '{"r1": ${item.lr}}' > models/ft/${key}
-      deps: [models/pretrain]
-      params: ["finetune.${key}"]
-      outs: ["models/ft/${key}"]
 """
 # output of `alpro register --json` without new runs or versions
 NOTHING_NEW = """{
@@ -93,8 +86,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "project"
     files = {
         "params.yaml": PARAMS,
-        "dvc.yaml": ALWAYS,
-        "stages/dvc.yaml": ON_DEMAND,
+        "dvc.yaml": PIPELINE,
         "alpro/__init__.py": "",
         "alpro/__main__.py": COMMAND_LINE,
         ".gitignore": "/.prefect/\n/.make/\n/.state/\n/pretrained\n__pycache__/\n",

@@ -20,7 +20,7 @@ from flows import dvc_session, repro
 from flows.stage_lines import StageLines
 
 REPOSITORY = Path(__file__).parents[2]
-STAGES = ["stages/dvc.yaml:pretrain", "stages/dvc.yaml:finetune@a", "report"]
+STAGES = ["pretrain", "finetune@a", "report"]
 
 
 class Screen(io.StringIO):
@@ -52,10 +52,10 @@ def shown(screen: Screen) -> list[str]:
 def test_each_stage_has_one_line_with_number_seconds_and_expected_seconds() -> None:
     screen, clock = Screen(), Clock()
     lines = StageLines(screen, STAGES, {STAGES[0]: 8.5}, clock)
-    lines.line("Running stage 'stages/dvc.yaml:pretrain':")
+    lines.line("Running stage 'pretrain':")
     lines.line("> python -m alpro")
     clock.now = 9.0
-    lines.line("Stage 'stages/dvc.yaml:finetune@a' is cached - skipping run, checking out outputs")
+    lines.line("Stage 'finetune@a' is cached - skipping run, checking out outputs")
     clock.now = 9.5
     lines.line("Stage 'report' didn't change, skipping")
     lines.finish()
@@ -82,7 +82,7 @@ def test_running_stage_is_updated_on_a_terminal_and_mentioned_once_a_minute_in_a
     for terminal, expected in ((True, 130), (False, 2)):
         screen, clock = Screen(terminal), Clock()
         lines = StageLines(screen, STAGES, {}, clock)
-        lines.line("Running stage 'stages/dvc.yaml:pretrain':")
+        lines.line("Running stage 'pretrain':")
         for clock.now in range(1, 131):
             lines.tick()
         assert screen.getvalue().count("pretrain") == expected
@@ -111,7 +111,7 @@ def test_run_shows_stages_and_logs_the_rest(project: Path) -> None:
     assert (project / ".make/verbs").read_text() == "track sync\n", "MLflow is not asked again if nothing changed"
     durations = json.loads((project / repro.DURATIONS).read_text())["tiny"]
     assert set(durations) == {
-        *("stages/dvc.yaml:pretrain", "stages/dvc.yaml:finetune@a", "stages/dvc.yaml:finetune@b"),
+        *("pretrain", "finetune@a", "finetune@b"),
         *("evaluate@a", "evaluate@b", "report"),
     }
 

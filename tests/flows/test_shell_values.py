@@ -61,8 +61,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(f"{variable}_NAME", "t")
         monkeypatch.setenv(f"{variable}_EMAIL", "t@t")
     run("git", "clone", "-q", "--no-hardlinks", str(REPOSITORY), str(root), cwd=tmp_path)
-    for name in ("dvc.yaml", "stages/dvc.yaml"):  # also those of uncommitted work
-        shutil.copy(REPOSITORY / name, root / name)
+    shutil.copy(REPOSITORY / "dvc.yaml", root / "dvc.yaml")  # also uncommitted work
     shutil.copy(root / "recipes/tiny.yaml", root / "params.yaml")
     for folder in ("data/sample/msvd_qa/txt", "data/sample/msvd_qa/videos", "models/tiny/text", "models/tiny/validated"):
         (root / folder).mkdir(parents=True)
@@ -92,18 +91,18 @@ def test_dvc_starts_no_command_of_an_edited_params_yaml(project: Path, payload: 
     single = ("repro", "--single-item", "--force")
     before = (project / "params.yaml").read_text()
     change(project, recipe=payload)
-    output = dvc(project, *single, "stages/dvc.yaml:text")
+    output = dvc(project, *single, "text")
     assert 'python -m alpro stage "$DVC_STAGE"' in output or payload in PAYLOADS["newline"], output
     (project / "params.yaml").write_text(before)
     if not payload.startswith(("/", "..")):
         (project / payload).mkdir(parents=True)
         (project / payload / "weights").write_text("x")
     change(project, init={"finetune": payload})
-    dvc(project, *single, "stages/dvc.yaml:finetune@msvd_qa")
+    dvc(project, *single, "finetune@msvd_qa")
     (project / "params.yaml").write_text(before)
     params = yaml.safe_load(before)
     change(project, **{section: {payload: params[section]["msvd_qa"]} for section in ("datasets", "finetune", "evaluate")})
-    dvc(project, *single, "stages/dvc.yaml:finetune@" + payload, "validate@" + payload)
+    dvc(project, *single, "finetune@" + payload, "validate@" + payload)
     assert not (project / MARKER).exists()
 
 
@@ -126,7 +125,7 @@ def test_a_checkpoint_in_a_folder_with_spaces_and_quotes_reaches_its_stage(proje
     (project / path).mkdir(parents=True)
     (project / path / "weights").write_text("x")
     change(project, init={"finetune": path}, launch={"processes": 1})
-    output = dvc(project, "repro", "--single-item", "--force", "stages/dvc.yaml:finetune@msvd_qa")
+    output = dvc(project, "repro", "--single-item", "--force", "finetune@msvd_qa")
     assert f"> alpro launch -- train finetune --task=msvd_qa {shlex.quote(f'--init={path}')} --output=models/tiny" in output
     assert "Got unexpected extra argument" not in output
 
@@ -134,7 +133,7 @@ def test_a_checkpoint_in_a_folder_with_spaces_and_quotes_reaches_its_stage(proje
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["semicolon", "single quote", "dollar", "backticks", "dash", "up"])
 def test_dvc_exp_run_starts_no_command_of_an_override(project: Path, name: str) -> None:
-    words = ["exp", "run", "--single-item", "--force", "-S", f"recipe={json.dumps(PAYLOADS[name])}", "stages/dvc.yaml:text"]
+    words = ["exp", "run", "--single-item", "--force", "-S", f"recipe={json.dumps(PAYLOADS[name])}", "text"]
     output = dvc(project, *words)
     assert "is not a valid name" in output or "Error" in output or "ERROR" in output, output
     assert not (project / MARKER).exists()

@@ -26,20 +26,18 @@ from .conftest import DVC, PARAMS, REPOSITORY, commit, run, wait_for
 def test_stages_are_in_dvcs_order_without_unneeded_ones(scratch: Path) -> None:
     plan = graph(scratch)
     assert plan.order == (
-        "stages/dvc.yaml:pretrain", "stages/dvc.yaml:finetune@a", "evaluate@a",
-        "stages/dvc.yaml:finetune@b", "evaluate@b", "report",
+        "pretrain", "finetune@a", "evaluate@a",
+        "finetune@b", "evaluate@b", "report",
     )  # fmt: skip
     one = graph(scratch, ["evaluate@b"])
-    assert one.order == ("stages/dvc.yaml:pretrain", "stages/dvc.yaml:finetune@b", "evaluate@b")
-    assert plan.after(plan.find("finetune@b")) == {"stages/dvc.yaml:finetune@b", "evaluate@b", "report"}
+    assert one.order == ("pretrain", "finetune@b", "evaluate@b")
+    assert plan.after(plan.find("finetune@b")) == {"finetune@b", "evaluate@b", "report"}
     with pytest.raises(ValueError, match=r"no stage 'finetun'.*pretrain"):
         plan.find("finetun")
 
 
 def test_with_all_checkpoints_the_pipeline_only_evaluates(tmp_path: Path) -> None:
-    (tmp_path / "stages").mkdir()
-    for name in ("dvc.yaml", "stages/dvc.yaml"):
-        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
+    (tmp_path / "dvc.yaml").write_bytes((REPOSITORY / "dvc.yaml").read_bytes())
     raw = yaml.safe_load((REPOSITORY / "recipes/official.yaml").read_text())
     for task in raw["evaluate"]:
         raw["evaluate"][task]["checkpoint"] = f"given/{task}.pt"
@@ -63,13 +61,13 @@ def test_data_files_are_not_stages(scratch: Path) -> None:
 
 def test_stage_is_run_skipped_or_restored_from_the_cache(scratch: Path) -> None:
     log: list[str] = []
-    assert reproduce("stages/dvc.yaml:pretrain", scratch, log.append) == "ran"
+    assert reproduce("pretrain", scratch, log.append) == "ran"
     assert "the loss is 0.1" in log and not [line for line in log if "git add" in line]
-    assert reproduce("stages/dvc.yaml:pretrain", scratch, log.append) == "unchanged"
-    assert reproduce("stages/dvc.yaml:pretrain", scratch, log.append, force=True) == "ran"
-    (scratch / "stages" / "dvc.lock").unlink()
+    assert reproduce("pretrain", scratch, log.append) == "unchanged"
+    assert reproduce("pretrain", scratch, log.append, force=True) == "ran"
+    (scratch / "dvc.lock").unlink()
     (scratch / "models" / "pretrain").unlink()
-    assert reproduce("stages/dvc.yaml:pretrain", scratch, log.append) == "restored"
+    assert reproduce("pretrain", scratch, log.append) == "restored"
 
 
 def test_failing_stage_reports_its_last_line(scratch: Path) -> None:
@@ -84,7 +82,7 @@ def test_lock_held_by_another_process_is_a_transient_failure(scratch: Path) -> N
     held = {"pid": os.getpid(), "cmd": "repro"}
     lock.write_text(json.dumps({"write": {str(scratch / "models" / "pretrain"): held}}))
     with pytest.raises(StageFailed) as failure:
-        reproduce("stages/dvc.yaml:pretrain", scratch, lambda line: None)
+        reproduce("pretrain", scratch, lambda line: None)
     assert failure.value.transient
 
 
@@ -140,8 +138,7 @@ def test_second_run_is_refused_with_the_first_runs_name(tmp_path: Path) -> None:
 
 @pytest.mark.slow  # twenty DVC commands, two seconds each
 def test_run_with_overrides_does_not_change_the_checkout(scratch: Path) -> None:
-    run(DVC, "repro", "-q", cwd=scratch)
-    run(DVC, "repro", "-q", "stages/dvc.yaml:unneeded", cwd=scratch)  # `dvc exp apply` needs the outputs of all stages
+    run(DVC, "repro", "-q", cwd=scratch)  # of all stages: `dvc exp apply` needs their outputs
     commit(scratch)
     (scratch / "dvc.yaml").write_text((scratch / "dvc.yaml").read_text() + "# an edit that no commit holds\n")
     before = run("git", "status", "--porcelain", cwd=scratch)
@@ -222,7 +219,6 @@ def with_inputs(scratch: Path) -> None:
     files = {
         "given/start/weights": "w", "recipes/init/own.yaml": "text: some-bert\n", "ext/some-bert/vocab.txt": "a",
         "data/mine/txt/train": "t", "models/trained": "an older one", "params.yaml": INPUTS, "dvc.yaml": FROM_INPUTS,
-        "stages/dvc.yaml": "stages: {}\n",
         ".gitignore": "/given/\n/data/mine/txt/\n/models/\n/ext/\n/.state/\n",
     }  # fmt: skip
     for name, text in files.items():

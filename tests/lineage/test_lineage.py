@@ -26,31 +26,29 @@ def test_hash_of_a_folder_equals_dvcs(tmp_path):
 
 @pytest.fixture
 def locked(tmp_path: Path) -> Path:
-    """A lock file in the root, and one in stages/ with and without `wdir: ..`."""
-    _write(tmp_path / "dvc.yaml", {"evaluate": {"foreach": ["a"], "do": {"cmd": "x"}}})
+    """A lock file with the stages of a group, and with and without `wdir`."""
     _write(
-        tmp_path / "dvc.lock",
-        {"evaluate@a": {"cmd": "x", "deps": [_entry("models/m", "1.dir")], "outs": [_entry("reports/e/m.json", "2")]}},
+        tmp_path / "dvc.yaml",
+        {"evaluate": {"foreach": ["a"], "do": {"cmd": "x"}}, "train": {"cmd": "y"}, "inside": {"wdir": "models", "cmd": "z"}},
     )
-    _write(tmp_path / "stages" / "dvc.yaml", {"train": {"wdir": "..", "cmd": "y"}, "near": {"cmd": "z"}})
-    stages = {
-        "train": {
-            "cmd": "y",
-            "deps": [_entry("data/x", "3")],
-            "outs": [_entry("models/m", "1.dir")],
-            "params": {"params.yaml": {"lr": 1}},
-        }
+    train = {
+        "cmd": "y",
+        "deps": [_entry("data/x", "3")],
+        "outs": [_entry("models/m", "1.dir")],
+        "params": {"params.yaml": {"lr": 1}},
     }
-    _write(tmp_path / "stages" / "dvc.lock", {**stages, "near": {"cmd": "z", "deps": [_entry("../data/y", "4")]}})
+    evaluate = {"cmd": "x", "deps": [_entry("models/m", "1.dir")], "outs": [_entry("reports/e/m.json", "2")]}
+    inside = {"cmd": "z", "deps": [_entry("../data/y", "4")]}
+    _write(tmp_path / "dvc.lock", {"evaluate@a": evaluate, "train": train, "inside": inside})
     return tmp_path
 
 
-def test_paths_of_all_locks_are_relative_to_the_root(locked):
+def test_paths_of_the_lock_are_relative_to_the_root(locked):
     stages = lineage.locked_stages(locked)
-    assert set(stages) == {"evaluate@a", "train", "near"}
+    assert set(stages) == {"evaluate@a", "train", "inside"}
     assert stages["train"].outs == {"models/m": lineage.LockedPath("1.dir", 10, None)}
     assert stages["train"].params == {"params.yaml": {"lr": 1}}
-    assert set(stages["near"].deps) == {"data/y"}
+    assert set(stages["inside"].deps) == {"data/y"}
 
 
 def test_stage_is_found_by_its_output(locked):
@@ -147,9 +145,14 @@ def test_lock_can_be_read_from_a_commit(locked):
     assert lineage.locked_stages(locked, "0" * 40) == {}
 
 
-PIPELINE = {
-    "dvc.yaml": """\
+PIPELINE = """\
 stages:
+  finetune:
+    foreach: [a]
+    do:
+      cmd: cat given > models/tiny/finetune/a
+      deps: [given]
+      outs: [models/tiny/finetune/a]
   evaluate:
     foreach: [a]
     do:
@@ -157,25 +160,15 @@ stages:
         mkdir -p reports/evaluate/a; printf '{"r1": %s}' "$(cat models/tiny/finetune/a)" > reports/evaluate/a/metrics.json
       deps: [models/tiny/finetune/a]
       metrics: [reports/evaluate/a/metrics.json]
-""",
-    "stages/dvc.yaml": """\
-stages:
-  finetune:
-    foreach: [a]
-    do:
-      wdir: ..
-      cmd: cat given > models/tiny/finetune/a
-      deps: [given]
-      outs: [models/tiny/finetune/a]
-""",
-}
+"""
 
 
 @pytest.mark.slow  # a dozen DVC commands take seconds each
 def test_version_is_reevaluated_or_retrained_at_its_commit(tmp_path, monkeypatch):
     from alpro.registry import reproduce as module
 
-    for name, content in {**PIPELINE, "given": "1.5", "models/tiny/finetune/.gitkeep": "", "params.yaml": "{}"}.items():
+    files = {"dvc.yaml": PIPELINE, "given": "1.5", "models/tiny/finetune/.gitkeep": "", "params.yaml": "{}"}
+    for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     _git(tmp_path, "init", "-q", "-b", "trunk")

@@ -187,7 +187,7 @@ def test_commit_of_the_state_is_recorded(synced, params):
     _commit(synced, "dvc.yaml")
     sync(synced, params)
     assert contents(synced).runs[None][0].data.tags["alpro.git.clean"] == "no"
-    _commit(synced, "params.yaml", "stages", "dvc.lock", "recipes")
+    _commit(synced, "params.yaml", "dvc.lock", "recipes")
     sync(synced, params)
     clean = contents(synced).runs[None][0].data.tags
     assert clean["alpro.git.clean"] == "yes"

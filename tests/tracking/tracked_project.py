@@ -106,19 +106,15 @@ def write_data(root: Path, params: Params, task: str, salt: str = "") -> None:
 
 
 def write_locks(root: Path, params: Params, only: list[str] | None = None) -> None:
-    """Write dvc.yaml and dvc.lock for all stages or `only` some: trainings in stages/ (`wdir: ..`), the others in the root."""
+    """Write dvc.yaml and dvc.lock for all stages or `only` some."""
     prefix = f"models/{params.recipe}"
     data = {"path": "data/any/txt", "hash": "md5", "md5": "0" * 32 + ".dir", "size": 10, "nfiles": 3}
 
     def entry(path: str) -> dict:
         return {"path": path, "hash": "md5", "md5": lineage.dvc_hash(root / path)}
 
-    inner, outer = {}, {}
-    inner["validate_corpus@webvid2m"] = {
-        "cmd": "v",
-        "deps": [data],
-        "outs": [{"path": f"{prefix}/validated/corpora/webvid2m.json", "md5": "1" * 32}],
-    }
+    corpus = {"path": f"{prefix}/validated/corpora/webvid2m.json", "md5": "1" * 32}
+    stages = {"validate_corpus@webvid2m": {"cmd": "v", "deps": [data], "outs": [corpus]}}
     for stage, steps in stages_of(params).items():
         if only is not None and stage not in only:
             continue
@@ -131,21 +127,18 @@ def write_locks(root: Path, params: Params, only: list[str] | None = None) -> No
             deps = [entry(path) for path in start.get(kind, [params.init.finetune])]
             deps += [data] if task else [{"path": f"{prefix}/validated/corpora", "md5": "2" * 32 + ".dir"}]
             name = f"{kind}@{task}" if task else kind
-            inner[name] = {"cmd": f"train {stage}", "deps": deps, "outs": [entry(f"{prefix}/{stage}"), *outs]}
+            stages[name] = {"cmd": f"train {stage}", "deps": deps, "outs": [entry(f"{prefix}/{stage}"), *outs]}
         else:
             zero = task.endswith("_zeroshot")
             name = f"zeroshot@{task.removesuffix('_zeroshot')}" if zero else f"evaluate@{task}"
             deps = [entry(params.init.finetune if zero else f"{prefix}/finetune/{task}"), data]
-            outer[name] = {"cmd": f"evaluate {stage}", "deps": deps, "outs": outs}
+            stages[name] = {"cmd": f"evaluate {stage}", "deps": deps, "outs": outs}
     for task, dataset in params.datasets.items():
         passed, settings = f"{prefix}/validated/{task}.json", dataset.model_dump(mode="json")
         if (root / passed).exists():
             deps = [entry(dataset.annotations), entry(dataset.videos)]
             named = {"params.yaml": {f"datasets.{task}": settings}}
-            outer[f"validate@{task}"] = {"cmd": "v", "deps": deps, "params": named, "outs": [entry(passed)]}
-    for folder, stages in ((root / "stages", inner), (root, outer)):
-        folder.mkdir(exist_ok=True)
-        names = {name.split("@")[0] for name in stages}
-        body = {name: {"foreach": [], "do": {"wdir": ".." if stages is inner else "."}} for name in names}
-        (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": body}))
-        (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+            stages[f"validate@{task}"] = {"cmd": "v", "deps": deps, "params": named, "outs": [entry(passed)]}
+    groups = {name.split("@")[0]: {"foreach": [], "do": {}} for name in stages}
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": groups}))
+    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))

@@ -316,8 +316,8 @@ def test_stages_declare_the_code_and_outputs_of_validation() -> None:
     code += "print(*(m.__file__ for name, m in sys.modules.items() if name.startswith('alpro.data')))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     read = {Path(path).relative_to(ROOT).as_posix() for path in loaded} - {"alpro/data/__init__.py"}
-    for file, name in (("dvc.yaml", "validate"), ("stages/dvc.yaml", "validate_corpus")):
-        stage = yaml.safe_load((ROOT / file).read_text())["stages"][name]["do"]
+    for name in ("validate", "validate_corpus"):
+        stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][name]["do"]
         assert [path for path in sorted(read) if not any(f"{path}/".startswith(f"{dep}/") for dep in stage["deps"])] == []
         assert "alpro/data/sources" in stage["deps"]  # holds registry.yaml: files known to be missing
         declared = sorted(path for path in stage["outs"] + stage["metrics"] if path.startswith("reports/"))
