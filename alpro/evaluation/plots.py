@@ -25,6 +25,7 @@ NAMES = {"full": "full model", "blind": "video-blind", "one_frame": "one frame"}
 COLORS = {"full": "#2563eb", "blind": "#9ca3af", "one_frame": "#f59e0b", "chance": "#111827"}
 MOST_FREQUENT = 12  # answers with their own row and column in the confusion table
 OTHER = "(other)"
+DIRECTIONS = ("text to video", "video to text")
 
 
 # --- retrieval --------------------------------------------------------------------------------------------
@@ -36,12 +37,17 @@ def plot_retrieval(results: Mapping[VideoMode, RetrievalResult], folder: Path) -
     bins = rank_bins(len(full.video_ids))
     counts = [np.histogram(ranks, bins=[*(low for low, _ in bins), np.inf])[0] for ranks in full.ranks]
     labels = [f"{low}" if low == high else f"{low}-{high}" for low, high in bins]
-    rows = [dict(zip(("ranks", "text2video", "video2text"), row, strict=True)) for row in zip(labels, *counts, strict=True)]
+    by_direction = dict(zip(DIRECTIONS, counts, strict=True))
+    rows = [
+        {"ranks": label, "direction": direction, "queries": int(by_direction[direction][n])}
+        for n, label in enumerate(labels)
+        for direction in DIRECTIONS
+    ]
     write_csv(folder / "rank_histogram.csv", rows)
     figure, axes = _figure("Rank of the right video (and caption)", "rank", "queries")
     x = np.arange(len(bins))
-    axes.bar(x - 0.2, counts[0], 0.4, label="text to video", color=COLORS["full"])
-    axes.bar(x + 0.2, counts[1], 0.4, label="video to text", color=COLORS["one_frame"])
+    axes.bar(x - 0.2, counts[0], 0.4, label=DIRECTIONS[0], color=COLORS["full"])
+    axes.bar(x + 0.2, counts[1], 0.4, label=DIRECTIONS[1], color=COLORS["one_frame"])
     axes.set_xticks(x, labels, rotation=45 if len(bins) > 8 else 0)
     _save(figure, axes, folder / "rank_histogram.png")
 
@@ -96,11 +102,13 @@ def plot_qa(results: Mapping[VideoMode, QAResult], summary: Mapping[str, Any], f
 
 def _plot_types(results: Mapping[VideoMode, QAResult], summary: Mapping[str, Any], folder: Path) -> None:
     kinds = [kind for kind in ("overall", *QUESTION_TYPES) if f"{kind}_acc" in summary]
+    majority = {"overall": summary["majority"], **summary["majority_by_type"]}
     rows = []
-    for kind in kinds:
-        figures: dict[str, float] = {mode: (summary if mode == "full" else summary[mode])[f"{kind}_acc"] for mode in results}
-        majority = summary["majority"] if kind == "overall" else summary["majority_by_type"][kind]
-        rows.append({"type": kind, **figures, "majority": majority})
+    for kind, mode in itertools.product(kinds, results):
+        of_mode = summary if mode == "full" else summary[mode]
+        low, high = of_mode["ci95"][f"{kind}_acc"]
+        figures = {"accuracy": of_mode[f"{kind}_acc"], "low": low, "high": high, "majority": majority[kind]}
+        rows.append({"type": kind, "video": NAMES[mode], **figures})
     write_csv(folder / "accuracy_by_type.csv", rows)
     figure, axes = _figure("Accuracy by question type", "", "accuracy (%)")
     x, width = np.arange(len(kinds)), 0.8 / len(results)
@@ -110,7 +118,9 @@ def _plot_types(results: Mapping[VideoMode, QAResult], summary: Mapping[str, Any
         ends = np.array([of_mode["ci95"][f"{kind}_acc"] for kind in kinds]).T
         error = np.abs(ends - values)
         axes.bar(x + (n + 0.5) * width - 0.4, values, width, yerr=error, label=NAMES[mode], color=COLORS[mode], capsize=2)
-    axes.hlines([r["majority"] for r in rows], x - 0.42, x + 0.42, colors=COLORS["chance"], linestyles=":", label="majority")
+    axes.hlines(
+        [majority[kind] for kind in kinds], x - 0.42, x + 0.42, colors=COLORS["chance"], linestyles=":", label="majority"
+    )
     axes.set_xticks(x, kinds)
     _save(figure, axes, folder / "accuracy_by_type.png")
 

@@ -185,11 +185,10 @@ def _distributions(summary: Mapping[str, Entry], records: Sequence[EvaluationRec
     for record in records:
         if record.kind == "retrieval":
             bars = list(csv.DictReader((record.folder / "plots/rank_histogram.csv").open(encoding="utf-8")))
-            series = {
-                "text to video": [float(bar["text2video"]) for bar in bars],
-                "video to text": [float(bar["video2text"]) for bar in bars],
-            }
-            chart = bar_chart([bar["ranks"] for bar in bars], series, "rank of the correct match", "queries")
+            series: dict[str, list[float]] = {}
+            for bar in bars:
+                series.setdefault(bar["direction"], []).append(float(bar["queries"]))
+            chart = bar_chart(list(dict.fromkeys(bar["ranks"] for bar in bars)), series, "rank of the correct match", "queries")
         else:
             chart = _by_type(summary[record.name])
         figures.append(_chart(title(record.name), chart))

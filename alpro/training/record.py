@@ -1,7 +1,8 @@
 """Record of a training, in `reports/<stage>`: its inputs and its history, without timings and run names.
 
 params.json (parameters, digests of all inputs, environment), history.jsonl (a line for each logged step and validation),
-curves.csv (the training rows, for DVC's plots) and metrics.json (the final figures).
+metrics.json (the final figures). For DVC: headline.json (the number to compare), curves.csv and
+validation.csv (the rows of both splits).
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ def write_record(folder: Path, params: Mapping[str, Any], history: Sequence[Row]
         write_json(temporary / "params.json", params)
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in history)
         atomic_write(temporary / "history.jsonl", "".join(lines))
-        atomic_write(temporary / "curves.csv", curves([row for row in history if row["split"] == "train"]))
+        for name, split in (("curves.csv", "train"), ("validation.csv", "val")):
+            atomic_write(temporary / name, curves([row for row in history if row["split"] == split]))
         write_json(temporary / "metrics.json", final_figures(history, best))
+        if params["stage"] in ("prompter", "pretrain"):  # a fine-tuning is compared by its evaluation
+            write_json(temporary / "headline.json", headline(params["stage"], params["training"]["select_by"], best))
 
 
 def curves(rows: Sequence[Row]) -> str:
-    """Return training rows as CSV; values that a row does not have are empty."""
+    """Return rows of one split as CSV; values that a row does not have are empty."""
     columns = list(dict.fromkeys(name for row in rows for name in row if name != "split"))
     text = io.StringIO()
     table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
@@ -49,6 +53,11 @@ def final_figures(history: Sequence[Row], best: Best) -> dict[str, Any]:
     last = next((row for row in reversed(history) if row["split"] == "train"), {})
     figures = {name: value for name, value in last.items() if name not in ("epoch", "split", "lr", "grad_norm", "step")}
     return {"best_step": best.step, "steps": last.get("step", best.step), "train": figures, "val": best.metrics}
+
+
+def headline(stage: str, select_by: str, best: Best) -> dict[str, float]:
+    """Return the best validation by `select_by` under the stage's name, for DVC's tables: {"pretrain": 7.31}."""
+    return {stage: round(best.metrics[select_by.removeprefix("-")], 6)}
 
 
 def environment(device: torch.device) -> dict[str, str]:

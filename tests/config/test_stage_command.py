@@ -33,6 +33,8 @@ def test_every_stage_runs_a_valid_command_that_writes_the_outputs_of_dvc_yaml(re
     params = load(ROOT / f"recipes/{recipe}.yaml")
     raw = yaml.safe_load((ROOT / f"recipes/{recipe}.yaml").read_text())
     for name, stage in stages().items():
+        if name == "sample" and params.sample is None:
+            continue
         section = str(stage["foreach"] or "").strip("${}")
         for key in raw.get(section) or {} if section else [""]:
             words = stage_command(params, f"{name}@{key}" if key else name)
