@@ -42,6 +42,7 @@ def qa(params: Params, project: Path) -> Path:
 
 def test_retrieval_record_has_figures_chance_intervals_and_ablations(retrieval: Path, records: list[Record]) -> None:
     metrics = json.loads((retrieval / "metrics.json").read_text())
+    assert json.loads((retrieval / "headline.json").read_text()) == {"msrvtt_ret": metrics["text2video"]["r1"]}
     assert metrics["n"] == 12 and metrics["videos"] == 10
     assert metrics["chance"] == 10
     for figures in (metrics, metrics["blind"], metrics["one_frame"]):
@@ -65,12 +66,18 @@ def test_retrieval_predictions_have_one_row_per_query(retrieval: Path) -> None:
         assert row["rank_optimistic"] <= row["rank"] <= row["rank_pessimistic"]
         assert {"rank_blind", "rank_one_frame"} <= set(row)
     histogram = list(csv.DictReader((retrieval / "plots/rank_histogram.csv").open()))
-    assert sum(int(bar["text2video"]) for bar in histogram) == 12
-    assert sum(int(bar["video2text"]) for bar in histogram) == 10
+    for direction, queries in (("text to video", 12), ("video to text", 10)):
+        assert sum(int(bar["queries"]) for bar in histogram if bar["direction"] == direction) == queries
 
 
 def test_qa_record_has_accuracy_majority_and_ablations(qa: Path, records: list[Record]) -> None:
     metrics = json.loads((qa / "metrics.json").read_text())
+    assert json.loads((qa / "headline.json").read_text()) == {"msvd_qa": metrics["overall_acc"]}
+    by_type = list(csv.DictReader((qa / "plots/accuracy_by_type.csv").open()))
+    assert [(row["type"], row["video"]) for row in by_type[:3]] == [
+        ("overall", "full model"), ("overall", "one frame"), ("overall", "video-blind"),
+    ]  # fmt: skip
+    assert all(float(row["low"]) <= float(row["accuracy"]) <= float(row["high"]) for row in by_type)
     asked = [question for record in records for question in record.questions]
     assert metrics["n"] == len(asked)
     assert metrics["ratios"]["what_ratio"][1] + metrics["ratios"]["who_ratio"][1] == len(asked)
