@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from alpro.config import Convert
-from alpro.data.media.convert import convert
+from alpro.data.copies.convert import convert
 from alpro.data.media.probe import probe
 from alpro.data.media.read import read_frames
 from alpro.files.json_files import write_json

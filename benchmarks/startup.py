@@ -23,9 +23,9 @@ from alpro.files.json_files import write_json
 COMMANDS = {
     "preflight": "alpro.checks.preflight:check",
     "data sample": "alpro.data.sample:make_sample",
-    "data vocabulary models/sample/text": "alpro.data.text.prepare:make_vocabulary",
+    "data vocabulary models/sample/text": "alpro.data.words.prepare:make_vocabulary",
     "data validate msvd_qa --passed passed.json --output validated": "alpro.data.validation.run:validate_tables",
-    "data entities models/sample/entities": "alpro.data.text.prepare:make_entities",
+    "data entities models/sample/entities": "alpro.data.words.prepare:make_entities",
     "launch -- train prompter": "alpro.launch.run:run_world",
     "train prompter --init recipes/init/scratch.yaml --output out": "alpro.training.run:run_training",
     "train finetune --task msvd_qa --init recipes/init/scratch.yaml --output out": "alpro.training.run:run_training",

@@ -44,7 +44,7 @@ def data_vocabulary(
     changes: Changes = None,
 ) -> None:
     """Make a WordPiece vocabulary from all training captions and questions."""
-    from alpro.data.text.prepare import make_vocabulary
+    from alpro.data.words.prepare import make_vocabulary
 
     make_vocabulary(read_params(params, recipe, changes), output)
 
@@ -57,7 +57,7 @@ def data_entities(
     changes: Changes = None,
 ) -> None:
     """Write the entity list: the most frequent nouns of the pre-training captions."""
-    from alpro.data.text.prepare import make_entities
+    from alpro.data.words.prepare import make_entities
 
     words = make_entities(read_params(params, recipe, changes), output)
     typer.echo(f"{len(words)} entities: {', '.join(words[:10])}, ...")
@@ -106,7 +106,7 @@ def data_convert(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Make smaller .mp4 copies of videos that decode quickly."""
-    from alpro.data.media.convert import conversion_settings, convert
+    from alpro.data.copies.convert import conversion_settings, convert
 
     settings = conversion_settings(params, name, source=source, output=output, every=every, fps=fps, short_side=short_side)
     typer.echo(convert(settings, workers).line())

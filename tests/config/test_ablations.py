@@ -61,7 +61,7 @@ def test_table_has_a_command_for_each_cell() -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with recipe tiny's data, vocabulary, entities and prompter."""
     from alpro.data.sample import make_sample
-    from alpro.data.text.prepare import make_entities, make_vocabulary
+    from alpro.data.words.prepare import make_entities, make_vocabulary
     from alpro.training.run import run_training
 
     root = tmp_path_factory.mktemp("ablations")

@@ -156,7 +156,7 @@ def test_converted_copies_are_evaluated_by_the_same_command(
 ) -> None:
     """A lossless copy gives the scores of the originals; a copy with fewer pixels gives others."""
     from alpro.config import Convert
-    from alpro.data.media.convert import convert
+    from alpro.data.copies.convert import convert
 
     videos, found = params.datasets["msrvtt_ret"].videos, {}
     for name, options in (("originals", None), ("lossless", {"crf": 0}), ("small", {"short_side": 16})):

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from alpro.cli.main import app
 from alpro.config import Convert, Sample
-from alpro.data.media.convert import convert
+from alpro.data.copies.convert import convert
 from alpro.data.media.shards import write_shards
 from alpro.data.sample import make_sample
 from alpro.data.text.tokenizer import train_vocabulary

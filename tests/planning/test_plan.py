@@ -81,7 +81,7 @@ def test_unknown_devices_and_invalid_utilisation_are_refused(options: dict[str, 
 
 def test_samples_are_counted_if_the_data_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from alpro.data.sample import make_sample
-    from alpro.data.text.prepare import make_vocabulary
+    from alpro.data.words.prepare import make_vocabulary
     from alpro.training.run import run_training
 
     params = load(ROOT / "recipes/tiny.yaml", ["loader.workers=0", "launch.threads=1", "finetune.msvd_qa.max_steps=2"])

@@ -1,1 +1,1 @@
-"""Texts: the tokenizer, its vocabulary, and the nouns that become entities of PEM."""
+"""Texts: the tokenizer, its vocabulary, and the entity list of PEM."""

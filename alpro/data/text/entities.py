@@ -1,26 +1,18 @@
-"""Counts the nouns of captions, and reads and writes the entity list of PEM, `unigrams.txt` (paper, section 3.3).
+"""Reads and writes the entity list of PEM, `unigrams.txt` (paper, section 3.3).
 
-Each line of the file is `word count`, most frequent first; the official file has the same format. Nouns are found by
-`nouns.py`, a rule that needs no download, or by a tagger (`tagger.py`).
+Each line of the file is `word count`, most frequent first; the official file has the same format.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from alpro.data.text.nouns import NounFinder
 from alpro.errors import DataError
 from alpro.files.atomic import atomic_write
 
-
-def count_nouns(captions: Iterable[str]) -> Counter[str]:
-    """Count the occurrences of each noun in the captions."""
-    finder = NounFinder()
-    for caption in captions:
-        finder.add(caption)
-    return finder.nouns()
+ENTITY_FILE = "unigrams.txt"
 
 
 def write_entities(counts: Counter[str], path: str | Path, limit: int | None = None) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alpro.config import Params
 from alpro.data.annotations.read import annotation_file, answer_file
-from alpro.data.text.prepare import ENTITY_FILE
+from alpro.data.text.entities import ENTITY_FILE
 from alpro.errors import ConfigError, nearest
 from alpro.training.tasks.base import ClipTask
 from alpro.training.tasks.corpus import PretrainTask, PrompterTask

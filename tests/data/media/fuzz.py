@@ -233,7 +233,7 @@ def repeatable(path: Path, expected: list[np.ndarray]) -> bool:
 def violations(path: Path, convert: bool) -> tuple[str, list[str]]:
     """Return the outcome of one file, and what must not have happened."""
     from alpro.config import Convert
-    from alpro.data.media.convert import convert_file
+    from alpro.data.copies.convert import convert_file
     from alpro.data.media.probe import probe
     from alpro.data.media.read import read_frames
     from alpro.errors import DataError

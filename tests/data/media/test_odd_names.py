@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alpro.config import Convert
-from alpro.data.media.convert import UNREADABLE, convert
+from alpro.data.copies.convert import UNREADABLE, convert
 from alpro.data.media.probe import probe
 from alpro.data.media.probe_table import probe_folder, table
 from alpro.data.media.shards import list_clips, write_shards

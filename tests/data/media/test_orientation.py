@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alpro.config import Convert
-from alpro.data.media.convert import convert_file
+from alpro.data.copies.convert import convert_file
 from alpro.data.media.probe import probe
 from alpro.data.media.probe_table import probe_folder, table
 from alpro.data.media.read import read_frames

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from alpro.config import Convert
+from alpro.data.copies.convert import convert_file
 from alpro.data.media.containers import empty_slots
-from alpro.data.media.convert import convert_file
 from alpro.data.media.probe import probe
 from alpro.data.media.read import read_frames, read_image
 from tests.data.media.test_substitution import numbers, picture

@@ -9,7 +9,7 @@ import av
 import pytest
 
 from alpro.config import Convert
-from alpro.data.media.convert import convert_file
+from alpro.data.copies.convert import convert_file
 from alpro.data.media.probe import probe
 from alpro.data.media.read import read_frames
 from alpro.errors import DataError

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from alpro.config import Convert
+from alpro.data.copies.convert import convert_file
 from alpro.data.media import strict
-from alpro.data.media.convert import convert_file
 from alpro.data.media.probe import probe
 from alpro.data.media.read import read_frames
 from alpro.errors import DataError

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from alpro.config import Convert, parse
-from alpro.data.media import convert as module
-from alpro.data.media.convert import conversion_settings, convert, convert_file, select_frames
+from alpro.data.copies import convert as module
+from alpro.data.copies.convert import conversion_settings, convert, convert_file, select_frames
 from alpro.data.media.probe import probe
 from alpro.data.media.read import read_frames
 from alpro.errors import ConfigError, DataError, OutputError

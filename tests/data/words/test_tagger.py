@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from alpro.config import load
-from alpro.data.text.prepare import make_entities
-from alpro.data.text.tagger import Tagger
+from alpro.data.words.prepare import make_entities
+from alpro.data.words.tagger import Tagger
 from alpro.errors import ConfigError
 from tests.data.validation.test_check import ROOT
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 
 def _words(text: str) -> frozenset[str]:
@@ -130,3 +131,11 @@ class NounFinder:
         if head in ADJECTIVES and not (article and len(phrase) == 1):
             return
         self._heads[head] += 1
+
+
+def count_nouns(captions: Iterable[str]) -> Counter[str]:
+    """Count the occurrences of each noun in the captions."""
+    finder = NounFinder()
+    for caption in captions:
+        finder.add(caption)
+    return finder.nouns()

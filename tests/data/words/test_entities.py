@@ -7,8 +7,9 @@ import pytest
 from alpro.config import Sample, load
 from alpro.data.sample import plan_sample
 from alpro.data.sample.scenes import COLORS, SETTINGS, SHAPES
-from alpro.data.text.entities import count_nouns, read_entities, write_entities
-from alpro.data.text.prepare import make_entities
+from alpro.data.text.entities import read_entities, write_entities
+from alpro.data.words.nouns import count_nouns
+from alpro.data.words.prepare import make_entities
 from alpro.errors import DataError
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from alpro.config import Params
 from alpro.data.annotations.read import read_corpus, read_dataset
-from alpro.data.text.entities import count_nouns, read_counts, write_counts, write_entities
-from alpro.data.text.tagger import Tagger
+from alpro.data.text.entities import ENTITY_FILE, read_counts, write_counts, write_entities
 from alpro.data.text.tokenizer import train_vocabulary
+from alpro.data.words.nouns import count_nouns
+from alpro.data.words.tagger import Tagger
 from alpro.errors import DataError
 from alpro.files.json_files import write_json
 from alpro.files.outputs import check_output, new_dir
-
-ENTITY_FILE = "unigrams.txt"
 
 
 def training_texts(params: Params) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""Copies of videos that decode faster."""
