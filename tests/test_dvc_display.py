@@ -1,4 +1,4 @@
-"""What DVC's own commands show: tables of at most 160 columns, and charts that need no network."""
+"""Output of DVC's own commands: tables of at most 160 columns, and charts that need no network."""
 
 from __future__ import annotations
 

@@ -59,8 +59,8 @@ def test_runs_wait_in_the_queue_and_a_failed_one_is_posted(tmp_path: Path, webho
     address, texts = webhook
     root = tmp_path / "project"
     tiny_project(root)
-    run("git", "rm", "-q", "stages/dvc.yaml", cwd=root)  # so that runs fail in seconds
-    run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-m", "no stages", cwd=root)
+    (root / "dvc.yaml").write_text("stages: {}\n")  # so that runs fail in seconds
+    run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-a", "-m", "no stages", cwd=root)
     with pages(root, ALPRO_NOTIFY_URL=address) as served:
         with only_run(root, "a run of the command line"):
             first = start(served, "validate")
