@@ -73,7 +73,7 @@ def graph(root: Path, targets: Sequence[str] = EVERYTHING) -> Graph:
 
 
 def _sorted(needs: dict[str, frozenset[str]]) -> list[str]:
-    """Sort depth first, in DVC's order: a task's stages run one after the other, so failures appear early."""
+    """Sort depth first, from the last stages: a task's stages run one after the other, so failures appear early."""
     order: dict[str, None] = {}
 
     def add(name: str) -> None:
@@ -82,7 +82,8 @@ def _sorted(needs: dict[str, frozenset[str]]) -> list[str]:
                 add(other)
             order[name] = None
 
-    for name in needs:
+    needed = frozenset[str]().union(*needs.values())
+    for name in (name for name in needs if name not in needed):
         add(name)
     return list(order)
 

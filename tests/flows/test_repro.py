@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -191,11 +191,11 @@ def test_failures_outside_the_stages_are_one_line(
 def test_unreadable_pipeline_is_reported_by_the_session(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def unreadable() -> None:
+    def unreadable(targets: Sequence[str]) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "dvc.lock")
 
     monkeypatch.setattr(dvc_session, "describe", unreadable)
-    assert dvc_session.main() == 1
+    assert dvc_session.main(["report"]) == 1
     assert json.loads(capsys.readouterr().out) == {"error": "[Errno 13] Permission denied: 'dvc.lock'"}
 
 
