@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from alpro import lineage
 from alpro.files.state import state_folder
+from alpro.tracking.pages import run_page
 from flows.stages import Outcome
 
 MLFLOW_PAGE = "ALPRO_MLFLOW_PAGE"  # environment variable: address of MLflow for a browser; set by `make ui`
@@ -53,7 +54,7 @@ class MlflowRuns:
         run = run or self.parent
         if not run:
             return "not in MLflow"
-        return f"[{title}]({self.page}/#/experiments/{self.experiment}/runs/{run})" if self.page else f"{title} `{run}`"
+        return f"[{title}]({run_page(self.page, self.experiment, run)})" if self.page else f"{title} `{run}`"
 
     def image(self, stage: str, file: str) -> str | None:
         """Return the address of an image in a stage's run, or None if it is unknown."""

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from alpro.lineage import main_checkout
 from alpro.tracking import store
+from alpro.tracking.pages import runs_address
 from flows.artifacts import MLFLOW_PAGE
 from flows.commands import end, environment, under_lock
 from flows.local_server import mlflow_hosts, page_origins
@@ -121,7 +122,9 @@ def serve() -> None:
         servers.start(WORKER, *WORKER_COMMAND)
         if not remote:
             servers.wait_for(f"{page}/health")
-        print(f"ui: Prefect http://{HOST}:{prefect}   MLflow {variables[MLFLOW_PAGE]}   Ctrl-C stops both", flush=True)
+        print(f"ui: Prefect  http://{HOST}:{prefect}/deployments")
+        print(f"ui: MLflow   {runs_address(checkout, variables[MLFLOW_PAGE])}")
+        print("ui: Ctrl-C stops both", flush=True)
         while True:
             servers.check()
             if servers.running[WORKER].poll() is not None:  # its runs have ended with it

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from alpro.cli.arguments import Command
+from alpro.terminal import logs
 
 PIPELINE, DATA, MODELS = "Pipeline", "Data", "Models"
 EVALUATION, REGISTRY, MACHINE = "Evaluation", "Tracking and registry", "This machine"
@@ -43,8 +44,11 @@ app = Commands(
 @app.callback(invoke_without_command=True)
 def version_option(
     version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+    verbose: int = typer.Option(0, "-v", "--verbose", count=True, help="Also print messages of level debug."),
+    quiet: int = typer.Option(0, "-q", "--quiet", count=True, help="Print only warnings and errors; -qq: only errors."),
 ) -> None:
     """ALPRO: video-and-language pre-training with entity prompts (CVPR 2022)."""
+    logs.configure(verbose, quiet)
     if version:
         import alpro
 

@@ -18,6 +18,7 @@ from alpro.cli.app import app
 from alpro.errors import AlproError
 from alpro.files.names import encodable
 from alpro.files.state import write_hint
+from alpro.terminal import logs
 
 
 def main() -> None:
@@ -28,7 +29,10 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except AlproError as error:
-        typer.echo(f"alpro: {encodable(str(error))}", err=True)
+        if logs.is_json():
+            logs.get("alpro.cli").error("%s", encodable(str(error)))
+        else:
+            typer.echo(f"alpro: {encodable(str(error))}", err=True)
         sys.exit(2)
     except UnicodeEncodeError as error:
         typer.echo(f"alpro: a text or name is not UTF-8 ('{encodable(error.object)[:80]}'); write it in UTF-8", err=True)

@@ -3,7 +3,7 @@
 from alpro.config.base import Section
 from alpro.config.data import Convert, Corpus, Dataset, Entities, Sample, Text
 from alpro.config.evaluation import Evaluate, Evaluation, Gate
-from alpro.config.machine import Launch, Loader
+from alpro.config.machine import Launch, Loader, Tracking
 from alpro.config.model import Model
 from alpro.config.overrides import override
 from alpro.config.params import Params, load, parse
@@ -40,6 +40,7 @@ __all__ = [
     "Sample",
     "Section",
     "Text",
+    "Tracking",
     "Training",
     "load",
     "override",

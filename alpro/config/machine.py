@@ -1,4 +1,4 @@
-"""Sections of params.yaml on processes, hosts and data loading."""
+"""Sections of params.yaml on processes, hosts, data loading and the display of running trainings."""
 
 from __future__ import annotations
 
@@ -79,4 +79,15 @@ class Loader(Section):
     )
     cache_gb: PositiveFloat = Field(
         10, description="Maximum size of `cache`, in GB of pixels; clips beyond it are decoded each time they are read."
+    )
+
+
+class Tracking(Section):
+    """The display of running trainings besides their MLflow run. It changes no result, so no stage runs again for it."""
+
+    system_metrics: bool = Field(
+        False, description="Log the use of CPU, memory, disk, network and GPU of rank 0's machine to the MLflow run."
+    )
+    tensorboard: FilePath | None = Field(
+        None, description="Folder for TensorBoard's files, `<folder>/<stage>/<fingerprint>`; null: none. Needs TensorBoard."
     )

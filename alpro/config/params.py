@@ -21,7 +21,7 @@ from pydantic import (
 from alpro.config.base import Name, Section
 from alpro.config.data import Convert, Corpus, Dataset, Entities, Sample, Text
 from alpro.config.evaluation import Evaluate, Evaluation, Gate
-from alpro.config.machine import Launch, Loader
+from alpro.config.machine import Launch, Loader, Tracking
 from alpro.config.model import Model
 from alpro.config.overrides import override
 from alpro.config.training import CorpusTraining, Finetuning, Init, Pretraining, Training
@@ -35,6 +35,7 @@ class Params(Section):
     seed: int = 42
     launch: Launch = Launch()
     loader: Loader = Loader()
+    tracking: Tracking = Tracking()
     model: Model = Model()
     text: Text
     entities: Entities = Entities()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +21,9 @@ from alpro.errors import LaunchError
 from alpro.launch.command import horovodrun, worker_environment
 from alpro.launch.diagnosis import Rank
 from alpro.launch.supervisor import Supervisor
-from alpro.terminal import console
+from alpro.terminal import logs
+
+log = logs.get(__name__)
 
 
 def run_world(settings: Launch, command: list[str]) -> int:
@@ -31,7 +32,7 @@ def run_world(settings: Launch, command: list[str]) -> int:
         discovery = settings.discovery or str(fixed_hosts(settings.hosts or "", Path(folder)))
         hosts = discovered_hosts(discovery)
         full_command = elastic_command(settings, discovery, command)
-        console.say("alpro launch: " + shlex.join(full_command))
+        log.info("alpro launch: %s", shlex.join(full_command))
         settings = settings.model_copy(update={"hosts": hosts})
         return ElasticSupervisor(settings, full_command, worker_environment(settings)).wait()
 
@@ -93,7 +94,7 @@ class ElasticSupervisor(Supervisor):
         left, needed = sum(not other.failed and not other.leaving for other in self.ranks), self.settings.min_processes or 1
         if left + 1 >= needed:
             self.failure = line
-        console.say(f"alpro launch: {line}; {left} processes are left, {needed} are needed", sys.stderr)
+        log.warning("alpro launch: %s; %d processes are left, %d are needed", line, left, needed)
 
     def _diagnose(self, rank: Rank | None, observation: str, message: str = "") -> LaunchError:
         return LaunchError((self.failure or observation) + self._horovodrun_tail())

@@ -6,13 +6,14 @@ import contextlib
 import json
 import queue
 import socket
-import sys
 import threading
 from collections.abc import Callable
 
 from alpro.launch import heartbeat
 from alpro.launch.diagnosis import KILLED, VANISHED, Event, Rank
-from alpro.terminal import console
+from alpro.terminal import logs
+
+log = logs.get(__name__)
 
 
 class Listener:
@@ -76,4 +77,4 @@ class Listener:
     def _refuse(self, host: str) -> None:
         if host not in self.refused_hosts:  # once per host, so that nobody can flood the log
             self.refused_hosts.add(host)
-            console.say(f"alpro launch: refused a process on {host}: it does not prove this run's secret", sys.stderr)
+            log.warning("alpro launch: refused a process on %s: it does not prove this run's secret", host)

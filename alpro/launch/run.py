@@ -9,7 +9,9 @@ import sys
 from alpro.config import Launch
 from alpro.launch.command import horovodrun_command, thread_variables, worker_environment
 from alpro.launch.supervisor import Supervisor
-from alpro.terminal import console
+from alpro.terminal import logs
+
+log = logs.get(__name__)
 
 
 def in_this_process(settings: Launch) -> bool:
@@ -34,5 +36,6 @@ def run_world(settings: Launch, command: list[str]) -> int:
 
         return elastic.run_world(settings, command)
     full_command = horovodrun_command(settings, command)
-    console.say("alpro launch: " + shlex.join(full_command))
+    log.info("alpro launch: %s", shlex.join(full_command))
+    log.debug("start time-out %g s, stall time-out %g s", settings.start_timeout_s, settings.stall_timeout_s)
     return Supervisor(settings, full_command, worker_environment(settings)).wait()

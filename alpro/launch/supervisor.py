@@ -24,9 +24,10 @@ from alpro.launch.diagnosis import ENDED, EXIT, GLOO, HOSTS_CHANGED, PREFIX, STE
 from alpro.launch.listener import Listener
 from alpro.launch.proof import new_secret
 from alpro.system import parent
-from alpro.terminal import console
+from alpro.terminal import console, logs
 from alpro.terminal.progress import Bar
 
+log = logs.get(__name__)
 GRACE_S = 120.0  # time for ranks to stop gracefully, then they are killed; enough for a full-size step and snapshot
 LATE_OUTPUT_S = 1.0  # a failing rank's output may arrive this much later than the news of its failure
 STDERR_LINES = 200
@@ -206,7 +207,7 @@ class Supervisor:
         culprit, line, culprit_lines = diagnosis.find_cause(symptoms, lines)
         if culprit is None:
             line += self._horovodrun_tail()
-        console.say(f"alpro launch: {line}", sys.stderr)
+        log.error("alpro launch: %s", line)
         for text in culprit_lines:
             console.say(f"rank {culprit.number}: {text}" if culprit else text, sys.stderr)
         return LaunchError(line)

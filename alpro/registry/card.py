@@ -23,12 +23,13 @@ PURPOSE = {
     "qa": "Answers questions about a video with one of the answers seen in training; fine-tuned on {task}.",
 }
 METRICS = ("text2video.r1", "text2video.r5", "text2video.r10", "text2video.medianR", "video2text.r1", "overall_acc")
+PAD = "&nbsp;&nbsp;"
 SYNTHETIC = "It was trained only on generated videos of moving shapes, so it knows nothing about real videos. "
 LIMITS = (
     "It was trained on English texts and sees {frames} frames of a clip, so it misses what happens between them. "
     "It inherits the biases of its training data. It was not evaluated on any data other than the test split above."
 )
-LICENCE = "**Licence**: BSD-3-Clause for the code. The weights may be used as far as the licences of the training data allow."
+LICENCE = "BSD-3-Clause for the code. The weights may be used as far as the licences of the training data allow."
 
 
 def describe_model(checkpoint: Checkpoint) -> str:
@@ -45,11 +46,15 @@ def describe_version(state: PipelineState, checkpoint: Checkpoint, tags: Mapping
     start = tags.get(tag.PARENT_VERSIONS) or tags.get(tag.START) or "an unknown checkpoint (not in dvc.lock)"
     data = json.loads(tags.get(tag.DATA, "{}"))
     limits = LIMITS.format(frames=training.num_frames)
-    lines = [f"**Purpose**: {purpose} {PAPER}", "", f"**Training**: recipe `{params.recipe}`, starting from {start}, on:", ""]
-    lines += [f"- `{path}` ({digest})" for path, digest in data.items()] or ["- unknown data (not in dvc.lock)"]
-    lines += ["", "**Metrics**, with 95 % confidence intervals:", "", *_metrics(state, checkpoint, tags.get(tag.SHA256)), ""]
-    lines += [f"**Limits**: {SYNTHETIC if params.sample else ''}{limits}", "", LICENCE]
-    return "\n".join(lines)
+    files = [f"- `{path}` ({digest})" for path, digest in data.items()] or ["- unknown data (not in dvc.lock)"]
+    sections = {
+        "Purpose": [f"{purpose} {PAPER}"],
+        "Training": [f"Recipe `{params.recipe}`, starting from {start}, on:", "", *files],
+        "Metrics, with 95 % confidence intervals": _metrics(state, checkpoint, tags.get(tag.SHA256)),
+        "Limits": [f"{SYNTHETIC if params.sample else ''}{limits}"],
+        "Licence": [LICENCE],
+    }
+    return "\n\n".join(f"### {title}\n\n" + "\n".join(lines) for title, lines in sections.items())
 
 
 def _metrics(state: PipelineState, checkpoint: Checkpoint, sha256: str | None) -> list[str]:
@@ -63,9 +68,11 @@ def _metrics(state: PipelineState, checkpoint: Checkpoint, sha256: str | None) -
     params, metrics = (read_json_object(file, TrackingError, hint) if file.is_file() else {} for file in files)
     if not metrics or params.get("checkpoint_sha256") != sha256:
         return ["not evaluated"]
-    rows = ["| metric | value | interval |", "|---|---|---|"]
+    # MLflow's page has no space between a table's columns, nor below a table: hence the padding, and the headings
+    rows = [f"| metric | {PAD}value | {PAD}interval |", "|---|---|---|"]
     for name in METRICS:
         value, ci95 = figure(metrics, name)
         if value is not None:
-            rows.append(f"| {name} | {value:.1f} | {f'{ci95[0]:.1f} to {ci95[1]:.1f}' if ci95 else ''} |")
+            interval = f"{PAD}{ci95[0]:.1f} to {ci95[1]:.1f}" if ci95 else ""
+            rows.append(f"| {name} | {PAD}{value:.1f} | {interval} |")
     return rows

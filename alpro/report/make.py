@@ -42,7 +42,8 @@ def show_report(params: Params, root: str | Path = ROOT) -> None:
     import rich
 
     from alpro.lineage import LOCKS
-    from alpro.tracking import store_uri
+    from alpro.tracking.pages import runs_address
+    from alpro.tracking.store import is_server, store_uri
 
     root = Path(root)
     summary = read_json_object(root / "summary.json", DataError, RERUN)
@@ -55,7 +56,9 @@ def show_report(params: Params, root: str | Path = ROOT) -> None:
         print(f"not evaluated: {', '.join(missing)}")
     print(f"report      {root / 'index.html'}")
     print(f"data docs   {root / 'validate'}/*/index.html")
-    print(f"runs        {_program('mlflow')} ui --backend-store-uri {shlex.quote(store_uri())}")
+    print(f"runs        {runs_address()}")
+    if not is_server(store_uri()):
+        print(f"            after `make ui`, or {_program('mlflow')} ui --backend-store-uri {shlex.quote(store_uri())}")
     if locks := " ".join(name for name in LOCKS if Path(name).exists()):
         print(f"keep them   git add {locks} && git commit -m 'Results of recipe {params.recipe}'")
 

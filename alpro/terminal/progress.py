@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
+from alpro.terminal import logs
 from alpro.terminal.console import SafeStream
 
 ProgressCallback = Callable[[int, int | None], None]
+log = logs.get(__name__)
 LINE_EVERY_S = 10.0
 
 
@@ -32,7 +34,7 @@ class Bar:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show the bar during a block."""
-        if not self._stream.isatty():
+        if not self._stream.isatty() or not logs.shows_progress():
             yield
             return
         from rich.console import Console
@@ -84,7 +86,7 @@ def reporting(label: str, unit: str = "files", *, last_line: bool = False) -> It
         if not bar.visible and (complete or time.monotonic() - last_s > LINE_EVERY_S):
             last_s = time.monotonic()
             count = _megabytes(done, total) if unit == "bytes" else f"{done}/{total or '?'} {unit}".rstrip()
-            print(f"{label}: {count}", file=sys.stderr, flush=True)
+            log.info("%s: %s", label, count)
 
     with bar.shown():
         bar.update(label, 0, None)

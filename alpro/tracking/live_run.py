@@ -17,10 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from alpro.terminal import console
+from alpro.config import Tracking
+from alpro.terminal import logs
 from alpro.tracking.records import flat_params
 from alpro.tracking.runs import WRITER_MODULE
+from alpro.tracking.tensorboard import Board
 
+log = logs.get(__name__)
 START_AFTER_S = 15.0  # shorter trainings are not worth the CPU seconds of importing MLflow
 CLOSE_S = 5.0  # how long a finished training waits for the writer to send the remaining rows
 
@@ -33,10 +36,13 @@ class LiveRun:
         self._start_at = time.monotonic() + START_AFTER_S
         self._process: subprocess.Popen[bytes] | None = None
         self._unsent = b""
+        self.board: Board | None = None
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Log one history row: `{"step": 10, "epoch": 0, "split": "train", "loss": 3.2}`. Never raises and never waits."""
         self._send({"at_ms": int(time.time() * 1000), "row": dict(row)})
+        if self.board is not None:
+            self.board.log(row)
 
     def _send(self, message: Mapping[str, Any]) -> None:
         if self._command is None:
@@ -63,6 +69,8 @@ class LiveRun:
 
     def _close(self, status: str) -> None:
         """Send the remaining rows for at most CLOSE_S, or not at all if the writer has not opened the store yet."""
+        if self.board is not None:
+            self.board.close()
         self._start_at = float("inf")
         self._send({"end": status})
         process, self._process, self._command = self._process, None, None
@@ -83,7 +91,7 @@ class LiveRun:
 
     def _give_up(self, error: Exception) -> None:
         process, self._process, self._command = self._process, None, None
-        console.say(f"alpro: live tracking stopped ({error}); `alpro track sync` adds the missing rows", sys.stderr)
+        log.warning("live tracking stopped (%s); `alpro track sync` adds the missing rows", error)
         if process is not None:
             _kill(process)
 
@@ -97,24 +105,27 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def live(stage: str, params: Mapping[str, Any], *, key: str = "", root: Path | str = ".") -> Iterator[LiveRun]:
+def live(
+    stage: str, params: Mapping[str, Any], *, key: str = "", root: Path | str = ".", settings: Tracking | None = None
+) -> Iterator[LiveRun]:
     """Start a live run of a stage (`finetune/msrvtt_ret`) with the parameters of its record. Call it on rank 0 only.
 
     `key` identifies the training, so that a resumed one continues the run of the killed one; default: the digest of the
-    parameters. The run ends as FINISHED, as FAILED if the block raises, or as KILLED on Ctrl-C.
+    parameters. The run ends as FINISHED, as FAILED if the block raises, or as KILLED on Ctrl-C. Raises TrackingError if the
+    `settings` ask for TensorBoard and it is not installed.
     """
-    run = _start_run(stage, params, key, Path(root).resolve()) if os.environ.get("ALPRO_LIVE", "on") != "off" else LiveRun()
+    settings, flat, root = settings or Tracking(), flat_params(params), Path(root).resolve()
+    key = key or hashlib.sha256(json.dumps([stage, flat], sort_keys=True).encode()).hexdigest()
+    board = Board(root / settings.tensorboard / stage / key[:12]) if settings.tensorboard else None
+    run = LiveRun()
+    if os.environ.get("ALPRO_LIVE", "on") != "off":
+        run = LiveRun([sys.executable, "-m", WRITER_MODULE], root)
+        header = {"stage": stage, "params": flat, "key": key, "root": str(root), "system_metrics": settings.system_metrics}
+        run._send(header)
+    run.board = board
     try:
         yield run
     except BaseException as error:
         run._close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     run._close("FINISHED")
-
-
-def _start_run(stage: str, params: Mapping[str, Any], key: str, root: Path) -> LiveRun:
-    flat = flat_params(params)
-    key = key or hashlib.sha256(json.dumps([stage, flat], sort_keys=True).encode()).hexdigest()
-    run = LiveRun([sys.executable, "-m", WRITER_MODULE], root)
-    run._send({"stage": stage, "params": flat, "key": key, "root": str(root)})
-    return run

@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpro import lineage
-from alpro.errors import TrackingError
 from alpro.files.atomic import sha256
-from alpro.files.json_files import read_json_object
 from alpro.files.outputs import MANIFEST
 from alpro.tracking import runs
-from alpro.tracking.records import StageRecord, flat_numbers, flat_params
+from alpro.tracking.pages import run_page
+from alpro.tracking.records import StageRecord, flat_params
 from alpro.tracking.runs import FILES_DIGEST, LIVE, PARENT_RUN, PIPELINE, RECORD, STAGE
 from alpro.tracking.state import PipelineState, data_deps
 from alpro.tracking.store import TrackingStore
@@ -34,6 +33,14 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 TRAINED = ("prompter", "pretrain", "finetune")
+# metrics of an evaluation that the parent run has too, with their names there
+HEADLINE = {
+    "text2video/r1": "r1",
+    "text2video/r5": "r5",
+    "text2video/r10": "r10",
+    "text2video/medianR": "medianR",
+    "overall_acc": "overall_acc",
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ def _commit_tags(state: PipelineState, run: Run) -> dict[str, str]:
 
 
 def finish_parent(store: TrackingStore, state: PipelineState, parent: Run, children: Mapping[str, Run]) -> None:
-    """Add the metrics of all evaluations, the report and a table of the stages to the parent run, and end it."""
+    """Add the headline metrics, the data, the report and a table of the stages to the parent run, and end it."""
     client, run_id = store.client, parent.info.run_id
     reports = state.root / "reports"
     folders = {record.folder for record in state.records}
@@ -115,12 +122,10 @@ def finish_parent(store: TrackingStore, state: PipelineState, parent: Run, child
         for f in sorted(reports.rglob("*"))
         if f.is_file() and not folders & set(f.parents) and f.name not in (".gitignore", MANIFEST)
     ]
-    final = {f"{r.task}/{key}": value for r in state.records if r.kind == "evaluate" for key, value in r.final.items()}
-    summary = reports / "summary.json"
-    if summary.exists():
-        final |= flat_numbers(_read_summary(summary))
+    final = headline_metrics(state.records)
     new = {key: value for key, value in final.items() if parent.data.metrics.get(key) != runs.comparable((key, 0, value))[2]}
     runs.log_points(client, run_id, [((key, 0, value), runs.now_ms()) for key, value in new.items()])
+    _log_all_inputs(store, state, parent)
     listing = [f"{sha256(file)}  {file.relative_to(reports).as_posix()}" for file in files]
     digest = hashlib.sha256("\n".join(listing).encode()).hexdigest()
     if files and parent.data.tags.get(FILES_DIGEST) != digest:
@@ -130,8 +135,15 @@ def finish_parent(store: TrackingStore, state: PipelineState, parent: Run, child
         client.set_terminated(run_id, "FINISHED")
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
-    return read_json_object(path, TrackingError, "`dvc repro report` writes it")
+def headline_metrics(records: Sequence[StageRecord]) -> dict[str, float]:
+    """Return the metrics by which pipeline states are compared, `msrvtt_ret/r1`; all others are in the stages' runs."""
+    evaluations = [record for record in records if record.kind == "evaluate"]
+    return {
+        f"{record.task}/{name}": record.final[key]
+        for record in evaluations
+        for key, name in HEADLINE.items()
+        if key in record.final
+    }
 
 
 def _stage_table(store: TrackingStore, state: PipelineState, children: Mapping[str, Run]) -> str:
@@ -146,7 +158,7 @@ def _stage_table(store: TrackingStore, state: PipelineState, children: Mapping[s
 
 
 def _link(store: TrackingStore, run_id: str) -> str:
-    return f"[{run_id[:8]}](#/experiments/{store.experiment}/runs/{run_id})"
+    return f"[{run_id[:8]}]({run_page('', store.experiment, run_id)})"
 
 
 # --- stage runs ---------------------------------------------------------------------------------------------
@@ -244,17 +256,22 @@ def _refresh(store: TrackingStore, state: PipelineState, record: StageRecord, ru
 
 def _log_inputs(store: TrackingStore, state: PipelineState, record: StageRecord, run: Run, stage: lineage.LockedStage) -> None:
     """Log the datasets that the stage read, with DVC's hashes as their digests."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+    runs.log_inputs(store.client, run, data_deps(state, stage), _context(record))
 
-    logged = {(entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs} if run.inputs else set()
-    context = InputTag("mlflow.data.context", "training" if record.kind in TRAINED else "evaluation")
-    inputs = [
-        DatasetInput(Dataset(path, dep.hash, "local", json.dumps({"uri": path}), profile=json.dumps(vars(dep))), [context])
-        for path, dep in sorted(data_deps(state, stage).items())
-        if (path, dep.hash) not in logged
-    ]
-    if inputs:
-        store.client.log_inputs(run.info.run_id, inputs)
+
+def _context(record: StageRecord) -> str:
+    return "training" if record.kind in TRAINED else "evaluation"
+
+
+def _log_all_inputs(store: TrackingStore, state: PipelineState, parent: Run) -> None:
+    """Log the datasets of all stages; those that a training read have the context `training`."""
+    data: dict[str, dict[str, lineage.LockedPath]] = {"training": {}, "evaluation": {}}
+    for record in state.records:
+        if stage := state.locked_stage(record):
+            data[_context(record)] |= data_deps(state, stage)
+    runs.log_inputs(store.client, parent, data["training"], "training")
+    rest = {path: dep for path, dep in data["evaluation"].items() if path not in data["training"]}
+    runs.log_inputs(store.client, parent, rest, "evaluation")
 
 
 def _upload(store: TrackingStore, run_id: str, base: Path, files: Sequence[Path]) -> None:

@@ -27,6 +27,7 @@ Point = tuple[str, int, float]
 CONTENT_FILES = ("params.json", "history.jsonl", "metrics.json")
 """The files whose content identifies a record. Other files, such as plots, are derived from them."""
 
+FINAL = "weights"  # the kept weights of a training: best step, last losses, and the validation by which they were chosen
 MAX_PARAM_CHARS = 6000  # MLflow's limit for the value of a parameter
 
 
@@ -134,8 +135,8 @@ def _read(folder: Path, stage: str, others: Sequence[Path]) -> StageRecord:
     params = _json(folder / "params.json")
     points = {(key, step): value for row in _lines(folder / "history.jsonl") for key, step, value in row_points(row)}
     final = flat_numbers(_json(folder / "metrics.json"))
-    if points:  # a training: keep its final metrics apart from the curves' points
-        final = {f"final/{key}": value for key, value in final.items()}
+    if points:  # a training: keep its final metrics apart from the curves' points, and below them in MLflow's alphabet
+        final = {f"{FINAL}/{key}": value for key, value in final.items()}
     content = [f for f in files if f.parent == folder and f.name in CONTENT_FILES]
     return StageRecord(
         stage=stage,

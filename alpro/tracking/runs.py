@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alpro.lineage import LockedPath
 from alpro.tracking.records import Point
 
 if TYPE_CHECKING:
@@ -45,6 +47,21 @@ def log_params(client: MlflowClient, run: Run, params: Mapping[str, str]) -> Non
     entries = [Param(key, value) for key, value in params.items() if key not in run.data.params]
     for start in range(0, len(entries), BATCH_PARAMS):
         client.log_batch(run.info.run_id, params=entries[start : start + BATCH_PARAMS])
+
+
+def log_inputs(client: MlflowClient, run: Run, data: Mapping[str, LockedPath], context: str) -> None:
+    """Log the datasets that the run does not have yet, with DVC's hashes as digests. `context`: training or evaluation."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    logged = {(entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs} if run.inputs else set()
+    tag = InputTag("mlflow.data.context", context)
+    inputs = [
+        DatasetInput(Dataset(path, dep.hash, "local", json.dumps({"uri": path}), profile=json.dumps(vars(dep))), [tag])
+        for path, dep in sorted(data.items())
+        if (path, dep.hash) not in logged
+    ]
+    if inputs:
+        client.log_inputs(run.info.run_id, inputs)
 
 
 def set_tags(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:

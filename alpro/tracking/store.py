@@ -19,10 +19,12 @@ from urllib.parse import unquote, urlsplit
 from alpro.errors import TrackingError
 from alpro.files.locks import take_lock
 from alpro.lineage import main_checkout
+from alpro.terminal import logs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logs.get(__name__)
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -116,6 +118,7 @@ def opened(root: Path | str = ".") -> Iterator[TrackingStore]:
     variables: some of its functions look the store up there, and would otherwise create one in the working directory.
     """
     uri = store_uri(root)
+    log.debug("store %s", redacted(uri))
     before = {name: os.environ.get(name) for name in URI_VARIABLES}
     os.environ.update(dict.fromkeys(URI_VARIABLES, uri))
     try:

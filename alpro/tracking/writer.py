@@ -15,12 +15,15 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alpro.errors import TrackingError
 from alpro.tracking import runs
 from alpro.tracking.records import Point, row_points
 from alpro.tracking.store import TrackingStore, opened
+
+if TYPE_CHECKING:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 ORPHAN_S = 4.0  # time to finish after the training died
 RETRY_S = (5.0, 120.0)  # first and longest pause after a failure
@@ -31,8 +34,10 @@ Message = dict[str, Any]
 class Writer:
     """Sends the rows of one run and keeps those that could not be sent."""
 
-    def __init__(self, stage: str, params: dict[str, str], key: str, root: str) -> None:
+    def __init__(self, stage: str, params: dict[str, str], key: str, root: str, system_metrics: bool = False) -> None:
         self.stage, self.params, self.key, self.root = stage, params, key, Path(root)
+        self.system_metrics = system_metrics
+        self.monitor: SystemMetricsMonitor | None = None
         self.points: list[tuple[Point, int]] = []
         self.run_id = ""
         self.logged: set[Point] = set()
@@ -54,6 +59,8 @@ class Writer:
                 runs.log_points(store.client, self.run_id, self.points)
                 self.points.clear()
                 if end:
+                    if self.monitor is not None:
+                        self.monitor.finish()
                     store.client.set_tag(self.run_id, "alpro.live.failures", str(self.failures))
                     store.client.set_terminated(self.run_id, end)
         except (TrackingError, ImportError) as error:
@@ -76,6 +83,11 @@ class Writer:
             run = store.client.create_run(store.experiment, run_name=self.stage, tags=tags)
             runs.log_params(store.client, run, self.params)
             self.run_id = run.info.run_id
+        if self.system_metrics:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            self.monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=store.uri)
+            self.monitor.start()
         print("ready", flush=True)
 
     def _failed(self, error: Exception) -> None:

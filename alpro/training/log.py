@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from alpro import distributed
-from alpro.terminal import console
+from alpro.terminal import logs
 from alpro.terminal.progress import Bar
 from alpro.training.task import Best
 
 Row = dict[str, Any]
+log = logs.get(__name__)
 
 
 class Clock:
@@ -120,18 +121,18 @@ class Log:
         """Add a row to the history and print it, together with figures that depend on the machine."""
         self.history.append(row)
         if self.shown:
-            self.say(line(row, times or {}, self._total))
+            self.say(line(row, times or {}, self._total), {"stage": self.label, **row, **(times or {})})
         if self.live is not None:
             self.live({**row, **(times or {})})
 
-    def say(self, text: str) -> None:
-        """Print a line, above the progress bar if there is one."""
+    def say(self, text: str, fields: Row | None = None) -> None:
+        """Print a line, above the progress bar if there is one. `fields`: what a JSON log adds to it."""
         if not self.shown:
             return
         if self._bar.visible:
             self._bar.print(text)
         else:
-            console.say(f"{self.label}: {text}" if self.label else text)
+            log.info("%s", f"{self.label}: {text}" if self.label else text, extra={logs.FIELDS: fields or {}})
 
     def advance(self, step: int) -> None:
         """Move the progress bar."""

@@ -28,7 +28,7 @@ from alpro.files.locks import Lock, take_lock
 from alpro.files.outputs import check_output, new_dir
 from alpro.files.state import state_folder
 from alpro.launch import heartbeat
-from alpro.terminal import console
+from alpro.terminal import logs
 from alpro.training.checkpointer import Checkpointer
 from alpro.training.engine import Engine
 from alpro.training.log import Log, kept_names
@@ -40,6 +40,7 @@ from alpro.training.tasks.base import ClipTask
 from alpro.training.tasks.make import input_paths, make_task
 from alpro.training.weights import load_weights, trained_weights
 
+logger = logs.get(__name__)
 STAGES = ("prompter", "pretrain", "finetune")
 # preprocessing that inference must repeat, stored in the checkpoint's config.json
 VIEWING = {"frames": "eval_frames", "max_text_tokens": "max_text_tokens"}
@@ -125,7 +126,7 @@ def _train(job: _Job) -> Best:
         if elastic:
             best = distributed.run_elastic(
                 lambda check: _attempt(job, workspace, task, engine, check),
-                lambda text: console.say(f"{job.name}: {text}"),
+                lambda text: logger.info("%s: %s", job.name, text),
             )
         else:
             best = _attempt(job, workspace, task, engine)
@@ -156,7 +157,7 @@ def _attempt(
     checkpointer.samples = SampleLog(sample_log) if is_first and sample_log else None
     if workspace.store is not None:
         log.say(f"{distributed.size()} processes, {engine.device.type}, resume state in {workspace.store.path}")
-    with _live(job.name, workspace, log):
+    with _live(job, workspace, log):
         best = engine.run()
     with distributed.agreed("the checkpoint or the record"):
         if is_first:
@@ -199,7 +200,7 @@ def _final_params(params: dict[str, Any], engine: Engine) -> dict[str, Any]:
 class _Workspace:
     """Rank 0's snapshot store and the lock on the output folder. If another process holds either, every rank raises."""
 
-    def __init__(self, job: _Job, device: torch.device, say: Callable[[str], None] = console.say) -> None:
+    def __init__(self, job: _Job, device: torch.device, say: Callable[[str], None] = logger.info) -> None:
         self.job, self.device, self.say = job, device, say
         self.store: SnapshotStore | None = None
         self.params: dict[str, Any] = {}  # params.json of the record
@@ -242,14 +243,14 @@ class _Workspace:
 
 
 @contextmanager
-def _live(name: str, workspace: _Workspace, log: Log) -> Iterator[None]:
+def _live(job: _Job, workspace: _Workspace, log: Log) -> Iterator[None]:
     """Show the rows of the history in MLflow as they are written; only rank 0 does."""
     if workspace.store is None:
         yield
         return
     from alpro.tracking.live_run import live
 
-    with live(name, workspace.params, key=workspace.store.path.name) as run:
+    with live(job.name, workspace.params, key=workspace.store.path.name, settings=job.params.tracking) as run:
         log.live = run.log
         yield
 

@@ -23,8 +23,9 @@ from alpro.errors import TrainingError
 from alpro.files.atomic import replace_dir, save_tensors, sha256
 from alpro.files.json_files import write_json
 from alpro.files.locks import take_lock
-from alpro.terminal import console
+from alpro.terminal import logs
 
+log = logs.get(__name__)
 KEEP = 2  # snapshots
 MANIFEST = "MANIFEST.json"
 STATE = "facts.json"  # in a snapshot: everything but the tensors
@@ -75,7 +76,7 @@ def _copies(tensors: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> dict[st
 class SnapshotStore:
     """The snapshots of one training on disk; only rank 0 has one."""
 
-    def __init__(self, path: str | Path, say: Callable[[str], None] = console.say) -> None:
+    def __init__(self, path: str | Path, say: Callable[[str], None] = log.info) -> None:
         """Lock the directory, and remove what a killed process left half-written. Raises TrainingError if it is in use."""
         self.path = Path(path)
         self.say = say

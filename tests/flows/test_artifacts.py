@@ -61,7 +61,7 @@ def test_artifacts_of_a_run_link_to_mlflow(tmp_path: Path, monkeypatch: pytest.M
     assert MlflowRuns.from_json(sync).link() == "MLflow's run `abc123`"
     monkeypatch.setenv("ALPRO_MLFLOW_PAGE", "http://127.0.0.1:5000")
     mlflow = MlflowRuns.from_json(sync)
-    assert mlflow.link() == "[MLflow's run](http://127.0.0.1:5000/#/experiments/7/runs/abc123)"
+    assert mlflow.link() == "[MLflow's run](http://127.0.0.1:5000/#/experiments/7/runs/abc123?workflowType=machine_learning)"
     assert mlflow.image("evaluate/msvd_qa", "plots/a.png") == (
         "http://127.0.0.1:5000/get-artifact?path=plots/a.png&run_uuid=def456"
     )

@@ -116,6 +116,7 @@ def test_terminal_output_has_the_figures_and_the_reports_path(
     show_report(params, "reports")
     printed = capsys.readouterr().out
     assert " .venv/bin/mlflow ui" in printed, "relative to the checkout"
+    assert "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning" in printed
     assert "git add dvc.lock && git commit" in printed.splitlines()[-1]
 
 

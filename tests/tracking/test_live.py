@@ -55,7 +55,7 @@ def test_ended_live_run_is_completed_not_duplicated(project, params):
     assert after.info.run_id == before.info.run_id
     assert after.info.end_time == before.info.end_time
     assert (after.data.tags[PARENT_RUN], after.data.tags[LIVE]) == (done.parent, "done")
-    assert after.data.metrics["final/best_step"] == 100
+    assert after.data.metrics["weights/best_step"] == 100
     assert curve(project) == LOSSES
 
 
@@ -235,3 +235,19 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)
     server.wait()
+
+
+def test_system_metrics_are_logged_only_if_asked_for(project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    one = writer(project)
+    one.system_metrics = True
+    send(one, ROWS[:20])
+    deadline = time.monotonic() + 60
+    while not (measured := [key for key in contents(project).runs[TRAINED][0].data.metrics if key.startswith("system/")]):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert "system/cpu_utilization_percentage" in measured
+    send(one, ROWS[20:], end="FINISHED")
+    assert curve(project) == LOSSES
+    send(writer(project, "pretrain"), ROWS, end="FINISHED")
+    assert not [key for key in contents(project).runs["pretrain"][0].data.metrics if key.startswith("system/")]

@@ -17,7 +17,7 @@ from alpro.registry import status, sync
 from alpro.tracking import mlflow_runs
 from alpro.tracking.records import read_records, row_points
 from alpro.tracking.runs import PARENT_RUN
-from tests.tracking.tracked_project import STEPS, contents, history, stages_of, write_record
+from tests.tracking.tracked_project import METRICS, STEPS, contents, history, stages_of, write_record
 
 TRAINED = "finetune/msvd_qa"
 
@@ -40,16 +40,17 @@ def test_curves_equal_the_history(mirror):
     (run,) = store.runs[TRAINED]
     expected = {point for row in history(TRAINED, STEPS) for point in row_points(row)}
     logged = [metric for key in run.data.metrics for metric in store.client.get_metric_history(run.info.run_id, key)]
-    assert {(m.key, m.step, m.value) for m in logged if not m.key.startswith("final/")} == expected
-    assert run.data.metrics["final/best_step"] == 100
+    assert {(m.key, m.step, m.value) for m in logged if not m.key.startswith("weights/")} == expected
+    assert run.data.metrics["weights/best_step"] == 100
 
 
-def test_parent_run_has_the_figures_and_the_report(mirror, params):
+def test_parent_run_has_the_headline_metrics_the_data_and_the_report(mirror, params):
     store = contents(mirror)
     (run,) = store.runs[None]
-    assert run.data.metrics["msrvtt_ret/r1"] == 31.5  # summary.json has precedence
-    assert run.data.metrics["msrvtt_ret/ci95/r1/low"] == 20.0
-    assert run.data.metrics["msvd_qa/r5"] == 60.0
+    tasks = [*params.evaluate, *(f"{task}_zeroshot" for task in params.zeroshot)]
+    assert run.data.metrics == {f"{task}/{name}": value for task in tasks for name, value in METRICS["text2video"].items()}
+    (given,) = run.inputs.dataset_inputs
+    assert (given.dataset.name, given.tags[0].value) == ("data/any/txt", "training")
     assert run.data.params["recipe"] == params.recipe
     assert {artifact.path for artifact in store.client.list_artifacts(run.info.run_id)} >= {"summary.json", "index.html"}
     assert TRAINED in run.data.tags["mlflow.note.content"]

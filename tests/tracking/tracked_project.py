@@ -15,6 +15,7 @@ from alpro.config import Params
 from alpro.tracking import store
 
 STEPS = 40
+METRICS = {"text2video": {"r1": 30.0, "r5": 60.0}, "ci95": {"text2video": {"r1": [25.0, 35.0]}}, "n": 20}  # of an evaluation
 
 
 def contents(root: Path) -> SimpleNamespace:
@@ -80,7 +81,7 @@ def write_record(root: Path, stage: str, steps: int, salt: str = "") -> Path:
         (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "metrics.json").write_text(json.dumps({"best_step": 100, "val": {"r1": rows[-1].get("r1", 0.5)}}))
     else:
-        (folder / "metrics.json").write_text(json.dumps({"r1": 30.0, "r5": 60.0, "ci95": {"r1": [25.0, 35.0]}, "n": 20}))
+        (folder / "metrics.json").write_text(json.dumps(METRICS))
     (folder / "plots" / "curve.png").write_bytes(b"\x89PNG" + stage.encode())
     return folder
 

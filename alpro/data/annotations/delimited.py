@@ -9,7 +9,6 @@ are not read: text of several lines is valid. In either case no row is lost sile
 from __future__ import annotations
 
 import csv
-import logging
 import re
 import sys
 from bisect import bisect_right
@@ -21,8 +20,9 @@ from pathlib import Path
 from typing import Protocol
 
 from alpro.errors import DataError
+from alpro.terminal import logs
 
-log = logging.getLogger(__name__)
+log = logs.get(__name__)
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "validate": "val", "validation": "val", "valid": "val",
                "dev": "val", "test": "test", "testing": "test"}  # fmt: skip
 NAME_KEYS = ("clip_name", "video_id", "video", "videoid", "file_name", "image")

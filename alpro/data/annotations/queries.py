@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from alpro.data.annotations.rows import Faults, read_rows, read_text_cell, read_
 from alpro.data.media.extensions import VIDEO_EXTENSIONS, bare_name, is_video_name
 from alpro.errors import DataError
 from alpro.files.listing import list_files
+from alpro.terminal import logs
 
-log = logging.getLogger(__name__)
+log = logs.get(__name__)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ raises a DataError with the file, the line and the key of every fault.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -24,13 +23,14 @@ from alpro.data.media.extensions import bare_name
 from alpro.data.sources.known_missing import known_missing
 from alpro.errors import DataError
 from alpro.files.names import shown, text_fault
+from alpro.terminal import logs
 
 __all__ = [
     "SPLITS", "annotation_file", "answer_file", "missing_files", "read_answer_list", "read_answers",
     "read_corpus", "read_dataset",
 ]  # fmt: skip
 
-log = logging.getLogger(__name__)
+log = logs.get(__name__)
 VIDEO_KEYS = ("clip_name", "video_id", "video", "videoid", "file_name")
 MEDIA_KEYS = ("video_id", "image", "videoid", "video", "clip_name", "file_name")
 CAPTION_KEYS = ("caption", "text", "name", "sentence", "description")

@@ -10,7 +10,6 @@ decoded as without a cache, after one warning.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import sqlite3
 import threading
@@ -34,8 +33,9 @@ from alpro.files.frame_store import Choose, FrameStore
 from alpro.files.locks import LockHeld
 from alpro.files.state import DEFAULT, state_folder
 from alpro.system.filesystems import network_filesystem
+from alpro.terminal import logs
 
-log = logging.getLogger(__name__)
+log = logs.get(__name__)
 _SETTLED_NS = 2_000_000_000  # a file that changed less than this ago may change again without a change of its times
 R = TypeVar("R")
 

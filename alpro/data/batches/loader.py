@@ -7,7 +7,6 @@ an error.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,8 +23,9 @@ from alpro.data.batches.sampler import BatchPlan
 from alpro.data.batches.shared_memory import REMEDY, FailurePipe, check_room
 from alpro.errors import DataError, TrainingError
 from alpro.system.parent import die_with_parent
+from alpro.terminal import logs
 
-log = logging.getLogger(__name__)
+log = logs.get(__name__)
 _LISTED = 20  # unreadable files named in one message
 _MIN_COUNTED = 1000  # samples: of fewer, a single unreadable one would be a large share
 _Key = tuple[str, int, int]  # (corpus, epoch, row)

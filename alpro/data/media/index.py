@@ -8,7 +8,6 @@ interrupted run resumes where it stopped.
 from __future__ import annotations
 
 import json
-import logging
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,9 +26,10 @@ from alpro.data.media.shards import shard_of
 from alpro.data.media.strict import Frames
 from alpro.files.atomic import atomic_write
 from alpro.files.state import state_folder
+from alpro.terminal import logs
 from alpro.terminal.progress import ProgressCallback
 
-log = logging.getLogger(__name__)
+log = logs.get(__name__)
 _TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "str": pa.string()}
 SCHEMA = pa.schema([("path", pa.string()), *((field.name, _TYPES[str(field.type)]) for field in fields(VideoInfo))])
 _CHUNK = 16  # files handed to a worker at a time
