@@ -11,7 +11,7 @@ from alpro.cli.app import MACHINE, PIPELINE, add_group, app, example_line
 from alpro.cli.options import PARAMS, AsJson, Changes, ParamsFile, Recipe, read_params
 
 recipe = add_group("recipe", "List the recipes and choose one.", PIPELINE)
-config = add_group("config", "Import configuration files of the released code.", PIPELINE)
+config = add_group("config", "Parameter files: import those of the released code, print the schema.", PIPELINE)
 
 
 @recipe.command("use", epilog=example_line("recipe use tiny"))
@@ -44,6 +44,14 @@ def config_import(
     imported = import_configs(files, name)
     imported.write(output)
     typer.echo(f"{imported}\n{output}: written; parameters not named above are those of recipe official")
+
+
+@config.command("schema", epilog=example_line("config schema"))
+def config_schema() -> None:
+    """Print the JSON schema of params.yaml, which params.schema.json keeps for editors."""
+    from alpro.config.schema import schema_text
+
+    typer.echo(schema_text(), nl=False)
 
 
 @app.command(rich_help_panel=PIPELINE, epilog=example_line("ablations"))

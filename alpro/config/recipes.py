@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alpro.config import load
+from alpro.config.schema import LINE, with_schema_line
 from alpro.errors import ConfigError, nearest
 from alpro.files.atomic import atomic_write
 
@@ -22,6 +23,8 @@ def describe(name: str) -> str:
     for line in path_of(name).read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
+        if line.startswith(LINE):
+            continue
         lines.append(line.lstrip("# "))
     return " ".join(lines)
 
@@ -30,7 +33,7 @@ def use(name: str, params: Path = Path("params.yaml")) -> None:
     """Write params.yaml from a recipe. Raises ConfigError if the recipe is not valid."""
     path = path_of(name)
     load(path)
-    atomic_write(params, path.read_bytes())
+    atomic_write(params, with_schema_line(path.read_text(encoding="utf-8")))
 
 
 def path_of(name: str) -> Path:

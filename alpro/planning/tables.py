@@ -29,26 +29,29 @@ def print_plan(
 
 
 def plan_tables(plans: Sequence[TrainingPlan], gpus: int, device: Device) -> list[Table]:
-    """Return two tables for `rich.print`."""
+    """Return two tables for `rich.print`, made for a terminal of 80 columns."""
+    recomputed = any(plan.recomputed_flops for plan in plans)
     work = make_table(
-        "Work", "samples", "epochs", "batch", "steps", "FLOPs", "+ validation", "+ recomputed", f"hours on {gpus} {device.name}"
-    )
+        f"Work, with hours on {gpus} {device.name}", "samples", "ep-\nochs", "batch", "steps", "FLOPs", "+ vali-\ndation",
+        *(["+ re-\ncomp."] if recomputed else []), "hours", "type",
+    )  # fmt: skip
     for plan in plans:
-        samples = f"{sum(plan.samples.values()):,}{'' if plan.counted else ' *'}"
-        validation = "unknown" if plan.validation_flops is None else f"{plan.validation_flops:.1e}"
+        validation = "?" if plan.validation_flops is None else _flops(plan.validation_flops)
         work.add_row(
-            plan.name, samples, str(plan.epochs), f"{plan.batch:,}", f"{plan.steps:,}", f"{plan.flops:.2e}", validation,
-            f"{plan.recomputed_flops:.1e}" if plan.recomputed_flops else "", f"{plan.hours:.1f} ({plan.precision})",
+            plan.name, _count(sum(plan.samples.values())) + ("" if plan.counted else "*"), str(plan.epochs), f"{plan.batch:,}",
+            _count(plan.steps), _flops(plan.flops), validation,
+            *([_flops(plan.recomputed_flops) if plan.recomputed_flops else ""] if recomputed else []),
+            f"{plan.hours:.1f}", plan.precision,
         )  # fmt: skip
     memory = make_table(
-        "Memory per process and disk, GB", "parameters", "weights", "frozen", "gradients", "moments", "activations", "peak",
-        "checkpoint", "resume state",
+        "Memory per process and disk, GB", "param-\neters", "weights", "frozen", "grad-\nients", "mo-\nments", "activ-\nations",
+        "peak", "check-\npoint", "state",
     )  # fmt: skip
     for plan in plans:
         m = plan.memory
         numbers = (m.weights + m.casts, m.frozen, m.gradients, m.moments, m.activations + m.recomputed)
         capacity = device.memory_gb
-        too_large = "" if capacity is None or m.peak / GB <= capacity else " !"
+        too_large = "" if capacity is None or m.peak / GB <= capacity else "!"
         memory.add_row(
             plan.name, f"{plan.parameters / 1e6:.1f} M", *(f"{number / GB:.1f}" for number in numbers),
             f"{m.peak / GB:.1f}{too_large}", f"{plan.checkpoint_bytes / GB:.1f}", f"{plan.resume_bytes / GB:.1f}",
@@ -56,15 +59,22 @@ def plan_tables(plans: Sequence[TrainingPlan], gpus: int, device: Device) -> lis
     return [work, memory]
 
 
+def _count(number: int) -> str:
+    return f"{number / 1e6:.2f} M" if number >= 1e6 else f"{number:,}"
+
+
+def _flops(number: float) -> str:
+    return f"{number:.1e}".replace("e+", "e")
+
+
 def plan_notes(plans: Sequence[TrainingPlan], device: Device, data: Mapping[str, int]) -> list[str]:
     """Explain the marks in the tables, and the assumptions."""
-    notes = [f"Hours: {device.assumption} (assumed, not measured); reading the videos is not included."]
+    hours = f"Hours: {device.assumption} (assumed, not measured); reading the videos is not included."
+    notes = ["type: of the numbers; state: what a resume needs.", hours]
     if not all(plan.counted for plan in plans):
         notes.append("* published numbers (alpro/planning/published.py): the data are missing here.")
     if any(plan.validation_flops is None for plan in plans):
-        notes.append(
-            "unknown: the validation split is missing here and its size is not published; the hours do not include it."
-        )
+        notes.append("?: the validation split is missing here and its size is not published; the hours do not include it.")
     if device.memory_gb is not None and any(plan.memory.peak / GB > device.memory_gb for plan in plans):
         remedy = "use a smaller batch_size with more accumulation, precision bf16, or gradient_checkpointing exact"
         notes.append(f"! more than the {device.memory_gb} GB of a {device.name}: {remedy}.")

@@ -141,6 +141,10 @@ def test_command_prints_its_assumptions(paper: Params, monkeypatch: pytest.Monke
     output = CliRunner().invoke(app, words).output
     assert "hours on 8 H100" in output and "assumed" in output and "published numbers" in output
     assert "more than the 80 GB of a H100" in output  # 128 clips in fp32
+    monkeypatch.setenv("COLUMNS", "80")
+    for recipe in ("sample", "official", "paper"):
+        narrow = CliRunner().invoke(app, ["plan", "--params", str(ROOT / f"recipes/{recipe}.yaml")]).output
+        assert narrow.count("finetune/msrvtt_ret ") == 2 and "…" not in narrow, "the names are complete at 80 columns"
     content = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
     (pretrain,) = (training for training in content["trainings"] if training["name"] == "pretrain")
     assert pretrain["batch"] == 1024 and content["gpus"] == 8

@@ -23,6 +23,7 @@ from alpro.config import parse
 from alpro.config.recipes import path_of
 from alpro.config.released.datasets import corpora, dataset, training_of
 from alpro.config.released.keys import RULES, TEXT_RULES, VIDEO_RULES, Kind, Nothing, Only, rule_of
+from alpro.config.schema import with_schema_line
 from alpro.errors import ConfigError, nearest
 from alpro.files.atomic import atomic_write
 from alpro.files.json_files import read_json_object
@@ -73,7 +74,8 @@ class Imported:
     def write(self, path: str | Path) -> None:
         """Write the parameters as params.yaml, atomically."""
         head = f"# Imported from {', '.join(self.files)}; other values are those of recipe `{BASE}`.\n"
-        atomic_write(path, head + yaml.safe_dump(self.params, sort_keys=False, allow_unicode=True, width=120))
+        text = head + yaml.safe_dump(self.params, sort_keys=False, allow_unicode=True, width=120)
+        atomic_write(path, with_schema_line(text) if Path(path).name == "params.yaml" else text)
 
 
 def import_configs(files: Sequence[str | Path], name: str = "imported") -> Imported:
