@@ -24,7 +24,7 @@ LAYERS = (
     ("alpro.evaluation",),
     ("alpro.training", "alpro.serving", "alpro.report"),
     ("alpro.search", "alpro.planning", "alpro.registry"),
-    ("alpro.hub",),
+    ("alpro.hub", "alpro.own_data"),
     ("alpro.served",),
     ("alpro.api", "alpro.app"),
     ("alpro.checks",),

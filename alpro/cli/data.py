@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,6 +34,32 @@ def data_sample(
         raise ConfigError(f"{recipe or params}: `sample` is null; this recipe uses real data")
     with reporting("made videos and images") as progress:
         make_sample(settings, root, workers=workers, progress=progress)
+
+
+@group.command("init", epilog=example_line("data init clips --name mine"))
+def data_init(
+    folder: Annotated[Path, typer.Argument(help="Folder with your videos; folders below it are included.")],
+    name: Annotated[str | None, typer.Option(help="Name of the dataset (default: the folder's).")] = None,
+    table: Annotated[
+        list[Path] | None,
+        typer.Option("--table", help="Table of captions or questions (default: those in the folder); may be repeated."),
+    ] = None,
+    task: Annotated[
+        Literal["retrieval", "qa"] | None, typer.Option(help="Use captions or questions (default: as the table has them).")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Checkpoint from which the training starts, or scratch (default: that of params.yaml).")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder with its vocabulary (default: the checkpoint's own).")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time that the training may take; sizes and epochs follow.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed by which videos are drawn for validation and test.")] = 0,
+    workers: Workers = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Prepare your own videos: a table, splits, sizes and parameters, and the commands to type next."""
+    from alpro.own_data.init import Options, init
+
+    typer.echo(init(Options(folder, name, table or (), task, start, tokenizer, minutes, seed, params, workers)).text())
 
 
 @group.command("vocabulary", epilog=example_line("data vocabulary models/sample/text"))

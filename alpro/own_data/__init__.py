@@ -1,0 +1,1 @@
+"""Preparation of a folder of your own videos: its texts, splits, sizes and parameters (`alpro data init`)."""

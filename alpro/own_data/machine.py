@@ -1,0 +1,70 @@
+"""Resources of this machine for a training: cores, memory, GPUs, and a measured or assumed speed."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from alpro.system import gpus
+from alpro.training.flops import GPUS
+
+MEASURED_S = 0.3
+CPU_SHARE = 0.2  # of the measured speed of one product that fine-tunings of recipe `sample` reached on two cores
+GPU_SHARE = 0.25  # of a GPU's peak, assumed: small models leave much of it idle
+UNKNOWN_GPU_FLOPS = 30e12
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Cores, memory in bytes that a process may use, number of GPUs, and FLOP/s of all processes together."""
+
+    cores: int
+    memory: float
+    gpus: int
+    flops: float
+
+    def described(self) -> str:
+        """Return the machine in words."""
+        return f"{self.gpus} GPU{'s' if self.gpus > 1 else ''}" if self.gpus else f"{self.cores} CPU cores"
+
+
+def this_machine() -> Machine:
+    """Look at this machine; on CPUs, the speed is measured for a third of a second."""
+    cores, count = len(os.sched_getaffinity(0)), gpus.count()
+    if count:
+        import torch
+
+        properties = torch.cuda.get_device_properties(0)
+        peak = next((gpu.half for word, gpu in GPUS.items() if word in properties.name), UNKNOWN_GPU_FLOPS)
+        return Machine(cores, float(properties.total_memory), count, count * peak * GPU_SHARE)
+    return Machine(cores, _available_bytes(), 0, _measured_flops(cores) * CPU_SHARE)
+
+
+def _available_bytes() -> float:
+    """Return the available memory, within the limit of a container."""
+    available = float("inf")
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            available = 1024.0 * int(line.split()[1])
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else ""
+    return min(available, float(text)) if text.isdigit() else available
+
+
+def _measured_flops(cores: int) -> float:
+    """Return FLOP/s of all cores by the fastest of many products on one core, so that other processes disturb it little."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        a, b = torch.randn(1024, 256), torch.randn(256, 1024)
+        fastest, end = float("inf"), time.perf_counter() + MEASURED_S
+        while (start := time.perf_counter()) < end:
+            a @ b
+            fastest = min(fastest, time.perf_counter() - start)
+        return cores * 2.0 * 1024 * 256 * 1024 / fastest
+    finally:
+        torch.set_num_threads(before)
