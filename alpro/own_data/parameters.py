@@ -15,6 +15,7 @@ import yaml
 
 from alpro.config import Finetuning, Params, load, recipes
 from alpro.config.params import parse
+from alpro.config.schema import with_schema_line
 from alpro.errors import ConfigError, OutputError
 from alpro.files.atomic import atomic_write
 from alpro.lineage import git
@@ -81,8 +82,9 @@ def check_writable(name: str, params: Path, *, joins: bool) -> None:
     recipe = recipes.RECIPES / f"{name}.yaml"
     if recipe.exists() and not is_unchanged(recipe):
         raise OutputError(f"{recipe}: exists and is not as this command made it; move it away, or give another --name")
-    kept = [path for path in recipes.RECIPES.glob("*.yaml") if path.read_bytes() == params.read_bytes()]
-    if not kept and not _is_committed(params):
+    current = params.read_text(encoding="utf-8")
+    texts = [path.read_text(encoding="utf-8") for path in recipes.RECIPES.glob("*.yaml")]
+    if not any(current in (text, with_schema_line(text)) for text in texts) and not _is_committed(params):
         raise OutputError(
             f"{params}: has changes that neither a commit nor a recipe has; commit them, or copy it to {recipes.RECIPES}/"
         )

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from alpro.config import Model, load
+from alpro.config.schema import with_schema_line
 from alpro.errors import ConfigError, OutputError
 from alpro.own_data import parameters
 from alpro.own_data.machine import Machine
@@ -40,7 +41,8 @@ def recipe() -> str:
 
 def test_recipe_is_valid_has_only_this_set_and_becomes_params(project: Path) -> None:
     file = parameters.write_recipe("mine", recipe(), PARAMS)
-    assert file.read_bytes() == PARAMS.read_bytes()
+    assert PARAMS.read_text() == with_schema_line(file.read_text())
+    parameters.check_writable("mine", PARAMS, joins=False)
     written = load(PARAMS)
     assert (written.recipe, written.sample, list(written.datasets), written.corpora) == ("mine", None, ["mine"], {})
     assert (written.init.finetune, written.text.tokenizer) == (SCRATCH, "data/mine/vocabulary")
