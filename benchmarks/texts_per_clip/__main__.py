@@ -26,8 +26,8 @@ from alpro.config import override, parse
 from alpro.evaluation.bootstrap import compare
 from alpro.files.json_files import write_json
 from alpro.files.state import state_folder
-from benchmarks.baseline.runs import fine_tune, key, percent
 from benchmarks.evaluation import processor
+from benchmarks.texts_per_clip.runs import fine_tune, key, percent
 
 WORK = state_folder() / "texts_per_clip"
 

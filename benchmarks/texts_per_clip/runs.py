@@ -13,8 +13,6 @@ import yaml
 from alpro.errors import AlproError
 from alpro.files.atomic import sha256
 
-METRICS = {"retrieval": "r1", "qa": "overall_acc"}
-
 
 def key(raw: dict, init: str) -> str:
     """Return a digest of the parameters and the weights that a comparison starts from."""
