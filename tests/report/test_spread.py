@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from statistics import stdev
 
@@ -43,9 +44,9 @@ def test_a_single_seed_has_no_spread() -> None:
 
 
 def test_table_has_mean_and_deviation_of_each_group() -> None:
-    console = Console(width=80, record=True, quiet=True)
+    console = Console(width=80, file=io.StringIO())
     console.print(spread_table(group_by_seed(TRIALS)))
-    rows = [" ".join(line.split()) for line in console.export_text().splitlines()]
+    rows = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
     assert "pretrain.learning_rate=0.1 pretrain.learning_rate=0.2" in rows
     assert rows[-1] == f"msrvtt_ret 16.00 ± {stdev([20, 12]):.2f} 35.00 ± {stdev([30, 40]):.2f}"
 
