@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -59,7 +59,9 @@ class BaselineRow:
     task: str
     metric: str
     pretrained: float
+    pretrained_stdev: float
     scratch: float
+    scratch_stdev: float
     gain: float
     gains: list[float]  # by seed
 
@@ -80,11 +82,16 @@ def read_baseline(path: Path = PATH) -> Baseline | None:
 
 
 def baseline_rows(baseline: Baseline) -> list[BaselineRow]:
-    """Return the rows of the table: means over the seeds, and the gain of each seed."""
-    return [
-        BaselineRow(name, task.metric, mean(task.pretrained), mean(task.scratch), task.gain, _gains(task))
-        for name, task in baseline.tasks.items()
-    ]
+    """Return the rows of the table: means and standard deviations over the seeds, and the gain of each seed."""
+    rows = []
+    for name, task in baseline.tasks.items():
+        means, stdevs = zip(*((mean(arm), _stdev(arm)) for arm in (task.pretrained, task.scratch)), strict=True)
+        rows.append(BaselineRow(name, task.metric, means[0], stdevs[0], means[1], stdevs[1], task.gain, _gains(task)))
+    return rows
+
+
+def _stdev(values: list[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
 
 
 def _gains(task: TaskBaseline) -> list[float]:

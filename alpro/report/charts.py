@@ -1,115 +1,92 @@
-"""Small charts as inline SVG, which need no network and use the page's light or dark colors."""
+"""Charts of the report as Vega-Lite specifications. The page draws them with the scripts in `vega/`, without a network."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-Points = Sequence[tuple[float, float]]
-Scale = Callable[[float], float]  # maps a value to a coordinate
+SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
+HEIGHT = 210
+LEGEND = {"title": None, "orient": "bottom", "columns": 4}
 
-WIDTH, HEIGHT = 420, 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34
-COLORS = ("var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var(--c6)")
-
-
-def line_chart(series: Mapping[str, Points], x_label: str, y_label: str, dotted: Sequence[str] = ()) -> str:
-    """Draw a line chart, with dots for series of few points. Return an empty string if there are no points."""
-    series = {name: points for name, points in series.items() if points}
-    if not series:
-        return ""
-    xs = [x for points in series.values() for x, _ in points]
-    ys = [y for points in series.values() for _, y in points]
-    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(0.0, *ys), max(ys))
-    x_of, y_of = _scale(x_ticks, LEFT, WIDTH - RIGHT), _scale(y_ticks, HEIGHT - BOTTOM, TOP)
-    elements = _axes(x_label, y_label, y_ticks, y_of)
-    elements += [_text(x_of(x), HEIGHT - BOTTOM + 14, label(x), "middle") for x in x_ticks]
-    for n, (name, points) in enumerate(series.items()):
-        color = COLORS[n % len(COLORS)]
-        path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
-        dash = ' stroke-dasharray="4 3"' if name in dotted else ""
-        elements.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.8"{dash}/>')
-        if len(points) <= 12:
-            elements += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="2.6" fill="{color}"/>' for x, y in points]
-    return _svg(elements, f"{y_label} over {x_label}") + legend(list(series))
+Chart = dict[str, Any]
 
 
-def bar_chart(
-    labels: Sequence[str],
-    series: Mapping[str, Sequence[float]],
-    x_label: str,
-    y_label: str,
-    intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
-) -> str:
-    """Draw a grouped bar chart; `intervals` are drawn as whiskers."""
-    intervals = intervals or {}
-    ends = [high for whiskers in intervals.values() for _, high in whiskers]
-    y_ticks = ticks(0.0, max([*(v for values in series.values() for v in values), *ends, 1e-9]))
-    y_of = _scale(y_ticks, HEIGHT - BOTTOM, TOP)
-    elements = _axes(x_label, y_label, y_ticks, y_of)
-    slot = (WIDTH - LEFT - RIGHT) / len(labels)
-    width = 0.8 * slot / len(series)
-    for position, name in enumerate(labels):
-        middle = LEFT + (position + 0.5) * slot
-        elements.append(_text(middle, HEIGHT - BOTTOM + 14, name, "middle"))
-        for n, (series_name, values) in enumerate(series.items()):
-            x, top = middle - 0.4 * slot + n * width, y_of(values[position])
-            size = f'width="{max(width - 1, 1):.1f}" height="{max(y_of(0) - top, 0):.1f}"'
-            tooltip = f"<title>{escape(f'{series_name}, {name}: {label(values[position])}')}</title>"
-            elements.append(f'<rect x="{x:.1f}" y="{top:.1f}" {size} fill="{COLORS[n % len(COLORS)]}" rx="1">{tooltip}</rect>')
-            if series_name in intervals:
-                low, high = (y_of(end) for end in intervals[series_name][position])
-                center = x + width / 2 - 0.5
-                elements.append(f'<line x1="{center:.1f}" x2="{center:.1f}" y1="{low:.1f}" y2="{high:.1f}" class="whisker"/>')
-    return _svg(elements, f"{y_label} by {x_label or 'group'}") + legend(list(series))
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a chart. Lines of one name have one color; `split` (training, validation) sets the dashes."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    split: str = ""
 
 
-def legend(names: Sequence[str]) -> str:
-    """Draw the legend; return an empty string for a single series."""
-    if len(names) < 2:
-        return ""
-    marks = (f'<span><i style="background:{COLORS[n % len(COLORS)]}"></i>{escape(name)}</span>' for n, name in enumerate(names))
-    return f'<div class="legend">{"".join(marks)}</div>'
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A bar above a label; bars of one series have one color. `interval` is drawn as a whisker."""
+
+    label: str
+    series: str
+    value: float
+    interval: tuple[float, float] | None = None
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Return round numbers that enclose low and high."""
-    if high <= low:
-        high = low + (abs(low) or 1.0)
-    raw = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(step * n, 10) for n in range(first, last + 1)]
+def line_chart(lines: Sequence[Line], x_label: str, y_label: str) -> Chart | None:
+    """Return a line chart with a dot for each point, or None without points."""
+    values = [{"x": x, "y": y, "name": line.name, "split": line.split} for line in lines for x, y in line.points]
+    if not values:
+        return None
+    encoding: Chart = {
+        "x": {"field": "x", "type": "quantitative", "title": x_label},
+        "y": {"field": "y", "type": "quantitative", "title": y_label, "scale": {"zero": True}},
+        "color": {"field": "name", "type": "nominal", "sort": None, "legend": LEGEND},
+    }
+    tooltip = [_shown("name", ""), _shown("x", x_label, "quantitative"), _shown("y", y_label, "quantitative", ".4~g")]
+    if len({line.split for line in lines if line.points}) > 1:
+        encoding["strokeDash"] = {"field": "split", "type": "nominal", "sort": None, "legend": LEGEND}
+        tooltip.insert(1, _shown("split", ""))
+    mark = {"type": "line", "point": {"size": 12}, "strokeWidth": 1.6}
+    return _chart(values) | {"mark": mark, "encoding": {**encoding, "tooltip": tooltip}}
 
 
-def label(value: float) -> str:
-    """Format a number without superfluous digits."""
-    return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
+def bar_chart(bars: Sequence[Bar], x_label: str, y_label: str) -> Chart | None:
+    """Return a chart of grouped bars in their order, or None without bars."""
+    values = [
+        {"label": bar.label, "series": bar.series, "value": bar.value}
+        | ({"low": bar.interval[0], "high": bar.interval[1]} if bar.interval else {})
+        for bar in bars
+    ]
+    if not values:
+        return None
+    series = list(dict.fromkeys(bar.series for bar in bars))
+    tooltip = [_shown("label", x_label), _shown("series", ""), _shown("value", y_label, "quantitative", ".4~g")]
+    layers: list[Chart] = [
+        {
+            "mark": {"type": "bar"},
+            "encoding": {
+                "y": {"field": "value", "type": "quantitative", "title": y_label},
+                "color": {"field": "series", "type": "nominal", "sort": series, "legend": LEGEND if len(series) > 1 else None},
+            },
+        }
+    ]
+    if any(bar.interval for bar in bars):
+        tooltip += [_shown("low", "from", "quantitative", ".4~g"), _shown("high", "to", "quantitative", ".4~g")]
+        layers.append({
+            "mark": {"type": "rule", "strokeWidth": 1.2},
+            "encoding": {"y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}},
+        })  # fmt: skip
+    encoding = {
+        "x": {"field": "label", "type": "nominal", "sort": None, "title": x_label or None, "axis": {"labelAngle": 0}},
+        "xOffset": {"field": "series", "sort": series},
+        "tooltip": tooltip,
+    }
+    return _chart(values) | {"encoding": encoding, "layer": layers}
 
 
-def _scale(marks: Sequence[float], start: float, stop: float) -> Scale:
-    low, high = marks[0], marks[-1]
-    return lambda value: start + (value - low) / (high - low) * (stop - start)
+def _chart(values: Sequence[dict[str, Any]]) -> Chart:
+    return {"$schema": SCHEMA, "width": "container", "height": HEIGHT, "data": {"values": values}}
 
 
-def _axes(x_label: str, y_label: str, y_ticks: Sequence[float], y_of: Scale) -> list[str]:
-    elements = []
-    for y in y_ticks:
-        elements.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_of(y):.1f}" y2="{y_of(y):.1f}" class="grid"/>')
-        elements.append(_text(LEFT - 6, y_of(y) + 3.5, label(y), "end"))
-    elements.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, x_label, "middle"))
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    elements.append(
-        f'<text x="11" y="{middle:.1f}" text-anchor="middle" transform="rotate(-90 11 {middle:.1f})">{escape(y_label)}</text>'
-    )
-    return elements
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _svg(elements: Sequence[str], name: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}">{"".join(elements)}</svg>'
+def _shown(field: str, title: str, kind: str = "nominal", number_format: str | None = None) -> Chart:
+    return {"field": field, "type": kind, "title": title or field} | ({"format": number_format} if number_format else {})

@@ -1,32 +1,34 @@
-"""Charts have round ticks that enclose the data, and escape all text."""
+"""Charts of the report: their data, and what a series looks like."""
 
 from __future__ import annotations
 
-import itertools
-
-import pytest
-
-from alpro.report.charts import bar_chart, label, line_chart, ticks
+from alpro.report.charts import Bar, Line, bar_chart, line_chart
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 97.3), (-3, 4), (0.001, 0.0042), (5, 5), (0, 0), (0, 123456)])
-def test_ticks_are_round_and_enclose_the_data(low: float, high: float) -> None:
-    marks = ticks(low, high)
-    assert marks[0] <= low and marks[-1] >= high and 2 <= len(marks) <= 8
-    steps = {round(b - a, 9) for a, b in itertools.pairwise(marks)}
-    assert len(steps) == 1
+def test_lines_of_one_name_share_a_color_and_differ_by_their_dashes() -> None:
+    points = [(10, 2.0), (20, 1.0)]
+    chart = line_chart([Line("vtc", points, "training"), Line("vtc", points[1:], "validation")], "step", "loss")
+    assert chart is not None
+    assert chart["data"]["values"][0] == {"x": 10, "y": 2.0, "name": "vtc", "split": "training"}
+    assert len(chart["data"]["values"]) == 3
+    assert chart["encoding"]["color"]["field"] == "name" and chart["encoding"]["strokeDash"]["field"] == "split"
+    assert [shown["field"] for shown in chart["encoding"]["tooltip"]] == ["name", "split", "x", "y"]
+    single = line_chart([Line("r1", points)], "step", "percent")
+    assert single is not None and "strokeDash" not in single["encoding"]
 
 
-def test_tick_labels_are_short() -> None:
-    assert [label(v) for v in (0, 2.5, 1000, 33.333, 0.0012)] == ["0", "2.5", "1,000", "33.3", "0.0012"]
+def test_bars_keep_their_order_and_have_whiskers() -> None:
+    chart = bar_chart([Bar("b", "z", 1.0), Bar("a", "c", 2.0, (1.0, 3.0))], "x", "y")
+    assert chart is not None
+    assert chart["data"]["values"] == [
+        {"label": "b", "series": "z", "value": 1.0},
+        {"label": "a", "series": "c", "value": 2.0, "low": 1.0, "high": 3.0},
+    ]
+    assert chart["encoding"]["x"]["sort"] is None and chart["encoding"]["xOffset"]["sort"] == ["z", "c"]
+    bars, whiskers = chart["layer"]
+    assert bars["mark"]["type"] == "bar" and whiskers["encoding"]["y2"] == {"field": "high"}
 
 
-def test_names_are_escaped() -> None:
-    chart = bar_chart(["<b>"], {"a & b": [1.0], "c": [2.0]}, "x", "y", {"c": [(1.0, 3.0)]})
-    assert "<b>" not in chart and "&lt;b&gt;" in chart and "a &amp; b" in chart
-    assert chart.count("<rect") == 2 and chart.count('class="whisker"') == 1
-
-
-def test_empty_series_are_not_drawn() -> None:
-    assert line_chart({"loss": []}, "step", "loss") == ""
-    assert line_chart({"loss": [(1, 2.0)]}, "step", "loss").count("<circle") == 1
+def test_without_data_there_is_no_chart() -> None:
+    assert line_chart([Line("loss", [])], "step", "loss") is None
+    assert bar_chart([], "x", "y") is None

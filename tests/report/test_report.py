@@ -49,10 +49,13 @@ def test_summary_has_an_entry_for_each_evaluation(made: Path) -> None:
     assert "blind" not in summary["msrvtt_ret_zeroshot"]
 
 
-def test_page_has_no_external_links(made: Path) -> None:
+def test_page_loads_nothing(made: Path) -> None:
     page = (made / "index.html").read_text()
-    assert not re.search(r'(?:src|href)\s*=\s*"(?!#|data:)', page)
-    assert not re.search(r"url\((?!data:)|@import|<script|https?://", page)
+    markup = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert page.count("<script>") == 4, "vega, vega-lite, vega-embed, and the page's own"
+    assert not re.search(r'(?:src|href)\s*=\s*"(?!#|data:)', markup)
+    assert not re.search(r"url\((?!data:)|@import", markup)
+    assert set(re.findall(r"https?://[^\s\"]+", markup)) == {"https://vega.github.io/schema/vega-lite/v5.json"}, "never loaded"
     frames = re.findall(r"data:image/jpeg;base64,([^)]+)", page)
     assert 5 <= len(frames) == len(set(frames)) <= 10  # each video is embedded once, however often it is shown
 
@@ -63,10 +66,13 @@ def test_page_is_well_formed_and_shows_every_part(made: Path) -> None:
     checker.feed(page)
     assert checker.open == []
     for part in ("Results", "Pre-training vs. training from scratch", "Training", "Ranks and answers", "Example test videos"):
-        assert f">{part}</h2>" in page
-    assert "make baseline" in page and "2026-01-31" in page and "+10.0" in page
+        assert f">{part}</h2>" in page and f">{part}</a>" in page
+    assert set(re.findall(r'href="#([^"]+)"', page)) == set(re.findall(r'<h2 id="([^"]+)"', page))
+    assert "make baseline" in page and "2026-01-31" in page and "+10.0" in page and "31.0<small>± 1.0</small>" in page
     assert "MSRVTT retrieval, zero-shot" in page and "MSVD-QA" in page
-    assert page.count("<svg") == 2 + 3  # loss and validation of the training; ranks twice, accuracy by type once
+    charts = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
+    assert len(charts) == 2 + 3  # loss and validation of the training; ranks twice, accuracy by type once
+    assert all(chart["data"]["values"] for chart in charts)
 
 
 def test_same_records_give_the_same_bytes(made: Path, params: Params) -> None:
@@ -81,6 +87,15 @@ def test_report_needs_neither_baseline_nor_videos(made: Path, params: Params) ->
     make_report(params.model_copy(update={"datasets": absent}), "reports")
     page = (made / "index.html").read_text()
     assert "training from scratch" not in page and 'class="film none"' in page
+
+
+def test_texts_of_the_data_are_escaped(made: Path, params: Params) -> None:
+    file = made / "evaluate/msrvtt_ret/predictions.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({**row, "text": "</script><b>&amp;"}) + "\n" for row in rows))
+    make_report(params, "reports")
+    page = (made / "index.html").read_text()
+    assert "&lt;/script&gt;&lt;b&gt;&amp;amp;" in page and "</script><b>" not in page
 
 
 def test_records_of_another_recipe_are_ignored(made: Path, params: Params) -> None:
