@@ -87,7 +87,7 @@ replicate: setup  ## Evaluate every available checkpoint of the paper's tables a
 	@$(ALPRO) replicate --recipe $(RECIPE)
 
 .PHONY: baseline
-baseline: setup  ## Compare pre-training with training from scratch over three seeds, for the report (takes an hour)
+baseline: setup  ## Compare pre-training with training from scratch over three seeds, for the report (six experiments, two hours)
 	@$(BIN)/python -E -S tools/under_lock.py repro $(BIN)/python -m benchmarks.baseline
 
 .PHONY: bench

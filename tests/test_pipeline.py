@@ -26,6 +26,7 @@ import yaml
 from alpro.config import load
 
 from .browser import CHROMIUM, missing
+from .test_stage_dependencies import examples
 
 pytestmark = pytest.mark.slow
 
@@ -145,6 +146,28 @@ def test_run_resumes_to_the_same_bytes_after_its_launcher_is_killed(undisturbed:
     assert set(stages + ran(last)) == STAGES
     assert {"finetune@msvd_qa", "report"} <= set(ran(last)) and "pretrain" not in ran(last)
     same(undisturbed, clone)
+
+
+def test_a_comment_repeats_only_the_stages_that_use_its_module(undisturbed: Clone) -> None:
+    kinds = {name.partition("@")[0] for name in STAGES}
+    for file, stages in examples().items():
+        path = undisturbed.root / file
+        before = path.read_bytes()
+        path.write_bytes(before + b"# a comment\n")
+        shown = json.loads(undisturbed.run("dvc", "status", "--json"))
+        path.write_bytes(before)
+        assert {name.partition("@")[0] for name in shown} == kinds.intersection(stages), file
+
+
+def test_sweep_over_seeds_is_queued_run_and_summarised(undisturbed: Clone) -> None:
+    undisturbed.run("git", "add", "dvc.lock")
+    undisturbed.run("git", "commit", "--quiet", "-m", "Results")
+    undisturbed.run("dvc", "exp", "run", "--queue", "-n", "sweep", "-S", "seed=1,2", "pretrain")
+    undisturbed.run("dvc", "exp", "run", "--run-all")
+    (group,) = json.loads(undisturbed.run("python", "-m", "alpro", "report", "spread", "sweep", "--json"))
+    assert (group["settings"], group["seeds"]) == ({}, [1, 2])
+    pretrain = group["metrics"]["pretrain"]
+    assert pretrain["n"] == 2 and pretrain["stdev"] > 0
 
 
 def test_flow_gives_the_same_bytes(undisturbed: Clone, folder: Path) -> None:

@@ -96,6 +96,15 @@ def rerun(file: str) -> list[str]:
     return [stage for stage in stages() if any(covers(dependency, file) for dependency in code_of(stage))]
 
 
+def examples() -> dict[str, list[str]]:
+    """Return a module of each package and of each set of stages that it repeats, with these stages."""
+    found = {}
+    for name, file in code()[1].items():
+        if name in LIBRARY and file.name != "__init__.py":
+            found[package(name), tuple(rerun(path_of(file)))] = path_of(file)
+    return {file: list(stages) for (_, stages), file in found.items()}
+
+
 def table() -> list[str]:
     """Return the table of docs/pipeline.md: for each package, the stages that run again after a change of it."""
     rows: dict[str, dict[str, list[str]]] = {}
