@@ -12,6 +12,7 @@ never depends on timing.
 from alpro.distributed.agreement import agreed
 from alpro.distributed.collectives import (
     Gathered,
+    PendingReduction,
     all_reduce,
     any_true,
     barrier,
@@ -20,6 +21,7 @@ from alpro.distributed.collectives import (
     gather,
     gathered_finite,
     row_sizes,
+    start_all_reduce,
 )
 from alpro.distributed.elastic import run_elastic
 from alpro.distributed.gradients import GradientExchange
@@ -29,6 +31,7 @@ from alpro.distributed.world import device, init, is_elastic, local_rank, local_
 __all__ = [
     "Gathered",
     "GradientExchange",
+    "PendingReduction",
     "agreed",
     "all_reduce",
     "any_true",
@@ -49,4 +52,5 @@ __all__ = [
     "run_elastic",
     "shutdown",
     "size",
+    "start_all_reduce",
 ]

@@ -37,6 +37,15 @@ class Gathered(NamedTuple):
     rows: Tensor
     offset: int
 
+    def for_last_loss(self) -> Tensor:
+        """Return the rows for a loss that is computed at the end of the forward pass.
+
+        The backward pass then reaches them first and sends their gradient at once. The rest of the model is differentiated
+        while it travels. The rows must have no other use with a gradient.
+        """
+        node = self.rows.grad_fn
+        return _SendEarly.apply(self.rows, node) if getattr(node, "may_send_early", False) else self.rows
+
 
 def gather(x: Tensor) -> Gathered:
     """Return the rows of all ranks: (n_r, ...) on rank r -> (sum of n_r, ...), differentiable, in one exchange.
@@ -66,24 +75,59 @@ class _Gather(torch.autograd.Function):
         marked = torch.cat([wide.flatten(1), wide.new_full((len(x), 1), rank())], 1)
         everyone = _apply_collective(marked, lambda t: active_horovod().allgather(t, name="alpro.gather"))
         ctx.start, ctx.count = int((everyone[:, -1] < rank()).sum()), len(x)
+        ctx.may_send_early, ctx.sent = True, None
         return everyone[:, :-1].to(x.dtype).reshape(-1, *x.shape[1:]), ctx.start
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Tensor:
-        total = all_reduce(grads[0], "sum", name="gather.backward")
-        return total[ctx.start : ctx.start + ctx.count].contiguous()
+        sent, ctx.sent = ctx.sent or start_all_reduce(grads[0], "sum", name="gather.backward"), None
+        return sent.wait()[ctx.start : ctx.start + ctx.count].contiguous()
+
+
+class _SendEarly(torch.autograd.Function):
+    """The identity. Its backward pass starts the exchange that `_Gather`'s finishes."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, node: Any) -> Tensor:
+        ctx.node = node
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        ctx.node.sent = start_all_reduce(grads[0], "sum", name="gather.backward")
+        return grads[0], None
 
 
 # --- reductions -------------------------------------------------------------------------------------------
 
 
+class PendingReduction:
+    """A reduction that is on its way; `wait` returns its result."""
+
+    def __init__(self, x: Tensor, op: Op, name: str) -> None:
+        self._like, self._op, horovod = x, op, active_horovod()
+        if horovod is None:
+            self._handle = None
+            return
+        operation = {"sum": horovod.Sum, "mean": horovod.Sum, "max": horovod.Max, "min": horovod.Min}[op]
+        self._handle = horovod.allreduce_async(_as_supported(x), op=operation, name=f"alpro.{name}.{op}")
+
+    def wait(self) -> Tensor:
+        """Return the result, bit-identical on all ranks. Call it once."""
+        if self._handle is None:
+            return self._like.clone()
+        result = active_horovod().synchronize(self._handle).to(device=self._like.device, dtype=self._like.dtype)
+        return result / active_horovod().size() if self._op == "mean" else result
+
+
+def start_all_reduce(x: Tensor, op: Op = "sum", name: str = "all_reduce") -> PendingReduction:
+    """Start what `all_reduce` does, and compute on while it travels. x must not change until `wait` returns."""
+    return PendingReduction(x, op, name)
+
+
 def all_reduce(x: Tensor, op: Op = "sum", name: str = "all_reduce") -> Tensor:
     """Return the element-wise sum, mean, maximum or minimum over ranks, bit-identical on all of them. x is not changed."""
-    if (horovod := active_horovod()) is None:
-        return x.clone()
-    operation = {"sum": horovod.Sum, "mean": horovod.Sum, "max": horovod.Max, "min": horovod.Min}[op]
-    result = _apply_collective(x, lambda t: horovod.allreduce(t, op=operation, name=f"alpro.{name}.{op}"))
-    return result / horovod.size() if op == "mean" else result
+    return start_all_reduce(x, op, name).wait()
 
 
 def any_true(flag: bool) -> bool:
@@ -111,11 +155,15 @@ def reduces_in_place(x: Tensor) -> bool:
 
 
 def _apply_collective(x: Tensor, collective: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a collective to a tensor that Horovod may not support: bfloat16, float16, bool, not contiguous, or on a GPU."""
+    """Apply a collective to a tensor that Horovod may not support."""
+    return collective(_as_supported(x)).to(device=x.device, dtype=x.dtype)
+
+
+def _as_supported(x: Tensor) -> Tensor:
+    """Return what Horovod can exchange: not bfloat16, float16 or bool, contiguous, and without NCCL on the CPU."""
     data = x.detach().float() if x.dtype in (torch.bfloat16, torch.float16) else x.detach()
     data = data.to(torch.uint8) if data.dtype == torch.bool else data
-    data = (data if reduces_in_place(data) else data.cpu()).contiguous()
-    return collective(data).to(device=x.device, dtype=x.dtype)
+    return (data if reduces_in_place(data) else data.cpu()).contiguous()
 
 
 # --- state ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ several texts of a clip, which then share its encoding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +24,7 @@ from alpro.objectives.vtm import hard_negatives
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, RGB
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+Announce = Callable[[Mapping[str, Tensor | int]], None]  # is given the counts of a forward pass as soon as they are known
 Negatives = tuple[Tensor, Tensor]  # row numbers (B,): for each text another clip, for each clip another text
 TEMPERATURES = (0.001, 0.5)  # limits of the learned temperature
 
@@ -49,6 +50,33 @@ class Output:
         if not self.losses:
             raise ValueError("the batch has no labels, so there is no loss")
         return torch.stack([widened(loss) * self.weights.get(name, 1.0) for name, loss in self.losses.items()]).sum()
+
+
+class Contrast:
+    """The features of a batch and of all processes' batches, which VTC compares.
+
+    `video_to_text` and `text_to_video` are the similarities / temperature (B, pairs of all processes), without a gradient;
+    `offset` is the column of this process's first pair.
+    """
+
+    def __init__(
+        self, video: Tensor, text: Tensor, everyone: distributed.Gathered, temperature: Tensor, clips: Tensor | None
+    ) -> None:
+        self._own, self._everyone, self._temperature, self._clips = (video, text), everyone, temperature, clips
+        self.offset = everyone.offset
+        with torch.no_grad():
+            _, self.video_to_text, self.text_to_video = self._compare(everyone.rows)
+
+    def vtc(self) -> tuple[Tensor, Tensor]:
+        """Return VTC's loss and the similarities from video to text, with a gradient.
+
+        Call it once, at the end of the forward pass: see `distributed.Gathered.for_last_loss`.
+        """
+        return self._compare(self._everyone.for_last_loss())[:2]
+
+    def _compare(self, everyone: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        video, text = self._own
+        return vtc_loss(video, text, *everyone.split(video.shape[1], 1), self.offset, self._temperature, self._clips)
 
 
 class Alpro(nn.Module):
@@ -104,10 +132,8 @@ class Alpro(nn.Module):
         """Return VTM's logits (B, 2) of encoded pairs; class 1 is a match."""
         return self.itm_head(self.fuse(text, text_mask, video, cls_only=True)[:, 0])
 
-    def contrast(
-        self, video: Tensor, text: Tensor, local_only: bool = False, clips: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Compute VTC over all processes' batches: loss, similarities / temperature in both directions, own row offset.
+    def contrast(self, video: Tensor, text: Tensor, local_only: bool = False, clips: Tensor | None = None) -> Contrast:
+        """Compare all processes' batches in VTC's space: the similarities now, the loss when its `vtc` is called.
 
         `local_only` compares this process's pairs only, without communication. `clips` (B,) has each text's row of `video`;
         the pairs of one clip are no negatives of each other (their similarities are -inf).
@@ -117,26 +143,29 @@ class Alpro(nn.Module):
                 self.temp.clamp_(*TEMPERATURES)
         v, t = self.video_feature(video), self.text_feature(text)
         v = v if clips is None else v[clips]
-        if local_only:
-            return *vtc_loss(v, t, v, t, 0, self.temp, clips), 0
-        everyone, offset = distributed.gather(torch.cat([v, t], 1))
-        all_v, all_t = everyone.split(v.shape[1], 1)
-        return *vtc_loss(v, t, all_v, all_t, offset, self.temp, clips), offset
+        own = torch.cat([v, t], 1)
+        everyone = distributed.Gathered(own, 0) if local_only else distributed.gather(own)
+        return Contrast(v, t, everyone, self.temp, clips)
 
     def draw_negatives(
-        self, v2t: Tensor, t2v: Tensor, offset: int, generator: torch.Generator | None, clips: Tensor | None = None
+        self, contrast: Contrast, generator: torch.Generator | None, clips: Tensor | None = None
     ) -> Negatives:
-        """Draw VTM's negatives from this process's batch by the similarities (B, pairs of all processes).
+        """Draw VTM's negatives from this process's batch by the similarities.
 
         A batch of one clip has no negatives: VTM then sees the matches only. This happens in training if the other samples
         can't be read, and in evaluation for a split's last batch. `clips` is as in `contrast`, whose -inf excludes the pairs
         of one clip.
         """
+        v2t, t2v, offset = contrast.video_to_text, contrast.text_to_video, contrast.offset
         if len(v2t) == 1 or (clips is not None and bool((clips == clips[0]).all())):
             return (empty := torch.arange(0, device=v2t.device)), empty
         here = slice(offset, offset + len(v2t))
         clips = hard_negatives(t2v[:, here], generator)
         return clips, hard_negatives(v2t[:, here], generator)
+
+
+def ignore_counts(counts: Mapping[str, Tensor | int]) -> None:
+    """The default `Announce`."""
 
 
 def normalize(pixels: Tensor) -> Tensor:

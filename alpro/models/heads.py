@@ -18,7 +18,17 @@ from alpro.config import PEM, Model, Objectives
 from alpro.data.batches.batch import Batch
 from alpro.errors import ConfigError
 from alpro.models.bert import Bert, MaskedLM
-from alpro.models.encoders import Alpro, Negatives, Output, black, mean_loss, normalize, require
+from alpro.models.encoders import (
+    Alpro,
+    Announce,
+    Negatives,
+    Output,
+    black,
+    ignore_counts,
+    mean_loss,
+    normalize,
+    require,
+)
 from alpro.models.initialise import initialise
 from alpro.models.prompter import Prompter
 from alpro.models.timesformer import Checkpointing
@@ -34,7 +44,13 @@ class Retrieval(Alpro):
     def __init__(self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing = "none") -> None:
         super().__init__(config, num_frames, gradient_checkpointing, MaskedLM)
 
-    def forward(self, batch: Batch, generator: torch.Generator | None = None, negatives: Negatives | None = None) -> Output:
+    def forward(
+        self,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        negatives: Negatives | None = None,
+        announce: Announce = ignore_counts,
+    ) -> Output:
         """Compute both losses of a batch of captioned clips. `generator` draws VTM's negatives unless `negatives` are given.
 
         A clip with several captions is encoded once. Its captions are matches; neither VTC nor VTM takes one of them as a
@@ -42,16 +58,20 @@ class Retrieval(Alpro):
         """
         video = self.encode_video(batch.pixels)
         text = self.encode_text(batch.input_ids, batch.attention_mask)
-        vtc, v2t, t2v, offset = self.contrast(video, text, clips=batch.clips)
-        negatives = negatives or self.draw_negatives(v2t, t2v, offset, generator, batch.clips)
+        contrast = self.contrast(video, text, clips=batch.clips)
+        negatives = negatives or self.draw_negatives(contrast, generator, batch.clips)
         texts, clips, labels = match_pairs(len(text), negatives)
+        counts = {"vtc": len(text), "vtm": len(labels)}
+        announce(counts)
         clips = clips if batch.clips is None else batch.clips[clips]
         logits = self.match(text[texts], batch.attention_mask[texts], video[clips])
+        vtc, video_to_text = contrast.vtc()
+        targets = torch.arange(contrast.offset, contrast.offset + len(text), device=video.device)
         return Output(
             losses={"vtc": vtc, "vtm": vtm_loss(logits, labels)},
-            counts={"vtc": len(text), "vtm": len(labels)},
-            logits={"vtc": v2t, "vtm": logits},
-            targets={"vtc": torch.arange(offset, offset + len(text), device=video.device), "vtm": labels},
+            counts=counts,
+            logits={"vtc": video_to_text, "vtm": logits},
+            targets={"vtc": targets, "vtm": labels},
         )
 
 
@@ -68,18 +88,21 @@ class QuestionAnswering(Alpro):
         """Return the answers' logits (B, A) of encoded questions and clips."""
         return self.classifier(self.fuse(text, text_mask, video, cls_only=True)[:, 0])
 
-    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Output:
+    def forward(
+        self, batch: Batch, generator: torch.Generator | None = None, announce: Announce = ignore_counts
+    ) -> Output:
         """Compute cross-entropy over the answer list; questions whose answer is not in it (label -100) don't count.
 
         A clip with several questions is encoded once, so they also share its drop path. Its gradient is the sum of theirs.
         """
+        counts = {} if batch.labels is None else {"qa": (batch.labels >= 0).sum()}
+        announce(counts)
         text, video = self.encode_text(batch.input_ids, batch.attention_mask), self.encode_video(batch.pixels)
         logits = self.answer(text, batch.attention_mask, video if batch.clips is None else video[batch.clips])
         if batch.labels is None:
             return Output({}, {}, {"qa": logits})
-        count = (batch.labels >= 0).sum()
-        loss = mean_loss(F.cross_entropy(widened(logits), batch.labels, reduction="sum"), count)
-        return Output({"qa": loss}, {"qa": count}, {"qa": logits}, {"qa": batch.labels})
+        loss = mean_loss(F.cross_entropy(widened(logits), batch.labels, reduction="sum"), counts["qa"])
+        return Output({"qa": loss}, counts, {"qa": logits}, {"qa": batch.labels})
 
 
 class Pretrain(Alpro):
@@ -113,10 +136,18 @@ class Pretrain(Alpro):
             self.prompter.eval()
         return self
 
-    def forward(self, batch: Batch, generator: torch.Generator | None = None, negatives: Negatives | None = None) -> Output:
+    def forward(
+        self,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        negatives: Negatives | None = None,
+        announce: Announce = ignore_counts,
+    ) -> Output:
         """Compute the losses of a batch of captioned clips with masked text and crop boxes.
 
         Each clip is encoded once, all texts are encoded together, and all pairs are fused together (see `pack_pairs`).
+        `announce` is called before the pairs are fused, and VTC's loss is computed last, so that processes can exchange
+        the counts during the forward pass, and the gradient of VTC's rows during the backward pass.
         """
         on, mask, (size, length) = self.objectives, batch.attention_mask, batch.input_ids.shape
         output = Output({}, {}, {}, {}, weights=on.model_dump())
@@ -130,31 +161,40 @@ class Pretrain(Alpro):
         text_rows = clip_rows = rows if on.vtm or self.prompter is not None else rows[:0]
         matches = len(text_rows)
         if on.vtc or on.vtm:
-            loss, v2t, t2v, offset = self.contrast(video, text[:size], local_only=not on.vtc)
+            contrast = self.contrast(video, text[:size], local_only=not on.vtc)
             if on.vtc:
-                _record(output, "vtc", loss, size, v2t, rows + offset)
+                output.counts["vtc"] = size
             if on.vtm:
-                negatives = negatives or self.draw_negatives(v2t, t2v, offset, generator)
-                text_rows, clip_rows, vtm_labels = match_pairs(size, negatives)
-        texts, clips, counts = pack_pairs(text_rows, clip_rows, matches, plain, len(masked_ids))
-        # PEM reads all tokens of the matches, VTM only [CLS], MLM the text.
-        tokens = (1 if self.prompter is None else length + video.shape[1], 1, length)
-        groups = list(zip(counts, tokens, strict=True))
-        matched, mismatched, masked = self.bert.fuse_groups(text[texts], mask[texts], video[clips], groups)
-
-        if on.vtm:
-            logits = self.itm_head(torch.cat([matched[:, 0], mismatched[:, 0]]))
-            _record(output, "vtm", vtm_loss(logits, vtm_labels), len(vtm_labels), logits, vtm_labels)
+                text_rows, clip_rows, vtm_labels = match_pairs(size, negatives or self.draw_negatives(contrast, generator))
+                output.counts["vtm"] = len(vtm_labels)
         if on.mlm:
             masked_tokens = masked_positions(mlm_labels)
-            logits, labels = self.text_encoder.cls(masked[masked_tokens]), mlm_labels[masked_tokens]
-            _record(output, "mlm", mlm_loss(logits, labels), len(labels), logits, labels)
+            output.counts["mlm"] = len(mlm_labels[masked_tokens])
         if self.prompter is not None:
-            labels = self._soft_labels(self.prompter, batch, pixels)
+            entities = self._soft_labels(self.prompter, batch, pixels)
+            keep = pem.keep_mask(entities, self.pem.ignore, self.pem.threshold)
+            output.counts["pem"] = keep.sum()
+        announce(output.counts)
+
+        texts, clips, groups = pack_pairs(text_rows, clip_rows, matches, plain, len(masked_ids))
+        # PEM reads all tokens of the matches, VTM only [CLS], MLM the text.
+        tokens = (1 if self.prompter is None else length + video.shape[1], 1, length)
+        matched, mismatched, masked = self.bert.fuse_groups(
+            text[texts], mask[texts], video[clips], list(zip(groups, tokens, strict=True))
+        )
+        if on.vtm:
+            logits = self.itm_head(torch.cat([matched[:, 0], mismatched[:, 0]]))
+            _record(output, "vtm", vtm_loss(logits, vtm_labels), logits, vtm_labels)
+        if on.mlm:
+            logits, labels = self.text_encoder.cls(masked[masked_tokens]), mlm_labels[masked_tokens]
+            _record(output, "mlm", mlm_loss(logits, labels), logits, labels)
+        if self.prompter is not None:
             inside = self._crops(batch, pixels)[:, :: self.config.patch_size, :: self.config.patch_size].flatten(1)
             logits = self.mpm_head(pem.mean_inside(matched[:, length + 1 :], inside))
-            keep = pem.keep_mask(labels, self.pem.ignore, self.pem.threshold)
-            _record(output, "pem", pem_loss(logits, labels, keep), keep.sum(), logits, labels)
+            _record(output, "pem", pem_loss(logits, entities, keep), logits, entities)
+        if on.vtc:
+            loss, logits = contrast.vtc()
+            _record(output, "vtc", loss, logits, rows + contrast.offset)
         return output
 
     def _crops(self, batch: Batch, pixels: Tensor) -> Tensor:
@@ -256,6 +296,5 @@ def _required(task: str, **argument: int | None) -> int:
     return value
 
 
-def _record(output: Output, name: str, loss: Tensor, count: Tensor | int, logits: Tensor, targets: Tensor) -> None:
-    output.losses[name], output.counts[name] = loss, count
-    output.logits[name], output.targets[name] = logits, targets
+def _record(output: Output, name: str, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+    output.losses[name], output.logits[name], output.targets[name] = loss, logits, targets

@@ -15,7 +15,7 @@ from alpro.config import Model
 from alpro.data.batches.batch import Batch
 from alpro.errors import TrainingError
 from alpro.models.bert import MaskedLM
-from alpro.models.encoders import Alpro, Output
+from alpro.models.encoders import Alpro, Announce, Output, ignore_counts
 from alpro.models.timesformer import Checkpointing
 
 TEMPLATES = {
@@ -64,13 +64,18 @@ class Prompter(Alpro):
         self.register_buffer("image_prompt_feat", torch.zeros(num_entities, config.embed_dim))
         self._prompts_checked = False
 
-    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Output:
+    def forward(
+        self, batch: Batch, generator: torch.Generator | None = None, announce: Announce = ignore_counts
+    ) -> Output:
         """Compute VTC of a batch of captioned clips. Only dropout is random."""
+        counts = {"vtc": len(batch.input_ids)}
+        announce(counts)
         video = self.encode_video(batch.pixels, cls_only=True)
         text = self.encode_text(batch.input_ids, batch.attention_mask)
-        loss, video_to_text, _, offset = self.contrast(video, text)
-        targets = torch.arange(offset, offset + len(video), device=video.device)
-        return Output({"vtc": loss}, {"vtc": len(video)}, {"vtc": video_to_text}, {"vtc": targets})
+        contrast = self.contrast(video, text)
+        loss, video_to_text = contrast.vtc()
+        targets = torch.arange(contrast.offset, contrast.offset + len(video), device=video.device)
+        return Output({"vtc": loss}, counts, {"vtc": video_to_text}, {"vtc": targets})
 
     @torch.no_grad()
     def entity_logits(self, pixels: Tensor, media: str) -> Tensor:

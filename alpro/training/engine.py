@@ -179,16 +179,22 @@ class Engine:
 
         Returns this rank's share of the world's mean losses, (1 + losses,).
         """
-        with autocast(self.device, self.settings.precision):
-            output: Losses = self.model(batch)
         names = self.task.losses
+        exchanged: list[distributed.PendingReduction] = []
+
+        def announce(counts: Mapping[str, Tensor | int]) -> None:
+            numbers = [torch.as_tensor(counts[name], dtype=torch.float64).to(self.device) for name in names]
+            flags = torch.tensor([requests.save, requests.stop], dtype=torch.float64, device=self.device)
+            exchanged.append(distributed.start_all_reduce(torch.cat([torch.stack(numbers), flags]), name="counts"))
+
+        with autocast(self.device, self.settings.precision):
+            output: Losses = self.model(batch, announce=announce) if self.world_size > 1 else self.model(batch)
         means = torch.stack([widened(output.losses[name]) for name in names])
         weights = means.new_tensor([output.weights.get(name, 1.0) for name in names])
         scales = torch.ones_like(means)
         if self.world_size > 1:
             counts = torch.stack([torch.as_tensor(output.counts[name], dtype=torch.float64).to(self.device) for name in names])
-            flags = torch.tensor([requests.save, requests.stop], dtype=torch.float64, device=self.device)
-            sums = distributed.all_reduce(torch.cat([counts, flags]), "sum", name="counts")
+            sums = exchanged[0].wait()
             # mean over ranks of (mean_r * count_r * world / count) = mean over all items; 0 if no rank has items
             if self.settings.average == "items":
                 scales = (counts * self.world_size / sums[:-2].clamp(min=1)).to(means.dtype)

@@ -17,7 +17,7 @@ from alpro import distributed
 from alpro.config import PEM, Model, Objectives
 from alpro.data.batches.batch import Batch
 from alpro.models import build_model
-from alpro.models.encoders import Output, normalize
+from alpro.models.encoders import Announce, Output, ignore_counts, normalize
 from alpro.training.engine import Engine, _Requests
 from tests.training.toy import settings
 
@@ -79,11 +79,11 @@ class WithNegatives(nn.Module):
                 getattr(self.inner.prompter, name).copy_(feature)
             self.inner.prompter.temp.fill_(0.5)
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch, announce: Announce = ignore_counts) -> Output:
         if self.task not in ("pretrain", "retrieval", "retrieval_shared"):
-            return self.inner(batch)
+            return self.inner(batch, announce=announce)
         neighbour = torch.arange(0 if batch.clips is not None else len(batch)) ^ 1
-        return self.inner(batch, negatives=(neighbour, neighbour))
+        return self.inner(batch, negatives=(neighbour, neighbour), announce=announce)
 
 
 class OneStep:

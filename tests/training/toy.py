@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class ToyModel(nn.Module):
         self.register_buffer("seen", torch.zeros(()))
         self.register_buffer("ballast", torch.zeros(ballast))  # makes the snapshots large
 
-    def forward(self, batch: ToyBatch) -> ToyOutput:
+    def forward(self, batch: ToyBatch, announce: Callable[[Mapping[str, Any]], None] = lambda counts: None) -> ToyOutput:
         u = F.dropout(F.normalize(self.left(batch.x), dim=-1), self.dropout, self.training)
         v = F.normalize(self.right(batch.y), dim=-1)
         if self.training:
@@ -75,9 +75,10 @@ class ToyModel(nn.Module):
         contrast = (F.cross_entropy(u @ all_v.T / 0.2, targets) + F.cross_entropy(v @ all_u.T / 0.2, targets)) / 2
         logits = self.head(u).view(-1, 3)
         labels = batch.labels.flatten()
-        count = (labels >= 0).sum()
+        counts = {"contrast": len(u), "items": (count := (labels >= 0).sum())}
+        announce(counts)
         items = F.cross_entropy(logits, labels, reduction="sum") / count.clamp(min=1)
-        return ToyOutput({"contrast": contrast, "items": items}, {"contrast": len(u), "items": count}, {"items": self.weight})
+        return ToyOutput({"contrast": contrast, "items": items}, counts, {"items": self.weight})
 
 
 class ToyLoader:
