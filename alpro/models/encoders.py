@@ -147,9 +147,7 @@ class Alpro(nn.Module):
         everyone = distributed.Gathered(own, 0) if local_only else distributed.gather(own)
         return Contrast(v, t, everyone, self.temp, clips)
 
-    def draw_negatives(
-        self, contrast: Contrast, generator: torch.Generator | None, clips: Tensor | None = None
-    ) -> Negatives:
+    def draw_negatives(self, contrast: Contrast, generator: torch.Generator | None, clips: Tensor | None = None) -> Negatives:
         """Draw VTM's negatives from this process's batch by the similarities.
 
         A batch of one clip has no negatives: VTM then sees the matches only. This happens in training if the other samples

@@ -88,9 +88,7 @@ class QuestionAnswering(Alpro):
         """Return the answers' logits (B, A) of encoded questions and clips."""
         return self.classifier(self.fuse(text, text_mask, video, cls_only=True)[:, 0])
 
-    def forward(
-        self, batch: Batch, generator: torch.Generator | None = None, announce: Announce = ignore_counts
-    ) -> Output:
+    def forward(self, batch: Batch, generator: torch.Generator | None = None, announce: Announce = ignore_counts) -> Output:
         """Compute cross-entropy over the answer list; questions whose answer is not in it (label -100) don't count.
 
         A clip with several questions is encoded once, so they also share its drop path. Its gradient is the sum of theirs.

@@ -64,9 +64,7 @@ class Prompter(Alpro):
         self.register_buffer("image_prompt_feat", torch.zeros(num_entities, config.embed_dim))
         self._prompts_checked = False
 
-    def forward(
-        self, batch: Batch, generator: torch.Generator | None = None, announce: Announce = ignore_counts
-    ) -> Output:
+    def forward(self, batch: Batch, generator: torch.Generator | None = None, announce: Announce = ignore_counts) -> Output:
         """Compute VTC of a batch of captioned clips. Only dropout is random."""
         counts = {"vtc": len(batch.input_ids)}
         announce(counts)
