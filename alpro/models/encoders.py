@@ -76,7 +76,8 @@ class Contrast:
 
     def _compare(self, everyone: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         video, text = self._own
-        return vtc_loss(video, text, *everyone.split(video.shape[1], 1), self.offset, self._temperature, self._clips)
+        all_video, all_text = everyone.split(video.shape[1], 1)
+        return vtc_loss(video, text, all_video, all_text, self.offset, self._temperature, self._clips)
 
 
 class Alpro(nn.Module):

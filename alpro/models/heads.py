@@ -61,7 +61,7 @@ class Retrieval(Alpro):
         contrast = self.contrast(video, text, clips=batch.clips)
         negatives = negatives or self.draw_negatives(contrast, generator, batch.clips)
         texts, clips, labels = match_pairs(len(text), negatives)
-        counts = {"vtc": len(text), "vtm": len(labels)}
+        counts: dict[str, Tensor | int] = {"vtc": len(text), "vtm": len(labels)}
         announce(counts)
         clips = clips if batch.clips is None else batch.clips[clips]
         logits = self.match(text[texts], batch.attention_mask[texts], video[clips])
@@ -93,14 +93,15 @@ class QuestionAnswering(Alpro):
 
         A clip with several questions is encoded once, so they also share its drop path. Its gradient is the sum of theirs.
         """
-        counts = {} if batch.labels is None else {"qa": (batch.labels >= 0).sum()}
-        announce(counts)
+        if batch.labels is not None:
+            count = (batch.labels >= 0).sum()
+            announce({"qa": count})
         text, video = self.encode_text(batch.input_ids, batch.attention_mask), self.encode_video(batch.pixels)
         logits = self.answer(text, batch.attention_mask, video if batch.clips is None else video[batch.clips])
         if batch.labels is None:
             return Output({}, {}, {"qa": logits})
-        loss = mean_loss(F.cross_entropy(widened(logits), batch.labels, reduction="sum"), counts["qa"])
-        return Output({"qa": loss}, counts, {"qa": logits}, {"qa": batch.labels})
+        loss = mean_loss(F.cross_entropy(widened(logits), batch.labels, reduction="sum"), count)
+        return Output({"qa": loss}, {"qa": count}, {"qa": logits}, {"qa": batch.labels})
 
 
 class Pretrain(Alpro):

@@ -66,7 +66,7 @@ class Prompter(Alpro):
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None, announce: Announce = ignore_counts) -> Output:
         """Compute VTC of a batch of captioned clips. Only dropout is random."""
-        counts = {"vtc": len(batch.input_ids)}
+        counts: dict[str, Tensor | int] = {"vtc": len(batch.input_ids)}
         announce(counts)
         video = self.encode_video(batch.pixels, cls_only=True)
         text = self.encode_text(batch.input_ids, batch.attention_mask)
