@@ -180,25 +180,16 @@ class Engine:
         Returns this rank's share of the world's mean losses, (1 + losses,).
         """
         names = self.task.losses
-        exchanged: list[distributed.PendingReduction] = []
-
-        def announce(counts: Mapping[str, Tensor | int]) -> None:
-            numbers = [torch.as_tensor(counts[name], dtype=torch.float64).to(self.device) for name in names]
-            flags = torch.tensor([requests.save, requests.stop], dtype=torch.float64, device=self.device)
-            exchanged.append(distributed.start_all_reduce(torch.cat([torch.stack(numbers), flags]), name="counts"))
-
+        exchange = _CountExchange(names, requests, self.device)
         with autocast(self.device, self.settings.precision):
-            output: Losses = self.model(batch, announce=announce) if self.world_size > 1 else self.model(batch)
+            output: Losses = self.model(batch, announce=exchange.start) if self.world_size > 1 else self.model(batch)
         means = torch.stack([widened(output.losses[name]) for name in names])
         weights = means.new_tensor([output.weights.get(name, 1.0) for name in names])
         scales = torch.ones_like(means)
         if self.world_size > 1:
-            counts = torch.stack([torch.as_tensor(output.counts[name], dtype=torch.float64).to(self.device) for name in names])
-            sums = exchanged[0].wait()
-            # mean over ranks of (mean_r * count_r * world / count) = mean over all items; 0 if no rank has items
+            shares_of_items = exchange.finish()
             if self.settings.average == "items":
-                scales = (counts * self.world_size / sums[:-2].clamp(min=1)).to(means.dtype)
-            requests.save, requests.stop = (sums[-2:] > 0).tolist()
+                scales = (shares_of_items * self.world_size).to(means.dtype)
         shares = (means * scales).detach().double() / self.accumulation
         losses = torch.cat([(shares * weights.double()).sum()[None], shares])
         if len(earlier) == self.accumulation - 1:
@@ -299,3 +290,26 @@ class _Requests:
 
     save: bool
     stop: bool
+
+
+class _CountExchange:
+    """Sums each loss's number of items, and the requests, over all ranks while the model computes."""
+
+    def __init__(self, names: Sequence[str], requests: _Requests, device: torch.device) -> None:
+        self._names, self._requests, self._device = names, requests, device
+
+    def start(self, counts: Mapping[str, Tensor | int]) -> None:
+        """Send this rank's numbers, by loss. The model calls it as soon as it knows them."""
+        numbers = [torch.as_tensor(counts[name], dtype=torch.float64).to(self._device) for name in self._names]
+        flags = torch.tensor([self._requests.save, self._requests.stop], dtype=torch.float64, device=self._device)
+        self._own = torch.stack(numbers)
+        self._pending = distributed.start_all_reduce(torch.cat([self._own, flags]), name="counts")
+
+    def finish(self) -> Tensor:
+        """Take over the other ranks' requests; return this rank's share of all ranks' items, for each loss.
+
+        A loss's mean over all items is the sum over ranks of (mean * share). If no rank has items, the share is 0.
+        """
+        sums = self._pending.wait()
+        self._requests.save, self._requests.stop = (sums[-2:] > 0).tolist()
+        return self._own / sums[:-2].clamp(min=1)
