@@ -16,6 +16,17 @@ from alpro.served.versions import Version
 
 # Gradio passes a component's value through JavaScript template strings and Handlebars.
 _TEMPLATE = {ord("{"): "&#123;", ord("}"): "&#125;", ord("$"): "&#36;", ord("`"): "&#96;", ord("\\"): "&#92;"}
+# Script of every component with players: a click on the button starts the clip and shows the browser's controls.
+PLAY = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('button[data-play]');
+  if (!button || !element.contains(button)) return;
+  const video = button.previousElementSibling;
+  video.controls = true;
+  video.play();
+  button.hidden = true;
+});
+"""
 
 
 def text(value: object) -> str:
@@ -38,13 +49,17 @@ def answered_by(version: Version, seconds: float | None = None) -> str:
 def player(link: str, name: str) -> str:
     """Return a clip that plays in place."""
     return (
-        f'<figure class="player"><video src="{text(link)}" poster="{text(link)}/poster" controls loop muted playsinline '
-        f'preload="none" aria-label="{text(name)}"></video><figcaption title="{text(name)}">{text(name)}</figcaption></figure>'
+        f'<figure class="player"><div class="screen"><video src="{text(link)}" poster="{text(link)}/poster" loop muted '
+        f'playsinline preload="none" aria-label="{text(name)}"></video>'
+        f'<button class="play" data-play aria-label="Play {text(name)}"></button></div>'
+        f'<figcaption title="{text(name)}">{text(name)}</figcaption></figure>'
     )
 
 
-def clip_cards(hits: Sequence[Hit], links: Sequence[str], shown_names: Sequence[str], version: Version, seconds: float) -> str:
-    """Return a grid of clips with their scores. A button of a card names its clip in `data-clip`."""
+def clip_cards(
+    title: str, hits: Sequence[Hit], links: Sequence[str], shown_names: Sequence[str], version: Version, seconds: float
+) -> str:
+    """Return a title and a grid of clips with their scores. A button of a card names its clip in `data-clip`."""
     cards = []
     for rank, (hit, link, name) in enumerate(zip(hits, links, shown_names, strict=True), 1):
         match = (
@@ -57,7 +72,7 @@ def clip_cards(hits: Sequence[Hit], links: Sequence[str], shown_names: Sequence[
             f'<div class="actions"><button data-action="like" data-clip="{text(hit.video)}">More like this</button>'
             f'<button data-action="ask" data-clip="{text(hit.video)}">Ask about it</button></div></article>'
         )
-    return f'{answered_by(version, seconds)}<div class="grid">{"".join(cards)}</div>'
+    return f'<h3 class="title">{text(title)}</h3>{answered_by(version, seconds)}<div class="grid">{"".join(cards)}</div>'
 
 
 def bars(rows: Iterable[tuple[str, float, str]], title: str = "") -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from alpro.app.context import UPLOADED, Page, told
-from alpro.app.markup import player
+from alpro.app.markup import PLAY, player
 from alpro.data.media.extensions import VIDEO_EXTENSIONS
 from alpro.served.limits import MEGABYTE, short
 
@@ -33,7 +33,7 @@ def clip_picker(page: Page, name: str) -> ClipPicker:
         f"Upload a clip (up to {limits.upload_bytes / MEGABYTE:g} MB, {limits.seconds:g} s)",
         file_types=list(VIDEO_EXTENSIONS), elem_id=f"{name}-upload", size="sm",
     )  # fmt: skip
-    shown = gr.HTML(elem_id=f"{name}-player", padding=False)
+    shown = gr.HTML(elem_id=f"{name}-player", js_on_load=PLAY, padding=False)
 
     def show(chosen: str | None) -> str:
         if not chosen:

@@ -16,7 +16,6 @@ from alpro.served.versions import Role
 from alpro.system.local_requests import Application, LocalRequests
 
 HOST = "127.0.0.1"
-UNUSED_S = 3600.0  # after which an upload is deleted
 # Gradio reads these when it is imported: no statistics, and no look-ups of newer versions.
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_MCP_SERVER": "False"}
 

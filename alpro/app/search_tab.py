@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from alpro.app.context import Page, Stopwatch, told
-from alpro.app.markup import clip_cards, notice
+from alpro.app.markup import PLAY, clip_cards, notice
 from alpro.search.query import Hit, Query
 from alpro.served.collections import Collection
 
@@ -31,7 +31,7 @@ def search_tab(page: Page, folder: Any) -> Any:
     with gr.Row(elem_classes="controls secondary"):
         index = gr.Button("Index this folder", elem_id="index", size="sm", scale=0, min_width=160)
         status = gr.HTML(elem_id="index-status", padding=False)
-    results = gr.HTML(elem_id="results", js_on_load=CLICK, padding=False, min_height=120)
+    results = gr.HTML(elem_id="results", js_on_load=PLAY + CLICK, padding=False, min_height=120)
 
     def build(chosen: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008  Gradio finds it in the signature
         progress(0, desc="Looking for videos")
@@ -50,13 +50,13 @@ def search_tab(page: Page, folder: Any) -> Any:
             )
         watch, collection = Stopwatch(), page.served.collections.get(target)
         reply = page.wait(page.served.engine.search(collection, Query(text, COUNT), page.timeout_s))
-        return _cards(page, collection, reply.value, watch.seconds)
+        return _cards(page, f"{len(reply.value)} clips for: {text}", collection, reply.value, watch.seconds)
 
     def similar(chosen: str, event: gr.EventData) -> str:
         watch, collection = Stopwatch(), page.collection(chosen)
         clip = str((event._data or {}).get("clip", ""))
         hits = collection.searcher.similar(clip, COUNT)
-        return notice(f"Clips like {clip}", "info") + _cards(page, collection, hits, watch.seconds)
+        return _cards(page, f"Clips like {clip}", collection, hits, watch.seconds)
 
     index.click(told(build), folder, status, api_name="index", concurrency_limit=1)
     gr.on([search.click, query.submit], told(find), [query, folder], results, api_name="search", concurrency_limit=8)
@@ -64,12 +64,12 @@ def search_tab(page: Page, folder: Any) -> Any:
     return results
 
 
-def _cards(page: Page, collection: Collection, hits: list[Hit], seconds: float) -> str:
+def _cards(page: Page, title: str, collection: Collection, hits: list[Hit], seconds: float) -> str:
     paths = [collection.folder / hit.video for hit in hits]
     names = [page.videos.name(path) for path in paths]
     relative = [Hit(name, hit.score, hit.similarity) for name, hit in zip(names, hits, strict=True)]
     links = [page.links.link(path) for path in paths]
-    return clip_cards(relative, links, [hit.video for hit in hits], collection.version, seconds)
+    return clip_cards(title, relative, links, [hit.video for hit in hits], collection.version, seconds)
 
 
 def _summary(collection: Collection) -> str:

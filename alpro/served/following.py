@@ -31,6 +31,7 @@ class ServedModels:
         self.sources, self.device, self.say = sources, device, say
         self.problems: dict[Role, str] = {}
         self.changed: list[Callable[[Version], None]] = []  # called after a version came into use
+        self.housekeeping: list[Callable[[], None]] = []  # called at every look at the sources
         self._identities: dict[Role, str] = {}
         self._versions: dict[Role, Version] = {}
         self._failed: dict[str, int] = {}  # polls to wait, by identity
@@ -74,6 +75,8 @@ class ServedModels:
     def _follow(self) -> None:
         while not self._end.wait(POLL_S):
             self.check()
+            for task in self.housekeeping:
+                task()
 
     def _use(self, role: Role, found: Found) -> None:
         try:

@@ -55,6 +55,7 @@ class Sources:
     ) -> None:
         """Load the named files. `tasks`: a task (such as msvd_qa) instead of all. Raises ConfigError, and as `load` does."""
         self.root, self.params = root, params
+        self._seen: dict[Role, tuple[object, Found | None]] = {}  # the last look at the registry, with the state of its file
         self.tasks = {role: self._tasks(role, (tasks or {}).get(role)) for role in ROLES}
         self.files: dict[Role, Found] = {}
         for file in files:
@@ -84,13 +85,27 @@ class Sources:
     def _champion(self, role: Role) -> Found | None:
         if not self.tasks[role] or importlib.util.find_spec("mlflow") is None or not store.exists(store.store_uri(self.root)):
             return None
+        state = self._registry_state()
+        if role in self._seen and state is not None and self._seen[role][0] == state:
+            return self._seen[role][1]  # a file that has not changed holds the same aliases
+        found = None
         with REGISTRY, store.opened(self.root) as opened:
             for task in self.tasks[role]:
                 version = aliases.version_at(opened.client, f"alpro-{task}", CHAMPION)
                 if version is not None:
                     name = label(version)
-                    return Found(f"registry:{name}", name, "champion", partial(self._unpacked, name))
-        return None
+                    found = Found(f"registry:{name}", name, "champion", partial(self._unpacked, name))
+                    break
+        self._seen[role] = (state, found)
+        return found
+
+    def _registry_state(self) -> object:
+        """Return sizes and times of the registry's SQLite file, or None for a server, which has to be asked."""
+        path = store.sqlite_path(store.store_uri(self.root))
+        if path is None:
+            return None
+        files = (path, path.with_name(f"{path.name}-wal"))
+        return [(file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
 
     def _unpacked(self, name: str) -> Service:
         """Load a registered version. Its files are copied first, so that they may be deleted meanwhile."""

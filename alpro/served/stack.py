@@ -19,6 +19,8 @@ from alpro.served.sources import NamedFile, Sources
 from alpro.served.uploads import Uploads
 from alpro.served.versions import Role
 
+UNUSED_S = 3600.0  # after which an upload is deleted
+
 
 @dataclass(frozen=True)
 class Served:
@@ -55,6 +57,7 @@ def served(
     params = load(root / "params.yaml") if (root / "params.yaml").is_file() else None
     models = ServedModels(Sources(root, params, files, tasks), best_device(), say)
     collections, uploads = Collections(models, say), Uploads(limits)
+    models.housekeeping.append(lambda: uploads.remove_unused(UNUSED_S))
     models.start()
     engine = Engine(models, queue, observe_batch)
     try:

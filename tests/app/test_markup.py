@@ -55,7 +55,7 @@ def parts(stack: Served, evil: str) -> dict[str, str]:
         ("champion",), evil, {evil: (evil, evil)}, {"at": evil, "against": evil, "checks": [[evil] * 3]}
     )
     return {
-        "cards": clip_cards([Hit(evil, 0.5, 0.1)], ["/clips/a"], [evil], version, 0.1),
+        "cards": clip_cards(evil, [Hit(evil, 0.5, 0.1)], ["/clips/a"], [evil], version, 0.1),
         "bars": bars([(evil, 0.5, evil)], evil),
         "player": player("/clips/a", evil),
         "notice": notice(evil),

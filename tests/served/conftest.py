@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from alpro.checkpoints.files import save_checkpoint
+from alpro.config import Model
+from alpro.models import build_model
+from alpro.registry import package
 from alpro.served.stack import Served, served
+from alpro.tracking import store
 from tests.evaluation.conftest import write_video
-from tests.serving.conftest import checkpoints
+from tests.serving.conftest import HEADS, SIZES, checkpoints
 
 CLIPS = ("one.mp4", "two.mp4", "sub/three.mp4", "<img src=x onerror=alert(1)>.mp4")
 
@@ -46,3 +51,24 @@ def stack(project: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory)
         with served(project, videos) as stack:
             stack.collections.index(stack.videos.path)
             yield stack
+
+
+@pytest.fixture(scope="session")
+def others(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second checkpoint for search and for questions, with other weights."""
+    folder = tmp_path_factory.mktemp("others")
+    for task in ("retrieval", "qa"):
+        extras = {"tokenizer": checkpoints / "text"} | ({"answers.json": checkpoints / "answers.json"} if task == "qa" else {})
+        model = build_model(task, num_frames=2, config=Model(**SIZES), seed=7, **HEADS[task])
+        save_checkpoint(folder / f"{task}-2", model, {}, extras)
+    return folder
+
+
+def register(root: Path, model: str, *checkpoints: Path) -> None:
+    """Register checkpoints as versions 1, 2, ..."""
+    with store.opened(root) as opened:
+        opened.client.create_registered_model(model)
+        for checkpoint in checkpoints:
+            packed = root / "packed" / checkpoint.name
+            package.save(checkpoint, packed, frames="uniform", max_text_tokens=20, registered=model)
+            opened.client.create_model_version(model, str(packed))

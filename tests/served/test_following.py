@@ -11,11 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from alpro.checkpoints.files import save_checkpoint
-from alpro.config import Model
 from alpro.errors import CheckpointError, ConfigError, TrackingError
-from alpro.models import build_model
-from alpro.registry import package
 from alpro.search.query import Query
 from alpro.served import following
 from alpro.served.collections import Collections
@@ -26,11 +22,11 @@ from alpro.served.sources import Found, NamedFile, Sources
 from alpro.served.versions import Role
 from alpro.serving import single_video
 from alpro.tracking import store
-from tests.serving.conftest import ANSWERS, HEADS, SIZES, TEXTS
+from tests.serving.conftest import ANSWERS, TEXTS
 from tests.tracking.conftest import empty_store, no_other_store, params
 from tests.tracking.tracked_project import with_store
 
-from .conftest import CLIPS
+from .conftest import CLIPS, register
 
 __all__ = ["empty_store", "no_other_store", "params"]
 CPU = torch.device("cpu")
@@ -50,17 +46,6 @@ class Alias:
         if champion is None:
             return None
         return Found(str(champion), champion.name, "champion", lambda: single_video.load(champion))
-
-
-@pytest.fixture(scope="session")
-def others(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second checkpoint for search and for questions, with other weights."""
-    folder = tmp_path_factory.mktemp("others")
-    for task in ("retrieval", "qa"):
-        extras = {"tokenizer": checkpoints / "text"} | ({"answers.json": checkpoints / "answers.json"} if task == "qa" else {})
-        model = build_model(task, num_frames=2, config=Model(**SIZES), seed=7, **HEADS[task])
-        save_checkpoint(folder / f"{task}-2", model, {}, extras)
-    return folder
 
 
 def models(sources: Any) -> ServedModels:
@@ -202,13 +187,3 @@ def test_champion_of_the_registry_is_served(
         assert found is not None and (found.origin, found.name) == ("champion", f"alpro-msvd_qa/{number}")
         service = found.load()
         assert service.task == "qa" and service.answers == ANSWERS and service.max_text_tokens == 20
-
-
-def register(root: Path, model: str, *checkpoints: Path) -> None:
-    """Register checkpoints as versions 1, 2, ..."""
-    with store.opened(root) as opened:
-        opened.client.create_registered_model(model)
-        for checkpoint in checkpoints:
-            packed = root / "packed" / checkpoint.name
-            package.save(checkpoint, packed, frames="uniform", max_text_tokens=20, registered=model)
-            opened.client.create_model_version(model, str(packed))
