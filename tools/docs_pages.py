@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 INTRODUCTION = """# Error messages
 
 All messages of the commands, by package, generated from the code; … stands for a value. Each is printed as one line,
-with exit code 2.
+with exit code 2. The web page shows its messages, and the HTTP service answers with them.
 """
 
 
@@ -48,6 +48,8 @@ def messages(source: str) -> Iterator[str]:
         if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call) or not node.exc.args:
             continue
         name, text = node.exc.func, node.exc.args[0]
+        if isinstance(name, ast.Name) and name.id == "RequestError" and len(node.exc.args) > 2:
+            text = node.exc.args[2]  # after the status and the code
         if isinstance(name, ast.Name) and name.id.endswith("Error") and name.id not in dir(__builtins__):
             parts = text.values if isinstance(text, ast.JoinedStr) else [text]
             if isinstance(text, ast.JoinedStr | ast.Constant):

@@ -12,7 +12,7 @@ from pathlib import Path
 from alpro.errors import AlproError, ConfigError
 from alpro.served.limits import Limits
 from alpro.served.sources import NamedFile
-from alpro.served.stack import Served, listen, served
+from alpro.served.stack import Served, ended_by_signals, listen, served
 from alpro.served.versions import Role
 
 TOKEN = "ALPRO_API_TOKEN"
@@ -48,6 +48,7 @@ def serve(
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     metrics = Metrics()
     with (
+        ended_by_signals(),
         listening,
         served(
             root, videos, files=files, tasks=tasks, limits=limits, queue=queue, observe_batch=metrics.observe_batch, say=say
@@ -58,7 +59,8 @@ def serve(
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=STOP_S, server_header=False, lifespan="off"
         )
-        say(f"http://{host}:{listening.getsockname()[1]}  (pages: /docs, state: /health, metrics: /metrics)")
+        address = f"[{host}]" if ":" in host else host
+        say(f"http://{address}:{listening.getsockname()[1]}  (pages: /docs, state: /health, metrics: /metrics)")
         uvicorn.Server(config).run(sockets=[listening])
 
 

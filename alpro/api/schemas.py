@@ -5,6 +5,9 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from alpro.search.query import RERANK
+from alpro.served.limits import Limits
+
+LIMITS = Limits()
 
 
 class _Request(BaseModel):
@@ -18,8 +21,8 @@ class SearchRequest(_Request):
 
     text: str | None = Field(None, description="Description of the clip.", examples=["a red ball moves to the left"])
     like: str | None = Field(None, description="Name of a clip instead of a text: find similar ones.")
-    count: int = Field(5, ge=1, description="Number of clips to return.")
-    rerank: int = Field(RERANK, ge=0, description="How many of VTC's best clips VTM re-ranks; 0: none.")
+    count: int = Field(5, ge=1, le=LIMITS.results, description="Number of clips to return.")
+    rerank: int = Field(RERANK, ge=0, le=LIMITS.rerank, description="How many of VTC's best clips VTM re-ranks; 0: none.")
 
 
 class AskRequest(_Request):

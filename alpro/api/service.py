@@ -87,12 +87,11 @@ class Answering:
         limits, collection = self.served.limits, self.served.collections.get(self.served.videos.path)
         if (body.text is None) == (body.like is None):
             raise RequestError(422, "invalid_request", "Give either `text` or `like`.")
-        count, rerank = min(body.count, limits.results), min(body.rerank, limits.rerank)
         if body.like is not None:
             name = self.served.videos.name(self.served.videos.video(body.like))
-            hits, version = await asyncio.to_thread(collection.searcher.similar, name, count), collection.version
+            hits, version = await asyncio.to_thread(collection.searcher.similar, name, body.count), collection.version
         else:
-            query = Query(limits.text(body.text, "text"), count, rerank)
+            query = Query(limits.text(body.text, "text"), body.count, body.rerank)
             reply = await self._wait(self.served.engine.search(collection, query, self.timeout_s))
             hits, version = reply.value, reply.version
         return _json({"hits": [asdict(hit) for hit in hits], "model": _model(version)})

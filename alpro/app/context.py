@@ -23,7 +23,7 @@ from alpro.served.stack import Served
 
 LOG = logging.getLogger("alpro.app")
 UPLOADED = "upload:"  # how the list of clips names an upload
-CLIPS_LISTED = 5000
+CLIPS_LISTED = 2000
 FAILED = "The page failed to do this; the server's log says why."
 
 

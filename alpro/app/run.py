@@ -11,11 +11,16 @@ from typing import Any
 
 from alpro.served.limits import Limits
 from alpro.served.sources import NamedFile
-from alpro.served.stack import Served, listen, served
+from alpro.served.stack import Served, ended_by_signals, listen, served
 from alpro.served.versions import Role
-from alpro.system.local_requests import Application, LocalRequests
+from alpro.system.local_requests import Application, LocalRequests, Receive, Scope, Send
 
 HOST = "127.0.0.1"
+# Gradio's scripts are inline and make functions from text.
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
+)
+HEADERS = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer")]
 # Gradio reads these when it is imported: no statistics, and no look-ups of newer versions.
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_MCP_SERVER": "False"}
 
@@ -40,6 +45,7 @@ def run(
     listening = listen(HOST, port, "choose another one with --port")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with (
+        ended_by_signals(),
         listening,
         tempfile.TemporaryDirectory(prefix="alpro-app-") as temporary,
         served(root, videos, files=files, tasks=tasks, limits=limits, say=say) as stack,
@@ -72,4 +78,21 @@ def create_app(stack: Served, temporary: Path, timeout_s: float) -> Application:
         application, blocks, path="/", footer_links=[], run_history=False, show_error=False, ssr_mode=False, mcp_server=False,
         enable_monitoring=False, pwa=False, max_file_size=stack.limits.upload_bytes, theme=theme(), css=style(),
     )  # fmt: skip
-    return LocalRequests(application)
+    return LocalRequests(OwnOrigin(application))
+
+
+class OwnOrigin:
+    """ASGI application around another one: tells browsers to load nothing from other hosts, and not to show it in a frame."""
+
+    def __init__(self, inner: Application) -> None:
+        self.inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on and add the headers to its answer."""
+
+        async def with_headers(message: Scope) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
+            await send(message)
+
+        await self.inner(scope, receive, with_headers)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from alpro.checkpoints.layout import CONFIG, WEIGHTS
 from alpro.data.batches.masking import crop_box
 from alpro.data.text.entities import read_entities
-from alpro.errors import AlproError
+from alpro.errors import CheckpointError
 from alpro.evaluation.sharing import evaluating
 from alpro.files.json_files import read_json_object
 from alpro.models.bert import Bert, additive
@@ -194,7 +194,7 @@ def _load_prompter(folder: Path, name: str) -> EntityModel:
     import alpro.models  # noqa: F401  before transformers: it makes torchvision importable
     from alpro.checkpoints.load import load_model
 
-    number = read_json_object(folder / CONFIG, AlproError, "pre-train again").get("num_entities")
+    number = read_json_object(folder / CONFIG, CheckpointError, "pre-train again").get("num_entities")
     if not number:
         raise RequestError(503, "no_prompter", f"{name} was pre-trained without a prompter (PEM), so no entities can be shown.")
     model, _, _ = load_model(folder, "prompter", num_entities=number)

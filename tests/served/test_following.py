@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,20 @@ def wait_for(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < end
         threading.Event().wait(0.02)
+
+
+def test_old_version_is_freed(checkpoints: Path, others: Path, videos: Path) -> None:
+    alias = Alias(ask=checkpoints / "qa")
+    served = models(alias)
+    engine = Engine(served)
+    assert engine.ask(videos / CLIPS[0], TEXTS[1], WAIT_S).result(WAIT_S)
+    old = weakref.ref(served.version("ask").service.model)
+    alias.champions["ask"] = others / "qa-2"
+    served.check()
+    assert engine.ask(videos / CLIPS[0], TEXTS[1], WAIT_S).result(WAIT_S)
+    gc.collect()
+    assert old() is None
+    engine.close()
 
 
 def test_request_keeps_the_version_that_it_began_with(checkpoints: Path, others: Path, videos: Path) -> None:
