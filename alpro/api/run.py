@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +44,6 @@ def serve(
 
     local, token = is_loopback(host), checked_token(host)
     listening = listen(host, port, "choose another one with --port")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     metrics = Metrics()
     with (
         ended_by_signals(),

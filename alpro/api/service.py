@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import asdict
@@ -37,8 +36,9 @@ from alpro.served.limits import RequestError
 from alpro.served.stack import Served
 from alpro.served.versions import Version
 from alpro.system.local_requests import Application, LocalRequests
+from alpro.terminal import logs
 
-LOG = logging.getLogger("alpro.api")
+LOG = logs.get(__name__)
 CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed"}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,8 +19,9 @@ from alpro.served.folder import VideoRoot
 from alpro.served.limits import RequestError
 from alpro.served.look import Prompters
 from alpro.served.stack import Served
+from alpro.terminal import logs
 
-LOG = logging.getLogger("alpro.app")
+LOG = logs.get(__name__)
 UPLOADED = "upload:"  # how the list of clips names an upload
 CLIPS_LISTED = 2000
 FAILED = "The page failed to do this; the server's log says why."

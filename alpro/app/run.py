@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +42,6 @@ def run(
     import uvicorn
 
     listening = listen(HOST, port, "choose another one with --port")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with (
         ended_by_signals(),
         listening,
