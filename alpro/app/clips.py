@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from alpro.config.data import Convert
-from alpro.data.media.convert import convert_file
+from alpro.data.copies.convert import convert_file
 from alpro.data.media.read import read_frames
 from alpro.data.media.streams import open_video, video_stream
 from alpro.errors import DataError
