@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import (
     Field,
     PositiveFloat,
@@ -70,6 +72,10 @@ class Loader(Section):
     prefetch: PositiveInt = Field(2, description="Batches that each loader process prepares ahead.")
     max_unreadable: Fraction = Field(
         0.001, ge=0, le=1, description="Stop the training if a larger fraction of samples cannot be read."
+    )
+    decoder: Literal["decord", "pyav", "torchcodec"] = Field(
+        "decord",
+        description="Decoder of videos; PyAV reads what it cannot. torchcodec needs the extra of this name and FFmpeg.",
     )
     cache: str | None = Field(
         None,

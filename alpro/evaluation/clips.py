@@ -17,6 +17,7 @@ from alpro.data.annotations.records import Record
 from alpro.data.batches.frame_cache import FrameCache
 from alpro.data.batches.ordered_clips import iter_clips, try_clips
 from alpro.data.media.frames import Strategy
+from alpro.data.media.read import Decoder
 from alpro.errors import ConfigError, DataError
 
 VideoMode = Literal["full", "one_frame", "blind"]  # the clip, its middle frame repeated, or black pixels
@@ -34,10 +35,13 @@ class Preprocessing:
     frames_strategy: Strategy = "uniform"
     precision: str = "fp32"
     decode_size: int | None = None  # side of decoded frames before the center crop; None: image_size
+    decoder: Decoder = "decord"
     cache: FrameCache | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def from_training(cls, training: Training, image_size: int, cache: FrameCache | None = None) -> Preprocessing:
+    def from_training(
+        cls, training: Training, image_size: int, cache: FrameCache | None = None, decoder: Decoder = "decord"
+    ) -> Preprocessing:
         """Return the evaluation preprocessing for a model trained with these settings."""
         return cls(
             num_frames=training.num_frames,
@@ -46,14 +50,14 @@ class Preprocessing:
             frames_strategy=training.eval_frames,
             precision=training.precision,
             decode_size=training.decode_size,
+            decoder=decoder,
             cache=cache,
         )
 
     def reader(self, mode: VideoMode = "full") -> ClipReader:
         """Return the reader of clips with this preprocessing."""
-        return ClipReader(
-            self.num_frames, self.frames_strategy, self.image_size, mode, decode_size=self.decode_size, cache=self.cache
-        )
+        options: dict[str, Any] = {"decode_size": self.decode_size, "decoder": self.decoder, "cache": self.cache}
+        return ClipReader(self.num_frames, self.frames_strategy, self.image_size, mode, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class ClipReader:
     mode: VideoMode = "full"
     workers: int = 1  # threads that read ahead
     decode_size: int | None = None  # side of decoded frames before the center crop; None: image_size
+    decoder: Decoder = "decord"
     cache: FrameCache | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -95,4 +100,4 @@ class ClipReader:
         return (clip for _, clip in clips)
 
     def _options(self) -> dict[str, Any]:
-        return {"decode_size": self.decode_size, "cache": self.cache}
+        return {"decode_size": self.decode_size, "decoder": self.decoder, "cache": self.cache}

@@ -99,7 +99,7 @@ def features_key(model: Alpro, reader: ClipReader, precision: str, device: torch
     package = Path(fingerprint.__file__).parents[1]
     return fingerprint.fingerprint(
         weights=fingerprint.weights(model.visual_encoder),
-        viewing=[reader.num_frames, reader.strategy, reader.image_size, reader.mode, reader.decode_size],
+        viewing=[reader.num_frames, reader.strategy, reader.image_size, reader.mode, reader.decode_size, reader.decoder],
         precision=precision,
         code=[sha256(package / name) for name in CODE],
         torch=torch.__version__,

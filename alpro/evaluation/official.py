@@ -93,7 +93,8 @@ def evaluate_checkpoint(
     state = state or state_folder()
     refuse_unreadable(records, training.num_frames, training.eval_frames, probe_cache_path(dataset.videos, state))
     bundle = load_bundle(params.model, dataset.task, resolved.path, training.num_frames, tokenizer_folder, labels, params.seed)
-    preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size, open_frame_cache(params.loader))
+    cache, decoder = open_frame_cache(params.loader), params.loader.decoder
+    preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size, cache, decoder)
     resume = ResumeState(Path(state) / "evaluate" / f"{task}-by-hand", settings.features)
     result, change = _evaluate(bundle, records, preprocessing, settings, task, resume, against_full)
     figures = official_figures(result, settings.count_padding)

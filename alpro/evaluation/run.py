@@ -72,7 +72,8 @@ def run_evaluation(
     tokenizer_folder = _tokenizer_folder(checkpoint, params.text.tokenizer)
     answers = None if dataset.task == "retrieval" else answer_list(checkpoint, dataset)
     bundle = load_bundle(params.model, dataset.task, checkpoint, training.num_frames, tokenizer_folder, answers, params.seed)
-    preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size, open_frame_cache(params.loader))
+    cache, decoder = open_frame_cache(params.loader), params.loader.decoder
+    preprocessing = Preprocessing.from_training(training, bundle.model.config.image_size, cache, decoder)
     resume = ResumeState(Path(state) / "evaluate" / Path(record).name, settings.features)
     results = {mode: evaluate(bundle, records, preprocessing, settings, mode, f"{task} {mode}", resume) for mode in modes}
     if dataset.task == "retrieval":
@@ -97,6 +98,7 @@ def run_evaluation(
         "frames": preprocessing.frames_strategy,
         "precision": preprocessing.precision,
         "decode_size": preprocessing.decode_size,
+        "decoder": preprocessing.decoder,
         "model": bundle.model.config.model_dump(),
         "looks": list(modes),
     }

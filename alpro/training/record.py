@@ -63,7 +63,7 @@ def headline(stage: str, select_by: str, best: Best) -> dict[str, float]:
 def environment(device: torch.device) -> dict[str, str]:
     """Return versions and device: the numbers may depend on them too."""
     versions = {}
-    for package in ("torch", "transformers", "timm", "numpy", "decord", "horovod"):
+    for package in ("torch", "transformers", "timm", "numpy", "decord", "av", "torchcodec", "horovod"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -183,6 +183,7 @@ def _record_params(job: _Job, device: torch.device) -> dict[str, Any]:
         "processes": distributed.size(),
         "threads": params.launch.threads,
         "max_unreadable": params.loader.max_unreadable,
+        "decoder": params.loader.decoder,
         "model": params.model.model_dump(),
         "resize": params.init.resize,
         "training": job.settings.model_dump(exclude={"save_every_s"}),

@@ -20,7 +20,7 @@ from alpro.data.annotations.records import Record
 from alpro.data.batches import augment
 from alpro.data.batches.frame_cache import FrameCache, read_cached
 from alpro.data.media.frames import DRAWN, Strategy, candidate_indices, frame_indices
-from alpro.data.media.read import read_frames, read_image
+from alpro.data.media.read import Decoder, read_frames, read_image
 
 _IMAGE_RANDAUGMENT = RandAugment(operations=2, magnitude=7)  # for the images of pre-training (released code)
 
@@ -37,6 +37,7 @@ class View:
     train: bool = True  # True: random crops; False: center crops
     augment_images: bool = True  # in training; if False, images are squeezed to the size, as in evaluation
     candidates: int | None = None  # draw from this many evenly spaced frames; None: from all frames of the clip
+    decoder: Decoder = "decord"
 
     def augments(self, media: str) -> bool:
         """Return True if samples of this medium are cropped or augmented at random."""
@@ -50,7 +51,7 @@ class View:
         return self.num_frames * 3 * self.size**2
 
     @classmethod
-    def training(cls, training: Training, model: Model) -> View:
+    def training(cls, training: Training, model: Model, decoder: Decoder = "decord") -> View:
         """Return the view of a training in params.yaml."""
         return cls(
             training.num_frames,
@@ -60,12 +61,14 @@ class View:
             training.randaugment,
             augment_images=not isinstance(training, CorpusTraining) or training.augment_images,
             candidates=training.frame_candidates,
+            decoder=decoder,
         )
 
     @classmethod
-    def evaluation(cls, training: Training, model: Model) -> View:
+    def evaluation(cls, training: Training, model: Model, decoder: Decoder = "decord") -> View:
         """Return the same training's view of its validation split."""
-        return cls(training.num_frames, model.image_size, training.eval_frames, training.decode_size, train=False)
+        frames, size = training.eval_frames, training.decode_size
+        return cls(training.num_frames, model.image_size, frames, size, train=False, decoder=decoder)
 
 
 def load_video_frames(
@@ -90,11 +93,11 @@ def _video_pixels(path: Path, view: View, rng: random.Random, cache: FrameCache 
     side, count, drawn = view.decode_size or view.size, view.num_frames, view.frames in DRAWN
 
     def decode(frames: int | Callable[[int], list[int]]) -> np.ndarray:
-        pixels = read_frames(path, frames, side, view.frames, rng)
+        pixels = read_frames(path, frames, side, view.frames, rng, view.decoder)
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
     if not drawn:
-        return read_cached(cache, path, f"{count} frames {view.frames}, {side} px", lambda: decode(count))
+        return read_cached(cache, path, f"{count} frames {view.frames}, {side} px, {view.decoder}", lambda: decode(count))
     if view.candidates is None:
         return decode(count)  # other frames in each epoch: not cached
     candidates = partial(candidate_indices, count=view.candidates)
@@ -102,7 +105,7 @@ def _video_pixels(path: Path, view: View, rng: random.Random, cache: FrameCache 
     return read_cached(
         cache,
         path,
-        f"{view.candidates} candidates, {side} px",
+        f"{view.candidates} candidates, {side} px, {view.decoder}",
         lambda: decode(candidates),
         lambda total: frame_indices(total, count, view.frames, rng),
     )

@@ -16,8 +16,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
@@ -162,8 +163,9 @@ def decoding_version() -> str:
     digest = hashlib.sha256()
     for file in [*sorted(Path(media.__path__[0]).glob("*.py")), Path(augment.__file__)]:
         digest.update(file.read_bytes())
-    for library in ("decord", "av", "pillow"):
-        digest.update(f"{library} {version(library)}".encode())
+    for library in ("decord", "av", "torchcodec", "pillow"):
+        with suppress(PackageNotFoundError):
+            digest.update(f"{library} {version(library)}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -15,6 +15,7 @@ from alpro.data.batches.datasets import PackedRecords
 from alpro.data.batches.frame_cache import FrameCache
 from alpro.data.batches.seeds import python_rng
 from alpro.data.media.frames import Strategy
+from alpro.data.media.read import Decoder
 from alpro.errors import DataError
 
 
@@ -28,6 +29,7 @@ def iter_clips(
     seed: int = 0,
     decode_size: int | None = None,
     cache: FrameCache | None = None,
+    decoder: Decoder = "decord",
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield each record's clip once, in order: (position in `records`, frames (T, 3, size, size) uint8).
 
@@ -36,7 +38,7 @@ def iter_clips(
     """
     faults = []
     for position, clip in try_clips(
-        records, num_frames, strategy, size, workers, seed=seed, decode_size=decode_size, cache=cache
+        records, num_frames, strategy, size, workers, seed=seed, decode_size=decode_size, cache=cache, decoder=decoder
     ):
         if isinstance(clip, DataError):
             faults.append(str(clip))
@@ -56,9 +58,10 @@ def try_clips(
     seed: int = 0,
     decode_size: int | None = None,
     cache: FrameCache | None = None,
+    decoder: Decoder = "decord",
 ) -> Iterator[tuple[int, Tensor | DataError]]:
     """Yield clips as `iter_clips` does, but the DataError in place of a clip whose file cannot be read."""
-    view = View(num_frames, size, strategy, decode_size, train=False)
+    view = View(num_frames, size, strategy, decode_size, train=False, decoder=decoder)
     packed = PackedRecords(records)
 
     def read(position: int) -> Tensor | DataError:

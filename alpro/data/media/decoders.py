@@ -47,7 +47,7 @@ def read_with_decord(path: Path, frames: Frames, indices: Sequence[int], size: i
         pixels = reader.get_batch(unique.tolist()).asnumpy()
     except (RuntimeError, IndexError, AssertionError, decord.DECORDError, decord.DECORDLimitReachedError) as error:
         raise DataError(error_summary(error)) from None
-    return frames.orientation.mirror(pixels if len(unique) == len(indices) else pixels[inverse])
+    return frames.orientation.mirror(pixels if unique.tolist() == list(indices) else pixels[inverse])
 
 
 # --- PyAV -------------------------------------------------------------------------------------------------

@@ -17,9 +17,17 @@ from alpro.data.media.probe import probe
 from alpro.data.media.shards import accept_shard_paths
 from alpro.data.media.streams import check_file, error_summary
 from alpro.data.media.strict import Frames, check_frames
+from alpro.data.media.with_torchcodec import read_with_torchcodec
 from alpro.errors import DataError
 
-Decoder = Literal["decord", "pyav"]
+Decoder = Literal["decord", "pyav", "torchcodec"]
+Reader = Callable[[Path, Frames, Sequence[int], int | None], np.ndarray]
+# Each decoder, followed by the one that reads the files that it cannot.
+READERS: dict[Decoder, dict[Decoder, Reader]] = {
+    "decord": {"decord": read_with_decord, "pyav": read_with_pyav},
+    "pyav": {"pyav": read_with_pyav},
+    "torchcodec": {"torchcodec": read_with_torchcodec, "pyav": read_with_pyav},
+}
 
 
 def read_frames(
@@ -28,17 +36,20 @@ def read_frames(
     size: int | None,
     strategy: Strategy = "uniform",
     rng: random.Random | None = None,
-    decoder: Decoder | None = None,
+    decoder: Decoder = "decord",
+    *,
+    alone: bool = False,
 ) -> np.ndarray:
     """Read frames of a video, turned upright: (T, size, size, 3) uint8 RGB.
 
     `frames` is the number of frames to select by `strategy`, or the indices themselves, or a function that selects them
     from the number of frames in the file. `size` squeezes each frame to a square while decoding, as the released code
-    does; None keeps the file's own size. `decoder` None tries decord, then PyAV. Raises DataError with file and reason if
-    a frame of the video does not decode, or the file was cut short; see `strict.check_frames`. A file that a probe has
-    checked is not checked again (`known`).
+    does; None keeps the file's own size. Files that `decoder` cannot read are read by PyAV, unless it is to read `alone`.
+    Raises DataError with file and reason if a frame of the video does not decode, or the file was cut short; see
+    `strict.check_frames`. A file that a probe has checked is not checked again (`known`).
     """
-    return _read_frames(path, frames, size, strategy, rng, decoder, known_frames(path))
+    readers = {decoder: READERS[decoder][decoder]} if alone else READERS[decoder]
+    return _read_frames(path, frames, size, strategy, rng, readers, known_frames(path))
 
 
 @accept_shard_paths
@@ -48,7 +59,7 @@ def _read_frames(
     size: int | None,
     strategy: Strategy,
     rng: random.Random | None,
-    decoder: Decoder | None,
+    readers: dict[Decoder, Reader],
     known: Frames | None,
 ) -> np.ndarray:
     path = Path(path)
@@ -72,9 +83,7 @@ def _read_frames(
     except DataError as error:
         raise DataError(f"{path}: can't be read ({error})") from None
     reasons = []
-    for name, read in (("decord", read_with_decord), ("pyav", read_with_pyav)):
-        if decoder not in (None, name):
-            continue
+    for name, read in readers.items():
         try:
             return read(path, found, indices, size)
         except DataError as error:

@@ -37,7 +37,7 @@ class CorpusTask(ClipTask):
         corpora = {name: params.corpora[name] for name in settings.corpora}
         for corpus in corpora.values():
             trust_probes(probe_cache_path(corpus.root))
-        view, eval_view = View.training(settings, params.model), View.evaluation(settings, params.model)
+        view, eval_view = (make(settings, params.model, params.loader.decoder) for make in (View.training, View.evaluation))
         cache = open_frame_cache(params.loader)
         train = {
             name: ClipDataset(name, read_corpus(corpus), "corpus", view, params.seed, cache=cache)

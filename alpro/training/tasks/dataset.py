@@ -39,7 +39,7 @@ class DatasetTask(ClipTask):
         self.name, self.tokenizer = name, load_tokenizer(params.text.tokenizer, vocab_size=params.model.vocab_size)
         self.val: list[Record] = read_dataset(dataset, "val")
         refuse_unreadable(self.val, settings.num_frames, settings.eval_frames, probe_cache_path(dataset.videos))
-        view = View.training(settings, params.model)
+        view = View.training(settings, params.model, params.loader.decoder)
         self.cache = open_frame_cache(params.loader)
         records, texts = read_dataset(dataset, "train"), settings.texts_per_clip
         train = ClipDataset(name, records, dataset.task, view, params.seed, self.answers, texts, self.cache)
@@ -47,7 +47,9 @@ class DatasetTask(ClipTask):
 
     def _evaluation(self) -> dict[str, Any]:
         return {
-            "preprocessing": Preprocessing.from_training(self.settings, self.params.model.image_size, self.cache),
+            "preprocessing": Preprocessing.from_training(
+                self.settings, self.params.model.image_size, self.cache, self.params.loader.decoder
+            ),
             "batch_pairs": self.params.evaluate[self.name].batch_pairs,
             "progress": lambda done, total: heartbeat.beat("validation", done, total),
         }
