@@ -47,11 +47,10 @@ def measure(decoder: str, folder: Path, pixels: Path) -> dict[str, Any]:
     """Save all frames of each video as they are and FRAMES of them at SIDE pixels; return what failed, speed and memory."""
     read: Any = READERS[decoder][decoder]  # type: ignore[index]
     seconds, clips, failed = 0.0, 0, []
-    for path in videos(folder):
-        frames, _ = check_frames(path, lambda total: [0])
+    found = [(path, check_frames(path, lambda total: [0])[0]) for path in videos(folder)]
+    for path, frames in found:
         chosen = frame_indices(frames.count, FRAMES, "uniform")
         try:
-            np.save(pixels / f"{path.name}.whole.npy", read(path, frames, range(frames.count), None))
             np.save(pixels / f"{path.name}.small.npy", read(path, frames, chosen, SIDE))
             began_s = time.perf_counter()
             for _ in range(ROUNDS):
@@ -59,7 +58,10 @@ def measure(decoder: str, folder: Path, pixels: Path) -> dict[str, Any]:
             seconds, clips = seconds + time.perf_counter() - began_s, clips + ROUNDS
         except AlproError:
             failed.append(path.name)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # before whole videos are read
+    for path, frames in found:
+        if path.name not in failed:
+            np.save(pixels / f"{path.name}.whole.npy", read(path, frames, range(frames.count), None))
     return {"failed": failed, "ms_per_clip": 1000 * seconds / max(clips, 1), "peak_mb": peak_mb}
 
 
