@@ -15,7 +15,8 @@ PARAMS = Path("params.yaml")
 ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file to read.")]
 Recipe = Annotated[str | None, typer.Option("--recipe", help="Read this recipe instead of params.yaml.")]
 Changes = Annotated[
-    list[str] | None, typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="Change a parameter; may be repeated.")
+    list[str] | None,
+    typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="Change a parameter, as for `dvc exp run`; may be repeated."),
 ]
 Task = Annotated[str, typer.Option("--task", help="A dataset of params.yaml, such as msrvtt_ret.")]
 Init = Annotated[str, typer.Option("--init", help="Where to start: an own or official checkpoint, or a file in recipes/init.")]

@@ -152,11 +152,15 @@ def test_override_can_enable_a_section(raw: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ("seed=1,2", "is a sweep; run `dvc exp run --queue -S 'seed=1,2'`"),
+        ("seed=${oc.env:HOME}", "not allowed"),
+        ("~finetune.msvd_q", "no parameter finetune.msvd_q; did you mean 'msvd_qa'"),
+        ("+seed=3", "seed exists"),
         ("seed", "must be key=value"),
         ("finetune.=3", "must be key=value"),
         ("finetune.msvdqa.batch_size=2", "no section finetune.msvdqa; did you mean 'msvd_qa'"),
         ("seed.of=2", "seed is a value"),
-        ("seed=[", "not valid YAML"),
+        ("seed=[", "must be key=value"),
         ("finetune.msvd_qa.batchsize=2", "did you mean 'batch_size'"),
         ("finetune.msvd_qa.batch_size=two", "batch_size"),
     ],
@@ -164,3 +168,21 @@ def test_override_can_enable_a_section(raw: dict) -> None:
 def test_invalid_override_is_refused(change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config.load(ROOT / "recipes/sample.yaml", [change])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=7", "finetune.msvd_qa.learning_rate=1e-4", "pretrain.corpora=[cc3m]", "pretrain.objectives={pem: 0, vtc: 1}",
+        "~zeroshot.msrvtt_ret", "+finetune.msvd_qa.keep=[best,last]", "++seed=7", "init.finetune=models/my model/a.b.pt",
+        "init.finetune='a,b=c.pt'", "launch.hosts=null",
+    ],
+)  # fmt: skip
+def test_change_does_what_dvc_does(tmp_path: Path, change: str) -> None:
+    hydra = pytest.importorskip("dvc.utils.hydra")
+    raw = yaml.safe_load((ROOT / "recipes" / "sample.yaml").read_text())
+    raw["finetune"]["msvd_qa"].pop("keep", None)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    hydra.apply_overrides(path, [change])
+    assert override(raw, [change]) == yaml.safe_load(path.read_text())
