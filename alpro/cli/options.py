@@ -16,7 +16,7 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file to re
 Recipe = Annotated[str | None, typer.Option("--recipe", help="Read this recipe instead of params.yaml.")]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="Change a parameter, as for `dvc exp run`; may be repeated."),
+    typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="Change a parameter, as in `dvc exp run`; repeatable."),
 ]
 Task = Annotated[str, typer.Option("--task", help="A dataset of params.yaml, such as msrvtt_ret.")]
 Init = Annotated[str, typer.Option("--init", help="Where to start: an own or official checkpoint, or a file in recipes/init.")]
