@@ -19,7 +19,7 @@ REQUIREMENTS = (
     "mlflow", "torch", "torchvision", "timm", "transformers", "tokenizers", "safetensors", "decord", "av",
     "numpy", "pandas", "pillow", "psutil", "pydantic", "pyyaml",
 )  # fmt: skip
-EXAMPLES = {"caption": "a red circle moves to the left", "question": "what moves to the left?"}
+EXAMPLES = {"caption": "a red ball moves to the left", "question": "what moves to the left?"}
 
 
 def save(
