@@ -161,6 +161,9 @@ def test_a_comment_repeats_only_the_stages_that_use_its_package(file: str, expec
 
 
 def test_settings_of_the_machine_invalidate_no_stage() -> None:
-    """`loader.max_unreadable` alone affects results: frames from `loader.cache` equal decoded ones."""
+    """Of `loader`, only these two affect results: frames from `loader.cache` equal decoded ones."""
     listed = {param for stage in stages().values() for param in stage.get("params", ()) if param.split(".")[0] == "loader"}
-    assert listed == {"loader.max_unreadable"}
+    assert listed == {"loader.max_unreadable", "loader.decoder"}
+    decoding = {name.split("@")[0] for name, stage in stages().items() if "loader.decoder" in stage.get("params", ())}
+    assert decoding == {"prompter", "pretrain", "finetune", "evaluate", "zeroshot"}
+    assert not any(param.startswith("tracking") for stage in stages().values() for param in stage.get("params", ()))
