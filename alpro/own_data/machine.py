@@ -18,16 +18,23 @@ UNKNOWN_GPU_FLOPS = 30e12
 
 @dataclass(frozen=True)
 class Machine:
-    """Cores, memory in bytes that a process may use, number of GPUs, and FLOP/s of all processes together."""
+    """Cores, memory in bytes that a process may use, number of GPUs, and FLOP/s of a training on all of it."""
 
     cores: int
     memory: float
     gpus: int
     flops: float
 
+    @property
+    def threads(self) -> int:
+        """Threads of a training: half of the cores, as threads that wait for each other are slow on a machine in use."""
+        return max(self.cores // 2, 1)
+
     def described(self) -> str:
         """Return the machine in words."""
-        return f"{self.gpus} GPU{'s' if self.gpus > 1 else ''}" if self.gpus else f"{self.cores} CPU cores"
+        if self.gpus:
+            return f"{self.gpus} GPU{'s' if self.gpus > 1 else ''}"
+        return f"{self.threads} of {self.cores} CPU cores"
 
 
 def this_machine() -> Machine:
@@ -39,7 +46,7 @@ def this_machine() -> Machine:
         properties = torch.cuda.get_device_properties(0)
         peak = next((gpu.half for word, gpu in GPUS.items() if word in properties.name), UNKNOWN_GPU_FLOPS)
         return Machine(cores, float(properties.total_memory), count, count * peak * GPU_SHARE)
-    return Machine(cores, _available_bytes(), 0, _measured_flops(cores) * CPU_SHARE)
+    return Machine(cores, _available_bytes(), 0, max(cores // 2, 1) * _measured_flops() * CPU_SHARE)
 
 
 def _available_bytes() -> float:
@@ -53,8 +60,8 @@ def _available_bytes() -> float:
     return min(available, float(text)) if text.isdigit() else available
 
 
-def _measured_flops(cores: int) -> float:
-    """Return FLOP/s of all cores by the fastest of many products on one core, so that other processes disturb it little."""
+def _measured_flops() -> float:
+    """Return FLOP/s of one core by the fastest of many products, so that other processes disturb it little."""
     import torch
 
     before = torch.get_num_threads()
@@ -65,6 +72,6 @@ def _measured_flops(cores: int) -> float:
         while (start := time.perf_counter()) < end:
             a @ b
             fastest = min(fastest, time.perf_counter() - start)
-        return cores * 2.0 * 1024 * 256 * 1024 / fastest
+        return 2.0 * 1024 * 256 * 1024 / fastest
     finally:
         torch.set_num_threads(before)

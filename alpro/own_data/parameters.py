@@ -52,7 +52,7 @@ def recipe_text(
     raw |= {section: {name: parts[section]} for section in SECTIONS}
     raw["text"] = {"tokenizer": str(start.tokenizer)}
     raw["init"] = {**raw["init"], **scratch, "finetune": start.path}
-    threads = 1 if sizes.processes > 1 else machine.cores
+    threads = 1 if sizes.processes > 1 else machine.threads
     raw["launch"] |= {"processes": sizes.processes, "hosts": None, "threads": threads}
     raw["loader"] |= {"workers": min(4, machine.cores // sizes.processes) if machine.gpus else 0, **CACHE}
     for training in ("prompter", "pretrain"):
