@@ -282,10 +282,11 @@ def _describe_start(start: Start, vocabulary: int) -> str:
 
 def _describe_sizes(sizes: Sizes, machine: str) -> str:
     training, gb = sizes.training, sizes.memory / 1e9
+    time = f"about {sizes.minutes:.0f} minutes" if sizes.minutes >= 1.5 else "about a minute"
     return (
         f"sizes: {sizes.model.image_size} pixels, {training.num_frames} frames, {training.max_text_tokens} tokens, batch "
         f"{training.batch_size * training.accumulation}, {training.epochs} epochs ({sizes.steps:,} steps); "
-        f"about {sizes.minutes:.0f} minutes and {gb:.1f} GB on {machine}, without reading the videos the first time"
+        f"{time} and {gb:.1f} GB on {machine}, without reading the videos the first time"
     )
 
 

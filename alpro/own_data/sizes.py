@@ -29,6 +29,7 @@ BATCH = 16
 STEPS_OF_EPOCH = 20  # that each process has at least, if there are several
 MOST_EPOCHS = 40
 VALIDATIONS = 4
+VALIDATION_SHARE = 0.2  # of the minutes, as retrieval scores all pairs of the split
 LONG_S = 8.0  # of longer videos, twice as many frames are read
 MEMORY_SHARE = 0.6  # of the available memory that the estimate may take
 TOKENS_STEP = 10
@@ -126,11 +127,12 @@ def _sizes(
     steps = max(train.texts // (batch * accumulation * processes), 1)  # of an epoch
     epoch_s = training_flops(task, model, frames, tokens, shared) * batch * accumulation * processes * steps / flops
     validation_s = validation_flops(task, model, frames, tokens, val.videos, val.texts) / flops
-    affordable = int((60 * minutes - VALIDATIONS * validation_s) / epoch_s)
+    validations = max(min(VALIDATIONS, int(VALIDATION_SHARE * 60 * minutes / validation_s)), 1)
+    affordable = int((60 * minutes - validations * validation_s) / epoch_s)
     epochs = max(min(math.ceil(STEPS[scratch] / steps), MOST_EPOCHS, affordable), 1)
     training = Finetuning(
         epochs=epochs, batch_size=batch, accumulation=accumulation, learning_rate=rate, grad_clip=5, num_frames=frames,
-        max_text_tokens=tokens, validations=min(VALIDATIONS, epochs * steps), train_frames="headtail",
+        max_text_tokens=tokens, validations=min(validations, epochs * steps), train_frames="headtail",
         frame_candidates=4 * frames, eval_frames="uniform", randaugment=None, precision=precision,
         select_by="overall_acc" if task == "qa" else "r1", save_every_s=60, questions_per_clip=shared,
     )  # fmt: skip

@@ -49,6 +49,22 @@ def test_small_memory_halves_the_batch_and_accumulates() -> None:
     assert scarce.memory <= 0.6 * (plenty.memory / 0.6 * 0.7)
 
 
+def test_validations_take_a_fifth_of_the_time_at_most() -> None:
+    assert choose(minutes=20).training.validations == 4
+    few = choose_sizes(
+        "retrieval",
+        Split(200, 400),
+        Split(500, 1000),
+        tokens=20,
+        vocab_size=500,
+        seconds=3,
+        answers=0,
+        machine=LAPTOP,
+        minutes=20,
+    )
+    assert few.training.validations == 1
+
+
 @pytest.mark.parametrize(("videos", "batch"), [(2, 2), (3, 2), (9, 8), (500, 16)])
 def test_batch_of_distinct_videos_fits_the_training_split(videos: int, batch: int) -> None:
     assert choose(train=Split(videos, 2 * videos)).training.batch_size == batch
