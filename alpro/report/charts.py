@@ -9,6 +9,7 @@ from typing import Any
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 HEIGHT = 210
 LEGEND = {"title": None, "orient": "bottom", "columns": 4}
+DASHES = {**LEGEND, "symbolType": "stroke", "symbolSize": 250, "symbolStrokeColor": "var(--muted)", "symbolFillColor": "none"}
 
 Chart = dict[str, Any]
 
@@ -44,7 +45,7 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str) -> Chart | Non
     }
     tooltip = [_shown("name", ""), _shown("x", x_label, "quantitative"), _shown("y", y_label, "quantitative", ".4~g")]
     if len({line.split for line in lines if line.points}) > 1:
-        encoding["strokeDash"] = {"field": "split", "type": "nominal", "sort": None, "legend": LEGEND}
+        encoding["strokeDash"] = {"field": "split", "type": "nominal", "sort": None, "legend": DASHES}
         tooltip.insert(1, _shown("split", ""))
     mark = {"type": "line", "point": {"size": 12}, "strokeWidth": 1.6}
     return _chart(values) | {"mark": mark, "encoding": {**encoding, "tooltip": tooltip}}
