@@ -92,10 +92,18 @@ def check_git(root: Path) -> str | None:
 
 
 def check(params: Params) -> None:
-    """Raise DataError with a list of all missing inputs, and LaunchError if this host's name keeps processes from meeting."""
+    """Raise DataError with a list of all missing inputs.
+
+    Before that, raise LaunchError if this host's name keeps processes from meeting, and ConfigError if `loader.decoder` is not
+    installed.
+    """
     launch = params.launch
     if (launch.world_size > 1 or launch.min_processes is not None) and (fault := hostname.fault()):
         raise LaunchError(f"launch.processes={launch.world_size}: {fault}")
+    if params.loader.decoder == "torchcodec":
+        from alpro.data.media.with_torchcodec import import_decoder
+
+        import_decoder()
     missing = missing_inputs(params)
     if missing:
         lines = [f"  {m.path}  (for {m.needed_by}): {m.remedy}" for m in missing]
