@@ -1,7 +1,7 @@
 """Lists, inspects and stops processes through /proc (Linux), with the standard library alone.
 
-psutil would do this, but `make setup` needs it before anything is installed: it runs in the system's Python, stops the compilers
-that a killed build of Horovod has left (tools/build_horovod.py), and holds its lock without site-packages (`python -S`).
+psutil would do this, but `make setup` needs it before anything is installed: it runs in the system's Python, stops the
+compilers that a killed build of Horovod has left (tools/build_horovod.py), and runs without site-packages (`python -S`).
 """
 
 from __future__ import annotations
