@@ -18,7 +18,7 @@ from typing import Any
 
 from alpro.data.media.containers import hides_frames
 from alpro.data.media.orientation import UPRIGHT, Orientation, orientation_of
-from alpro.data.media.streams import error_summary, open_video, strict_stream
+from alpro.data.media.streams import error_summary, open_video, strict_stream, video_stream
 from alpro.errors import DataError
 
 LONG = 3000  # frames: of a longer video, only the groups of pictures that are read are checked
@@ -125,10 +125,11 @@ def _check_all(path: Path) -> Frames:
     except DataError:
         grouped, found = _Decoding(), False
     if found and not grouped.leading:
-        return Frames(len(grouped.frames), _suits_decord(path, grouped), grouped.orientation)
+        return Frames(len(grouped.frames), _suits_decord(path, grouped) and _seeks_to_keys(path, grouped), grouped.orientation)
     whole = _decode(path)
     count = _count(whole)
-    return Frames(count, found and whole.in_order() and _suits_decord(path, whole), whole.orientation)
+    suits = found and whole.in_order() and _suits_decord(path, whole) and _seeks_to_keys(path, whole)
+    return Frames(count, suits, whole.orientation)
 
 
 def _suits_decord(path: Path, decoding: _Decoding) -> bool:
@@ -139,6 +140,23 @@ def _suits_decord(path: Path, decoding: _Decoding) -> bool:
     timed = timed and decoding.codec != "vp8"  # it has no means to detect damage, which each decoder shows differently
     closed = not decoding.leading  # decord returns frames some positions off around an open group of pictures
     return timed and turned and closed and len(decoding.sizes) == 1 and not decoding.hidden and not hides_frames(path)
+
+
+def _seeks_to_keys(path: Path, decoding: _Decoding) -> bool:
+    """Return True if the file's index leads to every key frame, as decord needs it to jump to one."""
+    import av
+
+    times = [time for key in decoding.keys if (time := decoding.packets[key]) is not None]
+    try:
+        with open_video(path) as container:
+            stream = video_stream(container)
+            for time in times:
+                container.seek(time, stream=stream)
+                if next(container.demux(stream)).pts != time:
+                    return False
+    except (av.FFmpegError, StopIteration):
+        return False
+    return True
 
 
 def _count(decoding: _Decoding) -> int:

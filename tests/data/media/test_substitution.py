@@ -147,6 +147,21 @@ def test_a_recovery_point_that_is_no_key_frame_moves_no_frame(tmp_path):
     assert numbers(read_frames(video, [1, 31, 40, 47], 64)) == [1, 31, 40, 47]
 
 
+@pytest.mark.parametrize(("one", "other"), [(0, 12), (12, 24), (5, 36)])
+def test_a_wrong_index_moves_no_frame(tmp_path, one, other):
+    whole = encode(tmp_path / "whole.avi", "mpeg4").read_bytes()
+    first = whole.index(b"idx1") + 8  # entries of 16 bytes
+    entries = [whole[at : at + 16] for at in range(first, first + 48 * 16, 16)]
+    entries[one], entries[other] = entries[other], entries[one]
+    path = tmp_path / "wrong.avi"
+    path.write_bytes(whole[:first] + b"".join(entries) + whole[first + 48 * 16 :])
+    for indices in (range(48), [other], [one, other], [3, 30, 47]):
+        try:
+            assert numbers(read_frames(path, indices, 64)) == list(indices)
+        except DataError as error:
+            assert "decode" in str(error)
+
+
 def test_decord_stays_the_decoder_of_ordinary_files(tmp_path):
     for name, codec in (
         ("a.mp4", "libx264"),
