@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from alpro.api.metrics import Metrics
 from alpro.api.run import TOKEN, checked_token, is_loopback
 from alpro.api.service import create_app
 from alpro.errors import ConfigError, DataError
+from alpro.served.collections import Collections
 from alpro.served.engine import Engine
-from alpro.served.limits import Limits
-from alpro.served.stack import Served, listen
+from alpro.served.folder import VideoRoot
+from alpro.served.limits import Limits, RequestError
+from alpro.served.stack import Served, listen, served
 from alpro.served.uploads import Uploads
 from tests.served.conftest import CLIPS
 from tests.serving.conftest import TEXTS
@@ -264,3 +267,28 @@ def test_command_serves_until_it_is_stopped(project: Path, videos: Path, tmp_pat
         assert process.wait(30) == 0
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1])), timeout=1)
+
+
+def test_without_a_model_every_route_says_so(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALPRO_STATE", str(tmp_path / "state"))
+    with served(tmp_path, videos) as empty:
+        client = client_of(empty)
+        for route, body in (("/ask", {"video": CLIPS[0], "question": "x"}), ("/match", {"video": CLIPS[0], "texts": ["x"]})):
+            assert "Train one (`make repro`)" in error_of(client.post(route, json=body), 503, "no_model")
+        health = client.get("/health")
+        assert health.status_code == 503 and health.json()["status"] == "unavailable" and health.json()["models"] == {}
+
+
+def test_folder_that_disappears_is_404_and_unavailable(stack: Served, videos: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(videos, tmp_path / "clips"))
+    collections = Collections(stack.models, state=tmp_path)
+    client = client_of(dataclasses.replace(stack, videos=VideoRoot(folder), collections=collections))
+    error_of(client.post("/search", json={"text": "x"}), 409, "not_indexed")
+    collections.index(folder)
+    assert client.post("/search", json={"text": "x"}).status_code == 200
+    shutil.rmtree(folder)
+    error_of(client.post("/search", json={"text": "x"}), 404, "folder_missing")
+    error_of(client.post("/ask", json={"video": CLIPS[0], "question": "x"}), 404, "video_missing")
+    assert client.get("/health").status_code == 503
+    with pytest.raises(RequestError, match="does not exist"):
+        VideoRoot(folder)
