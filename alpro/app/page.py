@@ -26,7 +26,7 @@ def build_page(page: Page) -> Any:
     with gr.Blocks(title="ALPRO", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as blocks:
         with gr.Row(elem_classes="top", equal_height=True):
             gr.HTML('<h1>ALPRO</h1><p class="tagline">Search, ask and match videos by text.</p>', padding=False)
-            models = gr.HTML(lambda: _models_in_use(page), every=REFRESH_S, elem_id="in-use", padding=False)
+            gr.HTML(lambda: _models_in_use(page), every=REFRESH_S, elem_id="in-use", padding=False)
         folder = gr.Dropdown(
             label="Folder", choices=_folders(page), value=_first_folder(page), allow_custom_value=True, elem_id="folder",
             info=f"Below {page.videos.path}; nothing outside of it is read.",
@@ -57,7 +57,6 @@ def build_page(page: Page) -> Any:
         skipped = tuple(gr.skip() for _ in pickers)
         gr.on([folder.change, blocks.load], told(choose_folder, skipped), folder, [problem, *pickers], api_visibility="private")
         results.ask(ask_about, folder, [tabs, ask.clip], api_visibility="private")
-        del models
     return blocks
 
 
@@ -78,7 +77,8 @@ def _models_in_use(page: Page) -> str:
         version = served.models.current().get(role)  # type: ignore[call-overload]
         name = f'<b class="version">{text(version.title)}</b>' if version else '<b class="missing">no model</b>'
         lines.append(f"<li><span>{title}</span> {name}</li>")
-    problems = "".join(notice(problem) for problem in served.models.problems.values())
+    found = [*served.models.problems.values(), *served.collections.problems.values()]
+    problems = "".join(notice(problem) for problem in found)
     return f'<ul class="in-use">{"".join(lines)}</ul>{problems}'
 
 

@@ -21,7 +21,9 @@ from alpro.search.query import Searcher
 from alpro.served.following import ServedModels
 from alpro.served.limits import RequestError
 from alpro.served.versions import Version
+from alpro.terminal import logs
 
+LOG = logs.get(__name__)
 KEPT = 3  # indexes of a folder: of the newest models, so that a rollback needs no new one
 LOCK_S = 600.0  # to wait for another process that indexes the same folder
 
@@ -103,10 +105,17 @@ class Collections:
             try:
                 if self.models.version("search") is version and self._open[folder].version is not version:
                     self._open[folder] = self._indexed(folder, version, lambda done, total: None)
+                    self.problems.pop(folder, None)
                     self.say(f"search: {folder.name} is indexed for {version.title}")
             except (AlproError, OSError) as error:
-                self.problems[folder] = str(error)
-                self.say(f"search: {folder.name} was not indexed for {version.title}: {error}")
+                self._report(folder, version, str(error))
+            except Exception as error:  # searches go on with the old model and its index
+                LOG.exception("%s was not indexed", folder)
+                self._report(folder, version, f"{type(error).__name__}; see the server's log")
+
+    def _report(self, folder: Path, version: Version, problem: str) -> None:
+        self.problems[folder] = f"{folder.name} was not indexed for {version.title}: {problem}"
+        self.say(f"search: {self.problems[folder]}")
 
 
 def _remove_old(home: Path) -> None:

@@ -15,7 +15,9 @@ from alpro.files import fingerprint
 from alpro.served.limits import RequestError
 from alpro.served.sources import Found, Sources
 from alpro.served.versions import ROLES, Role, Version
+from alpro.terminal import logs
 
+LOG = logs.get(__name__)
 POLL_S = 3.0
 RETRY_S = 60.0  # before a version that could not be loaded is tried again
 NO_MODEL = {
@@ -71,6 +73,9 @@ class ServedModels:
                     self.problems.pop(role, None)
             except (AlproError, OSError) as error:
                 self._report(role, f"{error}")
+            except Exception as error:  # whatever it is, the thread has to go on following
+                LOG.exception("%s: the model could not be replaced", role)
+                self._report(role, f"the model could not be replaced ({type(error).__name__}); see the server's log")
 
     def _follow(self) -> None:
         while not self._end.wait(POLL_S):
@@ -81,7 +86,7 @@ class ServedModels:
     def _use(self, role: Role, found: Found) -> None:
         try:
             service = found.load()
-        except (AlproError, OSError):
+        except Exception:
             self._failed[found.identity] = round(RETRY_S / POLL_S)
             raise
         service.model.to(self.device).eval().requires_grad_(False)

@@ -87,6 +87,17 @@ def test_version_that_cannot_be_loaded_leaves_the_old_one_in_use(checkpoints: Pa
     assert served.problems == {}
 
 
+def test_unforeseen_failure_does_not_end_the_following(checkpoints: Path, others: Path) -> None:
+    alias = Alias(ask=checkpoints / "qa")
+    served = models(alias)
+    alias.champions["ask"] = MemoryError("out of memory")
+    served.check()
+    assert served.version("ask").name == "qa" and "MemoryError" in served.problems["ask"]
+    alias.champions["ask"] = others / "qa-2"
+    served.check()
+    assert served.version("ask").name == "qa-2" and served.problems == {}
+
+
 def test_without_a_model_the_sentence_says_what_to_do() -> None:
     served = models(Alias())
     with pytest.raises(RequestError, match=r"no model that can answer questions.*--checkpoint") as refused:
