@@ -61,7 +61,7 @@ def test_official_checkpoint_replaces_its_training_data() -> None:
 
 def test_with_all_checkpoints_only_the_evaluation_needs_data() -> None:
     given = [f"evaluate.{task}.checkpoint={task}.pt" for task in ("msrvtt_ret", "didemo_ret", "msrvtt_qa", "msvd_qa")]
-    lines = listed("zeroshot={}", *given)
+    lines = listed("~zeroshot", *given)
     assert set(lines) == {path for path in FETCHED if "webvid2m" not in path and "cc3m" not in path} - {"data/unigrams.txt"} | {
         f"{task}.pt" for task in ("msrvtt_ret", "didemo_ret", "msrvtt_qa", "msvd_qa")
     }
