@@ -42,6 +42,7 @@ CODE = (
     "data/media/read.py",
     "data/media/streams.py",
     "data/media/strict.py",
+    "data/media/with_torchcodec.py",
     "evaluation/clips.py",
     "models/encoders.py",
     "models/timesformer.py",
