@@ -28,11 +28,6 @@ class Group:
         """All seeds of the group."""
         return sorted({seed for values in self.values.values() for seed in values})
 
-    @property
-    def title(self) -> str:
-        """The settings as `key=value`, one a line."""
-        return "\n".join(f"{key}={value}" for key, value in self.settings.items()) or "all"
-
     def as_dict(self) -> dict[str, Any]:
         """Return settings, seeds and metrics with mean and standard deviation (None for a single seed) as plain JSON types."""
         metrics = {
@@ -69,16 +64,28 @@ def group_by_seed(experiments: Sequence[Experiment]) -> list[Group]:
         group = groups.setdefault(repr(settings), Group(settings))
         for name, value in experiment.metrics.items():
             group.values.setdefault(name, {}).setdefault(params.get(SEED, 0), value)
-    return sorted(groups.values(), key=lambda group: group.title)
+    return sorted(groups.values(), key=lambda group: [_order(value) for value in group.settings.values()])
 
 
 def spread_table(groups: Sequence[Group]) -> Table:
     """Return a table with a row for each metric and a column for each group: mean ± standard deviation."""
-    table = make_table("Mean ± standard deviation over the seeds", *(group.title for group in groups))
+    keys = list(groups[0].settings) if groups else []
+    last = [key.rsplit(".", 1)[-1] for key in keys]
+    short = [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+    heads = [
+        "\n".join(f"{name}={value}" for name, value in zip(short, group.settings.values(), strict=True)) for group in groups
+    ]
+    by = f", by {', '.join(keys)}" if keys else ""
+    table = make_table(f"Mean ± standard deviation over the seeds{by}", *(head or "all" for head in heads))
     table.add_row("seeds", *(", ".join(map(str, group.seeds)) for group in groups))
     for name in dict.fromkeys(name for group in groups for name in group.values):
         table.add_row(name, *(_cell(group.values.get(name, {})) for group in groups))
     return table
+
+
+def _order(value: Any) -> tuple[float, str]:
+    """Return a key that sorts numbers by size, before all else."""
+    return (float(value), "") if isinstance(value, (int, float)) else (float("inf"), str(value))
 
 
 def _cell(by_seed: Mapping[int, float]) -> str:

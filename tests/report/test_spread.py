@@ -47,7 +47,8 @@ def test_table_has_mean_and_deviation_of_each_group() -> None:
     console = Console(width=80, file=io.StringIO())
     console.print(spread_table(group_by_seed(TRIALS)))
     rows = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
-    assert "pretrain.learning_rate=0.1 pretrain.learning_rate=0.2" in rows
+    assert " ".join(rows).startswith("Mean ± standard deviation over the seeds, by pretrain.learning_rate ")
+    assert rows[-3:-1] == ["learning_rate=0.1 learning_rate=0.2", "seeds 42, 43 42, 43"]
     assert rows[-1] == f"msrvtt_ret 16.00 ± {stdev([20, 12]):.2f} 35.00 ± {stdev([30, 40]):.2f}"
 
 
