@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +17,7 @@ from alpro.served.versions import Role
 from alpro.system.local_requests import Application, LocalRequests, Receive, Scope, Send
 
 HOST = "127.0.0.1"
+STOP_S = 2  # for requests in flight; the connections of open pages never end by themselves
 # Gradio's scripts are inline and make functions from text.
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
@@ -50,7 +53,10 @@ def run(
     ):
         os.environ.update({**QUIET, "GRADIO_TEMP_DIR": f"{temporary}/uploads"})
         app = create_app(stack, Path(temporary), timeout_s)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5, server_header=False)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=STOP_S, server_header=False
+        )
+        logging.getLogger("uvicorn.error").addFilter(_no_open_pages)
         say(f"http://{HOST}:{listening.getsockname()[1]}")
         uvicorn.Server(config).run(sockets=[listening])
 
@@ -77,6 +83,12 @@ def create_app(stack: Served, temporary: Path, timeout_s: float) -> Application:
         enable_monitoring=False, pwa=False, max_file_size=stack.limits.upload_bytes, theme=theme(), css=style(),
     )  # fmt: skip
     return LocalRequests(OwnOrigin(application))
+
+
+def _no_open_pages(record: logging.LogRecord) -> bool:
+    """Leave out of uvicorn's log that the stop of the server ends the connections of open pages."""
+    ended = record.exc_info is not None and isinstance((record.exc_info or (None, None))[1], asyncio.CancelledError)
+    return not ended and "timeout graceful shutdown exceeded" not in record.getMessage()
 
 
 class OwnOrigin:
