@@ -29,7 +29,7 @@ def build_page(page: Page) -> Any:
             gr.HTML(lambda: _models_in_use(page), every=REFRESH_S, elem_id="in-use", padding=False)
         folder = gr.Dropdown(
             label="Folder", choices=_folders(page), value=_first_folder(page), allow_custom_value=True, elem_id="folder",
-            info=f"Below {page.videos.path}; nothing outside of it is read.",
+            info=f"Below {page.videos.path.name}; nothing outside of it is read.",
         )  # fmt: skip
         problem = gr.HTML(elem_id="folder-problem", padding=False)
         with gr.Tabs() as tabs:
