@@ -4,7 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ALPRO  := $(BIN)/python -m alpro
 SETUP  := sh tools/setup.sh
-PYTEST := $(BIN)/python -m pytest
+# Files of tests on at most four cores: a worker of the full-size tests needs 2 GB.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # No telemetry and no checks for updates in any of the tools.
 export DVC_NO_ANALYTICS := 1
