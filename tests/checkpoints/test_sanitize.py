@@ -294,10 +294,10 @@ def billion_laughs(as_key: bool) -> bytes:
 @pytest.mark.parametrize("as_key", [True, False])
 def test_pickle_bomb_ends_soon(tmp_path, as_key, sanitize):
     """The hash of a tuple that is a key would take years."""
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(CheckpointError):
         open_weights(with_pickle(tmp_path / "x.pt", billion_laughs(as_key)), sanitize)
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize("sanitize", [True, False])

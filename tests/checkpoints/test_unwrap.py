@@ -89,10 +89,10 @@ def test_mapping_that_is_stored_in_many_places_is_searched_once() -> None:
     content: dict[str, Any] = {"x": 1}
     for _ in range(MAX_DEPTH):
         content = dict.fromkeys(WRAPPER_KEYS, content)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(CheckpointError, match="no state dict"):
         unwrap(content, Tensor)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_two_tensors_that_get_one_name_are_refused() -> None:

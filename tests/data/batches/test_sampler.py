@@ -142,12 +142,12 @@ def test_resizing_between_epochs_equals_a_fresh_plan():
 
 
 def test_five_million_samples_are_planned_in_seconds():
-    start = time.perf_counter()
+    start = time.process_time()
     p = BatchPlan({"webvid": 2_500_000, "cc3m": 3_000_000}, 16, 16, epochs=10, seed=0)
     for step in (0, 1, 12345, 200_000):
         p.local(step, 7)
-    first = time.perf_counter() - start
-    start = time.perf_counter()
+    first = time.process_time() - start
+    start = time.process_time()
     for step in range(200_000, 200_200):
         p.local(step, 7)
-    assert first < 30 and time.perf_counter() - start < 2
+    assert first < 30 and time.process_time() - start < 2
