@@ -69,7 +69,7 @@ def read_texts(videos: Videos, tables: Sequence[Path] = (), task: str | None = N
         return None
     by_split = all(table.stem.lower() in SPLIT_NAMES for table, _, _ in found)
     if len(found) > 1 and not by_split:
-        names = some([str(table) for table, _, _ in found], 5)
+        names = some([table.name for table, _, _ in found], 5)
         raise DataError(f"several tables name these videos ({names}); give the one to use with --table")
     if len({columns for _, _, columns in found}) > 1:
         raise DataError(f"{shown(found[0][0])} and {shown(found[1][0])} have different columns; give them the same ones")

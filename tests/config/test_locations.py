@@ -21,8 +21,8 @@ TINY = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
 def test_the_home_folder_is_refused_with_the_path_to_write(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     with pytest.raises(ConfigError, match=rf"{key}: '~/data': DVC does not expand `~` in parameters; write /home/me/data"):
-        load(TINY, [f"{key}=~/data"])
-    assert load(TINY, ["datasets.msvd_qa.videos=data/~backup"]).datasets["msvd_qa"].videos == "data/~backup"
+        load(TINY, [f"{key}='~/data'"])
+    assert load(TINY, ["datasets.msvd_qa.videos='data/~backup'"]).datasets["msvd_qa"].videos == "data/~backup"
 
 
 def test_a_file_that_is_not_utf8_is_reported_with_its_line(tmp_path: Path) -> None:

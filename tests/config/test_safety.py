@@ -38,16 +38,28 @@ def test_names_of_sets_are_restricted_too(section: str, name: str, tmp_path: Pat
 
 @pytest.mark.parametrize("key", PATHS)
 @pytest.mark.parametrize("path", ["-x", "", "a\nb", "a\tb", "${init.teacher}"])
-def test_paths_that_dvc_or_a_command_would_misread_are_refused(key: str, path: str) -> None:
+def test_paths_that_dvc_or_a_command_would_misread_are_refused(key: str, path: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is not a valid path: .*; rename the folder, or link to it"):
-        load(SAMPLE, [f"{key}={json.dumps(path)}"])
+        load(sample_with(key, path, tmp_path))
 
 
 @pytest.mark.parametrize(
     "path", ["models/x", "/data/Größe/x.pt", "../up/x-1.2_3", "/data/my models/x", "a'b;$(id)", "a|b&c>d", 'a"`b`']
 )
-def test_other_paths_are_accepted(path: str) -> None:
-    assert load(SAMPLE, [f"init.finetune={json.dumps(path)}"]).init.finetune == path
+def test_other_paths_are_accepted(path: str, tmp_path: Path) -> None:
+    assert load(sample_with("init.finetune", path, tmp_path)).init.finetune == path
+
+
+def sample_with(key: str, value: str, folder: Path) -> Path:
+    """Write the sample's parameters with another value of a key."""
+    raw = yaml.safe_load(SAMPLE.read_text())
+    section = raw
+    *parents, last = key.split(".")
+    for parent in parents:
+        section = section[parent]
+    section[last] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw, allow_unicode=True), encoding="utf-8")
+    return folder / "params.yaml"
 
 
 @pytest.mark.parametrize("hosts", ["-oProxyCommand=x:1", "a b:1", "a;touch x:1", "$(id):1", "a:1,-x:2", "a", "a:x", "a:1\nb:1"])

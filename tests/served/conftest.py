@@ -43,7 +43,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # as long as it is open, ALPRO_STATE is set for all tests
 def stack(project: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The served stack, with the folder indexed."""
     with pytest.MonkeyPatch.context() as patch:

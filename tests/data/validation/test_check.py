@@ -73,7 +73,7 @@ def test_json_report_has_every_problem_with_its_remedy(own, monkeypatch):
     (own / "own.csv").write_text(GOOD + "test,e,what is it?,dog\n")
     done = alpro("data", "check", "own", "--json")
     report = json.loads(done.stdout)
-    assert done.returncode == 2 and done.stderr.startswith("alpro: own: ")
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("alpro: own: ")
     assert report["set"] == "own" and report["errors"] == len([p for p in report["problems"] if p["severity"] == "error"]) > 0
     assert {problem["video"]: problem["remedy"] for problem in report["problems"]}["e"].startswith("replace it with")
 
