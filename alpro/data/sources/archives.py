@@ -81,14 +81,23 @@ def _plain_files(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
 
 @contextmanager
 def _damage_as_data_error(archive: Path) -> Iterator[None]:
-    """Turn what the readers raise for damage, or for an unknown compression (NotImplementedError), into a DataError."""
+    """Turn what the readers raise for damage or for an unknown compression into a DataError."""
     try:
         yield
+    # zipfile raises NotImplementedError for a compression that it does not know
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
-        with archive.open("rb") as file:
-            is_page = file.read(200).lstrip().startswith(b"<")
-        hint = "; it is a web page, perhaps one that asks you to log in or to wait" if is_page else ""
-        raise DataError(f"{archive}: not a complete zip or tar ({_one_line(error)}){hint}") from None
+        raise _damaged(archive, error) from None
+    except OSError as error:
+        if error.errno is not None:  # the disk; bz2 raises a plain OSError for damage
+            raise
+        raise _damaged(archive, error) from None
+
+
+def _damaged(archive: Path, error: Exception) -> DataError:
+    with archive.open("rb") as file:
+        is_page = file.read(200).lstrip().startswith(b"<")
+    hint = "; it is a web page, perhaps one that asks you to log in or to wait" if is_page else ""
+    return DataError(f"{archive}: not a complete zip or tar ({_one_line(error)}){hint}")
 
 
 def _files_of_zip(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:

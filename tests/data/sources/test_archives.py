@@ -1,6 +1,7 @@
 """Damaged and malicious archives are refused."""
 
 import io
+import random
 import stat
 import tarfile
 import zipfile
@@ -112,6 +113,17 @@ def test_flipped_bytes_in_a_zip_are_detected(tmp_path):
         file.writestr("a.mp4", b"x" * 1000)
     (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes().replace(b"xxxxxxxx", b"xxyxxxxx", 1))
     with pytest.raises(DataError, match=r"not a complete zip or tar .*CRC"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_inside_a_compressed_member_is_reported(tmp_path, compression):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", compression) as file:
+        file.writestr("a.mp4", random.Random(0).randbytes(40_000))
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[200:700] = bytes(byte ^ 0x5A for byte in content[200:700])
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DataError, match="not a complete zip or tar"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
 
 
