@@ -61,9 +61,9 @@ def _task(view: TaskView) -> str:
 
 def _version(version: RegisteredVersion) -> str:
     rows = "".join(
-        f"<tr><th>{text(METRICS.get(name, name))}</th><td>{text(value)}</td>"
-        f"<td>{f'[{text(interval)}]' if interval else ''}</td></tr>"
-        for name, (value, interval) in version.metrics.items()
+        f"<tr><th>{text(METRICS.get(name, name))}</th><td>{value:.1f}</td>"
+        f"<td>{f'[{interval[0]:.1f} to {interval[1]:.1f}]' if interval else ''}</td></tr>"
+        for name, (value, *interval) in version.metrics.items()
     )
     metrics = f'<table class="metrics">{rows}</table>' if rows else '<p class="note">not evaluated</p>'
     header = f'<header><b>{text(version.name)}</b><span class="alias">{text(", ".join(version.aliases))}</span></header>'

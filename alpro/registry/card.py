@@ -50,29 +50,35 @@ def describe_version(state: PipelineState, checkpoint: Checkpoint, tags: Mapping
     sections = {
         "Purpose": [f"{purpose} {PAPER}"],
         "Training": [f"Recipe `{params.recipe}`, starting from {start}, on:", "", *files],
-        "Metrics, with 95 % confidence intervals": _metrics(state, checkpoint, tags.get(tag.SHA256)),
+        "Metrics, with 95 % confidence intervals": _table(headline_figures(state, checkpoint, tags.get(tag.SHA256))),
         "Limits": [f"{SYNTHETIC if params.sample else ''}{limits}"],
         "Licence": [LICENCE],
     }
     return "\n\n".join(f"### {title}\n\n" + "\n".join(lines) for title, lines in sections.items())
 
 
-def _metrics(state: PipelineState, checkpoint: Checkpoint, sha256: str | None) -> list[str]:
-    """Return the lines of the metrics table, or `not evaluated` if the evaluation on disk is of other weights.
+def headline_figures(state: PipelineState, checkpoint: Checkpoint, sha256: str | None) -> dict[str, list[float]]:
+    """Return the metrics of the card: name -> value, then the limits of its 95 % interval if there is one.
 
-    Raises TrackingError if it is damaged.
+    Empty if the evaluation on disk is of other weights. Raises TrackingError if it is damaged.
     """
     folder = state.root / "reports" / "evaluate" / checkpoint.task
     hint = f"run `dvc repro evaluate@{checkpoint.task}` again"
     files = (folder / "params.json", folder / "metrics.json")
     params, metrics = (read_json_object(file, TrackingError, hint) if file.is_file() else {} for file in files)
     if not metrics or params.get("checkpoint_sha256") != sha256:
+        return {}
+    found = {name: figure(metrics, name) for name in METRICS}
+    return {name: [value, *(ci95 or ())] for name, (value, ci95) in found.items() if value is not None}
+
+
+def _table(figures: Mapping[str, list[float]]) -> list[str]:
+    """Return the lines of the metrics table."""
+    if not figures:
         return ["not evaluated"]
     # MLflow's page has no space between a table's columns, nor below a table: hence the padding, and the headings
     rows = [f"| metric | {PAD}value | {PAD}interval |", "|---|---|---|"]
-    for name in METRICS:
-        value, ci95 = figure(metrics, name)
-        if value is not None:
-            interval = f"{PAD}{ci95[0]:.1f} to {ci95[1]:.1f}" if ci95 else ""
-            rows.append(f"| {name} | {PAD}{value:.1f} | {interval} |")
+    for name, (value, *ci95) in figures.items():
+        interval = f"{PAD}{ci95[0]:.1f} to {ci95[1]:.1f}" if ci95 else ""
+        rows.append(f"| {name} | {PAD}{value:.1f} | {interval} |")
     return rows

@@ -58,6 +58,9 @@ def register_checkpoints(
             new.append(label(version))
         else:
             _complete(store, version, fixed, state_tags)
+        figures = json.dumps(card.headline_figures(state, checkpoint, fixed[tag.SHA256]))
+        if version.tags.get(tag.METRICS, "{}") != figures:
+            store.client.set_model_version_tag(version.name, version.version, tag.METRICS, figures)
         description = card.describe_version(state, checkpoint, {**version.tags, **fixed})
         if version.description != description:
             store.client.update_model_version(version.name, version.version, description)

@@ -41,6 +41,7 @@ CLEAN = "alpro.git.clean"  # yes if that commit contains code, pipeline, paramet
 BRANCH = "alpro.git.branch"  # branch or experiment
 CHANGED = "alpro.git.changed"  # paths that differ from the commit
 LOCK = "alpro.lock"  # digest of the lock files
+METRICS = "alpro.metrics"  # JSON: name -> value and limits of its 95 % interval, of the evaluation of these weights
 VALIDATION = "alpro.validation"  # `passed`, or a description of the validation problems
 PASSED = "passed"
 

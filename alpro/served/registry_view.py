@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alpro.config import Params
 from alpro.registry import aliases
 from alpro.registry.lineage import trace
-from alpro.registry.versions import CANDIDATE, CHAMPION, PREVIOUS, label
+from alpro.registry.versions import CANDIDATE, CHAMPION, METRICS, PREVIOUS, label
 from alpro.served.sources import REGISTRY
 from alpro.tracking import store
 
@@ -21,16 +20,15 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ALIASES = (CHAMPION, CANDIDATE, PREVIOUS)
-_ROW = re.compile(r"^\| (?P<name>[\w.]+) \| (?P<value>[\d.]+) \| (?P<interval>[^|]*) \|$", re.M)  # of registry/card.py
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredVersion:
-    """A version with its aliases. `metrics`: name -> value and 95 % interval, as text; `gate`: the gate's record."""
+    """A version with its aliases. `metrics`: name -> value, then limits of its 95 % interval; `gate`: the gate's record."""
 
     aliases: tuple[str, ...]
     name: str
-    metrics: Mapping[str, tuple[str, str]]
+    metrics: Mapping[str, Sequence[float]]
     gate: Mapping[str, Any] | None
 
 
@@ -69,6 +67,6 @@ def lineage_text(root: Path, name: str) -> str:
 
 
 def _version(version: ModelVersion, names: list[str]) -> RegisteredVersion:
-    metrics = {row["name"]: (row["value"], row["interval"].strip()) for row in _ROW.finditer(version.description or "")}
+    metrics = json.loads(version.tags.get(METRICS, "{}"))
     gate = json.loads(version.tags[aliases.GATE]) if version.tags.get(aliases.GATE) else None
     return RegisteredVersion(tuple(names), label(version), metrics, gate)

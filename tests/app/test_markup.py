@@ -52,7 +52,7 @@ def parts(stack: Served, evil: str) -> dict[str, str]:
     heat = np.eye(4, dtype=np.float32)
     frame = np.zeros((8, 8, 3), np.uint8)
     registered = RegisteredVersion(
-        ("champion",), evil, {evil: (evil, evil)}, {"at": evil, "against": evil, "checks": [[evil] * 3]}
+        ("champion",), evil, {evil: [58.7, 52.3, 64.7]}, {"at": evil, "against": evil, "checks": [[evil] * 3]}
     )
     return {
         "cards": clip_cards(evil, [Hit(evil, 0.5, 0.1)], ["/clips/a"], [evil], version, 0.1),
