@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from alpro import lineage
 from alpro.config import parse
 from alpro.files.atomic import sha256
 from alpro.registry import origin_tags, status, sync
+from alpro.served.registry_view import registered
 from tests.tracking.tracked_project import contents, stages_of, write_checkpoint, write_locks
 
 TASKS = ("msrvtt_ret", "msvd_qa")
@@ -96,6 +98,18 @@ def test_checkpoint_has_no_parent_until_it_is_in_the_lock(synced, params):
     write_locks(synced, params)
     sync(synced, params)
     assert contents(synced).client.get_model_version("alpro-msvd_qa", "2").tags["alpro.parent"] == "alpro-pretrain/1"
+
+
+def test_metrics_of_the_evaluation_reach_the_card_and_the_web_page(synced, params):
+    weights = synced / "models" / params.recipe / "finetune" / "msrvtt_ret" / "model.safetensors"
+    record = synced / "reports" / "evaluate" / "msrvtt_ret"
+    evaluated = json.loads((record / "params.json").read_text()) | {"checkpoint_sha256": sha256(weights)}
+    (record / "params.json").write_text(json.dumps(evaluated))
+    sync(synced, params)
+    version = contents(synced).client.get_model_version("alpro-msrvtt_ret", "1")
+    assert "| text2video.r1 | &nbsp;&nbsp;30.0 | &nbsp;&nbsp;25.0 to 35.0 |" in version.description
+    shown = {view.task: view.versions[0].metrics for view in registered(synced, params)}
+    assert shown == {"msrvtt_ret": {"text2video.r1": [30.0, 25.0, 35.0], "text2video.r5": [60.0]}, "msvd_qa": {}}
 
 
 def test_other_aliases_are_kept(synced, params):
