@@ -189,6 +189,8 @@ class Engine:
 
     def _still_wanted(self, job: Job) -> bool:
         if not job.future.set_running_or_notify_cancel():
+            if job.key is not None:
+                job.version.clips.drop_read(job.key)
             return False
         if time.monotonic() > job.deadline:
             self._fail(job, timed_out())
@@ -223,6 +225,8 @@ class Engine:
                         job.tokens = tokens
 
     def _fail(self, job: Job, error: BaseException) -> None:
+        if job.key is not None:
+            job.version.clips.drop_read(job.key)
         if not job.future.done():
             job.future.set_exception(error)
 

@@ -67,6 +67,12 @@ class ClipCache:
                 reading = self._reading[key] = start()
             return reading
 
+    def drop_read(self, key: ClipKey) -> None:
+        """Drop the frames of a clip that was read and will not be encoded, for example because its request timed out."""
+        with self._lock:
+            if (reading := self._reading.get(key)) is not None and reading.done():
+                del self._reading[key]
+
     def forget(self, key: ClipKey) -> None:
         """Drop a clip, for example of a deleted upload."""
         with self._lock:

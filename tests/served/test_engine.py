@@ -123,6 +123,20 @@ def test_late_request_is_not_computed(engine: Engine, stack: Served, monkeypatch
     assert refused.value.status == 504 and first.result(WAIT_S) and held.sizes == [1] and engine.pending == 0
 
 
+def test_frames_of_refused_requests_are_not_kept(engine: Engine, stack: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, clips = Held(engine, monkeypatch), stack.models.version("ask").clips
+    first = engine.ask(stack.videos.video(CLIPS[0]), TEXTS[0], WAIT_S)
+    held.until_busy()
+    clips.forget(engine_module.clip_key(stack.videos.video(CLIPS[1])))
+    late = engine.ask(stack.videos.video(CLIPS[1]), TEXTS[0], timeout_s=-1)
+    broken = engine.ask(stack.videos.path / "broken.mp4", TEXTS[0], WAIT_S)
+    held.release()
+    for refused in (late, broken):
+        with pytest.raises(RequestError):
+            refused.result(WAIT_S)
+    assert first.result(WAIT_S) and not clips._reading
+
+
 def test_unreadable_clip_fails_alone(engine: Engine, stack: Served) -> None:
     broken = engine.ask(stack.videos.path / "broken.mp4", TEXTS[0], WAIT_S)
     good = engine.ask(stack.videos.video(CLIPS[1]), TEXTS[0], WAIT_S)
