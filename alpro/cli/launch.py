@@ -18,22 +18,41 @@ from alpro.errors import LaunchError
     epilog=example_line("launch -- evaluate --task msvd_qa --checkpoint models/sample/finetune/msvd_qa --record evaluation"),
 )
 def launch(
-    command: Annotated[list[str], typer.Argument(help="An alpro command that trains or evaluates, with its options.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(help="An alpro command that trains or evaluates, with its options.")
+    ] = None,
     params: ParamsFile = PARAMS,
+    check: Annotated[bool, typer.Option("--check", help="Check all hosts, print a line for each, and start nothing.")] = False,
 ) -> None:
-    """Run another command on the processes and hosts of `launch` in params.yaml. Exit code 1 if one fails."""
+    """Run another command on the processes and hosts of `launch` in params.yaml. Exit code 1 if one fails.
+
+    Before a run on several hosts they are checked, as by --check.
+    """
     from alpro.config import load
-    from alpro.launch import run
+    from alpro.launch import elastic, hosts, run
+    from alpro.launch.ssh import is_remote
     from alpro.system import parent
 
-    settings = load(params).launch
+    if not command and not check:
+        raise typer.BadParameter("give an alpro command after `--`, such as `launch -- train pretrain ...`, or --check")
+    loaded = load(params)
+    settings = loaded.launch
     parent.watch_pipeline()
     try:
+        named = elastic.with_discovered_hosts(settings)
+        if check:
+            found = hosts.check(named, loaded, params)
+            typer.echo("\n".join(map(str, found)) + hosts.advice(found).replace(" | ", "\n", 1))
+            raise typer.Exit(int(any(host.faults for host in found)))
+        assert command is not None
         if run.in_this_process(settings):
             run.set_threads(settings.threads)
             app(command, standalone_mode=False)
-        else:
-            run.run_world(settings, [sys.executable, "-m", "alpro", *command])
+            return
+        if any(is_remote(name) for name, _ in named.slots):
+            for host in hosts.require(named, loaded, params):
+                run.log.info("alpro launch: %s", host)
+        run.run_world(settings, [sys.executable, "-m", "alpro", *command])
     except LaunchError as error:
         typer.echo(f"alpro: {error}", err=True)
         raise typer.Exit(1) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -19,6 +20,7 @@ from alpro.files.names import shown, text_fault
 Fraction = float
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 FORBIDDEN_IN_PATHS = re.compile(r"^-|[\x00-\x1f\x7f]|\$\{")
+INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,14}")  # Linux allows 15 characters
 HOSTS = re.compile(r"[A-Za-z0-9_][\w.-]*:[0-9]+(,[A-Za-z0-9_][\w.-]*:[0-9]+)*")
 
 
@@ -52,11 +54,35 @@ def _check_hosts(value: str) -> str:
     return value
 
 
+def _check_interface(value: str) -> str:
+    try:
+        return str(ipaddress.IPv4Network(value, strict=False)) if "/" in value else _check_interface_name(value)
+    except ValueError as error:
+        reason = str(error)
+    raise ValueError(
+        f"{value!r} is not a network interface ({reason}): write a name, `eth1`, or an IPv4 network, `10.1.0.0/16`"
+    )
+
+
+def _check_interface_name(value: str) -> str:
+    if not INTERFACE.fullmatch(value):
+        raise ValueError("up to 15 letters, digits and `_.:@-`")
+    return value
+
+
+def _check_key_file(value: str) -> str:
+    if "%" in _check_path(value):
+        raise ValueError(f"{value!r} is not a valid path of a key: ssh replaces `%` in it; rename the file, or link to it")
+    return value
+
+
 # DVC makes stage names and output folders of names. A path is a dependency of a stage, so DVC must be able to read it. Hosts
-# become part of the ssh commands that Horovod starts.
+# become part of the ssh commands that the launcher starts, as does the file with a private key.
 Name = Annotated[str, AfterValidator(_check_name)]
 FilePath = Annotated[str, AfterValidator(_check_path)]
 Hosts = Annotated[str, AfterValidator(_check_hosts)]
+Interface = Annotated[str, AfterValidator(_check_interface)]
+KeyFile = Annotated[str, AfterValidator(_check_key_file)]
 Location = Annotated[str, AfterValidator(_check_location)]  # of a file or folder
 
 

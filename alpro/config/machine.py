@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from alpro.config.base import FilePath, Fraction, Hosts, Section
+from alpro.config.base import FilePath, Fraction, Hosts, Interface, KeyFile, Section
 
 
 class Launch(Section):
@@ -21,6 +21,16 @@ class Launch(Section):
         1, description="Number of processes on all hosts; null: one per GPU of this machine, or two without a GPU."
     )
     hosts: Hosts | None = Field(None, description="Host list of Horovod, `name:slots,...`; null: this machine.")
+    network_interfaces: list[Interface] | None = Field(
+        None,
+        min_length=1,
+        description="Interfaces (`eth1`) or networks (`10.1.0.0/16`) between the hosts; each host uses the first that it has. "
+        "null: the interface that leads to the launcher.",
+    )
+    ssh_port: int | None = Field(None, ge=1, le=65535, description="Port of ssh on the hosts; null: as ssh is configured.")
+    ssh_identity: KeyFile | None = Field(
+        None, description="File with the private key for ssh to the hosts; null: as ssh is configured."
+    )
     threads: PositiveInt = Field(1, description="CPU threads per process.")
     start_timeout_s: PositiveFloat = Field(120, description="Give up if the processes have not connected after this time.")
     stall_timeout_s: PositiveFloat = Field(1800, description="Stop the run if no process makes progress for this time.")
@@ -45,11 +55,27 @@ class Launch(Section):
 
         return self.processes or gpus.count() or 2
 
+    @property
+    def slots(self) -> list[tuple[str, int]]:
+        """Names and slots of `hosts`, in order; empty for this machine."""
+        entries = (entry.rsplit(":", 1) for entry in (self.hosts or "").split(",") if entry)
+        return [(name, int(slots)) for name, slots in entries]
+
     @model_validator(mode="after")
     def _check_processes(self) -> Launch:
         for name in ("hosts", "min_processes"):
             if self.processes is None and getattr(self, name) is not None:
                 raise ValueError(f"launch.{name} needs launch.processes, the number of processes on all hosts")
+        return self
+
+    @model_validator(mode="after")
+    def _check_hosts(self) -> Launch:
+        names = [name for name, _ in self.slots]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"launch.hosts names {twice[0]} twice; give it all its slots at once")
+        available = sum(slots for _, slots in self.slots)
+        if names and self.discovery is None and self.world_size > available:
+            raise ValueError(f"launch.hosts has {available} slots, but launch.processes is {self.world_size}")
         return self
 
     @model_validator(mode="after")

@@ -22,10 +22,16 @@ def horovodrun(settings: Launch) -> list[str]:
             f"a world of {settings.world_size} processes needs Horovod, which is not installed for {sys.executable}; "
             "`make setup` builds it, or set launch.processes=1"
         )
+    options = {
+        "--network-interfaces": ",".join(settings.network_interfaces or []),
+        "--ssh-port": settings.ssh_port,
+        "--ssh-identity-file": settings.ssh_identity,
+    }
+    given = [str(word) for option in options.items() if option[1] for word in option]
     timeout = str(math.ceil(settings.start_timeout_s))
     # Gloo's default of 30 s is less than importing torch takes on a busy machine; the ranks that wait would abort
     return [sys.executable, "-m", "alpro.launch.horovodrun", "-np", str(settings.world_size),
-            "--gloo-timeout-seconds", timeout]  # fmt: skip
+            "--gloo-timeout-seconds", timeout, *given]  # fmt: skip
 
 
 def horovodrun_command(settings: Launch, command: list[str]) -> list[str]:
@@ -50,11 +56,16 @@ def own_address(hosts: str | None) -> str:
     """
     for host in (entry.rsplit(":", 1)[0] for entry in (hosts or "").split(",") if entry):
         try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing; connect() only picks a route
-                probe.connect((socket.gethostbyname(host), 9))
-                address, other = probe.getsockname()[0], probe.getpeername()[0]
+            address, other = route_to(host)
         except OSError as error:
             raise LaunchError(f"launch.hosts: {host!r} cannot be resolved ({error}); write `name:slots,...`") from None
         if address != other and not other.startswith("127."):
             return address
     return "127.0.0.1"
+
+
+def route_to(host: str) -> tuple[str, str]:
+    """Return this machine's address on the way to a host, and the host's. Raises OSError if its name does not resolve."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing; connect() only picks a route
+        probe.connect((socket.gethostbyname(host), 9))
+        return probe.getsockname()[0], probe.getpeername()[0]

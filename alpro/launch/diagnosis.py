@@ -30,7 +30,7 @@ class Rank:
     """State of one rank, as the launcher sees it."""
 
     number: int
-    host: str = "?"
+    host: str = ""
     pid: int = 0
     joined: bool = False
     leaving: bool = False
@@ -42,7 +42,8 @@ class Rank:
     stderr_tail: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"rank {self.number} ({self.host}, process {self.pid})" if self.pid else f"rank {self.number}"
+        place = [*([self.host] if self.host else []), *([f"process {self.pid}"] if self.pid else [])]
+        return f"rank {self.number} ({', '.join(place)})" if place else f"rank {self.number}"
 
     def update(self, message: dict[str, Any]) -> None:
         """Take over the state that a message of this rank reports."""

@@ -55,6 +55,13 @@ def fixed_hosts(hosts: str, folder: Path) -> Path:
     return program
 
 
+def with_discovered_hosts(settings: Launch) -> Launch:
+    """Return the settings with the hosts that the discovery program prints now, if there is one."""
+    if settings.discovery is None:
+        return settings
+    return settings.model_copy(update={"hosts": discovered_hosts(settings.discovery)})
+
+
 def discovered_hosts(program: str) -> str:
     """Run a discovery program; return its hosts in the form of `launch.hosts`. Raises LaunchError if it fails."""
     try:

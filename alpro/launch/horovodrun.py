@@ -35,7 +35,8 @@ from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPSer
 from alpro.launch import environment, heartbeat, rendezvous, start
 from alpro.launch.diagnosis import HOSTS_CHANGED
 from alpro.launch.proof import prove, proves
-from alpro.launch.remote import Discovery, is_remote, remote_command
+from alpro.launch.remote import Discovery
+from alpro.launch.ssh import Ssh, is_remote
 
 SSH_TIMEOUT_S = 10
 REQUEST_S = 30  # limit of each read of a request
@@ -152,6 +153,7 @@ class World:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
+        self.ssh = Ssh(options.ssh_port, options.ssh_identity_file)
         self.address, _, secret = os.environ[heartbeat.ADDRESS].rsplit(":", 2)
         self.server = SecretRendezvous(self.address, secret)
         self.ended = threading.Event()  # one process has failed, so all must end; not in elastic worlds
@@ -159,7 +161,7 @@ class World:
 
     def run(self) -> None:
         """Run all processes to their end. Exits with a message if one fails."""
-        slots = host_lists.get_host_assignments(host_lists.parse_hosts(self.hosts()), self.options.np)
+        slots = host_lists.get_host_assignments(host_lists.parse_hosts(self.hosts()), self.options.np, self.options.np)
         self._check_ssh(sorted({slot.hostname for slot in slots}))
         self.server.start()
         self.server.init(slots)
@@ -198,7 +200,7 @@ class World:
         """Exit with a message if a host cannot be reached over ssh without a password."""
         for host in filter(is_remote, hosts):
             output = io.StringIO()
-            command = remote_command(host, "true", SSH_TIMEOUT_S)
+            command = self.ssh.line(host, "true", SSH_TIMEOUT_S)
             if safe_shell_exec.execute(f"{command} < /dev/null", stdout=output, stderr=output):
                 sys.exit(f"ssh to {host} failed: {' '.join(output.getvalue().split())}")
 
@@ -206,7 +208,7 @@ class World:
         """Run one process to its end; return its exit code and the time of its end."""
         command = shlex.join([sys.executable, "-I", start.__file__, *self.options.command])
         if is_remote(slot.hostname):
-            command = remote_command(slot.hostname, f"cd {shlex.quote(os.getcwd())} > /dev/null 2>&1 ; exec {command}")
+            command = self.ssh.line(slot.hostname, f"cd {shlex.quote(os.getcwd())} > /dev/null 2>&1 ; exec {command}")
         pipe = self.folder / str(next(self.numbers))
         os.mkfifo(pipe, 0o600)
         threading.Thread(target=self._send_variables, args=(pipe, slot), daemon=True).start()
@@ -229,7 +231,12 @@ class World:
         }
         if self.options.host_discovery_script:
             variables["HOROVOD_ELASTIC"] = "1"
-        message = {"launcher": self.address, "variables": variables, "host_variables": environment.host_variables()}
+        message = {
+            "launcher": self.address,
+            "interfaces": self.options.network_interfaces.split(",") if self.options.network_interfaces else [],
+            "variables": variables,
+            "host_variables": environment.host_variables(),
+        }
         with pipe.open("w") as file:
             json.dump(message, file)
         pipe.unlink()
@@ -252,6 +259,9 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="alpro.launch.horovodrun", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-np", type=int, required=True)
     parser.add_argument("-H", "--hosts")
+    parser.add_argument("--network-interfaces")
+    parser.add_argument("--ssh-port", type=int)
+    parser.add_argument("--ssh-identity-file")
     parser.add_argument("--gloo-timeout-seconds", type=int, required=True)
     parser.add_argument("--min-np", type=int)
     parser.add_argument("--max-np", type=int)

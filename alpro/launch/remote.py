@@ -1,31 +1,13 @@
-"""Reaches other hosts: the command that runs another one there, and the hosts that an elastic world may add."""
+"""The hosts that an elastic world may add."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 
-from horovod.runner.common.util import env
 from horovod.runner.elastic.discovery import HostDiscoveryScript
-from horovod.runner.util import network
 
 from alpro.config.base import HOSTS
-
-
-def is_remote(host: str) -> bool:
-    """Return True if a host name stands for another machine."""
-    return network.resolve_host_address(host) not in network.get_local_host_addresses()
-
-
-def remote_command(host: str, command: str, timeout_s: int | None = None) -> str:
-    """Return a shell command that runs another one on `host`.
-
-    Horovod's own form accepts every host key. This one leaves that check to ssh and its configuration, as secrets follow.
-    """
-    if env.is_kubeflow_mpi():
-        return shlex.join([env.KUBEFLOW_MPI_EXEC, host, command])
-    limit = [] if timeout_s is None else ["-o", f"ConnectTimeout={timeout_s}"]
-    return shlex.join(["ssh", "-o", "BatchMode=yes", *limit, "--", host, command])
+from alpro.launch.ssh import is_remote
 
 
 class Discovery(HostDiscoveryScript):

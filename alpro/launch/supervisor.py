@@ -21,8 +21,10 @@ from alpro.errors import LaunchError
 from alpro.launch import diagnosis, heartbeat
 from alpro.launch.command import own_address
 from alpro.launch.diagnosis import ENDED, EXIT, GLOO, HOSTS_CHANGED, PREFIX, STEP_PHASES, Event, Rank, Symptom
+from alpro.launch.labels import hosts_of_ranks, labelled
 from alpro.launch.listener import Listener
 from alpro.launch.proof import new_secret
+from alpro.launch.ssh import is_remote
 from alpro.system import parent
 from alpro.terminal import console, logs
 from alpro.terminal.progress import Bar
@@ -38,7 +40,9 @@ class Supervisor:
 
     def __init__(self, settings: Launch, command: list[str], environment: dict[str, str]) -> None:
         self.settings = settings
-        self.ranks = [Rank(number) for number in range(settings.world_size)]
+        self.on_other_hosts = any(is_remote(name) for name, _ in settings.slots)
+        names = hosts_of_ranks(settings.slots) if self.on_other_hosts else [""] * settings.world_size
+        self.ranks = [Rank(number, names[number]) for number in range(settings.world_size)]
         self.events: queue.Queue[Event] = queue.Queue()
         self.secret = new_secret()
         self.exited: list[Rank] = []  # in exit order
@@ -133,7 +137,7 @@ class Supervisor:
         return self.ranks[number]
 
     def _print_line(self, stream: str, line: str) -> None:
-        """Print a line of a rank, prefixed except for rank 0. Lines of `horovodrun` and Gloo are kept for a failure."""
+        """Print a line of a rank with its label. Lines of `horovodrun` and Gloo are kept for a failure."""
         prefixed = PREFIX.match(line)
         if prefixed is not None and GLOO.match(prefixed[3]):
             self.horovodrun_lines.append(line)
@@ -148,7 +152,7 @@ class Supervisor:
                 self._on_failure(self._rank_of_output(int(ended[1])), f"{ENDED} exit code {ended[2]}")
             return
         rank, stream, text = self._rank_of_output(int(prefixed[1])), prefixed[2], prefixed[3]
-        output = text if rank.number == 0 else f"rank {rank.number}: {text}"
+        output = labelled(text, rank, rank.host if self.on_other_hosts else "")
         console.say(output, sys.stderr if stream == "stderr" else sys.stdout, end="")
         if stream == "stderr":
             rank.stderr_tail = [*rank.stderr_tail[-STDERR_LINES:], text.rstrip()]
@@ -177,11 +181,11 @@ class Supervisor:
 
     def _check_times(self, began_s: float) -> None:
         now_s = time.monotonic()
-        absent = [rank.number for rank in self.ranks if not rank.joined]
+        absent = [str(rank) for rank in self.ranks if not rank.joined]
         if absent:
             if now_s - began_s > self.settings.start_timeout_s:
                 raise LaunchError(
-                    f"rank {', '.join(map(str, absent))} did not join the others within launch.start_timeout_s="
+                    f"{', '.join(absent)} did not join the others within launch.start_timeout_s="
                     f"{self.settings.start_timeout_s:g} s{self._horovodrun_tail()}"
                 )
             return

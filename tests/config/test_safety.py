@@ -70,7 +70,36 @@ def test_hosts_that_ssh_or_a_shell_would_interpret_are_refused(hosts: str) -> No
 
 def test_hosts_by_name_and_address_are_accepted() -> None:
     for hosts in ("localhost:1", "node-1.example.org:4,10.0.0.2:4", "gpu_1:8"):
-        assert load(SAMPLE, ["launch.processes=2", f"launch.hosts={json.dumps(hosts)}"]).launch.hosts == hosts
+        assert load(SAMPLE, ["launch.processes=1", f"launch.hosts={json.dumps(hosts)}"]).launch.hosts == hosts
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("network_interfaces=['eth0;id']", "is not a network interface .*write a name, `eth1`, or an IPv4 network"),
+        ("network_interfaces=['-x']", "is not a network interface"),
+        ("network_interfaces=['10.1.0.0/99']", "is not a network interface"),
+        ("network_interfaces=['fe80::1/64']", "is not a network interface"),
+        ("network_interfaces=[]", "at least 1 item"),
+        ("ssh_port=0", "greater than or equal to 1"),
+        ("ssh_port=65536", "less than or equal to 65535"),
+        ("ssh_identity='-oProxyCommand=x'", "is not a valid path"),
+        ("ssh_identity='keys/%h'", "ssh replaces `%` in it"),
+        ("ssh_identity='~/.ssh/id'", "does not expand `~`"),
+        ("hosts='a:1,b:1'", "launch.hosts has 2 slots, but launch.processes is 3"),
+        ("hosts='a:2,a:1'", "launch.hosts names a twice"),
+    ],
+)
+def test_what_ssh_and_horovod_would_misread_is_refused(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(SAMPLE, ["launch.processes=3", f"launch.{setting}"])
+
+
+def test_interfaces_port_and_key_are_accepted() -> None:
+    settings = ["network_interfaces=[ib0, 'bond0.7', '10.1.2.3/16']", "ssh_port=2222", "ssh_identity='/keys/my id'"]
+    launch = load(SAMPLE, [f"launch.{setting}" for setting in settings]).launch
+    assert launch.network_interfaces == ["ib0", "bond0.7", "10.1.0.0/16"]
+    assert (launch.ssh_port, launch.ssh_identity) == (2222, "/keys/my id")
 
 
 def test_a_key_given_twice_is_refused_by_name_and_line(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_ranks_that_do_not_start_are_reported() -> None:
     process = world(2, ["-c", "import time; time.sleep(100)"], start_timeout_s=8)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1
-    assert "rank 0, 1 did not join the others within launch.start_timeout_s=8 s" in output
+    assert "rank 0, rank 1 did not join the others within launch.start_timeout_s=8 s" in output
 
 
 @pytest.mark.slow

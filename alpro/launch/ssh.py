@@ -1,0 +1,47 @@
+"""The ssh commands by which the launcher reaches other hosts, and the question which hosts are others."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+from dataclasses import dataclass
+
+import psutil
+
+AGENT = "OMPI_MCA_plm_rsh_agent"  # the variable by which Kubeflow's MPI operator names its program
+KUBEFLOW = "/etc/mpi/kubexec.sh"  # that program, which takes the place of ssh in its pods
+
+
+@dataclass(frozen=True)
+class Ssh:
+    """How to log in to the hosts; None leaves it to ssh's own configuration."""
+
+    port: int | None = None
+    identity: str | None = None
+
+    def command(self, host: str, command: str, timeout_s: int | None = None) -> list[str]:
+        """Return the words of a command that runs another one, given to the shell of `host`.
+
+        Horovod's own form accepts every host key. This one leaves that check to ssh and its configuration, as secrets follow.
+        """
+        if os.environ.get(AGENT) == KUBEFLOW:
+            return [KUBEFLOW, host, command]
+        limit = [] if timeout_s is None else ["-o", f"ConnectTimeout={timeout_s}"]
+        port = [] if self.port is None else ["-p", str(self.port)]
+        key = [] if self.identity is None else ["-o", "IdentitiesOnly=yes", "-i", os.path.abspath(self.identity)]
+        return ["ssh", "-o", "BatchMode=yes", *limit, *port, *key, "--", host, command]
+
+    def line(self, host: str, command: str, timeout_s: int | None = None) -> str:
+        """Return `command` as one line for a shell."""
+        return shlex.join(self.command(host, command, timeout_s))
+
+
+def is_remote(host: str) -> bool:
+    """Return True if a host name stands for another machine, or for none that is known."""
+    try:
+        address = socket.gethostbyname(host)
+    except OSError:
+        return True
+    own = {entry.address for entries in psutil.net_if_addrs().values() for entry in entries if entry.family == socket.AF_INET}
+    return address not in own
