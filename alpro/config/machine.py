@@ -20,7 +20,12 @@ class Launch(Section):
     processes: PositiveInt | None = Field(
         1, description="Number of processes on all hosts; null: one per GPU of this machine, or two without a GPU."
     )
-    hosts: Hosts | None = Field(None, description="Host list of Horovod, `name:slots,...`; null: this machine.")
+    backend: Literal["horovod", "torch"] = Field(
+        "horovod",
+        description="Library through which the processes exchange tensors: Horovod, or torch.distributed, which is part of "
+        "torch. Elastic runs need Horovod. Several processes give other last bits with the other backend.",
+    )
+    hosts: Hosts | None = Field(None, description="Hosts and their numbers of processes, `name:slots,...`; null: this machine.")
     network_interfaces: list[Interface] | None = Field(
         None,
         min_length=1,
@@ -76,6 +81,14 @@ class Launch(Section):
         available = sum(slots for _, slots in self.slots)
         if names and self.discovery is None and self.world_size > available:
             raise ValueError(f"launch.hosts has {available} slots, but launch.processes is {self.world_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_backend(self) -> Launch:
+        if self.backend == "torch":
+            for name in ("min_processes", "max_processes", "discovery"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"launch.{name}: elastic runs need launch.backend=horovod; set it, or set {name} to null")
         return self
 
     @model_validator(mode="after")

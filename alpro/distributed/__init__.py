@@ -1,12 +1,13 @@
-"""Collectives that are exact on any number of processes; the only package that imports Horovod.
+"""Collectives that are exact on any number of processes, through Horovod or torch.distributed.
 
-A process belongs to a world larger than one if `horovodrun` started it (`HOROVOD_RANK` and `HOROVOD_SIZE` are set).
-Horovod is imported and started when it is first needed. All ranks must call every collective in the same order.
+A process belongs to a world larger than one if `alpro launch`, `horovodrun`, `torchrun` or `srun` started it
+(alpro.system.place). The backend is imported and started when it is first needed. All ranks must call every collective in
+the same order.
 
 Exactness (paper section 3.1, VTC over the batch of all workers): the backward pass of `gather` returns the *sum* over
 ranks of each row's gradient. N processes with batch B, averaged by `GradientExchange`, therefore give the gradient of
 one process with batch N x B. Tensors are reduced one at a time, or together without fusion, so the order of summation
-never depends on timing.
+never depends on timing. The backends may sum in different orders, so their results differ in the last bits.
 """
 
 from alpro.distributed.agreement import agreed
@@ -26,7 +27,7 @@ from alpro.distributed.collectives import (
 from alpro.distributed.elastic import run_elastic
 from alpro.distributed.gradients import GradientExchange
 from alpro.distributed.objects import broadcast_object, gather_objects
-from alpro.distributed.world import device, init, is_elastic, local_rank, local_size, rank, shutdown, size
+from alpro.distributed.world import backend_name, device, init, is_elastic, local_rank, local_size, rank, shutdown, size
 
 __all__ = [
     "Gathered",
@@ -35,6 +36,7 @@ __all__ = [
     "agreed",
     "all_reduce",
     "any_true",
+    "backend_name",
     "barrier",
     "broadcast_object",
     "broadcast_state",

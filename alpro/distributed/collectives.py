@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from alpro.distributed.world import active_horovod, rank
+from alpro.distributed.backend import Backend
+from alpro.distributed.world import active_backend, rank
 
 Op = Literal["sum", "mean", "max", "min"]
 AnyTensor = TypeVar("AnyTensor", bound=Tensor)
@@ -16,6 +17,7 @@ AnyTensor = TypeVar("AnyTensor", bound=Tensor)
 BUCKET_ELEMENTS = 32 * 2**20  # tensors are exchanged in pieces of 128 MB, so that the copy stays small compared with the model
 
 _gathered: Tensor | None = None  # this rank's rows in the last `gather`
+_gradients_to_come = 0  # gathers whose backward pass has not sent the gradient of its rows
 
 
 # --- rows of all ranks ------------------------------------------------------------------------------------
@@ -23,9 +25,9 @@ _gathered: Tensor | None = None  # this rank's rows in the last `gather`
 
 def row_sizes(rows: int) -> list[int]:
     """Return how many rows each rank has, in rank order; this rank has `rows`."""
-    if (horovod := active_horovod()) is None:
+    if (backend := active_backend()) is None:
         return [rows]
-    return horovod.allgather(torch.tensor([rows]), name="alpro.row_sizes").tolist()
+    return backend.all_gather(torch.tensor([rows]), "row_sizes", rows=[1] * backend.size).tolist()
 
 
 class Gathered(NamedTuple):
@@ -52,9 +54,26 @@ def gather(x: Tensor) -> Gathered:
 
     The backward pass sums each row's gradient over all ranks, exactly. Ranks may have different numbers of rows.
     """
-    if active_horovod() is None:
+    global _gradients_to_come
+    if (backend := active_backend()) is None:
         return Gathered(x, 0)
-    return Gathered(*_Gather.apply(x))
+    _gradients_to_come += torch.is_grad_enabled() and x.requires_grad
+    return Gathered(*_Gather.apply(x, backend))
+
+
+def gradients_to_come() -> bool:
+    """Return True if the backward pass of a `gather` has yet to send the gradient of its rows.
+
+    If collectives are matched by their order, no other one may start before it in the backward pass: whether a bucket of
+    gradients is complete by then can differ between ranks.
+    """
+    return _gradients_to_come > 0
+
+
+def forget_gradients_to_come() -> None:
+    """Expect no gradient of gathered rows any more, as the backward pass has ended."""
+    global _gradients_to_come
+    _gradients_to_come = 0
 
 
 def gathered_finite() -> Tensor:
@@ -67,21 +86,21 @@ def gathered_finite() -> Tensor:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, int]:
+    def forward(ctx: Any, x: Tensor, backend: Backend) -> tuple[Tensor, int]:
         global _gathered
         _gathered = x.detach()
         # each row carries its rank, which saves exchanging the numbers of rows first
         wide = x.detach().float() if x.dtype in (torch.bfloat16, torch.float16) else x.detach()
         marked = torch.cat([wide.flatten(1), wide.new_full((len(x), 1), rank())], 1)
-        everyone = _apply_collective(marked, lambda t: active_horovod().allgather(t, name="alpro.gather"))
+        everyone = backend.all_gather(_as_supported(marked, backend), "gather").to(marked.device)
         ctx.start, ctx.count = int((everyone[:, -1] < rank()).sum()), len(x)
         ctx.may_send_early, ctx.sent = True, None
         return everyone[:, :-1].to(x.dtype).reshape(-1, *x.shape[1:]), ctx.start
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Tensor:
-        sent, ctx.sent = ctx.sent or start_all_reduce(grads[0], "sum", name="gather.backward"), None
-        return sent.wait()[ctx.start : ctx.start + ctx.count].contiguous()
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        sent, ctx.sent = ctx.sent or _send_gradient(grads[0]), None
+        return sent.wait()[ctx.start : ctx.start + ctx.count].contiguous(), None
 
 
 class _SendEarly(torch.autograd.Function):
@@ -94,8 +113,14 @@ class _SendEarly(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
-        ctx.node.sent = start_all_reduce(grads[0], "sum", name="gather.backward")
+        ctx.node.sent = _send_gradient(grads[0])
         return grads[0], None
+
+
+def _send_gradient(rows: Tensor) -> PendingReduction:
+    global _gradients_to_come
+    _gradients_to_come -= 1
+    return start_all_reduce(rows, "sum", name="gather.backward")
 
 
 # --- reductions -------------------------------------------------------------------------------------------
@@ -105,19 +130,20 @@ class PendingReduction:
     """A reduction that is on its way; `wait` returns its result."""
 
     def __init__(self, x: Tensor, op: Op, name: str) -> None:
-        self._like, self._op, horovod = x, op, active_horovod()
-        if horovod is None:
-            self._handle = None
-            return
-        operation = {"sum": horovod.Sum, "mean": horovod.Sum, "max": horovod.Max, "min": horovod.Min}[op]
-        self._handle = horovod.allreduce_async(_as_supported(x), op=operation, name=f"alpro.{name}.{op}")
+        self._like, self._op, backend = x, op, active_backend()
+        self._finish: Callable[[], Tensor] | None = None
+        if backend is not None:
+            sent = _as_supported(x, backend)
+            sent = sent.clone() if sent.data_ptr() == x.data_ptr() else sent  # it is reduced in place
+            self._size = backend.size
+            self._finish = backend.start_reduce(sent, "sum" if op == "mean" else op, f"{name}.{op}")
 
     def wait(self) -> Tensor:
         """Return the result, bit-identical on all ranks. Call it once."""
-        if self._handle is None:
+        if self._finish is None:
             return self._like.clone()
-        result = active_horovod().synchronize(self._handle).to(device=self._like.device, dtype=self._like.dtype)
-        return result / active_horovod().size() if self._op == "mean" else result
+        result = self._finish().to(device=self._like.device, dtype=self._like.dtype)
+        return result / self._size if self._op == "mean" else result
 
 
 def start_all_reduce(x: Tensor, op: Op = "sum", name: str = "all_reduce") -> PendingReduction:
@@ -149,21 +175,11 @@ def buckets_of(tensors: Iterable[AnyTensor], elements: int) -> list[list[AnyTens
     return buckets
 
 
-def reduces_in_place(x: Tensor) -> bool:
-    """Return True if Horovod can reduce the tensor in place; without NCCL it must be on the CPU."""
-    return not x.is_cuda or bool(active_horovod().nccl_built())
-
-
-def _apply_collective(x: Tensor, collective: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a collective to a tensor that Horovod may not support."""
-    return collective(_as_supported(x)).to(device=x.device, dtype=x.dtype)
-
-
-def _as_supported(x: Tensor) -> Tensor:
-    """Return what Horovod can exchange: not bfloat16, float16 or bool, contiguous, and without NCCL on the CPU."""
+def _as_supported(x: Tensor, backend: Backend) -> Tensor:
+    """Return what backends can exchange: not bfloat16, float16 or bool, contiguous, and if need be on the CPU."""
     data = x.detach().float() if x.dtype in (torch.bfloat16, torch.float16) else x.detach()
     data = data.to(torch.uint8) if data.dtype == torch.bool else data
-    return (data if reduces_in_place(data) else data.cpu()).contiguous()
+    return (data if backend.exchanges_on(data.device) else data.cpu()).contiguous()
 
 
 # --- state ------------------------------------------------------------------------------------------------
@@ -171,12 +187,13 @@ def _as_supported(x: Tensor) -> Tensor:
 
 def broadcast_tensors(tensors: Iterable[Tensor], root: int = 0) -> None:
     """Overwrite tensors with the root's, in few large exchanges. All ranks pass the same shapes in the same order."""
-    if (horovod := active_horovod()) is None:
+    if (backend := active_backend()) is None:
         return
     with torch.no_grad():
         for bucket in buckets_of(tensors, BUCKET_ELEMENTS):
             whole = torch.cat([tensor.detach().reshape(-1) for tensor in bucket])
-            whole = _apply_collective(whole, lambda t: horovod.broadcast(t, root, name="alpro.broadcast"))
+            whole = _as_supported(whole, backend)
+            backend.broadcast(whole, root, "broadcast")
             for tensor, piece in zip(bucket, whole.split([tensor.numel() for tensor in bucket]), strict=True):
                 tensor.copy_(piece.view_as(tensor))
 
@@ -189,5 +206,5 @@ def broadcast_state(module: nn.Module, root: int = 0) -> None:
 
 def barrier() -> None:
     """Wait until every rank has called this."""
-    if (horovod := active_horovod()) is not None:
-        horovod.barrier()
+    if (backend := active_backend()) is not None:
+        backend.barrier()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from alpro.distributed.backend import LostRankError
 from alpro.distributed.collectives import any_true
 from alpro.distributed.world import check_proofs, disconnect, init, rank, rejoin, size
 from alpro.launch import heartbeat
@@ -23,7 +24,6 @@ def run_elastic(attempt: Callable[[Callable[[], None]], Result], say: Callable[[
     would miss it and deadlock. `attempt` calls `check` on all ranks at points where a restart loses nothing; waiting
     processes join there.
     """
-    from horovod.common.exceptions import HorovodInternalError
 
     def check() -> None:
         if any_true(heartbeat.hosts_changed()):
@@ -34,7 +34,7 @@ def run_elastic(attempt: Callable[[Callable[[], None]], Result], say: Callable[[
         try:
             check_proofs()
             return attempt(check)
-        except HorovodInternalError:
+        except LostRankError:
             disconnect()
             say("elastic: another process was lost; resuming from the last commit")
         except _HostsChanged:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from alpro.distributed.collectives import row_sizes
-from alpro.distributed.world import active_horovod, rank
+from alpro.distributed.world import active_backend, rank
 from alpro.errors import LaunchError
 
 HEADER_BYTES = 8
@@ -31,11 +31,11 @@ def gather_objects(value: Any) -> list[Any]:
 
     Raises TypeError for an object that `encode` refuses, and LaunchError if another rank's message is not valid.
     """
-    if (horovod := active_horovod()) is None:
+    if (backend := active_backend()) is None:
         return [value]
     data = torch.frombuffer(bytearray(encode(value)), dtype=torch.uint8)
     sizes = row_sizes(len(data))
-    gathered = horovod.allgather(data, name="alpro.objects")
+    gathered = backend.all_gather(data, "objects", rows=sizes)
     return [decode(piece.numpy().tobytes()) for piece in gathered.split(sizes)]
 
 
@@ -44,13 +44,14 @@ def broadcast_object(value: Any, root: int = 0) -> Any:
 
     Raises TypeError for an object that `encode` refuses, and LaunchError if the root's message is not valid.
     """
-    if (horovod := active_horovod()) is None:
+    if (backend := active_backend()) is None:
         return value
-    is_root = rank() == root
-    data = torch.frombuffer(bytearray(encode(value)), dtype=torch.uint8) if is_root else torch.empty(0, dtype=torch.uint8)
-    length = int(horovod.broadcast(torch.tensor([len(data)]), root, name="alpro.object.length").item())
-    data = data if is_root else torch.empty(length, dtype=torch.uint8)
-    return decode(horovod.broadcast(data, root, name="alpro.object").numpy().tobytes())
+    message = encode(value) if rank() == root else b""
+    length = torch.tensor([len(message)])
+    backend.broadcast(length, root, "object.length")
+    data = torch.frombuffer(bytearray(message or int(length.item())), dtype=torch.uint8)
+    backend.broadcast(data, root, "object")
+    return decode(data.numpy().tobytes())
 
 
 def encode(value: Any) -> bytes:

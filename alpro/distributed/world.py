@@ -4,67 +4,60 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
 
 import torch
 
+from alpro.distributed.backend import Backend
 from alpro.errors import LaunchError
-from alpro.launch import heartbeat, rendezvous
+from alpro.launch import heartbeat
 from alpro.launch.proof import NONCE_BYTES, PROOF_BYTES, new_nonce, prove, proves
-from alpro.system import hostname, sockets
+from alpro.system import place, sockets
 
-CPU_CYCLE_MS = "5"
-
-_horovod: Any = None  # horovod.torch once started
+_backend: Backend | None = None  # once the world is joined
 _connections: dict[str, int] = {}  # to the other processes: name -> file descriptor
 
 
 def init() -> None:
     """Join the world that this process was started in. A second call does nothing.
 
-    Raises LaunchError if the world has several processes and Horovod cannot be imported, if this host's own name does
-    not resolve, or if a rank is a stranger.
+    Raises LaunchError if the world has several processes and its backend cannot be used here, or if a rank is a stranger.
     """
-    global _horovod
-    if _horovod is not None or not _launched():
+    global _backend
+    if _backend is not None or not _launched():
         return
     heartbeat.start()
-    # Fusion depends on the timing of the ranks and would change the order of summation. Set before Horovod starts.
-    os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
-    if not torch.cuda.is_available():
-        # Horovod's thread wakes this often, and its processes then agree on what is ready: on cores that also compute, the
-        # default of 1 ms costs more than the few exchanges of a step that wait for the next cycle.
-        os.environ.setdefault("HOROVOD_CYCLE_TIME", CPU_CYCLE_MS)
-    try:
-        import horovod.torch as horovod
-    except ImportError as error:
-        raise LaunchError(
-            f"a world of {os.environ['HOROVOD_SIZE']} processes needs Horovod, which cannot be imported here ({error}); "
-            "`make setup` builds it, or set launch.processes=1"
-        ) from None
-    if fault := hostname.fault(other_hosts=_environment("HOROVOD_CROSS_SIZE", 1) > 1 and rendezvous.is_remote()):
-        raise LaunchError(fault)
-    _horovod = horovod
-    if (secret := heartbeat.secret()) is not None:
-        rendezvous.start_relay(secret)
+    _backend = _new_backend()
     _connect()
     if not is_elastic():  # run_elastic does it in every new world
         check_proofs()
     heartbeat.joined()
 
 
+def _new_backend() -> Backend:
+    """Return the backend that this process's starter asks for; the other one is not imported."""
+    own = place.current()
+    assert own is not None
+    if own.starter == "horovodrun":
+        from alpro.distributed.horovod_backend import HorovodBackend
+
+        return HorovodBackend()
+    from alpro.distributed.torch_backend import TorchBackend
+
+    return TorchBackend(own)
+
+
 def _connect() -> None:
     """Connect to the other processes."""
     global _connections
-    before = sockets.connections()
-    _horovod.init()
-    _connections = {name: number for name, number in sockets.connections().items() if name not in before}
+    assert _backend is not None
+    _connections = sockets.opened_by(_backend.connect)
 
 
 def check_proofs() -> None:
     """Have every rank prove to all others that it knows the run's secret. Raises LaunchError, naming a rank that does not.
 
-    Horovod's ports ask for nothing, so a stranger could take a rank's place. Without `alpro launch` there is no secret.
+    The ports of Horovod and torch ask for nothing, so a stranger could take a rank's place. Without `alpro launch` there is
+    no secret.
     """
     secret = heartbeat.secret()
     if secret is None or size() == 1:
@@ -81,7 +74,8 @@ def check_proofs() -> None:
 
 def _gather_bytes(data: bytes, length: int, name: str) -> list[bytes]:
     """Return the bytes of all ranks, in rank order. Raises LaunchError if they do not have this length."""
-    gathered = _horovod.allgather(torch.tensor(list(data), dtype=torch.uint8), name=f"alpro.{name}")
+    assert _backend is not None
+    gathered = _backend.all_gather(torch.tensor(list(data), dtype=torch.uint8), name)
     if len(gathered) != size() * length:
         raise LaunchError(f"the {name} of the ranks have the wrong length: a process that is not of this run has joined")
     return [bytes(piece.tolist()) for piece in gathered.split(length)]
@@ -89,12 +83,11 @@ def _gather_bytes(data: bytes, length: int, name: str) -> list[bytes]:
 
 def shutdown() -> None:
     """Leave the world; afterwards this process is a world of one."""
-    global _horovod
-    if _horovod is not None:
-        _horovod.shutdown()
-        _horovod = None
-        for name in ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE", "HOROVOD_ELASTIC"):
-            os.environ.pop(name, None)
+    global _backend
+    if _backend is not None:
+        _backend.leave()
+        _backend = None
+        place.forget()
 
 
 def disconnect() -> None:
@@ -108,35 +101,49 @@ def disconnect() -> None:
 
 def rejoin() -> None:
     """Leave the world and join its successor, after processes were lost or added."""
-    _horovod.shutdown()
+    assert _backend is not None
+    _backend.leave()
     _connect()
 
 
 def rank() -> int:
     """Return this process's number in the world, over all hosts."""
-    return _horovod.rank() if _horovod is not None else _environment("HOROVOD_RANK", 0)
+    return _place().rank
 
 
 def size() -> int:
     """Return the number of processes in the world."""
-    return _horovod.size() if _horovod is not None else _environment("HOROVOD_SIZE", 1)
+    return _place().size
 
 
 def local_rank() -> int:
     """Return this process's number on its host. It selects the GPU and nothing else."""
-    return _horovod.local_rank() if _horovod is not None else _environment("HOROVOD_LOCAL_RANK", 0)
+    return _place().local_rank
 
 
 def local_size() -> int:
     """Return the number of processes of the world on this host."""
-    return _horovod.local_size() if _horovod is not None else _environment("HOROVOD_LOCAL_SIZE", 1)
+    return _place().local_size
+
+
+def _place() -> Backend | place.Place:
+    return _backend or place.current() or place.ALONE
+
+
+def backend_name() -> str | None:
+    """Return the name of the backend, as in `launch.backend`; None in a world of one."""
+    backend = active_backend()
+    return None if backend is None else backend.name
 
 
 def device() -> torch.device:
     """Return this process's GPU, or the CPU. Raises LaunchError if this host runs more processes than it has GPUs."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    if local_size() > (number := torch.cuda.device_count()):
+    number, own = torch.cuda.device_count(), place.current() or place.ALONE
+    if own.starter == "srun" and number == 1 and local_size() > 1:
+        return torch.device("cuda", 0)  # `--gpus-per-task=1` shows each process its own GPU only
+    if local_size() > number:
         raise LaunchError(
             f"{local_size()} processes on {socket.gethostname()}, which has {number} GPUs, but each process needs one; "
             "start fewer, or set launch.processes=null for one on each GPU of a machine"
@@ -150,16 +157,12 @@ def is_elastic() -> bool:
 
 
 def _launched() -> bool:
-    return _environment("HOROVOD_SIZE", 1) > 1 or is_elastic()
+    own = place.current()
+    return own is not None and (own.size > 1 or is_elastic())
 
 
-def _environment(name: str, default: int) -> int:
-    value = os.environ.get(name, "")
-    return int(value) if value.isdigit() else default
-
-
-def active_horovod() -> Any:
-    """Return `horovod.torch`, started if needed; None in a world of one."""
-    if _horovod is None and _launched():
+def active_backend() -> Backend | None:
+    """Return the backend, connected if needed; None in a world of one."""
+    if _backend is None and _launched():
         init()
-    return _horovod if _horovod is not None and _horovod.size() > 1 else None
+    return _backend if _backend is not None and _backend.size > 1 else None

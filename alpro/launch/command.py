@@ -20,27 +20,36 @@ def horovodrun(settings: Launch) -> list[str]:
     if importlib.util.find_spec("horovod") is None:
         raise LaunchError(
             f"a world of {settings.world_size} processes needs Horovod, which is not installed for {sys.executable}; "
-            "`make setup` builds it, or set launch.processes=1"
+            "`make setup` builds it, or set launch.backend=torch, or launch.processes=1"
         )
+    timeout = str(math.ceil(settings.start_timeout_s))
+    # Gloo's default of 30 s is less than importing torch takes on a busy machine; the ranks that wait would abort
+    return [sys.executable, "-m", "alpro.launch.horovodrun", "-np", str(settings.world_size),
+            "--gloo-timeout-seconds", timeout, *_host_options(settings)]  # fmt: skip
+
+
+def torchrun(settings: Launch) -> list[str]:
+    """Return the program that starts the ranks for `launch.backend=torch`, with the options that every world needs."""
+    return [sys.executable, "-m", "alpro.launch.torchrun", "-np", str(settings.world_size), *_host_options(settings)]
+
+
+def _host_options(settings: Launch) -> list[str]:
     options = {
         "--network-interfaces": ",".join(settings.network_interfaces or []),
         "--ssh-port": settings.ssh_port,
         "--ssh-identity-file": settings.ssh_identity,
     }
-    given = [str(word) for option in options.items() if option[1] for word in option]
-    timeout = str(math.ceil(settings.start_timeout_s))
-    # Gloo's default of 30 s is less than importing torch takes on a busy machine; the ranks that wait would abort
-    return [sys.executable, "-m", "alpro.launch.horovodrun", "-np", str(settings.world_size),
-            "--gloo-timeout-seconds", timeout, *given]  # fmt: skip
+    return [str(word) for option in options.items() if option[1] for word in option]
 
 
-def horovodrun_command(settings: Launch, command: list[str]) -> list[str]:
-    """Return the full command of a world of more than one process. Raises LaunchError if Horovod is not installed."""
-    return [*horovodrun(settings), *(["-H", settings.hosts] if settings.hosts else []), *command]
+def world_command(settings: Launch, command: list[str]) -> list[str]:
+    """Return the full command of a world of more than one process. Raises LaunchError if its backend is not installed."""
+    starter = torchrun(settings) if settings.backend == "torch" else horovodrun(settings)
+    return [*starter, *(["-H", settings.hosts] if settings.hosts else []), *command]
 
 
-def worker_environment(settings: Launch) -> dict[str, str]:
-    """Return the environment of `horovodrun`, which sends the ranks the part that they need (launch.environment)."""
+def starter_environment(settings: Launch) -> dict[str, str]:
+    """Return the environment of the starter, which sends the ranks the part that they need (launch.environment)."""
     return {**os.environ, **thread_variables(settings.threads), "HOROVOD_FUSION_THRESHOLD": "0"}
 
 

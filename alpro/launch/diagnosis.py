@@ -74,7 +74,7 @@ class Symptom:
     def side_effect_score(self) -> int:
         """Return 0 for a root cause; higher values are more likely side effects of another rank's failure."""
         if self.message:
-            return 4 if self.message.startswith("HorovodInternalError") else 0
+            return 4 if self.message.startswith("LostRankError") else 0
         return {VANISHED: 1, KILLED: 1, f"{ENDED} an error": 2}.get(self.observation, 3 if self.rank else 5)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from alpro.config import Launch
 from alpro.config.base import HOSTS
 from alpro.errors import LaunchError
-from alpro.launch.command import horovodrun, worker_environment
+from alpro.launch.command import horovodrun, starter_environment
 from alpro.launch.diagnosis import Rank
 from alpro.launch.supervisor import Supervisor
 from alpro.terminal import logs
@@ -34,7 +34,7 @@ def run_world(settings: Launch, command: list[str]) -> int:
         full_command = elastic_command(settings, discovery, command)
         log.info("alpro launch: %s", shlex.join(full_command))
         settings = settings.model_copy(update={"hosts": hosts})
-        return ElasticSupervisor(settings, full_command, worker_environment(settings)).wait()
+        return ElasticSupervisor(settings, full_command, starter_environment(settings)).wait()
 
 
 def elastic_command(settings: Launch, discovery: str, command: list[str]) -> list[str]:
@@ -104,7 +104,7 @@ class ElasticSupervisor(Supervisor):
         log.warning("alpro launch: %s; %d processes are left, %d are needed", line, left, needed)
 
     def _diagnose(self, rank: Rank | None, observation: str, message: str = "") -> LaunchError:
-        return LaunchError((self.failure or observation) + self._horovodrun_tail())
+        return LaunchError((self.failure or observation) + self._starter_tail())
 
     def _check_times(self, began_s: float) -> None:
         active = [rank for rank in self.ranks if not rank.failed and not rank.leaving]
@@ -114,6 +114,6 @@ class ElasticSupervisor(Supervisor):
             joined = sum(rank.joined for rank in active)
             raise LaunchError(
                 f"{joined} of {self.settings.world_size} processes joined within launch.start_timeout_s="
-                f"{self.settings.start_timeout_s:g} s{self._horovodrun_tail()}"
+                f"{self.settings.start_timeout_s:g} s{self._starter_tail()}"
             )
         self._check_stall(active, now_s)

@@ -2,8 +2,8 @@
 
 The launcher's address and the run's secret come in `ALPRO_LAUNCHER` (host:port:secret). A rank sends its heartbeats and the
 message of a failure over one connection, on which both sides first prove that they know the secret. When that connection
-ends, the launcher is gone and the rank exits at once, on any host. A rank that was started by `horovodrun` without
-`alpro launch` watches its parent instead. Nothing here needs Horovod or torch.
+ends, the launcher is gone and the rank exits at once, on any host. A rank that was started without `alpro launch`, by
+`horovodrun`, `torchrun` or `srun`, watches its parent instead. Nothing here needs Horovod or torch.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from alpro.errors import LaunchError
 from alpro.launch.proof import new_nonce, prove, proves
+from alpro.system import place
 from alpro.system.parent import die_with_parent, exit_orphaned, watch_process
 
 ADDRESS = "ALPRO_LAUNCHER"
@@ -107,15 +108,16 @@ def _shut_down(connection: socket.socket) -> None:
 def start() -> None:
     """Connect to the launcher if this process was started as a rank. A second call does nothing."""
     global _link
-    if _link is not None or "HOROVOD_RANK" not in os.environ:
+    if _link is not None or (own := place.current()) is None:
         return
-    die_with_parent()
+    if own.starter != "srun":  # Slurm ends the processes of a step itself
+        die_with_parent()
     address = os.environ.get(ADDRESS)
     if address is None:
         watch_process(os.getppid())
         return
     try:
-        _link = _Link(address, int(os.environ["HOROVOD_RANK"]))
+        _link = _Link(address, own.rank)
     except OSError:
         exit_orphaned()
 
@@ -124,7 +126,7 @@ def joined() -> None:
     """Tell the launcher that this rank has connected to all others."""
     if _link is not None:
         _link.send(event="joined")
-        # registered after Horovod's own exit handler, so it runs before Horovod disconnects from the other ranks
+        # registered after the backend's own exit handler, so it runs before that disconnects from the other ranks
         atexit.register(_leave)
         sys.excepthook = _reporting_hook(sys.excepthook)
 

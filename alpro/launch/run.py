@@ -7,7 +7,7 @@ import shlex
 import sys
 
 from alpro.config import Launch
-from alpro.launch.command import horovodrun_command, thread_variables, worker_environment
+from alpro.launch.command import starter_environment, thread_variables, world_command
 from alpro.launch.supervisor import Supervisor
 from alpro.terminal import logs
 
@@ -27,7 +27,7 @@ def set_threads(threads: int) -> None:
 
 
 def run_world(settings: Launch, command: list[str]) -> int:
-    """Run a command under a supervised `horovodrun`; return 0.
+    """Run a command on the processes of a supervised world; return 0.
 
     Raises LaunchError, naming the rank and the cause, if a rank fails, is lost, stalls or does not start.
     """
@@ -35,7 +35,7 @@ def run_world(settings: Launch, command: list[str]) -> int:
         from alpro.launch import elastic
 
         return elastic.run_world(settings, command)
-    full_command = horovodrun_command(settings, command)
+    full_command = world_command(settings, command)
     log.info("alpro launch: %s", shlex.join(full_command))
     log.debug("start time-out %g s, stall time-out %g s", settings.start_timeout_s, settings.stall_timeout_s)
-    return Supervisor(settings, full_command, worker_environment(settings)).wait()
+    return Supervisor(settings, full_command, starter_environment(settings)).wait()

@@ -79,7 +79,8 @@ def main() -> None:
         interface = interface_for(message["interfaces"], message["launcher"])
     except OSError as error:
         sys.exit(f"alpro: {error}")
-    environment |= {"HOROVOD_GLOO_IFACE": interface, "NCCL_SOCKET_IFNAME": environment.get("NCCL_SOCKET_IFNAME", interface)}
+    environment["HOROVOD_GLOO_IFACE"] = interface  # of Horovod's Gloo; the others are read by torch's Gloo, and NCCL
+    environment |= {name: environment.get(name, interface) for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdout.flush()
     os.execvpe(sys.argv[1], sys.argv[1:], environment)

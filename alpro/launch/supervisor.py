@@ -1,7 +1,10 @@
-"""Supervises a `horovodrun`: output, heartbeats, failures, and the end of every process.
+"""Supervises a world: output, heartbeats, failures, and the end of every process.
+
+A starter (alpro.launch.horovodrun or alpro.launch.torchrun) runs the ranks and prints their output, each line with the
+number of its rank.
 
 Each rank keeps a connection to this process (alpro.launch.heartbeat) and sends its progress and its failure over it. A
-rank that fails, is killed or stalls is named, and its own message comes first. Whichever of launcher, `horovodrun` and
+rank that fails, is killed or stalls is named, and its own message comes first. Whichever of launcher, starter and
 ranks dies, the others end within seconds.
 """
 
@@ -36,7 +39,7 @@ STDERR_LINES = 200
 
 
 class Supervisor:
-    """One `horovodrun`, its output, and the connections of its ranks; all events pass through one queue."""
+    """One starter, its output, and the connections of its ranks; all events pass through one queue."""
 
     def __init__(self, settings: Launch, command: list[str], environment: dict[str, str]) -> None:
         self.settings = settings
@@ -46,7 +49,7 @@ class Supervisor:
         self.events: queue.Queue[Event] = queue.Queue()
         self.secret = new_secret()
         self.exited: list[Rank] = []  # in exit order
-        self.horovodrun_lines: list[str] = []
+        self.starter_lines: list[str] = []
         self.stopping = ""  # why the run was asked to stop
         self.impatient = False  # asked a second time
         self.bar = Bar(sys.stdout, transient=True)
@@ -61,7 +64,7 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # a terminal's Ctrl-C then reaches it only through this process
-            # SIGKILL: after SIGTERM, a horovodrun without ranks and without a reader of its pipes was seen to stay
+            # SIGKILL: after SIGTERM, Horovod's starter without ranks and without a reader of its pipes was seen to stay
             preexec_fn=lambda: parent.set_parent_death_signal(signal.SIGKILL),
         )
         for stream, name in ((self.process.stdout, "stdout"), (self.process.stderr, "stderr")):
@@ -97,7 +100,7 @@ class Supervisor:
                     raise LaunchError(self.stopping)
                 self._check_times(began_s)
             if code != 0:
-                raise self._diagnose(None, f"horovodrun ended with exit code {code}")
+                raise self._diagnose(None, f"the starter ended with exit code {code}")
             for kind, source, content in self._events_during(LATE_OUTPUT_S):
                 if kind == "line":
                     self._print_line(source, content)
@@ -113,7 +116,7 @@ class Supervisor:
         self.stopping = f"stopped by {name}; run the same command again to resume from the last saved state"
 
     def _handle_next(self, timeout: float) -> int | None:
-        """Handle one event; return the exit code if it was the end of `horovodrun`."""
+        """Handle one event; return the exit code if it was the end of the starter."""
         try:
             kind, source, content = self.events.get(timeout=timeout)
         except queue.Empty:
@@ -133,20 +136,20 @@ class Supervisor:
         raise self._diagnose(rank, observation, message)
 
     def _rank_of_output(self, number: int) -> Rank:
-        """Return the rank whose lines `horovodrun` prefixes with this number."""
+        """Return the rank whose lines the starter prefixes with this number."""
         return self.ranks[number]
 
     def _print_line(self, stream: str, line: str) -> None:
-        """Print a line of a rank with its label. Lines of `horovodrun` and Gloo are kept for a failure."""
+        """Print a line of a rank with its label. Lines of the starter and Gloo are kept for a failure."""
         prefixed = PREFIX.match(line)
         if prefixed is not None and GLOO.match(prefixed[3]):
-            self.horovodrun_lines.append(line)
+            self.starter_lines.append(line)
             return
         if prefixed is None and line.startswith("alpro launch: "):
             self._handle_news(line.rstrip())
             return
         if prefixed is None:
-            self.horovodrun_lines.append(line)
+            self.starter_lines.append(line)
             ended = EXIT.match(line)
             if ended and ended[2] != "0" and not self.stopping:
                 self._on_failure(self._rank_of_output(int(ended[1])), f"{ENDED} exit code {ended[2]}")
@@ -186,7 +189,7 @@ class Supervisor:
             if now_s - began_s > self.settings.start_timeout_s:
                 raise LaunchError(
                     f"{', '.join(absent)} did not join the others within launch.start_timeout_s="
-                    f"{self.settings.start_timeout_s:g} s{self._horovodrun_tail()}"
+                    f"{self.settings.start_timeout_s:g} s{self._starter_tail()}"
                 )
             return
         self._check_stall([rank for rank in self.ranks if not rank.leaving], now_s)
@@ -210,15 +213,15 @@ class Supervisor:
         symptoms, lines = diagnosis.collect_symptoms(Symptom(rank, observation, message), events, self.ranks, self.exited)
         culprit, line, culprit_lines = diagnosis.find_cause(symptoms, lines)
         if culprit is None:
-            line += self._horovodrun_tail()
+            line += self._starter_tail()
         log.error("alpro launch: %s", line)
         for text in culprit_lines:
             console.say(f"rank {culprit.number}: {text}" if culprit else text, sys.stderr)
         return LaunchError(line)
 
-    def _horovodrun_tail(self) -> str:
-        tail = " | ".join(line.strip() for line in self.horovodrun_lines[-3:] if line.strip())
-        return f" (horovodrun: {tail})" if tail else ""
+    def _starter_tail(self) -> str:
+        tail = " | ".join(line.strip() for line in self.starter_lines[-3:] if line.strip())
+        return f" (the starter printed: {tail})" if tail else ""
 
     def _events_during(self, seconds: float) -> Iterator[Event]:
         until_s = time.monotonic() + seconds
@@ -231,7 +234,7 @@ class Supervisor:
     # --- the end ----------------------------------------------------------------------------------------------
 
     def _shut_down(self) -> None:
-        """Leave no process behind: ranks may stop gracefully if asked to, then `horovodrun` ends them, or SIGKILL."""
+        """Leave no process behind: ranks may stop gracefully if asked to, then the starter ends them, or SIGKILL."""
         if self.process.poll() is None and self.stopping:
             self._ask_to_stop()
         if self.process.poll() is None:

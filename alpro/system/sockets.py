@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,13 @@ def connections() -> dict[str, int]:
             if (name := os.readlink(entry)).startswith("socket:"):
                 sockets[name] = int(entry.name)
     return sockets
+
+
+def opened_by(action: Callable[[], None]) -> dict[str, int]:
+    """Perform an action; return the sockets that are open after it and were not before, as `connections` does."""
+    before = connections()
+    action()
+    return {name: number for name, number in connections().items() if name not in before}
 
 
 def close_connections(sockets: dict[str, int]) -> None:

@@ -181,6 +181,7 @@ def _record_params(job: _Job, device: torch.device) -> dict[str, Any]:
         **({"task": job.task} if job.task else {}),
         "seed": params.seed,
         "processes": distributed.size(),
+        "backend": distributed.backend_name(),
         "threads": params.launch.threads,
         "max_unreadable": params.loader.max_unreadable,
         "decoder": params.loader.decoder,
@@ -220,8 +221,8 @@ class _Workspace:
 
     def _open(self) -> None:
         self.params = _record_params(self.job, self.device)
-        # the number of processes is left out: a training may resume with another one
-        dependencies = {name: value for name, value in self.params.items() if name != "processes"}
+        # left out: a training may resume with another number of processes, and with another backend
+        dependencies = {name: value for name, value in self.params.items() if name not in ("processes", "backend")}
         dependencies["code"] = fingerprint.code_version()
         stage, output = self.job.state / self.job.name, self.job.output
         path = stage / fingerprint.fingerprint(**dependencies)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from alpro import distributed
-from tests.training.processes import ROOT, done, needs_horovod, world
+from tests.training.processes import ROOT, both_backends, done, world
 
 
 def test_collectives_in_a_world_of_one_return_their_input() -> None:
@@ -43,12 +43,12 @@ def test_only_a_larger_world_requires_horovod() -> None:
     assert "a world of 2 processes needs Horovod" in failed.stderr.splitlines()[-1]
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_collectives_of_four_processes_are_exact_and_reproducible(tmp_path: Path, times: int) -> None:
+def test_collectives_of_four_processes_are_exact_and_reproducible(tmp_path: Path, times: int, backend: str) -> None:
     runs = []
     for number in range(times):
-        done(world(4, ["-m", "tests.distributed.world_of_four", str(tmp_path / f"{number}.json")]))
+        done(world(4, ["-m", "tests.distributed.world_of_four", str(tmp_path / f"{number}.json")], backend=backend))
         runs.append(json.loads((tmp_path / f"{number}.json").read_text()))
     digests = {digest for run in runs for rank in run for digest in rank[0][1:]}
     unsplit = {rank[0][0] for run in runs for rank in run}
@@ -56,11 +56,11 @@ def test_collectives_of_four_processes_are_exact_and_reproducible(tmp_path: Path
     assert [rank[1:] for rank in runs[0]] == [[r, r, 4] for r in range(4)]
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow
-def test_row_offsets_use_the_global_not_the_local_rank(tmp_path: Path) -> None:
+def test_row_offsets_use_the_global_not_the_local_rank(tmp_path: Path, backend: str) -> None:
     """Two names of this machine count as two hosts: rank 1 is the first rank of its host."""
-    process = world(2, ["-m", "tests.distributed.world_of_four", str(tmp_path / "out.json")], hosts="localhost:1,127.0.0.1:1")
-    done(process)
+    command = ["-m", "tests.distributed.world_of_four", str(tmp_path / "out.json")]
+    done(world(2, command, hosts="localhost:1,127.0.0.1:1", backend=backend))
     results = json.loads((tmp_path / "out.json").read_text())
     assert [rank[1:] for rank in results] == [[0, 0, 1], [1, 0, 1]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.processes import done, needs_horovod, world
+from tests.training.processes import both_backends, done, world
 
 from .msvd_world import QUESTIONS, TYPES, VIDEOS, make, records
 
@@ -21,13 +21,13 @@ def test_synthetic_annotations_have_the_shape_of_msvd_qa(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@needs_horovod
-def test_every_question_counts_once_on_one_two_and_three_processes(tmp_path: Path) -> None:
+@both_backends
+def test_every_question_counts_once_on_one_two_and_three_processes(tmp_path: Path, backend: str) -> None:
     folder = tmp_path / "made"
     make(folder)
     results = []
     for processes in (1, 2, 3):
-        done(world(processes, ["-m", "tests.evaluation.msvd_world", str(folder)]))
+        done(world(processes, ["-m", "tests.evaluation.msvd_world", str(folder)], backend=backend))
         results.append(json.loads((folder / f"world{processes}.json").read_text()))
     alone = results[0]
     assert [row[0] for row in alone["rows"]] == list(range(QUESTIONS))

@@ -19,7 +19,7 @@ from alpro.errors import ConfigError, DataError, OutputError
 from alpro.evaluation.official import evaluate_checkpoint
 from alpro.evaluation.predict import predict
 from alpro.evaluation.resume import ResumeState
-from tests.training.processes import done, forked, needs_horovod, world
+from tests.training.processes import both_backends, done, forked, world
 
 TASKS = ("msvd_qa", "msrvtt_ret")
 
@@ -198,15 +198,14 @@ def test_faulty_rows_are_listed(run, tmp_path) -> None:
     assert not (tmp_path / "out.jsonl").exists()
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_launched_processes_write_the_same_bytes_as_one(params, project, tmp_path, run, task) -> None:
+def test_launched_processes_write_the_same_bytes_as_one(params, project, tmp_path, run, task, backend) -> None:
     file = without_answers(project, task, tmp_path / "hidden.jsonl")
     run(task, file)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
     command = ["predict", "--task", task, "--checkpoint", str(project / "models" / task), "--annotations", str(file)]
-    done(
-        world(2, ["-m", "alpro", *command, "--output", str(tmp_path / "two.jsonl"), "--params", str(tmp_path / "params.yaml")])
-    )
+    command += ["--output", str(tmp_path / "two.jsonl"), "--params", str(tmp_path / "params.yaml")]
+    done(world(2, ["-m", "alpro", *command], backend=backend))
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()

@@ -25,15 +25,15 @@ from alpro.launch import command as commands
 from alpro.launch import run
 from alpro.launch.supervisor import Supervisor
 from alpro.system import parent
-from tests.training.processes import ROOT, done, ended, first_failure, needs_horovod, world
+from tests.training.processes import ROOT, both_backends, done, ended, first_failure, world
 
 WORKER = ["-m", "tests.launch.workers"]
 
 
 @contextmanager
-def under_way(behaviour: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+def under_way(behaviour: str, backend: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
     """Start a world of two; yield the launcher and all processes below it once the ranks make steps."""
-    process = world(2, [*WORKER, behaviour])
+    process = world(2, [*WORKER, behaviour], backend=backend)
     assert process.stdout is not None
     try:
         for line in process.stdout:
@@ -49,13 +49,13 @@ def under_way(behaviour: str) -> Iterator[tuple[subprocess.Popen[str], list[psut
 def test_horovodrun_gets_all_options_from_the_parameters() -> None:
     settings = Launch(processes=8, hosts="one:4,two:4", threads=3, start_timeout_s=60)
     try:
-        command = commands.horovodrun_command(settings, ["python", "-m", "alpro", "train"])
+        command = commands.world_command(settings, ["python", "-m", "alpro", "train"])
     except LaunchError:
         pytest.skip("Horovod is not installed here (`make setup` builds it)")
     text = " ".join(command)
     assert command[:3] == [sys.executable, "-m", "alpro.launch.horovodrun"]
     assert "-np 8 --gloo-timeout-seconds 60 -H one:4,two:4 python -m alpro train" in text
-    environment = commands.worker_environment(settings)
+    environment = commands.starter_environment(settings)
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
     assert environment["HOROVOD_FUSION_THRESHOLD"] == "0"
 
@@ -81,19 +81,19 @@ def test_this_machine_is_reached_over_loopback() -> None:
         commands.own_address("no-such-host.invalid:4")
 
 
-@needs_horovod
-def test_output_is_streamed_and_success_gives_exit_code_0() -> None:
-    lines = done(world(2, [*WORKER, "well"])).splitlines()
-    assert lines[0].startswith("alpro launch: ") and "horovodrun" in lines[0]
+@both_backends
+def test_output_is_streamed_and_success_gives_exit_code_0(backend: str) -> None:
+    lines = done(world(2, [*WORKER, "well"], backend=backend)).splitlines()
+    assert lines[0].startswith("alpro launch: ") and f"alpro.launch.{backend}run" in lines[0]
     assert "ended at step 20" in lines and "rank 1: ended at step 20" in lines
     assert not any("/20" in line or "\x1b" in line for line in lines), "a log has no bar"
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow
-def test_terminal_shows_a_progress_bar_below_the_ranks_output() -> None:
+def test_terminal_shows_a_progress_bar_below_the_ranks_output(backend: str) -> None:
     terminal, output = pty.openpty()
-    process = world(2, [*WORKER, "well"], output=output)
+    process = world(2, [*WORKER, "well"], output=output, backend=backend)
     os.close(output)
     shown = b""
     with suppress(OSError):  # raised once the last writer has closed the terminal
@@ -106,31 +106,31 @@ def test_terminal_shows_a_progress_bar_below_the_ranks_output() -> None:
     assert {"ended at step 20", "rank 1: ended at step 20"} <= {line.strip() for line in re.split(r"[\r\n]+", text)}
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow  # on a busy machine five seconds are too few
-def test_launcher_killed_with_kill_9_leaves_no_process_after_5_s() -> None:
-    with under_way("for ever") as (process, family):
-        assert len(family) >= 4  # horovodrun, two ranks, and the processes between them
+def test_launcher_killed_with_kill_9_leaves_no_process_after_5_s(backend: str) -> None:
+    with under_way("for ever", backend) as (process, family):
+        assert len(family) >= 3  # the starter, two ranks, and with Horovod the processes between them
         process.kill()
         _, alive = psutil.wait_procs(family, timeout=5)
         assert not alive
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow
-def test_horovodrun_killed_with_kill_9_is_reported_and_leaves_no_process() -> None:
-    with under_way("for ever") as (process, family):
+def test_starter_killed_with_kill_9_is_reported_and_leaves_no_process(backend: str) -> None:
+    with under_way("for ever", backend) as (process, family):
         family[0].kill()
         _, alive = psutil.wait_procs(family, timeout=5)
         assert not alive
         assert process.wait(20) == 1
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow
 @pytest.mark.parametrize("behaviour", ["stoppable", "late", "for ever"])
-def test_signal_is_forwarded_and_ranks_stop_gracefully(behaviour: str) -> None:
-    with under_way(behaviour) as (process, family):
+def test_signal_is_forwarded_and_ranks_stop_gracefully(behaviour: str, backend: str) -> None:
+    with under_way(behaviour, backend) as (process, family):
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
         _, alive = psutil.wait_procs(family, timeout=5)
@@ -139,10 +139,10 @@ def test_signal_is_forwarded_and_ranks_stop_gracefully(behaviour: str) -> None:
         assert ("rank 1: ended at step" in output) == (behaviour != "for ever")
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow
-def test_second_signal_does_not_wait_for_the_ranks() -> None:
-    with under_way("deaf") as (process, family):
+def test_second_signal_does_not_wait_for_the_ranks(backend: str) -> None:
+    with under_way("deaf", backend) as (process, family):
         process.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(3)
@@ -152,9 +152,9 @@ def test_second_signal_does_not_wait_for_the_ranks() -> None:
         assert not alive
 
 
-def world_whose_rank_1_fails(tmp_path: Path, behaviour: str, message: str) -> tuple[str, str]:
+def world_whose_rank_1_fails(tmp_path: Path, behaviour: str, message: str, backend: str) -> tuple[str, str]:
     """Run a world whose rank 1 fails; check that it is reported with this message. Returns output and errors."""
-    process = world(2, [*WORKER, behaviour, str(tmp_path / "fault")], stderr=subprocess.PIPE)
+    process = world(2, [*WORKER, behaviour, str(tmp_path / "fault")], stderr=subprocess.PIPE, backend=backend)
     output, errors = ended(process, tmp_path / "fault")
     assert message in next(line for line in errors.splitlines() if line.startswith("alpro launch: rank 1"))
     last = output.splitlines()[-1]
@@ -162,7 +162,7 @@ def world_whose_rank_1_fails(tmp_path: Path, behaviour: str, message: str) -> tu
     return output, errors
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("behaviour", "message"),
@@ -172,24 +172,27 @@ def world_whose_rank_1_fails(tmp_path: Path, behaviour: str, message: str) -> tu
         ("dies", "ended without an error message"),
     ],
 )
-def test_failing_rank_is_reported_first_and_ends_the_others_within_30_s(tmp_path: Path, behaviour: str, message: str) -> None:
-    output, errors = world_whose_rank_1_fails(tmp_path, behaviour, message)
+def test_failing_rank_is_reported_first_and_ends_the_others_within_30_s(
+    tmp_path: Path, behaviour: str, message: str, backend: str
+) -> None:
+    output, errors = world_whose_rank_1_fails(tmp_path, behaviour, message, backend)
     first = first_failure(errors)
     assert first.startswith(("alpro launch: rank 1", "rank 1: ")) and message.removeprefix("failed: ") in first
-    assert "HorovodInternalError" not in output + errors
+    assert "LostRankError" not in output + errors
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("behaviour", "message"),
-    [
-        ("crashes", "crashed in native code (SIGSEGV) without a message"),
-        ("aborts", "failed: in native code (Horovod, Gloo or torch): ifa != nullptr. Unable to find address for: nosuch0"),
-    ],
-)
-def test_crash_in_native_code_is_reported_with_its_message_or_signal(tmp_path: Path, behaviour: str, message: str) -> None:
-    world_whose_rank_1_fails(tmp_path, behaviour, message)
+@pytest.mark.parametrize("behaviour", ["crashes", "aborts"])
+def test_crash_in_native_code_is_reported_with_its_message_or_signal(tmp_path: Path, behaviour: str, backend: str) -> None:
+    messages = {
+        "crashes": "crashed in native code (SIGSEGV) without a message",
+        # torch turns Gloo's message into an exception
+        "aborts": "failed: in native code (Horovod, Gloo or torch): ifa != nullptr. Unable to find address for: nosuch0"
+        if backend == "horovod"
+        else "GLOO_SOCKET_IFNAME: Gloo cannot use the network interface 'nosuch0' of this host",
+    }
+    world_whose_rank_1_fails(tmp_path, behaviour, messages[behaviour], backend)
 
 
 def test_gloo_errors_about_a_lost_rank_come_after_the_cause(capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +203,7 @@ def test_gloo_errors_about_a_lost_rank_come_after_the_cause(capsys: pytest.Captu
         )
         supervisor._print_line("stderr", "[0]<stderr>:a line of its own\n")
         assert capsys.readouterr().err == "a line of its own\n"
-        assert "Read error" in str(supervisor._diagnose(None, "horovodrun ended with exit code 1"))
+        assert "Read error" in str(supervisor._diagnose(None, "the starter ended with exit code 1"))
     finally:
         supervisor._shut_down()
 
@@ -219,18 +222,18 @@ def test_progress_bar_counts_training_steps_and_validation_units() -> None:
     assert moves == [("training", 3, 10), ("training", 3, 10), ("validation", 1, 4)]
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow
-def test_stalled_rank_is_reported_with_the_place() -> None:
-    process = world(2, [*WORKER, "stalls"], stall_timeout_s=10)
+def test_stalled_rank_is_reported_with_the_place(backend: str) -> None:
+    process = world(2, [*WORKER, "stalls"], stall_timeout_s=10, backend=backend)
     last = process.communicate(timeout=900)[0].splitlines()[-1]
     assert process.returncode == 1 and "rank 1" in last and "stalled at computing of step 20" in last
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow
-def test_ranks_that_do_not_start_are_reported() -> None:
-    process = world(2, ["-c", "import time; time.sleep(100)"], start_timeout_s=8)
+def test_ranks_that_do_not_start_are_reported(backend: str) -> None:
+    process = world(2, ["-c", "import time; time.sleep(100)"], start_timeout_s=8, backend=backend)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "rank 0, rank 1 did not join the others within launch.start_timeout_s=8 s" in output

@@ -25,7 +25,7 @@ from alpro.launch.proof import new_secret, prove, proves
 from alpro.launch.start import interface_to, kept
 from alpro.launch.supervisor import Supervisor
 from tests.launch.strangers import Trap
-from tests.training.processes import needs_horovod, world
+from tests.training.processes import both_backends, needs_horovod, world
 
 SECRETS = {
     "PREFECT_API_AUTH_STRING": "planted-prefect", "MLFLOW_TRACKING_PASSWORD": "planted-mlflow", "HF_TOKEN": "planted-hf",
@@ -236,13 +236,15 @@ def test_relay_answers_its_own_process_only() -> None:
     assert "HTTP Error 403" in other.stderr
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("behaviour", "message"), [("other secret", "rank 1 does not prove this run's secret"), ("pickle", "the wrong length")]
 )
-def test_world_with_a_stranger_in_it_ends_before_objects_are_exchanged(tmp_path: Path, behaviour: str, message: str) -> None:
-    process = world(2, ["-m", "tests.launch.strangers", behaviour, str(tmp_path / "ran")])
+def test_world_with_a_stranger_in_it_ends_before_objects_are_exchanged(
+    tmp_path: Path, behaviour: str, message: str, backend: str
+) -> None:
+    process = world(2, ["-m", "tests.launch.strangers", behaviour, str(tmp_path / "ran")], backend=backend)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 1 and message in output and "went on" not in output
     assert not (tmp_path / "ran").exists()
@@ -259,14 +261,14 @@ def command_lines() -> str:
     return "\n".join(lines)
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow
 def test_no_secret_is_in_a_command_line_or_log_and_ranks_have_the_ones_they_need(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    process = world(2, ["-m", "tests.launch.secrets_worker", str(tmp_path)])
+    process = world(2, ["-m", "tests.launch.secrets_worker", str(tmp_path)], backend=backend)
     seen = ""
     try:
         until_s = time.monotonic() + 300
@@ -279,10 +281,10 @@ def test_no_secret_is_in_a_command_line_or_log_and_ranks_have_the_ones_they_need
     finally:
         process.kill()
     assert process.returncode == 0, output
-    assert "tests.launch.secrets_worker" in seen and "alpro.launch.horovodrun" in seen
+    assert "tests.launch.secrets_worker" in seen and f"alpro.launch.{backend}run" in seen
     for rank in (0, 1):
         variables = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert variables["HOROVOD_RANK"] == str(rank) and "OMP_NUM_THREADS" in variables
+        assert variables["HOROVOD_RANK" if backend == "horovod" else "RANK"] == str(rank) and "OMP_NUM_THREADS" in variables
         assert {name: variables.get(name) for name in SECRETS.keys() - WITHHELD} == {
             name: SECRETS[name] for name in SECRETS.keys() - WITHHELD
         }

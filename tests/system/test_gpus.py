@@ -126,8 +126,8 @@ def test_several_hosts_need_a_number_of_processes(setting: dict[str, object]) ->
 def test_more_processes_than_gpus_on_a_host_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("HOROVOD_LOCAL_RANK", "1")
-    monkeypatch.setenv("HOROVOD_LOCAL_SIZE", "2")
+    for name, number in (("SIZE", "4"), ("LOCAL_RANK", "1"), ("LOCAL_SIZE", "2")):
+        monkeypatch.setenv(f"HOROVOD_{name}", number)
     assert distributed.device() == torch.device("cuda", 1)
     monkeypatch.setenv("HOROVOD_LOCAL_SIZE", "3")
     with pytest.raises(

@@ -26,6 +26,8 @@ needs_horovod = pytest.mark.skipif(
     importlib.util.find_spec("horovod") is None, reason="Horovod is not installed here (`make setup` builds it)"
 )
 
+both_backends = pytest.mark.parametrize("backend", [pytest.param("horovod", marks=needs_horovod), "torch"])
+
 
 def made_project(folder: Path, params: dict[str, Any]) -> None:
     """Make a folder with these parameters and the inputs of a training of recipe tiny."""

@@ -63,7 +63,9 @@ def test_process_whose_loss_left_too_few_is_reported() -> None:
         ranks = [run._register(number) for number in range(3)]
         for number in (1, 2, 0):
             run._on_failure(ranks[number], "ended without an error message")
-        assert str(run._diagnose(None, "horovodrun ended with exit code 1")).startswith("rank 2 ended without an error message")
+        assert str(run._diagnose(None, "the starter ended with exit code 1")).startswith(
+            "rank 2 ended without an error message"
+        )
     finally:
         run._shut_down()
 

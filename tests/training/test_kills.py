@@ -17,7 +17,7 @@ import yaml
 
 from alpro.files.atomic import sha256
 from tests.training.killed import POINTS, main
-from tests.training.processes import ROOT, done, forked, made_project, needs_horovod, world
+from tests.training.processes import ROOT, both_backends, done, forked, made_project, world
 
 pytestmark = pytest.mark.slow
 SCRATCH = "recipes/init/scratch.yaml"
@@ -94,17 +94,17 @@ def test_one_process_killed_at_every_point_gives_the_bytes_of_an_uninterrupted_r
     assert digests(project / killed) == digests(project / whole)
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.parametrize("training", TRAININGS)
 def test_two_killed_processes_give_the_bytes_of_an_uninterrupted_run(
-    project: Path, training: str, monkeypatch: pytest.MonkeyPatch
+    project: Path, training: str, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
-    whole, killed = (f"out/{training}-2-{name}" for name in ("whole", "killed"))
+    whole, killed = (f"out/{training}-2-{backend}-{name}" for name in ("whole", "killed"))
     monkeypatch.chdir(project)
     seed = f"{SEED}/{training}/2"
 
     def finishes_as_two(point: str, folder: str) -> bool:
-        process = world(2, ["-m", "tests.training.killed", point, "1", *command(training, folder)], here=True)
+        process = world(2, ["-m", "tests.training.killed", point, "1", *command(training, folder)], here=True, backend=backend)
         output, _ = process.communicate(timeout=1800)
         assert process.returncode == 0 or (point != "none" and "ended without an error message" in output), output
         return process.returncode == 0
@@ -117,17 +117,17 @@ def test_two_killed_processes_give_the_bytes_of_an_uninterrupted_run(
         kills.append(point)
     else:
         assert finishes_as_two("none", killed)
-    print(f"{training}: two processes, killed at {', '.join(kills)} (seed {seed})")
+    print(f"{training}: two processes with {backend}, killed at {', '.join(kills)} (seed {seed})")
     assert len(kills) >= 4
     assert digests(project / killed) == digests(project / whole)
 
 
-@needs_horovod
-def test_two_runs_with_four_processes_give_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@both_backends
+def test_two_runs_with_four_processes_give_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     monkeypatch.chdir(project)
-    folders = ("out/four-a", "out/four-b")
+    folders = (f"out/four-{backend}-a", f"out/four-{backend}-b")
     for folder in folders:
-        done(world(4, ["-m", "alpro", *command("pretrain", folder), "-S", "pretrain.epochs=4"], here=True))
+        done(world(4, ["-m", "alpro", *command("pretrain", folder), "-S", "pretrain.epochs=4"], here=True, backend=backend))
     first, second = (digests(project / folder) for folder in folders)
     history = (project / folders[0] / "record/history.jsonl").read_text().splitlines()
     print(f"four processes, {len(history)} rows of history, {len(first)} files compared")

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.training.models_world import LOSSES, ROWS, gradients
-from tests.training.processes import done, needs_horovod, world
+from tests.training.processes import both_backends, done, world
 
-pytestmark = needs_horovod
+pytestmark = both_backends
 FAINT = 1e-6  # relative to the whole gradient; smaller ones are rounding errors, as key biases have an exact gradient of zero
 
 
@@ -54,10 +54,10 @@ def check_equal(results: dict[str, Any], tasks: Iterable[str] = LOSSES) -> None:
     compare(results["float64"], gradients(torch.float64, tasks=tasks), 1e-10, 1e-10)
 
 
-def test_two_processes_give_the_pretraining_gradients_of_one_large_batch(tmp_path: Path) -> None:
+def test_two_processes_give_the_pretraining_gradients_of_one_large_batch(tmp_path: Path, backend: str) -> None:
     """Pre-training has all losses except that of question answering; the slow tests cover all tasks."""
     tasks = ["pretrain", "counted", "retrieval_shared", "qa_shared"]
-    results = run(2, tmp_path / "out.pt", tasks)
+    results = run(2, tmp_path / "out.pt", tasks, backend=backend)
     check_equal(results, tasks)
     check_mean_of_means(results["processes"], 2)
 
@@ -67,11 +67,14 @@ TWO_HOSTS = "localhost:{0},127.0.0.1:{0}"  # two names of this machine
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "hosts"), [(2, None), (2, TWO_HOSTS), (4, None), (4, TWO_HOSTS)])
-def test_processes_give_the_gradients_of_one_large_batch(tmp_path: Path, processes: int, hosts: str | None) -> None:
-    results = run(processes, tmp_path / "out.pt", **({"hosts": hosts.format(processes // 2)} if hosts else {}))
+def test_processes_give_the_gradients_of_one_large_batch(
+    tmp_path: Path, processes: int, hosts: str | None, backend: str
+) -> None:
+    named = {"hosts": hosts.format(processes // 2)} if hosts else {}
+    results = run(processes, tmp_path / "out.pt", backend=backend, **named)
     local = processes // 2 if hosts else processes
     assert results["float32"]["qa"]["ranks"] == [(rank, rank % local) for rank in range(processes)]
-    print(f"\n{processes} processes, hosts {hosts or 'one'}")
+    print(f"\n{backend}: {processes} processes, hosts {hosts or 'one'}")
     check_equal(results)
     check_mean_of_means(results["processes"], processes)
 

@@ -13,20 +13,20 @@ from alpro.launch import heartbeat
 from alpro.training.sample_log import SampleLog
 from alpro.training.schedule import learning_rate
 from tests.training.elastic_world import BATCH, planned
-from tests.training.processes import done, needs_horovod, world
+from tests.training.processes import both_backends, done, world
 from tests.training.resized_world import SAMPLES, train
 
 FIRST, SECOND = 8, 14  # steps after which the number of processes changes: one, two, one
 
 
-@needs_horovod
+@both_backends
 def test_resuming_with_other_world_sizes_continues_and_warns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], backend: str
 ) -> None:
     monkeypatch.setattr(heartbeat, "_stop", threading.Event())
     train(tmp_path, FIRST)
     heartbeat._stop.clear()
-    resized = done(world(2, ["-m", "tests.training.resized_world", str(tmp_path), str(SECOND)]))
+    resized = done(world(2, ["-m", "tests.training.resized_world", str(tmp_path), str(SECOND)], backend=backend))
     capfd.readouterr()
     train(tmp_path)
     plan = planned(SAMPLES, 1)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from alpro import distributed
 from alpro.config import Training
-from alpro.distributed.world import active_horovod
+from alpro.distributed.world import active_backend
 from alpro.errors import TrainingError
 from alpro.training.checkpointer import Checkpointer
 from alpro.training.engine import Engine, _Requests
@@ -205,19 +205,22 @@ def stopped(**options: Any) -> str:
 
 
 def exchanges(steps: int, accumulation: int) -> int:
-    """Count the exchanges of gradients through Horovod; here one exchange holds all gradients."""
+    """Count the exchanges of gradients; here one exchange holds all gradients."""
     sent: list[str] = []
-    send = active_horovod().allreduce_async_
+    backend = active_backend()
+    assert backend is not None
+    send = backend.start_reduce
 
-    def counted(*tensors: Tensor, **options: Any) -> Any:
-        sent.append(options["name"])
-        return send(*tensors, **options)
+    def counted(x: Tensor, operation: Any, name: str) -> Callable[[], Tensor]:
+        if name.startswith("gradients"):
+            sent.append(name)
+        return send(x, operation, name)
 
-    active_horovod().allreduce_async_ = counted
+    backend.start_reduce = counted  # type: ignore[method-assign]
     try:
         train(steps * accumulation, changes={"accumulation": accumulation})
     finally:
-        active_horovod().allreduce_async_ = send
+        backend.start_reduce = send  # type: ignore[method-assign]
     return len(sent)
 
 

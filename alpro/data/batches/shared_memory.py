@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alpro.errors import TrainingError
+from alpro.system import place
 
 FOLDER = Path("/dev/shm")
 REMEDY = "start the container with a larger --shm-size (such as --shm-size=2g), or set loader.workers: 0"
@@ -28,7 +29,7 @@ def free_bytes() -> int | None:
 def check_room(batch_bytes: int, workers: int, prefetch: int) -> None:
     """Raise TrainingError if /dev/shm cannot hold the batches that the workers of all processes on this host prepare."""
     free = free_bytes()
-    processes = int(os.environ.get("HOROVOD_LOCAL_SIZE") or 1)
+    processes = (place.current() or place.ALONE).local_size
     needed = processes * (workers * prefetch + 1) * batch_bytes  # and the one that the training works on
     if free is not None and free < needed:
         raise TrainingError(

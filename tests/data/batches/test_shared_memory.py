@@ -34,6 +34,7 @@ def test_room_for_the_batches_of_all_processes_is_checked(
     monkeypatch: pytest.MonkeyPatch, free: int | None, batch: int, workers: int, prefetch: int, processes: int, fits: bool
 ) -> None:
     monkeypatch.setattr(shared_memory, "free_bytes", lambda: free)
+    monkeypatch.setenv("HOROVOD_SIZE", str(processes))
     monkeypatch.setenv("HOROVOD_LOCAL_SIZE", str(processes))
     if fits:
         shared_memory.check_room(batch, workers, prefetch)
