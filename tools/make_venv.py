@@ -132,7 +132,7 @@ def install(switch: str) -> str:
     print(f"setup: installing {len(pins)} packages (2 GB with a CPU build of torch, 6 GB with a CUDA build)", flush=True)
     start = time.monotonic()
     if switch == "cpu":  # with NCCL, Horovod's build imports torch, and so needs all packages
-        # bytecode is compiled with the other packages, so that the build starts earlier
+        # their bytecode is compiled during the build, so that it starts earlier
         needed = [pin for pin in pins if re.split(r"[=\s]", pin)[0] in build_horovod.NEEDS]
         first = [*uv, "--no-deps", *arguments, *needed]
         call("installing torch and the tools to build Horovod", first, variables | {"UV_COMPILE_BYTECODE": "0"})
@@ -140,6 +140,7 @@ def install(switch: str) -> str:
         call("installing the packages", [*uv, *arguments, "-r", str(lock)], variables)
     with build_horovod.in_background(python, switch) as build:
         call("installing the packages", [*uv, *arguments, "-r", str(lock)], variables)
+        compile_bytecode(python)
         call(
             "installing this project",
             [*uv, "--quiet", "--no-deps", "--no-build-isolation", "--offline", "--editable", str(ROOT)],
@@ -152,6 +153,13 @@ def install(switch: str) -> str:
         wheel, fresh = build.result()
     install_horovod(python, uv, variables, switch, wheel, fresh)
     return torch
+
+
+def compile_bytecode(python: Path) -> None:
+    """Compile the modules that have no bytecode; uv compiles only what the same command installs."""
+    site = build_horovod.site_packages(VENV)
+    # some packages contain files that no Python of today can compile, and do not import them
+    subprocess.run([str(python), "-m", "compileall", "-qq", "-j", "0", str(site)], stdout=subprocess.DEVNULL, check=False)
 
 
 def install_horovod(python: Path, uv: list[str], variables: dict[str, str], switch: str, wheel: Path, fresh: bool) -> None:

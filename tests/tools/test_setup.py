@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import os
 import re
@@ -327,6 +328,12 @@ def setup(checkout: Path, path: str, **variables: str) -> subprocess.CompletedPr
     """Run tools/setup.sh with `path` as its PATH."""
     command = ["/bin/sh", str(checkout / "tools" / "setup.sh")]
     return subprocess.run(command, env={"PATH": path, "HOME": str(checkout), **variables}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "timm", "pandas", "mlflow"])
+def test_packages_have_bytecode(package: str) -> None:
+    spec = importlib.util.find_spec(package)
+    assert spec and spec.origin and Path(importlib.util.cache_from_source(spec.origin)).exists()
 
 
 def test_missing_requirements_are_all_listed_before_the_setup_starts(checkout: Path) -> None:
