@@ -90,7 +90,8 @@ def ended_by_signals() -> Iterator[None]:
 def listen(host: str, port: int, hint: str) -> socket.socket:
     """Return a socket that listens. Raises ConfigError, with `hint` on what to do, if the address can't be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
+    # asyncio sends small pieces at once only over a socket of this protocol; else an answer's body waits 40 ms for an ACK
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
 import shutil
@@ -245,6 +246,27 @@ def test_port_in_use_is_one_line(project: Path, videos: Path) -> None:
         port = busy.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} on 127.0.0.1 cannot be used .*; choose another one with --port"):
             listen("127.0.0.1", port, "choose another one with --port")
+
+
+def test_connections_send_small_answers_at_once() -> None:
+    options: list[int] = []
+
+    async def accept_one() -> None:
+        accepted = asyncio.Event()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            options.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+            accepted.set()
+
+        with listen("127.0.0.1", 0, "") as listening:
+            async with await asyncio.start_server(accept, sock=listening):
+                _, writer = await asyncio.open_connection(*listening.getsockname())
+                await accepted.wait()
+                writer.close()
+
+    asyncio.run(accept_one())
+    assert options == [1]
 
 
 @pytest.mark.slow
