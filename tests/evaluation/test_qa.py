@@ -92,11 +92,15 @@ def test_answers_outside_the_list_are_never_correct(result: QAResult) -> None:
 
 
 def test_blind_model_ignores_the_video(
-    qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing
+    qa_model: Any, records: list[Record], tokenizer: Any, preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    encoded: list[int] = []
+    encode = qa_model.encode_video
+    monkeypatch.setattr(qa_model, "encode_video", lambda pixels: encoded.append(len(pixels)) or encode(pixels))
     same = [replace(r, questions=tuple(replace(q, text="what is it") for q in r.questions)) for r in records]
     blind = evaluate_qa(qa_model, same, tokenizer, ANSWERS, preprocessing, mode="blind")
     assert len({p.predicted for p in blind.predictions}) == 1
+    assert encoded == [1]  # the one black clip
     full = evaluate_qa(qa_model, same, tokenizer, ANSWERS, preprocessing)
     assert len({p.top[0][1] for p in full.predictions}) > 1
 
