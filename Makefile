@@ -38,7 +38,7 @@ help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
-setup:  ## Make or update .venv: locked packages, this project, Horovod (built once)
+setup:  ## Make or update .venv: locked packages, this project, Horovod (built once, unless `make horovod-none`)
 	@$(SETUP)
 
 .PHONY: repro
@@ -114,6 +114,10 @@ horovod:  ## Build Horovod for CPUs (Gloo), now and in later setups
 .PHONY: horovod-gpu
 horovod-gpu:  ## Build Horovod with NCCL, now and in later setups (not tested on a machine with a GPU)
 	@$(SETUP) --horovod nccl
+
+.PHONY: horovod-none
+horovod-none:  ## Leave Horovod out, now and in later setups: one process, or launch.backend=torch in params.yaml
+	@$(SETUP) --horovod none
 
 .PHONY: clean
 clean:  ## Remove .venv and caches; results, data and Horovod's wheel stay

@@ -1,6 +1,7 @@
 """Makes .venv: the locked packages, this project, and Horovod built for its torch. Needs only the standard library.
 
-Torch and the build tools are installed first; Horovod is then built while the other packages are installed.
+Torch and the build tools are installed first; Horovod is then built while the other packages are installed. It may also be
+left out.
 
 A stamp file, written last, records the inputs. If they are unchanged, nothing is done; if they changed, the environment is
 updated. Without a stamp it is incomplete and is made again (packages come from the installer's cache, Horovod from ours).
@@ -9,6 +10,7 @@ updated. Without a stamp it is incomplete and is made again (packages come from 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -31,6 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "alpro-setup.json"
 CHOICE = ROOT / ".make" / "horovod"  # which Horovod this checkout uses; kept when .venv is removed
+NONE = "none"
+CHOICES = (*build_horovod.SWITCHES, NONE)
 UV = "0.13.9"
 INPUTS = ("requirements.lock", "pyproject.toml", "tools/make_venv.py", "tools/build_horovod.py", "tools/horovod_cmake.py")
 
@@ -55,7 +59,7 @@ def key(switch: str) -> dict[str, str]:
         "inputs": digest.hexdigest(),
         "python": f"{platform.python_version()} {os.path.realpath(sys.executable)}",
         "place": str(ROOT),
-        "horovod": f"{build_horovod.VERSION} {switch} r{build_horovod.RECIPE}",
+        "horovod": NONE if switch == NONE else f"{build_horovod.VERSION} {switch} r{build_horovod.RECIPE}",
     }
 
 
@@ -74,7 +78,7 @@ def chosen() -> str:
         choice = CHOICE.read_text(encoding="utf-8").strip()
     except OSError:
         return "cpu"
-    return choice if choice in build_horovod.SWITCHES else "cpu"
+    return choice if choice in CHOICES else "cpu"
 
 
 def is_current(switch: str) -> bool:
@@ -117,9 +121,10 @@ def make_venv(old: dict[str, Any], new: dict[str, str]) -> None:
 
 
 def install(switch: str) -> str:
-    """Install the packages, this project and Horovod; return torch's version."""
+    """Install the packages, this project and, unless `switch` is none, Horovod; return torch's version."""
     python = VENV / "bin" / "python"
-    uv = [str(python), "-m", "uv", "pip", "install", "--python", str(python)]
+    pip = [str(python), "-m", "uv", "pip"]
+    uv = [*pip, "install", "--python", str(python)]
     quiet = [] if sys.stderr.isatty() else ["--quiet"]
     variables = pip_settings.uv_environment(str(python))
     variables["UV_LINK_MODE"] = "hardlink" if _same_device() else "copy"
@@ -131,14 +136,14 @@ def install(switch: str) -> str:
     pins = [line for line in lock.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     print(f"setup: installing {len(pins)} packages (2 GB with a CPU build of torch, 6 GB with a CUDA build)", flush=True)
     start = time.monotonic()
-    if switch == "cpu":  # with NCCL, Horovod's build imports torch, and so needs all packages
+    if switch == "cpu":  # so that the build starts early; with NCCL it imports torch, and so needs all packages
         # their bytecode is compiled during the build, so that it starts earlier
         needed = [pin for pin in pins if re.split(r"[=\s]", pin)[0] in build_horovod.NEEDS]
         first = [*uv, "--no-deps", *arguments, *needed]
         call("installing torch and the tools to build Horovod", first, variables | {"UV_COMPILE_BYTECODE": "0"})
     else:
         call("installing the packages", [*uv, *arguments, "-r", str(lock)], variables)
-    with build_horovod.in_background(python, switch) as build:
+    with contextlib.nullcontext() if switch == NONE else build_horovod.in_background(python, switch) as build:
         call("installing the packages", [*uv, *arguments, "-r", str(lock)], variables)
         compile_bytecode(python)
         call(
@@ -150,8 +155,11 @@ def install(switch: str) -> str:
         (site / "alpro_path.pth").write_text(PATH_LINE, encoding="utf-8")
         torch, _ = build_horovod.torch_version(site)
         print(f"setup: packages installed in {time.monotonic() - start:.0f} s; torch {torch}", flush=True)
-        wheel, fresh = build.result()
-    install_horovod(python, uv, variables, switch, wheel, fresh)
+        built = None if build is None else build.result()
+    if built is None:
+        call("removing Horovod", [*pip, "uninstall", "--quiet", "--python", str(python), "horovod"], variables)
+    else:
+        install_horovod(python, uv, variables, switch, *built)
     return torch
 
 
@@ -214,7 +222,7 @@ def main() -> int:
     parser.add_argument(
         "--current", action="store_true", help="change nothing; exit with 0 if the environment is up to date, else with 1"
     )
-    parser.add_argument("--horovod", choices=build_horovod.SWITCHES, help="which Horovod to build, now and in later runs")
+    parser.add_argument("--horovod", choices=CHOICES, help="which Horovod to build, now and in later runs")
     arguments = parser.parse_args()
     switch = arguments.horovod or chosen()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SystemExit: running steps are stopped and cleaned up

@@ -37,6 +37,15 @@ if have uname && [ "$(uname -sm)" != "Linux x86_64" ]; then
     missing "Linux on x86_64 (this is $(uname -sm)); decord has no packages for other machines"
 fi
 
+# --- Horovod: its compiler and headers are needed unless it is left out, by this command or by an earlier one
+horovod=""
+if [ -r .make/horovod ]; then read -r horovod <.make/horovod; fi
+case " $* " in
+*" --horovod none "*) horovod=none ;;
+*" --horovod "*) horovod="" ;;
+esac
+builds() { [ "$horovod" != none ]; }
+
 # --- Python, its venv module and its headers
 python=$(. tools/python.sh)
 if [ -z "$python" ]; then
@@ -52,7 +61,7 @@ else
     "$python" -c 'import ssl, sqlite3, ctypes, lzma' >/dev/null 2>&1 ||
         missing "a complete Python ($python lacks one of ssl, sqlite3, ctypes, lzma)" "$version" "$version"
     headers=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
-    [ -f "$headers/Python.h" ] ||
+    ! builds || [ -f "$headers/Python.h" ] ||
         missing "Python's headers (no $headers/Python.h), to compile Horovod" "$version-dev" "$version-devel"
 fi
 
@@ -63,13 +72,15 @@ if [ -z "$compiler" ]; then
         if have "$name"; then compiler=$name && break; fi
     done
 fi
-if [ -z "$compiler" ]; then
+if ! builds; then
+    :
+elif [ -z "$compiler" ]; then
     missing "a C++ compiler (g++ 11 or later), to compile Horovod" "g++" "gcc-c++"
 elif ! printf '#include <concepts>\n#include <span>\nint main() { return 0; }\n' |
     $compiler -std=c++20 -fsyntax-only -x c++ - >/dev/null 2>&1; then
     missing "a C++ compiler that supports C++20 ($compiler does not, or its headers are missing): g++ 11 or later" "g++" "gcc-c++"
 fi
-have make || missing "make, to compile Horovod" "make" "make"
+! builds || have make || missing "make, to compile Horovod" "make" "make"
 have git || missing "git, which DVC needs" "git" "git"
 
 # --- disk space and permission

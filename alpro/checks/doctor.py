@@ -15,6 +15,7 @@ CHECKS: dict[str, Callable[[Path], Finding]] = {
     "torch": machine.check_torch,
     "model libraries": machine.check_model_libraries,
     "Horovod": machine.check_horovod,
+    "torch.distributed": machine.check_torch_distributed,
     "decoders": machine.check_decoders,
     "compiler": machine.check_compiler,
     "disk": machine.check_disk,

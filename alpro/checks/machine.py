@@ -75,7 +75,8 @@ def check_horovod(root: Path) -> Finding:
     import torch
 
     if importlib.util.find_spec("horovod") is None:
-        return Finding("Horovod", "warn", "not installed: one process only", "`make setup` builds and installs it")
+        remedy = "set launch.backend=torch for several processes, or install it: `make horovod`"
+        return Finding("Horovod", "warn", "not installed", remedy)
     import horovod.torch as hvd
 
     if not hasattr(hvd, "gloo_built"):
@@ -86,9 +87,24 @@ def check_horovod(root: Path) -> Finding:
     if not beside.exists() and shutil.which("horovodrun") is None:
         return Finding("Horovod", "fail", f"{detail}, without horovodrun", "`make horovod`")
     if torch.cuda.device_count() > 1 and not hvd.nccl_built():
-        remedy = "several GPUs exchange gradients through the CPU; `make horovod-gpu` builds for NCCL"
+        remedy = "several GPUs exchange gradients through the CPU; set launch.backend=torch, or `make horovod-gpu`"
         return Finding("Horovod", "warn", detail, remedy)
     return Finding("Horovod", "ok", detail)
+
+
+def check_torch_distributed(root: Path) -> Finding:
+    """Check which libraries torch.distributed has, for `launch.backend=torch`."""
+    import torch
+    import torch.distributed as dist
+
+    name = "torch.distributed"
+    if not dist.is_available() or not dist.is_gloo_available():
+        return Finding(
+            name, "fail", "this torch has no Gloo", "several processes need launch.backend=horovod"
+        )
+    if torch.cuda.device_count() > 1 and not dist.is_nccl_available():
+        return Finding(name, "warn", "Gloo, no NCCL", "several GPUs exchange gradients through the CPU with this torch")
+    return Finding(name, "ok", "Gloo, NCCL" if dist.is_nccl_available() else "Gloo")
 
 
 def check_decoders(root: Path) -> Finding:

@@ -8,6 +8,7 @@ from pathlib import Path
 from alpro.config import Params
 from alpro.config.pipeline import pipeline_outputs
 from alpro.errors import ConfigError, DataError, LaunchError
+from alpro.launch.command import check_installed
 from alpro.lineage import repository_problem, user_problem
 from alpro.system import hostname
 
@@ -94,12 +95,14 @@ def check_git(root: Path) -> str | None:
 def check(params: Params) -> None:
     """Raise DataError with a list of all missing inputs.
 
-    Before that, raise LaunchError if this host's name keeps processes from meeting, and ConfigError if `loader.decoder` is not
-    installed.
+    Before that, raise LaunchError if `launch.backend` is not installed or this host's name keeps its processes from meeting,
+    and ConfigError if `loader.decoder` is not installed.
     """
     launch = params.launch
-    if (launch.world_size > 1 or launch.min_processes is not None) and (fault := hostname.fault()):
-        raise LaunchError(f"launch.processes={launch.world_size}: {fault}")
+    if launch.world_size > 1 or launch.min_processes is not None:
+        check_installed(launch)
+        if launch.backend == "horovod" and (fault := hostname.fault()):
+            raise LaunchError(f"launch.processes={launch.world_size}: {fault}")
     if params.loader.decoder == "torchcodec":
         from alpro.data.media.with_torchcodec import import_decoder
 

@@ -12,16 +12,21 @@ from alpro.config import Launch
 from alpro.errors import LaunchError
 
 
+def check_installed(settings: Launch) -> None:
+    """Raise LaunchError if the backend of a world of several processes is not installed."""
+    if settings.backend == "horovod" and importlib.util.find_spec("horovod") is None:
+        raise LaunchError(
+            f"a world of {settings.world_size} processes needs Horovod, which is not installed for {sys.executable}; "
+            "`make setup` builds it, or set launch.backend=torch, or launch.processes=1"
+        )
+
+
 def horovodrun(settings: Launch) -> list[str]:
     """Return the program that starts the ranks, with the options that every world needs.
 
     Raises LaunchError if Horovod is not installed.
     """
-    if importlib.util.find_spec("horovod") is None:
-        raise LaunchError(
-            f"a world of {settings.world_size} processes needs Horovod, which is not installed for {sys.executable}; "
-            "`make setup` builds it, or set launch.backend=torch, or launch.processes=1"
-        )
+    check_installed(settings)
     timeout = str(math.ceil(settings.start_timeout_s))
     # Gloo's default of 30 s is less than importing torch takes on a busy machine; the ranks that wait would abort
     return [sys.executable, "-m", "alpro.launch.horovodrun", "-np", str(settings.world_size),

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import namedtuple
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from alpro.checks import doctor, machine, preflight
 from alpro.checks.findings import Finding
 from alpro.cli.main import app
 from alpro.config import load
-from alpro.errors import LaunchError
+from alpro.errors import DataError, LaunchError
 
 ROOT = Path(__file__).resolve().parents[2]
 Usage = namedtuple("Usage", "total used free")
@@ -101,6 +102,7 @@ def test_host_name_that_does_not_resolve_is_reported(monkeypatch: pytest.MonkeyP
     found = machine.check_host_name(Path())
     assert found.status == "fail" and "no-such-host.invalid" in found.detail and "/etc/hosts" in found.remedy
     params = load("recipes/tiny.yaml", ["launch.processes=2"])
+    monkeypatch.setattr(preflight, "check_installed", lambda launch: None)
     with pytest.raises(
         LaunchError, match=r"launch.processes=2: this host's own name, 'no-such-host.invalid', does not resolve"
     ):
@@ -113,11 +115,22 @@ def test_memory_limit_of_a_container_is_respected(monkeypatch: pytest.MonkeyPatc
     assert doctor.CHECKS["memory"](ROOT).detail == "2 of 2 GB available"
 
 
-def test_missing_horovod_allows_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_horovod_there_is_backend_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "horovod" else find(name))
     found = doctor.CHECKS["Horovod"](ROOT)
-    assert found.status == "warn" and "one process" in found.detail
+    assert found.status == "warn" and "launch.backend=torch" in found.remedy
+    assert doctor.CHECKS["torch.distributed"](ROOT).detail.startswith("Gloo")
+    with pytest.raises(LaunchError, match=r"a world of 2 processes needs Horovod, .* or set launch.backend=torch"):
+        preflight.check(load("recipes/tiny.yaml", ["launch.processes=2"]))
+    monkeypatch.setattr("socket.gethostname", lambda: "no-such-host.invalid")  # which Horovod alone needs
+    with suppress(DataError):  # inputs of the recipe that are not here
+        preflight.check(load("recipes/tiny.yaml", ["launch.processes=2", "launch.backend=torch"]))
+
+
+def test_torch_without_gloo_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_gloo_available", lambda: False)
+    assert doctor.CHECKS["torch.distributed"](ROOT).status == "fail"
 
 
 def test_missing_store_is_fine_and_is_not_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -272,11 +272,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def made(checkout: Path) -> None:
+def made(checkout: Path, switch: str = "cpu") -> None:
     """Leave a checkout as if `make setup` had succeeded."""
     (checkout / ".venv" / "bin").mkdir(parents=True)
     (checkout / ".venv" / "bin" / "python").touch()
-    make_venv.write_stamp({"state": "made", "key": make_venv.key("cpu")})
+    make_venv.write_stamp({"state": "made", "key": make_venv.key(switch)})
 
 
 def test_environment_is_current_until_an_input_changes(checkout: Path) -> None:
@@ -312,6 +312,8 @@ def test_choice_of_horovod_is_kept_when_the_environment_is_recreated(checkout: P
     make_venv.CHOICE.parent.mkdir()
     make_venv.CHOICE.write_text("nccl\n")
     assert make_venv.chosen() == "nccl"
+    make_venv.CHOICE.write_text("none\n")
+    assert make_venv.chosen() == "none"
     make_venv.CHOICE.write_text("nonsense\n")
     assert make_venv.chosen() == "cpu"
 
@@ -345,6 +347,25 @@ def test_missing_requirements_are_all_listed_before_the_setup_starts(checkout: P
     assert "sudo apt-get install python3 python3-venv python3-dev g++ make git" in done.stderr
     assert "sudo dnf install" in done.stderr
     assert not (checkout / ".venv").exists()
+
+
+def test_without_horovod_no_compiler_is_required(checkout: Path) -> None:
+    (checkout / "empty").mkdir()
+    (checkout / ".make").mkdir()
+    for choice, arguments in ((None, ["--horovod", "none"]), ("none\n", []), ("none\n", ["--horovod", "cpu"])):
+        if choice:
+            (checkout / ".make" / "horovod").write_text(choice)
+        command = ["/bin/sh", str(checkout / "tools" / "setup.sh"), *arguments]
+        environment = {"PATH": str(checkout / "empty"), "HOME": str(checkout)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 1 and "- git" in done.stderr
+        assert ("compile Horovod" in done.stderr) == (arguments == ["--horovod", "cpu"]), done.stderr
+
+
+def test_choice_to_leave_horovod_out_does_not_depend_on_its_version(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(checkout, "none")
+    monkeypatch.setattr(make_venv.build_horovod, "RECIPE", 99)
+    assert make_venv.is_current("none") and not make_venv.is_current("cpu")
 
 
 @pytest.mark.parametrize("name", ["it's", 'say "x"', "$HOME", "a;b", "`id`", "a:b", "a&b", "a|b", "a<b", "a\\b", "a*b", "a\nb"])
