@@ -99,9 +99,7 @@ def check_torch_distributed(root: Path) -> Finding:
 
     name = "torch.distributed"
     if not dist.is_available() or not dist.is_gloo_available():
-        return Finding(
-            name, "fail", "this torch has no Gloo", "several processes need launch.backend=horovod"
-        )
+        return Finding(name, "fail", "this torch has no Gloo", "several processes need launch.backend=horovod")
     if torch.cuda.device_count() > 1 and not dist.is_nccl_available():
         return Finding(name, "warn", "Gloo, no NCCL", "several GPUs exchange gradients through the CPU with this torch")
     return Finding(name, "ok", "Gloo, NCCL" if dist.is_nccl_available() else "Gloo")

@@ -132,6 +132,26 @@ def check_overlap(rank: int, world: int) -> None:
     assert any(bool(gradient.isnan().any()) for gradient in nan if gradient is not None)
 
 
+def check_order(rank: int, world: int) -> None:
+    """Check the exchange if rank 0 alone completes a bucket before the gradient of gathered rows is sent."""
+    torch.manual_seed(0)
+    model = torch.nn.ModuleList([torch.nn.Linear(6, 5), torch.nn.Linear(6, 5), torch.nn.Linear(5, 1)])
+    exchange = distributed.GradientExchange(list(model.parameters()))
+    for step in range(3):
+        model.zero_grad()
+        x = torch.randn(world, 4, 6, generator=torch.Generator().manual_seed(step))
+        everyone, _ = distributed.gather(model[0](x[rank]) + model[1](x[rank]).relu())
+        loss = everyone.square().mean()
+        exchange.begin()
+        (loss + model[2](everyone.detach()).mean() if rank == 0 else loss).backward()
+        exchange.finish()
+        means = [p.grad.clone() for p in model[:2].parameters() if p.grad is not None]
+        model.zero_grad()
+        (model[0](x) + model[1](x).relu()).square().mean().backward()
+        for mean, p in zip(means, model[:2].parameters(), strict=True):
+            torch.testing.assert_close(mean, p.grad)
+
+
 if __name__ == "__main__":
     distributed.init()
     rank, world = distributed.rank(), distributed.size()
@@ -145,6 +165,8 @@ if __name__ == "__main__":
     digests += [exchange(rank) for _ in range(4)]
     distributed_gradients.BUCKET_ELEMENTS = 80
     check_overlap(rank, world)
+    distributed_gradients.BUCKET_ELEMENTS = 1
+    check_order(rank, world)
     results = distributed.gather_objects([digests, rank, distributed.local_rank(), distributed.local_size()])
     distributed.barrier()
     if rank == 0:

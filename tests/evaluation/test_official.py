@@ -19,7 +19,7 @@ from alpro.cli.main import app
 from alpro.errors import CheckpointError
 from alpro.evaluation.official import find_checkpoint, official_preprocessing
 from tests.evaluation.conftest import OTHER_LABELS
-from tests.training.processes import ROOT, needs_horovod
+from tests.training.processes import ROOT, both_backends
 
 LIKE = {"msrvtt_ret": "msrvtt_ret", "didemo_ret": "msrvtt_ret", "msrvtt_qa": "msvd_qa", "msvd_qa": "msvd_qa"}
 # log/args.json of a released training, with the sizes of the small models.
@@ -74,20 +74,25 @@ def test_official_folder_is_evaluated_at_each_step(home, project, records, monke
             assert set(figures["text2video"]) == {"r1", "r5", "r10", "medianR", "meanR"}
 
 
-@needs_horovod
+@both_backends
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["didemo_ret", "msvd_qa"])
-def test_processes_under_horovodrun_print_the_same_as_one(home, project, records, monkeypatch, task) -> None:
-    """`horovodrun -np 3 alpro evaluate`; recipe official also counts the question that pads 20 to a multiple of 3."""
+def test_processes_under_horovodrun_or_torchrun_print_the_same_as_one(
+    home, project, records, monkeypatch, task, backend
+) -> None:
+    """Run `alpro evaluate` on three; recipe official also counts the question that pads 20 to a multiple of 3."""
     monkeypatch.chdir(home)
     for recipe, counted in (("official", 21), ("paper", 20)):
         command = arguments(home, project, records[0].path.parent, task, "best", recipe)
         alone = CliRunner().invoke(app, command)
         assert alone.exit_code == 0, alone.output
-        horovodrun = Path(sys.executable).with_name("horovodrun")
+        horovodrun = str(Path(sys.executable).with_name("horovodrun"))
+        starter = {
+            "horovod": [horovodrun, "--gloo", "--gloo-timeout-seconds", "300", "-np", "3", sys.executable],
+            "torch": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"],
+        }[backend]
         many = subprocess.run(
-            [sys.executable, str(horovodrun), "--gloo", "--gloo-timeout-seconds", "300", "-np", "3",
-             sys.executable, "-m", "alpro", *command],
+            [sys.executable, *starter, "-m", "alpro", *command],
             cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
         )  # fmt: skip
         assert many.returncode == 0, many.stderr
