@@ -134,3 +134,16 @@ def test_more_processes_than_gpus_on_a_host_are_refused_in_one_line(monkeypatch:
         LaunchError, match=r"^3 processes on .*, which has 2 GPUs, but each process needs one; start fewer[^\n]*$"
     ):
         distributed.device()
+
+
+def test_slurms_processes_that_see_one_gpu_each_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    step = {"SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "4"}
+    for name, value in step.items():
+        monkeypatch.setenv(name, value)
+    for number, expected in ((1, 0), (4, 3)):  # `--gpus-per-task=1`, or all GPUs of the node for each process
+        monkeypatch.setattr(torch.cuda, "device_count", lambda number=number: number)
+        assert distributed.device() == torch.device("cuda", expected)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(LaunchError, match=r"4 processes on .*, which has 2 GPUs"):
+        distributed.device()
