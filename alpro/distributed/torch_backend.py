@@ -28,7 +28,7 @@ from alpro.system import place, sockets
 INTERFACES = "GLOO_SOCKET_IFNAME"
 OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
 UNSUPERVISED = timedelta(minutes=30)  # after which an exchange fails; as in torch
-SUPERVISED = timedelta(days=365)  # the launcher ends a run that stalls (launch.stall_timeout_s)
+SUPERVISED = timedelta(days=20)  # the launcher ends a run that stalls (launch.stall_timeout_s); 2**31 ms are 24 days
 
 
 def check_interfaces(names: str) -> None:
@@ -64,7 +64,7 @@ class TorchBackend(Backend):
         check_interfaces(os.environ.get(INTERFACES, ""))
         kinds = "cpu:gloo,cuda:nccl" if self.exchanges_on(torch.device("cuda")) else "gloo"
         hook = sys.excepthook
-        with _lost_rank_reported():
+        with _lost_rank_reported("connecting to"):
             connections = sockets.opened_by(
                 lambda: dist.init_process_group(kinds, method, timeout, self.size, self.rank, store)
             )
@@ -133,12 +133,12 @@ def _open_store(address: str, size: int, timeout: timedelta) -> dist.Store:
 
 
 @contextmanager
-def _lost_rank_reported() -> Iterator[None]:
+def _lost_rank_reported(action: str = "an exchange with") -> Iterator[None]:
     """Raise LostRankError in place of torch's exception for a failed exchange, which is a plain RuntimeError."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        sentence = re.sub(r"^\[\S+\] ", "", str(error)).splitlines()[0].partition(". ")[0]
-        raise LostRankError(f"an exchange with the other ranks failed: {sentence}") from error
+        sentence = re.sub(r"^\[\S+\] ", "", str(error)).partition("\n")[0].partition(". ")[0]
+        raise LostRankError(f"{action} the other ranks failed: {sentence}") from error
