@@ -24,9 +24,11 @@ from alpro.models.encoders import Alpro
 from alpro.models.prompter import TEMPLATES, entity_prompts
 from alpro.models.timesformer import TimeSformer
 from alpro.objectives import pem, vtc_loss
+from alpro.objectives.precision import autocast
 from tests.goldens_recipe import arrays, batch_of, case, draw, model_of, pixels, value
 
 OUTPUT, GRADIENT = 1e-4, 1e-3
+_device = torch.device("cpu")  # on which models run, see `worst`
 MANIFESTS: dict[str, dict[str, Any]] = {
     "pretrain": {"task": "pretrain", "num_frames": 4, "num_entities": 1000},
     "prompter": {"task": "prompter", "num_frames": 4, "num_entities": 1000},
@@ -38,11 +40,15 @@ MANIFESTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference of one quantity from the golden, and its tolerance."""
+    """Difference of one quantity from the golden, and its tolerance.
+
+    `rms` is the norm of the difference of an output divided by the golden's norm; it is what half precision is judged by.
+    """
 
     what: str
     error: float
     tolerance: float
+    rms: float | None = None
 
 
 Differences = Iterator[Difference]
@@ -61,10 +67,11 @@ class Case:
 
 def output(what: str, got: Any, want: Any) -> Difference:
     """Return the difference of an output."""
-    got, want = torch.as_tensor(got, dtype=torch.float64), torch.as_tensor(want, dtype=torch.float64)
+    got, want = (torch.as_tensor(value).to("cpu", torch.float64) for value in (got, want))
     if got.shape != want.shape:
         return Difference(f"{what}: shape {tuple(got.shape)}, not {tuple(want.shape)}", math.inf, OUTPUT)
-    return Difference(what, float(((got - want).abs() / (want.abs() + 0.1)).max()), OUTPUT)
+    rms = float((got - want).norm() / want.norm().clamp(min=1e-6))
+    return Difference(what, float(((got - want).abs() / (want.abs() + 0.1)).max()), OUTPUT, rms)
 
 
 def exact(what: str, got: Any, want: Any) -> Difference:
@@ -74,11 +81,11 @@ def exact(what: str, got: Any, want: Any) -> Difference:
 
 def statistics(what: str, tensor: Tensor, want: dict[str, Any]) -> Differences:
     """Compare shape, mean, deviation, norm and largest magnitude of a tensor; the golden stores only a slice."""
-    t = tensor.detach().double()
+    t = tensor.detach().cpu().double()
     got = {"mean": t.mean(), "std": t.std(correction=0), "l2": t.norm(), "absmax": t.abs().max()}
     yield exact(f"{what} shape", list(tensor.shape), want["shape"])
     for name, number in got.items():
-        yield output(f"{what} {name}", number, want[name])
+        yield replace(output(f"{what} {name}", number, want[name]), rms=None)
 
 
 def gradients(model: nn.Module, want: dict[str, Any], total: float | None = None) -> Differences:
@@ -90,7 +97,7 @@ def gradients(model: nn.Module, want: dict[str, Any], total: float | None = None
         if parameter.grad is None or norm is None:
             yield exact(f"{key} has a gradient", parameter.grad is None, norm is None)
             continue
-        gradient = parameter.grad.double()
+        gradient = parameter.grad.cpu().double()
         got = float(gradient.norm())
         squares += got**2
         scale = norm if norm > 1e-6 else 1e-6 / GRADIENT
@@ -109,9 +116,14 @@ def _model(task: str, **arguments: Any) -> Alpro:
 
 def fresh(task: str, **arguments: Any) -> Alpro:
     """Return the recipe's model without gradients; the last model is cached for the next case."""
-    model = _model(task, **arguments)
+    model = _model(task, **arguments).to(_device)
     model.zero_grad()
     return model
+
+
+def here(value: Any) -> Any:
+    """Return a tensor or a batch on the device that is compared."""
+    return value.to(_device)
 
 
 # --- a: video encoder -------------------------------------------------------------------------------------
@@ -121,7 +133,7 @@ def video_encoder(name: str) -> Differences:
     golden, saved = case("a_timesformer")["cases"][name], arrays("a_timesformer")
     encoder = _encoder(golden["model_num_frm"])
     with torch.no_grad():
-        clips = pixels(golden["pixels"], golden["T"], golden["size"])
+        clips = here(pixels(golden["pixels"], golden["T"], golden["size"]))
         unpooled = encoder.model(clips)
         patches = unpooled[:, 1:].unflatten(1, (-1, golden["T"]))
         pooled = torch.cat([unpooled[:, :1], patches.mean(2)], 1)
@@ -145,19 +157,19 @@ def _encoder(frames: int, size: int = 224) -> TimeSformer:
         encoder = TimeSformer(Model(image_size=size), frames)
     state = {key: value(f"visual_encoder.{key}", tensor) for key, tensor in encoder.state_dict().items()}
     encoder.load_state_dict(state, assign=True)
-    return encoder.eval()
+    return encoder.eval().to(_device)
 
 
 def resized_encoder(name: str) -> Differences:
     golden, saved = case("a_resize")["cases"][name], arrays("a_resize")
     source = _encoder(4).model.state_dict()
-    target = TimeSformer(Model(image_size=golden["size"]), golden["T"]).eval()
+    target = TimeSformer(Model(image_size=golden["size"]), golden["T"]).eval().to(_device)
     prefix = "visual_encoder.model."
     own = {prefix + key: tensor for key, tensor in target.model.state_dict().items()}
     report = fit(own, {prefix + key: tensor for key, tensor in source.items()}, LoadReport("224 px, 4 frames", name), name)
     yield exact("resized", set(report.resized), {f"{prefix}{kind}_embed" for kind in ("time", "pos") if _changes(golden, kind)})
     with torch.no_grad():
-        tokens = target(pixels(golden["pixels"], golden["T"], golden["size"]))
+        tokens = target(here(pixels(golden["pixels"], golden["T"], golden["size"])))
     yield output("pooled", tokens[:, ::8, ::8], saved[f"{name}_pooled"])
     yield from statistics("pooled", tokens, golden["pooled"])
     for kind, rows in (("time", golden["time_source_rows"]), ("pos", golden["pos_source_rows"])):
@@ -176,7 +188,7 @@ def runtime_interpolation() -> Differences:
     saved, golden = arrays("a_resize"), case("a_resize")
     encoder = _encoder(4).model
     with torch.no_grad():
-        longer, larger = encoder(pixels(["vid0"], 8)), encoder(pixels(["vid0"], 4, 256))
+        longer, larger = encoder(here(pixels(["vid0"], 8))), encoder(here(pixels(["vid0"], 4, 256)))
     yield output("8 frames", longer[:, ::37, ::8], saved["runtime_T8_in_4frame_model_unpooled"])
     yield output("256 px", larger[:, ::37, ::8], saved["runtime_256px_in_224_model_unpooled"])
     yield from statistics("256 px", larger, golden["runtime_256px_in_224_model_unpooled"])
@@ -189,14 +201,14 @@ def text_encoder() -> Differences:
     golden, saved = case("b_text_encoder"), arrays("b_text_encoder")
     model = fresh("retrieval", num_frames=8)
     with torch.no_grad():
-        text = model.encode_text(torch.tensor(golden["input_ids"]), torch.tensor(golden["attention_mask"]))
+        text = model.encode_text(*(here(torch.tensor(golden[key])) for key in ("input_ids", "attention_mask")))
         yield output("feature", model.text_feature(text), saved["text_feat"])
     yield output("last hidden state", text[:, ::4, ::8], saved["text_last_hidden"])
     yield from statistics("last hidden state", text, golden["text_last_hidden"])
 
 
 def retrieval_inference(name: str) -> Differences:
-    saved, batch = arrays(name), batch_of(case(name))
+    saved, batch = arrays(name), here(batch_of(case(name)))
     model = fresh("retrieval", num_frames=8)
     mask = batch.attention_mask
     with torch.no_grad():
@@ -214,7 +226,7 @@ def retrieval_inference(name: str) -> Differences:
 def retrieval_training() -> Differences:
     golden, saved = case("d_retrieval_train"), arrays("d_retrieval_train")
     model = fresh("retrieval", num_frames=8)
-    result = model(batch_of(golden))
+    result = model(here(batch_of(golden)))
     for name, theirs in (("vtc", "itc_loss"), ("vtm", "itm_loss")):
         yield output(name, result.losses[name].item(), golden[theirs])
     yield output("total", result.total.item(), golden["loss"])
@@ -233,7 +245,7 @@ def question_answering(name: str, train: bool = True) -> Differences:
     frames = golden["model_num_frm"]
     model = fresh("qa", num_frames=frames, num_answers=golden["num_labels"], gradient_checkpointing=checkpointing)
     with torch.set_grad_enabled(train):
-        result = model(batch_of(golden))
+        result = model(here(batch_of(golden)))
     yield output("logits", result.logits["qa"].detach(), saved["logits"])
     yield output("loss", result.losses["qa"].item(), golden["loss"])
     if train:
@@ -245,7 +257,7 @@ def question_answering(name: str, train: bool = True) -> Differences:
 
 
 def pretraining(name: str, train: bool) -> Differences:
-    golden, saved, batch = case(name), arrays(name), batch_of(case(name))
+    golden, saved, batch = case(name), arrays(name), here(batch_of(case(name)))
     model = fresh("pretrain", num_frames=4, num_entities=1000)
     model.pem = PEM(ignore="argmax_zero")
     prompts, kept = model.prompter.video_prompt_feat, model.prompter.video_prompt_feat[:2].clone()
@@ -297,14 +309,14 @@ def _pretraining_outputs(model: Alpro, batch: Any, golden: dict[str, Any], saved
     yield exact("likeliest entity", labels.argmax(1).tolist(), golden["argmax_entity"])
 
     logits = result.logits["pem"]
-    per_sample = torch.stack([pem.pem_loss(logits[[i]], labels[[i]], torch.tensor([True])) for i in range(len(logits))])
+    per_sample = torch.stack([pem.pem_loss(logits[[i]], labels[[i]], here(torch.tensor([True]))) for i in range(len(logits))])
     yield output("PEM logits", logits, saved["mpm_logits"])
     yield from statistics("PEM logits", logits, golden["mpm_logits"])
     yield output("PEM per sample", per_sample, saved["mpm_per_sample_ce"])
     official, paper = pem.keep_mask(labels, "argmax_zero", 0.2), pem.keep_mask(labels, "max_probability", 0.2)
     yield exact("ignored by the released rule", (~official).tolist(), golden["ignore_official"])
     yield exact("ignored by the paper's rule", (~paper).tolist(), golden["ignore_rule_max_softmax_lt_0p2"])
-    yield output("PEM without ignoring", pem.pem_loss(logits, labels, torch.ones(2).bool()), golden["mpm_loss_no_ignore"])
+    yield output("PEM without ignoring", pem.pem_loss(logits, labels, here(torch.ones(2).bool())), golden["mpm_loss_no_ignore"])
     # null: the released code divides 0 by 0 if every crop is ignored; here the loss is 0.
     want = golden["mpm_loss_if_ignore_by_max_softmax"] or 0.0
     yield output("PEM by the paper's rule", pem.pem_loss(logits, labels, paper), want)
@@ -349,7 +361,7 @@ def prompts() -> Differences:
 
 
 def prompter_training() -> Differences:
-    golden, saved, batch = case("g_prompter"), arrays("g_prompter"), batch_of(case("g_prompter"))
+    golden, saved, batch = case("g_prompter"), arrays("g_prompter"), here(batch_of(case("g_prompter")))
     model = fresh("prompter", num_frames=4, num_entities=5)
     result = model(batch)
     yield output("vtc", result.losses["vtc"].item(), golden["itc_loss"])
@@ -364,7 +376,7 @@ def prompter_training() -> Differences:
 def two_processes(scheme: str) -> Differences:
     """Compare VTC of one process with 4 pairs, and of two with 2 each, whose gather sums or averages gradients."""
     golden, model = case("h_horovod_itc"), fresh("prompter", num_frames=2, num_entities=5)
-    batch = batch_of(golden)
+    batch = here(batch_of(golden))
     v = model.video_feature(model.encode_video(batch.pixels))
     t = model.text_feature(model.encode_text(batch.input_ids, batch.attention_mask))
     if scheme == "single":
@@ -472,7 +484,10 @@ TESTED: dict[str, tuple[str, ...]] = {
 }
 
 
-def worst(name: str) -> tuple[Difference, list[Difference]]:
+def worst(name: str, device: torch.device | str = "cpu", precision: str = "fp32") -> tuple[Difference, list[Difference]]:
     """Return the difference that is largest relative to its tolerance, and all differences."""
-    differences = [replace(d, error=math.inf) if math.isnan(d.error) else d for d in CASES[name].compare()]
+    global _device
+    _device = torch.device(device)
+    with autocast(_device, precision):
+        differences = [replace(d, error=math.inf) if math.isnan(d.error) else d for d in CASES[name].compare()]
     return max(differences, key=lambda d: d.error / d.tolerance if d.tolerance else d.error), differences

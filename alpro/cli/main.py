@@ -9,7 +9,7 @@ import typer
 
 # Importing a module adds its commands; the order is that of the help page.
 from alpro.cli import params  # noqa: F401  # isort: skip
-from alpro.cli import machine, stage  # noqa: F401  # isort: skip
+from alpro.cli import machine, check, stage  # noqa: F401  # isort: skip
 from alpro.cli import data  # noqa: F401  # isort: skip
 from alpro.cli import train, launch, ask, serve, weights  # noqa: F401  # isort: skip
 from alpro.cli import evaluate, predict, report  # noqa: F401  # isort: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -148,15 +149,15 @@ class Alpro(nn.Module):
         everyone = distributed.Gathered(own, 0) if local_only else distributed.gather(own)
         return Contrast(v, t, everyone, self.temp, clips)
 
-    def draw_negatives(self, contrast: Contrast, generator: torch.Generator | None, clips: Tensor | None = None) -> Negatives:
+    def draw_negatives(self, contrast: Contrast, generator: torch.Generator | None, videos: int) -> Negatives:
         """Draw VTM's negatives from this process's batch by the similarities.
 
         A batch of one clip has no negatives: VTM then sees the matches only. This happens in training if the other samples
-        can't be read, and in evaluation for a split's last batch. `clips` is as in `contrast`, whose -inf excludes the pairs
-        of one clip.
+        can't be read, and in evaluation for a split's last batch. `videos` is the number of clips. Pairs of one clip are
+        excluded by the contrast's -inf.
         """
         v2t, t2v, offset = contrast.video_to_text, contrast.text_to_video, contrast.offset
-        if len(v2t) == 1 or (clips is not None and bool((clips == clips[0]).all())):
+        if videos == 1:
             return (empty := torch.arange(0, device=v2t.device)), empty
         here = slice(offset, offset + len(v2t))
         clips = hard_negatives(t2v[:, here], generator)
@@ -173,8 +174,16 @@ def normalize(pixels: Tensor) -> Tensor:
     The released code skips the division for a batch without a value over 1, and so reads a nearly black batch as white.
     Here pixels are always divided.
     """
-    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = _pixel_statistics(pixels.device)
     return (pixels.float() / 255 - mean) / std
+
+
+@cache
+def _pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return CLIP's mean and deviation, (3, 1, 1) each, copied to a device once: a GPU would be waited for each time."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    return mean, std
 
 
 def black(device: torch.device) -> Tensor:

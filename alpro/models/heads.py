@@ -59,7 +59,7 @@ class Retrieval(Alpro):
         video = self.encode_video(batch.pixels)
         text = self.encode_text(batch.input_ids, batch.attention_mask)
         contrast = self.contrast(video, text, clips=batch.clips)
-        negatives = negatives or self.draw_negatives(contrast, generator, batch.clips)
+        negatives = negatives or self.draw_negatives(contrast, generator, len(batch.pixels))
         texts, clips, labels = match_pairs(len(text), negatives)
         counts: dict[str, Tensor | int] = {"vtc": len(text), "vtm": len(labels)}
         announce(counts)
@@ -164,10 +164,12 @@ class Pretrain(Alpro):
             if on.vtc:
                 output.counts["vtc"] = size
             if on.vtm:
-                text_rows, clip_rows, vtm_labels = match_pairs(size, negatives or self.draw_negatives(contrast, generator))
+                text_rows, clip_rows, vtm_labels = match_pairs(
+                    size, negatives or self.draw_negatives(contrast, generator, size)
+                )
                 output.counts["vtm"] = len(vtm_labels)
         if on.mlm:
-            masked_tokens = masked_positions(mlm_labels)
+            masked_tokens = masked_positions(mlm_labels) if batch.mlm_positions is None else batch.mlm_positions.unbind()
             output.counts["mlm"] = len(mlm_labels[masked_tokens])
         if self.prompter is not None:
             entities = self._soft_labels(self.prompter, batch, pixels)

@@ -16,8 +16,10 @@ def hard_negatives(similarity: Tensor, generator: torch.Generator | None = None)
     if len(similarity) < 2:
         raise ValueError("a batch of one pair has no negatives")
     weights = similarity.detach().float().clone().fill_diagonal_(float("-inf")).softmax(1)
-    drawn = torch.multinomial(weights.to(generator.device) if generator else weights, 1, generator=generator)
-    return drawn[:, 0].to(similarity.device)
+    weights = weights.to(generator.device) if generator else weights
+    # `torch.multinomial` draws the same numbers, but checks the weights on the host, which would wait for a GPU.
+    drawn = (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(1)
+    return drawn.to(similarity.device)
 
 
 def vtm_loss(logits: Tensor, labels: Tensor) -> Tensor:

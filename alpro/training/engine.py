@@ -23,7 +23,7 @@ from alpro.objectives.precision import autocast, widened
 from alpro.system.allocator import keep_freed_memory
 from alpro.training import randomness
 from alpro.training.checkpointer import Checkpointer
-from alpro.training.clipping import exchange_and_clip
+from alpro.training.clipping import StepNumbers, exchange_and_clip
 from alpro.training.finite import MicroStep, NonFiniteError, nan_unless_finite
 from alpro.training.flops import peak_flops
 from alpro.training.log import Clock, Log, LossWindow, last_validation, resized_warning
@@ -73,6 +73,8 @@ class Engine:
         self.best: Best | None = None
         self.validated = 0  # step of the last validation
         self.window = LossWindow(("loss", *task.losses), self.device)
+        self._unread: StepNumbers | None = None  # of the last step
+        self._weights: dict[tuple[float, ...], Tensor] = {}  # weights of the losses, on the device
         peak = peak_flops(self.device, settings.precision)
         self.clip_share = task.flops_per_clip / peak if peak else None  # seconds
 
@@ -111,7 +113,10 @@ class Engine:
             while self.step < self.total:
                 requests = self._step(batches)
                 if self.schedule.reaches(self.step, self.validation_points):
+                    self._settle()
                     self._validate()
+                if requests.save or requests.stop or self.checkpointer.commit_is_due(self.step):
+                    self._settle()
                 if requests.save or requests.stop:
                     heartbeat.beat("saving", self.step, self.total)
                     with self.clock.paused():
@@ -155,22 +160,21 @@ class Engine:
             micro_steps.append(MicroStep(batch.ids, losses, distributed.gathered_finite()))
         # average the gradients over all ranks and clip them
         heartbeat.beat("exchange", step, self.total)
-        try:
-            norm, overflowed = exchange_and_clip(
-                self.exchange, self.parameters, self.optimizer, self.scaler, settings, micro_steps, self.task.losses
-            )
-        except NonFiniteError as error:
-            raise TrainingError(f"step {step}: {error}; {self.checkpointer.last_snapshot()}") from None
+        norm, own_gradients = exchange_and_clip(self.exchange, self.parameters, self.optimizer, self.scaler, settings)
+        numbers = StepNumbers(step, micro_steps, norm)
+        reads_late = self.world_size == 1 and not self.scaler.is_enabled()
         # update the weights, unless the fp16 gradients overflowed
-        if not overflowed:
+        if reads_late or not self._read(numbers, own_gradients)[1]:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         # count the step and log it
-        self.step = step
+        self._settle()  # the step before, whose numbers have arrived while this one was queued
+        self.step, self._unread = step, numbers if reads_late else None
         self.checkpointer.uncommitted_ids.append((step, [name for micro in micro_steps for name in micro.ids]))
         self.window.add(torch.stack([micro.losses for micro in micro_steps]).sum(0))
         if step % settings.log_every == 0 or step == self.total:
-            self._log_losses(norm)
+            self._settle()
+            self._log_losses(norm.item())
         self.log.advance(step)
         return requests
 
@@ -184,7 +188,7 @@ class Engine:
         with autocast(self.device, self.settings.precision):
             output: Losses = self.model(batch, announce=exchange.start) if self.world_size > 1 else self.model(batch)
         means = torch.stack([widened(output.losses[name]) for name in names])
-        weights = means.new_tensor([output.weights.get(name, 1.0) for name in names])
+        weights = self._weights_of(tuple(output.weights.get(name, 1.0) for name in names), means)
         scales = torch.ones_like(means)
         if self.world_size > 1:
             shares_of_items = exchange.finish()
@@ -197,6 +201,25 @@ class Engine:
         divisor = self.accumulation if self.settings.accumulate == "mean" else 1
         self.scaler.scale((means * weights * scales).sum() / divisor).backward()
         return losses
+
+    def _weights_of(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        """Return the weights of the losses as a tensor, which is copied to the device once."""
+        if values not in self._weights:
+            self._weights[values] = like.new_tensor(values)
+        return self._weights[values]
+
+    def _read(self, numbers: StepNumbers, own: Sequence[Tensor] = ()) -> tuple[float, bool]:
+        """Return a step's norm, and True if fp16 overflowed. Raises TrainingError on all ranks for non-finite numbers."""
+        try:
+            return numbers.read(self.scaler, self.task.losses, own)
+        except NonFiniteError as error:
+            raise TrainingError(f"step {numbers.step}: {error}; {self.checkpointer.last_snapshot()}") from None
+
+    def _settle(self) -> None:
+        """Check the numbers of the last step if that was not done yet. Raises TrainingError if they are not finite."""
+        numbers, self._unread = self._unread, None
+        if numbers is not None:
+            self._read(numbers)
 
     # --- validation and log ----------------------------------------------------------------------------------------
 

@@ -11,6 +11,24 @@ from torch import Tensor
 from alpro import distributed
 
 
+class HostCopy:
+    """A small tensor on its way to the host. Reading it waits for this copy, not for work that was queued after it."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._copy = x.detach().to("cpu", non_blocking=True)
+        self._arrived: torch.cuda.Event | None = None
+        if x.is_cuda:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> list[float]:
+        """Return the numbers."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        numbers: list[float] = self._copy.tolist()
+        return numbers
+
+
 class NonFiniteError(ArithmeticError):
     """A loss or a gradient is not finite; the message names the ranks and samples."""
 
@@ -32,12 +50,11 @@ def nan_unless_finite(losses: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(losses)).sum() * 0
 
 
-def describe_non_finite(names: Sequence[str], micro_steps: Sequence[MicroStep], gradients: Sequence[Tensor]) -> str:
+def describe_non_finite(names: Sequence[str], micro_steps: Sequence[MicroStep], gradient_finite: bool) -> str:
     """Name the ranks, losses and samples with non-finite numbers; every rank must call it.
 
-    `names` are those of the losses, `gradients` this rank's own, from before the exchange.
+    `names` are those of the losses; `gradient_finite` is about this rank's own gradient, from before the exchange.
     """
-    gradient_finite = all(bool(gradient.isfinite().all()) for gradient in gradients)
     reports = []
     for micro in micro_steps:
         bad = [name for name, loss in zip(names, micro.losses[1:], strict=True) if not loss.isfinite()]

@@ -62,7 +62,7 @@ class AdamW(torch.optim.Optimizer):
 
     def _update(self, params: list[Tensor], step: int, device: torch.device, group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
-        count = torch.tensor(float(step), device=device)
+        count = torch.full((), float(step), device=device)  # no copy from the host, which would wait for a GPU
         torch._fused_adam_(
             params,
             [p.grad for p in params if p.grad is not None],

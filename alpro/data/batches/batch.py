@@ -25,6 +25,7 @@ class Batch:
     media: str = "video"  # or "image": one image repeated as frames
     mlm_input_ids: Tensor | None = None  # (B, L) with words replaced by masking
     mlm_labels: Tensor | None = None  # (B, L), -100 for tokens that are not predicted
+    mlm_positions: Tensor | None = None  # (2, M) row and column of each of the M tokens that are predicted; None: not computed
     crop_boxes: Tensor | None = None  # (C, 4) left, top, width, height in pixels, on the patch grid
     labels: Tensor | None = None  # (B,) answer classes; -100 for an answer outside the list
     clips: Tensor | None = None  # (B,) row in `pixels` of each text's clip; None: text i belongs to clip i, and C = B

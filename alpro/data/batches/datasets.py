@@ -26,7 +26,7 @@ from alpro.data.batches.frame_cache import FrameCache
 from alpro.data.batches.masking import crop_box, mask_tokens
 from alpro.data.batches.seeds import numpy_rng, python_rng, torch_rng
 from alpro.errors import DataError
-from alpro.objectives.mlm import IGNORED
+from alpro.objectives.mlm import IGNORED, masked_positions
 
 Kind = Literal["corpus", "retrieval", "qa"]
 Key = tuple[int, int]  # (epoch, row): the index into a dataset
@@ -278,7 +278,8 @@ class Collator:
                 self.mlm_probability,
                 torch_rng(self.seed, epoch, name, "mlm"),
             )
-        return {"mlm_input_ids": masked, "mlm_labels": labels}
+        # found here, because on a GPU the number of positions would have to be waited for
+        return {"mlm_input_ids": masked, "mlm_labels": labels, "mlm_positions": torch.stack(masked_positions(labels))}
 
     def _crop_boxes(self, samples: Sequence[VideoTextSample], size: int) -> Tensor:
         assert self.crop

@@ -1,0 +1,79 @@
+"""Steps: what a training step asks of the GPU besides arithmetic - synchronisations, copies - and memory that it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alpro.checks.gpu.counting import DEVICE, PretendedGPU
+from alpro.checks.gpu.made import SMALL, SMALL_MODEL, TRAININGS, MadeTask, made_batch, made_settings
+from alpro.checks.gpu.steps import Context, Failed, Figures
+from alpro.training.engine import Engine
+
+STEPS = 4  # the third is counted; the last one is logged
+
+
+@dataclass(frozen=True)
+class StepCosts:
+    """Costs of one training step after the first ones."""
+
+    operations: int
+    copied: int  # bytes
+    places: dict[str, int]  # synchronisations by source line
+    grown: int  # bytes on the device that a step left there
+    peak: int  # bytes
+
+    @property
+    def synchronisations(self) -> int:
+        """Number of synchronisations."""
+        return sum(self.places.values())
+
+
+def step_costs(name: str, precision: str = "bf16") -> StepCosts:
+    """Count the costs of the last of some training steps on a pretended GPU, in small sizes."""
+    kind = SMALL[name]
+    batches = [made_batch(kind.batch, kind, SMALL_MODEL, seed=step, padded=True) for step in range(STEPS)]
+    task = MadeTask(name, kind, SMALL_MODEL, batches)
+    marks: list[tuple[int, int, dict[str, int], int]] = []
+    with PretendedGPU() as gpu:
+
+        def mark(step: int) -> None:
+            marks.append((gpu.counts.operations, gpu.counts.copied, dict(gpu.counts.places), gpu.look()))
+
+        task.at_step = mark
+        Engine(task, made_settings(kind.batch, precision=precision), seed=0, device=DEVICE).run()  # type: ignore[arg-type]
+    before, after = marks[-3], marks[-2]  # the last step is logged
+    places = {place: count - before[2].get(place, 0) for place, count in after[2].items()}
+    return StepCosts(
+        operations=after[0] - before[0],
+        copied=after[1] - before[1],
+        places={place: count for place, count in places.items() if count},
+        grown=after[3] - before[3],
+        peak=gpu.counts.peak,
+    )
+
+
+def synchronisations(context: Context) -> Figures:
+    """Find places in a training step where the host waits for the GPU."""
+    figures: Figures = {}
+    faults = []
+    for name in TRAININGS:
+        costs = step_costs(name)
+        figures[name] = f"{costs.synchronisations} of {costs.operations} operations, {costs.copied / 1e3:.1f} kB copied"
+        faults += [f"{name}: {place}" for place in costs.places]
+    if faults:
+        raise Failed(f"the host waits in a step: {'; '.join(faults)}", figures)
+    return figures
+
+
+def leaks(context: Context) -> Figures:
+    """Find memory that a training step keeps."""
+    figures: Figures = {}
+    faults = []
+    for name in TRAININGS:
+        costs = step_costs(name)
+        figures[name] = f"{costs.grown} bytes kept, peak {costs.peak / 1e6:.2f} MB"
+        if costs.grown > 0:
+            faults.append(f"{name}: {costs.grown} bytes")
+    if faults:
+        raise Failed(f"a step keeps memory: {'; '.join(faults)}", figures)
+    return figures
