@@ -27,6 +27,8 @@ export EDITED
 # Folder and port of `make app`.
 VIDEOS ?= data/sample
 APP_PORT ?= 7860
+# Not empty: `make gpu-check` uses tiny sizes on the CPU.
+SMALL ?=
 # Recipe of `make replicate`.
 RECIPE ?= official
 
@@ -74,6 +76,10 @@ format: setup  ## Format the code (ruff)
 .PHONY: doctor
 doctor: setup  ## Check what works on this machine
 	@$(ALPRO) doctor
+
+.PHONY: gpu-check
+gpu-check: setup  ## Check every GPU path and measure it: a table and benchmarks/gpu.json (SMALL=1: tiny sizes on the CPU)
+	@$(ALPRO) check gpu $(if $(SMALL),--small)
 
 .PHONY: ui
 ui: setup  ## Start Prefect with a worker, and MLflow, with their web pages (PREFECT_PORT=4201, MLFLOW_PORT=5001)

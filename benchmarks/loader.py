@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from alpro.checks.gpu.videos import Words, make_videos
 from alpro.config import RandAugment
 from alpro.data.annotations.records import Record
 from alpro.data.batches.clip_frames import View
@@ -31,37 +32,6 @@ from alpro.data.media.frames import frame_indices
 from alpro.files.json_files import write_json
 
 FRAMES, SIZE, BATCH = 8, 224, 8
-
-
-class Words:
-    """A tokenizer without cost: the benchmark measures frames."""
-
-    pad_token_id, mask_token_id, all_special_ids = 0, 4, (0, 1, 2, 3, 4)
-
-    def __call__(self, texts: list[str], **_: Any) -> dict[str, list[list[int]]]:
-        return {"input_ids": [[2, 7, 8, 9, 3] for _ in texts]}
-
-    def __len__(self) -> int:
-        return 100
-
-
-def make_videos(folder: Path, number: int) -> list[Path]:
-    """Make videos of moving noise, which are as large as real ones."""
-    import av
-
-    paths = []
-    for i in range(number):
-        rng = np.random.default_rng(i)
-        scene = np.kron(rng.integers(0, 255, (60, 100, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
-        with av.open(str(folder / f"{i}.mp4"), "w") as container:
-            stream = container.add_stream("libx264", rate=25, options={"preset": "veryfast", "crf": "23"})
-            stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-            for t in range(300):
-                pixels = scene[t % 240 : t % 240 + 240, t : t + 320]
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")))
-            container.mux(stream.encode())
-        paths.append(folder / f"{i}.mp4")
-    return paths
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,126 +31,48 @@ from typing import Any
 import torch
 
 from alpro import distributed
-from alpro.config import Launch, Model, Training
+from alpro.checks.gpu.machine import product_rate, wait_for
+from alpro.checks.gpu.made import TRAININGS, MadeTask, made_batch, made_settings
+from alpro.config import Launch, Model
 from alpro.data.batches.batch import Batch
 from alpro.files.json_files import write_json
 from alpro.launch.run import run_world
-from alpro.models import build_model
 from alpro.training.engine import Engine
 from alpro.training.flops import peak_flops, recomputed_flops, training_flops
 from benchmarks.evaluation import processor
 
-# frames, text tokens, losses, arguments of the model: the paper's settings of each training (arXiv 2112.09583, section 4)
-TRAININGS: dict[str, tuple[int, int, tuple[str, ...], dict[str, Any]]] = {
-    "prompter": (4, 30, ("vtc",), {"num_entities": 1000}),
-    "pretrain": (4, 30, ("vtc", "vtm", "mlm", "pem"), {"num_entities": 1000}),
-    "retrieval": (8, 40, ("vtc", "vtm"), {}),
-    "qa": (16, 40, ("qa",), {"num_answers": 1500}),
-}
-SIDE, PATCH = 224, 16
 WARM_UP = 2  # steps
 SHARED = 4  # questions of a clip in `sharing`
 ROOT = Path(__file__).parents[1]
 
 
-class RandomTask:
-    """A training task with random batches, one for each step; records the time at which each step asks for its batch."""
-
-    losses: tuple[str, ...]
-    metrics = ("none",)
+class RandomTask(MadeTask):
+    """A training on made batches; records the time at which each step asks for its batch."""
 
     def __init__(self, name: str, batches: Sequence[Batch], checkpointing: str) -> None:
-        frames, tokens, self.losses, options = TRAININGS[name]
-        self.model = build_model(name, num_frames=frames, gradient_checkpointing=checkpointing, **options)  # type: ignore[arg-type]
-        if name == "pretrain":
-            for buffer in (self.model.prompter.video_prompt_feat, self.model.prompter.image_prompt_feat):  # type: ignore[union-attr]
-                buffer.copy_(torch.nn.functional.normalize(torch.randn(buffer.shape), dim=-1))  # type: ignore[union-attr,arg-type]
-        self.batches, self.flops_per_clip = batches, training_flops(name, Model(), frames, tokens)
+        super().__init__(name, TRAININGS[name], Model(), batches, checkpointing)  # type: ignore[arg-type]
+        self.at_step = lambda step: self.mark()
         self.times: list[float] = []
         self.memory_gb: list[float] = []  # highest so far, at the end of each step
         self.products: list[float] = []  # FLOP/s of a matrix product, before each step
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def plan_for(self, worlds: Any) -> int:
-        return len(self.batches)
-
-    def epoch_of(self, micro_step: int) -> int:
-        return 0
-
-    def loader(self, start: int, stop: int) -> RandomTask:
-        return self
-
-    counts = 0, 0
-
-    def check_unreadable(self, left_out: int, read: int) -> None:
-        """Accept every batch: nothing is read, so nothing is unreadable."""
-
-    def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        for step, batch in enumerate(self.batches):
-            self.mark()
-            yield step, batch
-
     def mark(self) -> None:
         """Record the end of a step, measure the matrix product, and record the beginning of the next step."""
+        wait_for(self.device)
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
             memory = torch.cuda.max_memory_allocated()
         else:
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         end = time.perf_counter()
         self.memory_gb.append(memory / 1e9)
-        self.products.append(product_rate(self.device))
+        self.products.append(product_rate(self.device, 2048))
         self.times += [end, time.perf_counter()]
-
-    def validate(self) -> dict[str, float]:
-        self.mark()
-        return {"none": 0.0}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Any) -> None:
-        pass
-
-
-def random_batch(size: int, frames: int, tokens: int) -> Batch:
-    """Return random pixels, text of full length with 15 % masked tokens, and a crop of 0.4 of the frame."""
-    g = torch.Generator().manual_seed(0)
-    ids = torch.randint(1000, 30000, (size, tokens), generator=g)
-    labels = torch.where(torch.rand(ids.shape, generator=g) < 0.15, ids, -100)
-    return Batch(
-        corpus="made",
-        ids=[f"made/{n}" for n in range(size)],
-        pixels=torch.randint(0, 256, (size, frames, 3, SIDE, SIDE), generator=g, dtype=torch.uint8),
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        mlm_input_ids=torch.where(labels >= 0, 103, ids),
-        mlm_labels=labels,
-        crop_boxes=torch.tensor([[2 * PATCH, 2 * PATCH, 9 * PATCH, 9 * PATCH]]).expand(size, -1),
-        labels=torch.randint(0, 1500, (size,), generator=g),
-    )
-
-
-def product_rate(device: torch.device, side: int = 2048, repeats: int = 3) -> float:
-    """Return the FLOP/s of the fp32 product of two square matrices."""
-    a, b = torch.randn(2, side, side, device=device)
-    out = a @ b
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(repeats):
-        torch.matmul(a, b, out=out)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return repeats * 2 * side**3 / (time.perf_counter() - began)
 
 
 def run_steps(task: RandomTask, precision: str, batch: int) -> list[float]:
     """Train with each batch of the task once; return the seconds of each step."""
-    settings = Training(
-        epochs=1, batch_size=batch, learning_rate=1e-5, grad_clip=5, num_frames=4, max_text_tokens=40, validations=1,
-        select_by="none", precision=precision,
-    )  # fmt: skip
+    settings = made_settings(batch, precision=precision, learning_rate=1e-5)
     Engine(task, settings, seed=0, device=task.device).run()  # type: ignore[arg-type]
     steps_taken = zip(task.times[1:-1:2], task.times[2::2], strict=True)  # the last mark begins no step
     return [end - begin for begin, end in steps_taken]
@@ -158,8 +80,7 @@ def run_steps(task: RandomTask, precision: str, batch: int) -> list[float]:
 
 def measure(name: str, precision: str, batch: int, steps: int, checkpointing: str) -> dict[str, Any]:
     """Measure a training for some steps, after warm-up steps that allocate the optimizer state and the memory of a step."""
-    frames, tokens, *_ = TRAININGS[name]
-    task = RandomTask(name, [random_batch(batch, frames, tokens)] * (steps + WARM_UP), checkpointing)
+    task = RandomTask(name, [made_batch(batch, TRAININGS[name], Model())] * (steps + WARM_UP), checkpointing)
     times = run_steps(task, precision, batch)[WARM_UP:]
     around = [(a + b) / 2 for a, b in pairwise(task.products[WARM_UP:])]
     flops = task.flops_per_clip * batch
@@ -182,8 +103,8 @@ def measure_sharing(precision: str, steps: int, checkpointing: str) -> dict[str,
 
     The first step is not counted. Memory is the highest so far, so steps with one clip come first.
     """
-    frames, tokens, *_ = TRAININGS["qa"]
-    apart = random_batch(SHARED, frames, tokens)
+    frames, tokens = TRAININGS["qa"].frames, TRAININGS["qa"].tokens
+    apart = made_batch(SHARED, TRAININGS["qa"], Model())
     together = replace(apart, pixels=apart.pixels[:1], clips=torch.zeros(SHARED, dtype=torch.long))
     task = RandomTask("qa", [together, *[together, apart] * steps], checkpointing)
     times = run_steps(task, precision, SHARED)[1:]

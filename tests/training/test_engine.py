@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 import torch
 
+from alpro.checks.gpu.counting import DEVICE, PretendedGPU
 from alpro.config import Model
 from alpro.errors import ConfigError, TrainingError
 from alpro.launch import heartbeat
@@ -28,6 +30,7 @@ from alpro.models import build_model
 from alpro.models.heads import match_pairs
 from alpro.training import checkpointer as checkpointer_module
 from alpro.training.checkpointer import Checkpointer
+from alpro.training.clipping import clip
 from alpro.training.engine import Engine
 from alpro.training.log import kept_names
 from alpro.training.record import final_figures
@@ -35,7 +38,7 @@ from alpro.training.snapshots import SnapshotStore
 from alpro.training.task import Best
 from alpro.training.weights import trained_weights
 from tests.training.processes import ROOT, forked
-from tests.training.toy import ToyTask, gradients, same, settings, train
+from tests.training.toy import ToyBatch, ToyTask, gradients, same, settings, train
 
 
 def test_training_is_reproducible() -> None:
@@ -314,20 +317,46 @@ def test_freed_memory_is_reused() -> None:
 
 
 def test_gradients_are_clipped_only_above_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    history = train(4, changes={"grad_clip": 1e3, "log_every": 1})["history"]
+    options = {"weight_decay": 0}  # which also multiplies in place
+    history = train(4, changes={"grad_clip": 1e3, "log_every": 1, **options})["history"]
     norms = [row["grad_norm"] for row in history if row["split"] == "train"]
-    calls: list[float] = []
-    always = torch.nn.utils.clip_grads_with_norm_
+    factors: list[float] = []
+    multiply = torch._foreach_mul_
 
-    def clip(parameters: list[torch.Tensor], largest: float, norm: torch.Tensor) -> None:
-        calls.append(norm.item())
-        always(parameters, largest, norm)
+    def spy(tensors: list[torch.Tensor], factor: torch.Tensor) -> None:
+        factors.append(factor.item())
+        multiply(tensors, factor)
 
-    monkeypatch.setattr(torch.nn.utils, "clip_grads_with_norm_", clip)
-    free = train(4, changes={"grad_clip": max(norms) * 1.01})
-    assert not calls
-    held = train(4, changes={"grad_clip": min(norms) / 2})
-    assert len(calls) == 4 and not same(held, free)
+    monkeypatch.setattr(torch, "_foreach_mul_", spy)
+    free = train(4, changes={"grad_clip": max(norms) * 1.01, **options})
+    assert not factors
+    held = train(4, changes={"grad_clip": min(norms) / 2, **options})
+    assert len(factors) == 4 and max(factors) < 1 and not same(held, free)
+
+
+def test_clipping_on_a_gpu_multiplies_by_one_below_the_norm_and_as_torch_does_above() -> None:
+    gradient = torch.randn(1000)
+    norm = gradient.norm()
+    for largest in (norm.item() / 3, norm.item() * 3):
+        ours, theirs = gradient.clone(), torch.nn.Parameter(torch.zeros(1000))
+        theirs.grad = gradient.clone()
+        with PretendedGPU():  # where the norm is not read
+            there = ours.to(DEVICE, non_blocking=True)
+            clip([there], norm.to(DEVICE, non_blocking=True), largest)
+            ours = there.to("cpu")
+        torch.nn.utils.clip_grads_with_norm_([theirs], largest, norm)
+        assert torch.equal(ours, theirs.grad)
+
+
+def test_bad_step_is_reported_by_its_own_number_and_batch_although_it_is_read_one_step_later() -> None:
+    class Batches(ToyTask):
+        def batch(self, step: int) -> ToyBatch:
+            return replace(super().batch(step), ids=[f"of step {step + 1}"])
+
+    engine = Engine(Batches(8, bad_step=5), settings(log_every=100, validations=1), seed=1)
+    with pytest.raises(TrainingError, match=r"^step 5: loss or gradient is not finite .*batch of step 5\)"):
+        engine.run()
+    assert engine.step == 5  # the numbers were read while step 6 was computed
 
 
 def test_two_threads_sum_vtm_gradients_in_a_fixed_order() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from alpro.checks.gpu.counting import DEVICE, PretendedGPU
 from alpro.checks.gpu.made import SMALL, SMALL_MODEL, TRAININGS, MadeTask, made_batch, made_settings
 from alpro.checks.gpu.steps import Context, Failed, Figures
+from alpro.data.batches.datasets import Collated
 from alpro.training.engine import Engine
 
 STEPS = 4  # the third is counted; the last one is logged
@@ -48,8 +53,28 @@ def step_costs(name: str, precision: str = "bf16") -> StepCosts:
         copied=after[1] - before[1],
         places={place: count for place, count in places.items() if count},
         grown=after[3] - before[3],
-        peak=gpu.counts.peak,
+        peak=gpu.counts.peak - gpu.base,
     )
+
+
+def _on_gpu(name: str, device: torch.device) -> tuple[list[str], int]:
+    """Train on a GPU; return the synchronisations that CUDA reports in the third step, and the bytes that the step kept."""
+    kind = SMALL[name]
+    batch = Collated(made_batch(kind.batch, kind, SMALL_MODEL), []).pin_memory().batch
+    assert batch is not None
+    task = MadeTask(name, kind, SMALL_MODEL, [batch] * STEPS)
+    held: list[int] = []
+
+    def mark(step: int) -> None:
+        torch.cuda.set_sync_debug_mode("warn" if step == STEPS - 2 else "default")
+        held.append(torch.cuda.memory_allocated(device))
+
+    task.at_step = mark
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Engine(task, made_settings(kind.batch, precision="bf16"), seed=0, device=device).run()  # type: ignore[arg-type]
+    waits = [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchronizing CUDA operation" in str(w.message)]
+    return waits, held[-2] - held[-3]
 
 
 def synchronisations(context: Context) -> Figures:
@@ -60,6 +85,10 @@ def synchronisations(context: Context) -> Figures:
         costs = step_costs(name)
         figures[name] = f"{costs.synchronisations} of {costs.operations} operations, {costs.copied / 1e3:.1f} kB copied"
         faults += [f"{name}: {place}" for place in costs.places]
+        if not context.small:
+            waits, _ = _on_gpu(name, context.device)
+            figures[f"{name} on the GPU"] = len(waits)
+            faults += [f"{name} on the GPU: {wait}" for wait in sorted(waits)[:3]]
     if faults:
         raise Failed(f"the host waits in a step: {'; '.join(faults)}", figures)
     return figures
@@ -74,6 +103,10 @@ def leaks(context: Context) -> Figures:
         figures[name] = f"{costs.grown} bytes kept, peak {costs.peak / 1e6:.2f} MB"
         if costs.grown > 0:
             faults.append(f"{name}: {costs.grown} bytes")
+        if not context.small:
+            _, grown = _on_gpu(name, context.device)
+            figures[f"{name} on the GPU"] = grown
+            faults += [f"{name} on the GPU: {grown} bytes"] if grown > 0 else []
     if faults:
         raise Failed(f"a step keeps memory: {'; '.join(faults)}", figures)
     return figures

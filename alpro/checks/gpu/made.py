@@ -97,25 +97,25 @@ class MadeTask:
         self, name: str, kind: Kind, model: Model, batches: Sequence[Batch], checkpointing: Checkpointing = "none"
     ) -> None:
         self.model, self.losses = made_model(name, kind, model, checkpointing), kind.losses
-        self.batches = batches
+        self.batches, self.steps = batches, len(batches)
         self.flops_per_clip = training_flops(name, model, kind.frames, kind.tokens)
         self.at_step: Callable[[int], None] = lambda step: None  # called before each step, and after the last one
 
     def plan_for(self, worlds: Any) -> int:
         """Return the number of steps."""
-        return len(self.batches)
+        return self.steps
 
     def epoch_of(self, micro_step: int) -> int:
         """Return 0: there is one epoch."""
         return 0
 
-    def loader(self, start: int, stop: int) -> _MadeLoader:
+    def loader(self, start: int, stop: int) -> Any:
         """Return the batches of a range of steps."""
         return _MadeLoader(self, start, stop)
 
     def validate(self) -> dict[str, float]:
         """Call `at_step` for the end of the last step."""
-        self.at_step(len(self.batches))
+        self.at_step(self.steps)
         return {"none": 0.0}
 
 

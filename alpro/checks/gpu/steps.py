@@ -50,7 +50,7 @@ class Step:
     name: str
     run: Callable[[Context], Figures]
     limit_s: float
-    small_limit_s: float = 60
+    small_limit_s: float = 300  # other work may share the cores
     needs: Literal["any", "cuda"] = "any"
 
     def limit(self, small: bool) -> float:
