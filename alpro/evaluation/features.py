@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -165,6 +164,8 @@ class VideoEncoder:
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
         else:
+            import psutil  # a GPU does not need it
+
             free = psutil.virtual_memory().available // distributed.local_size()
         return 2 * each * len(self.records) <= free * distributed.size()
 

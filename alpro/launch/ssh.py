@@ -7,8 +7,6 @@ import shlex
 import socket
 from dataclasses import dataclass
 
-import psutil
-
 AGENT = "OMPI_MCA_plm_rsh_agent"  # the variable by which Kubeflow's MPI operator names its program
 KUBEFLOW = "/etc/mpi/kubexec.sh"  # that program, which takes the place of ssh in its pods
 
@@ -43,5 +41,7 @@ def is_remote(host: str) -> bool:
         address = socket.gethostbyname(host)
     except OSError:
         return True
+    import psutil  # only a world of several hosts needs it
+
     own = {entry.address for entries in psutil.net_if_addrs().values() for entry in entries if entry.family == socket.AF_INET}
     return address not in own

@@ -14,8 +14,6 @@ import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-import psutil
-
 
 def kept(variables: Mapping[str, str], patterns: Iterable[str]) -> dict[str, str]:
     """Return the variables whose names match one of the patterns (`*` stands for any characters)."""
@@ -36,6 +34,8 @@ def interface_to(address: str) -> str:
 
 def interfaces() -> dict[str, list[ipaddress.IPv4Interface]]:
     """Return the IPv4 addresses, with their networks, of each network interface of this host that is up."""
+    import psutil
+
     found, states = {}, psutil.net_if_stats()
     for name, entries in psutil.net_if_addrs().items():
         addresses = [f"{entry.address}/{entry.netmask or 32}" for entry in entries if entry.family == socket.AF_INET]

@@ -8,8 +8,6 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
 FOLDER = Path("/proc/self/fd")
 
 
@@ -47,6 +45,8 @@ def close_connections(sockets: dict[str, int]) -> None:
 def is_own(address: tuple[str, int]) -> bool:
     """Return True if this process has a socket with this local address (host and port, IPv4)."""
     if not FOLDER.is_dir():  # not Linux
+        import psutil
+
         return address in [connection.laddr for connection in psutil.Process().net_connections("tcp4")]
     for descriptor in connections().values():
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
