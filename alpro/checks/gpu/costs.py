@@ -45,7 +45,7 @@ def step_costs(name: str, precision: str = "bf16") -> StepCosts:
             marks.append((gpu.counts.operations, gpu.counts.copied, dict(gpu.counts.places), gpu.look()))
 
         task.at_step = mark
-        Engine(task, made_settings(kind.batch, precision=precision), seed=0, device=DEVICE).run()  # type: ignore[arg-type]
+        Engine(task, made_settings(kind.batch, precision=precision), seed=0, device=DEVICE).run()
     before, after = marks[-3], marks[-2]  # the last step is logged
     places = {place: count - before[2].get(place, 0) for place, count in after[2].items()}
     return StepCosts(
@@ -72,7 +72,7 @@ def _on_gpu(name: str, device: torch.device) -> tuple[list[str], int]:
     task.at_step = mark
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        Engine(task, made_settings(kind.batch, precision="bf16"), seed=0, device=device).run()  # type: ignore[arg-type]
+        Engine(task, made_settings(kind.batch, precision="bf16"), seed=0, device=device).run()
     waits = [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchronizing CUDA operation" in str(w.message)]
     return waits, held[-2] - held[-3]
 

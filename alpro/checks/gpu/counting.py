@@ -197,7 +197,7 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         gpu, kwargs = self.gpu, dict(kwargs or {})
         name = getattr(func, "__name__", "")
-        first = args[0] if args else None
+        first: Any = args[0] if args else None
         if name == "__get__":
             return self._attribute(func, first, args, kwargs)
         if gpu._inside:
@@ -247,16 +247,13 @@ class _Functions(TorchFunctionMode):
                     kwargs.setdefault("dtype", value.dtype)
                 rest[position] = None
         blocking = not kwargs.pop("non_blocking", False)
-        options = {"dtype": next((value for value in rest if isinstance(value, torch.dtype)), kwargs.get("dtype"))}
-        options = {key: value for key, value in options.items() if value is not None}
+        dtype = next((value for value in rest if isinstance(value, torch.dtype)), kwargs.get("dtype"))
         there = gpu.has(tensor)
         if target is None or there == _is_cuda(target):
-            if not options:
-                return tensor
-            return torch.Tensor.to(tensor, options["dtype"])
+            return tensor if dtype is None else torch.Tensor.to(tensor, dtype)
 
         def copy() -> Tensor:
-            return torch.Tensor.to(tensor, "cpu", copy=True, **options)
+            return torch.Tensor.to(tensor, "cpu", dtype, copy=True)
 
         return gpu.to_host(tensor, copy, blocking) if there else gpu.to_device(tensor, copy, blocking)
 

@@ -28,7 +28,7 @@ class Kind:
     tokens: int
     losses: tuple[str, ...]
     batch: int  # per GPU
-    head: Mapping[str, int] = field(default_factory=dict)  # argument of build_model
+    head: Mapping[str, Any] = field(default_factory=dict)  # argument of build_model
 
 
 TRAININGS = {

@@ -95,7 +95,7 @@ def grad_scaler(context: Context) -> Figures:
     kind = SMALL["qa"]
     task = MadeTask("qa", kind, SMALL_MODEL, [made_batch(kind.batch, kind, SMALL_MODEL)] * 24)
     before = {key: value.clone() for key, value in task.model.state_dict().items()}
-    engine = Engine(task, made_settings(kind.batch, precision="fp16"), seed=0, device=context.device)  # type: ignore[arg-type]
+    engine = Engine(task, made_settings(kind.batch, precision="fp16"), seed=0, device=context.device)
     engine.scaler = torch.amp.GradScaler(context.device.type, init_scale=2.0**40)
     scales: list[float] = []
     task.at_step = lambda step: scales.append(engine.scaler.get_scale())
@@ -114,7 +114,7 @@ def checkpointing(context: Context) -> Figures:
     batch = made_batch(kind.batch, kind, model).to(context.device)
     results = []
     for how in ("none", "exact"):
-        built = made_model("qa", kind, model, how).to(context.device).train()  # type: ignore[arg-type]
+        built = made_model("qa", kind, model, how).to(context.device).train()
         torch.manual_seed(1)
         saved: dict[int, int] = {}
 
@@ -153,7 +153,7 @@ def attention(context: Context) -> Figures:
                 mask = additive(kept, dtype).to(context.device) if masked else None
                 try:
                     with sdpa_kernel(backend):
-                        got = F.scaled_dot_product_attention(*(x.to(context.device, dtype) for x in (q, k, v)), attn_mask=mask)
+                        got = F.scaled_dot_product_attention(*_cast(q, k, v, context.device, dtype), attn_mask=mask)
                 except RuntimeError:  # this backend does not take these inputs; torch then chooses another one
                     continue
                 error = float((got.cpu().double() - (want if masked else plain)).abs().max())
@@ -165,6 +165,10 @@ def attention(context: Context) -> Figures:
     if not figures:
         raise Skipped("no attention backend takes these inputs")
     return figures
+
+
+def _cast(q: Tensor, k: Tensor, v: Tensor, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    return q.to(device, dtype), k.to(device, dtype), v.to(device, dtype)
 
 
 def optimizer(context: Context) -> Figures:

@@ -64,7 +64,7 @@ def trained(name: str, device: torch.device, state: Path | None = None, pause_s:
     store = SnapshotStore(state, say=print) if state else None
     settings = made_settings(kind.batch, save_every_s=1e-6)
     try:
-        Engine(task, settings, seed=0, device=device, checkpointer=Checkpointer(store)).run()  # type: ignore[arg-type]
+        Engine(task, settings, seed=0, device=device, checkpointer=Checkpointer(store)).run()
     finally:
         if store is not None:
             store.close()

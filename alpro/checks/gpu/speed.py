@@ -72,7 +72,7 @@ def measure(task: MadeTask, kind: Kind, context: Context, precision: str = "bf16
             began_s[step == task.steps] = time.perf_counter()
 
     task.at_step = mark
-    engine = Engine(task, made_settings(kind.batch, precision=precision), seed=0, device=device)  # type: ignore[arg-type]
+    engine = Engine(task, made_settings(kind.batch, precision=precision), seed=0, device=device)
     engine.run()
     step_s = (began_s[1] - began_s[0]) / (task.steps - WARM_UP)
     loss = engine.log.history[0]["loss"]

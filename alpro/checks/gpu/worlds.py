@@ -82,7 +82,7 @@ def _launch(backend: str) -> Launch:
     if backend == "horovod" and importlib.util.find_spec("horovod") is None:
         raise Skipped("Horovod is not installed")
     options: dict[str, Any] = {"processes": PROCESSES, "start_timeout_s": 60, "stall_timeout_s": 120}
-    return Launch(**options, backend=backend)  # type: ignore[arg-type]
+    return Launch(**options, backend=backend)
 
 
 def _can_build() -> str:
@@ -111,7 +111,8 @@ class _WithNeighbours(nn.Module):
 
 def gradients() -> dict[str, Tensor]:
     """Return the gradients of one step of each training over this world, by training and parameter."""
-    share, found = ROWS // distributed.size(), {}
+    found: dict[str, Tensor] = {}
+    share = ROWS // distributed.size()
     mine = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
     model = SMALL_MODEL.model_copy(update={"dropout": 0.0, "drop_path": 0.0})
     for name, kind in SMALL.items():
@@ -119,7 +120,7 @@ def gradients() -> dict[str, Tensor]:
         inner = task.model
         task.model = _WithNeighbours(inner, "vtm" in kind.losses)
         settings = made_settings(share, grad_clip=1e9)
-        Engine(task, settings, seed=0, device=distributed.device()).run()  # type: ignore[arg-type]
+        Engine(task, settings, seed=0, device=distributed.device()).run()
         found |= {f"{name}/{key}": p.grad.cpu() for key, p in inner.named_parameters() if p.grad is not None}
     return found
 
@@ -128,7 +129,9 @@ def _rows(batch: Batch, rows: slice) -> Batch:
     """Return some rows of a batch."""
     from dataclasses import fields, replace
 
-    parts = {f.name: value[rows] for f in fields(batch) if isinstance(value := getattr(batch, f.name), Tensor | list)}
+    parts: dict[str, Any] = {
+        f.name: value[rows] for f in fields(batch) if isinstance(value := getattr(batch, f.name), Tensor | list)
+    }
     return replace(batch, **parts | {"mlm_positions": None})
 
 
