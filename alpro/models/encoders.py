@@ -149,15 +149,15 @@ class Alpro(nn.Module):
         everyone = distributed.Gathered(own, 0) if local_only else distributed.gather(own)
         return Contrast(v, t, everyone, self.temp, clips)
 
-    def draw_negatives(self, contrast: Contrast, generator: torch.Generator | None, videos: int) -> Negatives:
+    def draw_negatives(self, contrast: Contrast, generator: torch.Generator | None, videos: int = 0) -> Negatives:
         """Draw VTM's negatives from this process's batch by the similarities.
 
         A batch of one clip has no negatives: VTM then sees the matches only. This happens in training if the other samples
-        can't be read, and in evaluation for a split's last batch. `videos` is the number of clips. Pairs of one clip are
-        excluded by the contrast's -inf.
+        can't be read, and in evaluation for a split's last batch. `videos` is the number of clips if pairs share
+        some; the contrast's -inf then excludes the pairs of one clip.
         """
         v2t, t2v, offset = contrast.video_to_text, contrast.text_to_video, contrast.offset
-        if videos == 1:
+        if (videos or len(v2t)) == 1:
             return (empty := torch.arange(0, device=v2t.device)), empty
         here = slice(offset, offset + len(v2t))
         clips = hard_negatives(t2v[:, here], generator)

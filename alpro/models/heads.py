@@ -164,9 +164,7 @@ class Pretrain(Alpro):
             if on.vtc:
                 output.counts["vtc"] = size
             if on.vtm:
-                text_rows, clip_rows, vtm_labels = match_pairs(
-                    size, negatives or self.draw_negatives(contrast, generator, size)
-                )
+                text_rows, clip_rows, vtm_labels = match_pairs(size, negatives or self.draw_negatives(contrast, generator))
                 output.counts["vtm"] = len(vtm_labels)
         if on.mlm:
             masked_tokens = masked_positions(mlm_labels) if batch.mlm_positions is None else batch.mlm_positions.unbind()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,8 +24,8 @@ from alpro.objectives.precision import autocast, widened
 from alpro.system.allocator import keep_freed_memory
 from alpro.training import randomness
 from alpro.training.checkpointer import Checkpointer
-from alpro.training.clipping import StepNumbers, exchange_and_clip
-from alpro.training.finite import MicroStep, NonFiniteError, nan_unless_finite
+from alpro.training.clipping import StepCheck, StepNumbers, exchange_and_clip
+from alpro.training.finite import MicroStep, nan_unless_finite
 from alpro.training.flops import peak_flops
 from alpro.training.log import Clock, Log, LossWindow, last_validation, resized_warning
 from alpro.training.optim import AdamW
@@ -73,8 +74,7 @@ class Engine:
         self.best: Best | None = None
         self.validated = 0  # step of the last validation
         self.window = LossWindow(("loss", *task.losses), self.device)
-        self._unread: StepNumbers | None = None  # of the last step
-        self._weights: dict[tuple[float, ...], Tensor] = {}  # weights of the losses, on the device
+        self.check = StepCheck(task.losses, self.checkpointer.last_snapshot)
         peak = peak_flops(self.device, settings.precision)
         self.clip_share = task.flops_per_clip / peak if peak else None  # seconds
 
@@ -112,16 +112,17 @@ class Engine:
             batches = iter(self.loader)
             while self.step < self.total:
                 requests = self._step(batches)
-                if self.schedule.reaches(self.step, self.validation_points):
-                    self._settle()
+                reached = self.schedule.reaches(self.step, self.validation_points)
+                commits = self.checkpointer.commit_is_due(self.step)
+                if reached or requests.save or requests.stop or commits:
+                    self.check.settle()
+                if reached:
                     self._validate()
-                if requests.save or requests.stop or self.checkpointer.commit_is_due(self.step):
-                    self._settle()
                 if requests.save or requests.stop:
                     heartbeat.beat("saving", self.step, self.total)
                     with self.clock.paused():
                         self.checkpointer.save(self)
-                elif self.checkpointer.commit_is_due(self.step):
+                elif commits:
                     with self.clock.paused():
                         self.checkpointer.commit(self)
                 if requests.stop:
@@ -162,18 +163,17 @@ class Engine:
         heartbeat.beat("exchange", step, self.total)
         norm, own_gradients = exchange_and_clip(self.exchange, self.parameters, self.optimizer, self.scaler, settings)
         numbers = StepNumbers(step, micro_steps, norm)
-        reads_late = self.world_size == 1 and not self.scaler.is_enabled()
         # update the weights, unless the fp16 gradients overflowed
-        if reads_late or not self._read(numbers, own_gradients)[1]:
+        if self.check.allows(numbers, self.scaler, own_gradients, late=self.world_size == 1):
             self.scaler.step(self.optimizer)
         self.scaler.update()
         # count the step and log it
-        self._settle()  # the step before, whose numbers have arrived while this one was queued
-        self.step, self._unread = step, numbers if reads_late else None
+        self.check.next_step()
+        self.step = step
         self.checkpointer.uncommitted_ids.append((step, [name for micro in micro_steps for name in micro.ids]))
         self.window.add(torch.stack([micro.losses for micro in micro_steps]).sum(0))
         if step % settings.log_every == 0 or step == self.total:
-            self._settle()
+            self.check.settle()
             self._log_losses(norm.item())
         self.log.advance(step)
         return requests
@@ -188,7 +188,7 @@ class Engine:
         with autocast(self.device, self.settings.precision):
             output: Losses = self.model(batch, announce=exchange.start) if self.world_size > 1 else self.model(batch)
         means = torch.stack([widened(output.losses[name]) for name in names])
-        weights = self._weights_of(tuple(output.weights.get(name, 1.0) for name in names), means)
+        weights = _on_device(tuple(output.weights.get(name, 1.0) for name in names), means.dtype, means.device)
         scales = torch.ones_like(means)
         if self.world_size > 1:
             shares_of_items = exchange.finish()
@@ -201,25 +201,6 @@ class Engine:
         divisor = self.accumulation if self.settings.accumulate == "mean" else 1
         self.scaler.scale((means * weights * scales).sum() / divisor).backward()
         return losses
-
-    def _weights_of(self, values: tuple[float, ...], like: Tensor) -> Tensor:
-        """Return the weights of the losses as a tensor, which is copied to the device once."""
-        if values not in self._weights:
-            self._weights[values] = like.new_tensor(values)
-        return self._weights[values]
-
-    def _read(self, numbers: StepNumbers, own: Sequence[Tensor] = ()) -> tuple[float, bool]:
-        """Return a step's norm, and True if fp16 overflowed. Raises TrainingError on all ranks for non-finite numbers."""
-        try:
-            return numbers.read(self.scaler, self.task.losses, own)
-        except NonFiniteError as error:
-            raise TrainingError(f"step {numbers.step}: {error}; {self.checkpointer.last_snapshot()}") from None
-
-    def _settle(self) -> None:
-        """Check the numbers of the last step if that was not done yet. Raises TrainingError if they are not finite."""
-        numbers, self._unread = self._unread, None
-        if numbers is not None:
-            self._read(numbers)
 
     # --- validation and log ----------------------------------------------------------------------------------------
 
@@ -305,6 +286,12 @@ class Engine:
         self.loader = self.task.loader(self.step * self.accumulation, self.total * self.accumulation)
         for state in states:
             self.loader.load_state_dict(state)
+
+
+@cache
+def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return numbers as a tensor that is copied to a device once: a GPU would be waited for each time."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 @dataclass

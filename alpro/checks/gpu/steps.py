@@ -27,7 +27,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Context:
-    """What a step may know. `earlier` has the figures of the steps before it, by their names."""
+    """The circumstances of a step. `earlier` has the figures of the steps before it, by their names."""
 
     small: bool
     work: Path  # a folder of this step alone
