@@ -17,9 +17,10 @@ from alpro.data.sample.scenes import DIRECTIONS, Scene, Toy
 
 FRAMES_PER_SECOND = 10
 FRAMES = (16, 24)  # shortest and longest video
-CELLS = 5  # along a side of the frame
-SIDE = {"small": 1, "large": 3, "": 1}
-GROWN = {"single": 3, "pair": 2}  # largest side of a toy that grows or shrinks; the smallest is one cell
+CELLS = 3  # along a side of the frame
+SIDE = {"small": 0.6, "large": 1.0, "": 0.8}
+GROWN = (0.4, 1.0)  # smallest and largest side of a toy that grows or shrinks
+LOW, CENTER, HIGH = 0.5, CELLS / 2, CELLS - 0.5  # centers of the first, middle and last cell
 MOMENT = {"start": 0.25, "middle": 0.5, "end": 0.75}
 
 
@@ -92,15 +93,14 @@ def _constant(value: float) -> Trajectory:
     return Trajectory(value, value)
 
 
-def _crossing(low: float, high: float, backwards: bool) -> Trajectory:
-    """Cross all cells from `low` to `high`, which are an even number apart: the middle frame shows the center cell."""
-    ends = (low, high)
-    return Trajectory(*(ends[::-1] if backwards else ends), int(high - low) + 1)
+def _crossing(backwards: bool) -> Trajectory:
+    """Cross all cells; their number is odd, so the middle frame shows the center cell."""
+    return Trajectory(*((HIGH, LOW) if backwards else (LOW, HIGH)), CELLS)
 
 
-def _random_cell(low: float, high: float, rng: np.random.Generator) -> Trajectory:
+def _random_cell(rng: np.random.Generator) -> Trajectory:
     """Rest in a random cell."""
-    return _constant(low + int(rng.integers(int(high - low) + 1)))
+    return _constant(LOW + int(rng.integers(CELLS)))
 
 
 def _track(toy: Toy, x: Trajectory, y: Trajectory, side: Trajectory, rng: np.random.Generator) -> Track:
@@ -109,40 +109,38 @@ def _track(toy: Toy, x: Trajectory, y: Trajectory, side: Trajectory, rng: np.ran
     return Track(toy.shape, toy.color, x, y, side, toy.later, MOMENT[toy.moment] + rng.uniform(-0.03, 0.03))
 
 
-def _side(toy: Toy, kind: str) -> Trajectory:
+def _side(toy: Toy) -> Trajectory:
     if toy.motion in ("grow", "shrink"):
-        ends = (1, GROWN[kind])
-        return Trajectory(*(ends if toy.motion == "grow" else ends[::-1]), 3)
+        return Trajectory(*(GROWN if toy.motion == "grow" else GROWN[::-1]), 3)
     return _constant(SIDE[toy.size])
 
 
 def _single(toy: Toy, rng: np.random.Generator) -> Track:
-    side = _side(toy, "single")
-    low = side.largest / 2
-    high, center = CELLS - low, CELLS / 2
+    side = _side(toy)
+    low, center, high = LOW, CENTER, HIGH
     if toy.motion in DIRECTIONS:  # the middle frame shows the center, so it reveals neither direction nor axis
-        along, across = _crossing(low, high, toy.motion in ("left", "up")), _constant(center)
+        along, across = _crossing(toy.motion in ("left", "up")), _constant(center)
         x, y = (along, across) if toy.motion in ("left", "right") else (across, along)
     elif toy.place:
         places = {"left": (low, center), "right": (high, center), "top": (center, low), "bottom": (center, high)}
         x, y = (_constant(value) for value in places.get(toy.place, (center, center)))
     else:
-        x, y = _random_cell(low, high, rng), _random_cell(low, high, rng)
+        x, y = _random_cell(rng), _random_cell(rng)
     return _track(toy, x, y, side, rng)
 
 
 def _one_of_pair(toy: Toy, rng: np.random.Generator) -> Track:
     """Place one of two toys in its half of the frame; both have the same distribution along it."""
-    side = _side(toy, "pair")
-    lane = _constant(3.5 if toy.place in ("bottom", "right") else 1.5)
-    moves = toy.motion in DIRECTIONS  # else near the middle, where its half is unambiguous
-    along = _crossing(0.5, CELLS - 0.5, toy.motion in ("left", "up")) if moves else _random_cell(1.5, CELLS - 1.5, rng)
+    side = _side(toy)
+    lane = _constant(HIGH if toy.place in ("bottom", "right") else LOW)
+    # a toy that rests does so in the middle: in a corner it would be as much at the left as at the top
+    along = _crossing(toy.motion in ("left", "up")) if toy.motion in DIRECTIONS else _constant(CENTER)
     x, y = (along, lane) if toy.place in ("top", "bottom") else (lane, along)
     return _track(toy, x, y, side, rng)
 
 
 def _group(scene: Scene, rng: np.random.Generator) -> tuple[Track, ...]:
-    near, far, center = [0.5, 1.5], [3.5, 4.5], [2.5]
+    near, center, far = LOW, CENTER, HIGH
     places = {
         2: [
             [(near, center), (far, center)],
@@ -154,7 +152,4 @@ def _group(scene: Scene, rng: np.random.Generator) -> tuple[Track, ...]:
         4: [[(near, near), (far, near), (near, far), (far, far)]],
     }[scene.count]
     chosen = places[int(rng.integers(len(places)))]
-    return tuple(
-        _track(scene.toys[0], _constant(float(rng.choice(x))), _constant(float(rng.choice(y))), _constant(1), rng)
-        for x, y in chosen
-    )
+    return tuple(_track(scene.toys[0], _constant(x), _constant(y), _side(scene.toys[0]), rng) for x, y in chosen)

@@ -75,13 +75,17 @@ _STILL = (
 )
 
 
+# Probability that a caption mentions a toy's size, place and moment of change.
+KEPT = (0.6, 0.6, 0.9)
+
+
 def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
 def _drop_details(toy: Toy, rng: np.random.Generator, everything: bool) -> Toy:
     """Return the toy without some of its optional details, or unchanged with `everything`."""
-    keep = rng.random(3) < 0.6
+    keep = rng.random(3) < KEPT
     if everything:
         return toy
     return replace(

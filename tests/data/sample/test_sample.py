@@ -205,7 +205,7 @@ def test_middle_frame_has_the_same_distribution_for_opposite_motions(pair):
 def test_toys_follow_their_planned_motion(motion, column, way):
     size = {} if motion == "grow" else {"size": "small"}
     before, after = (looks(motion, time, **size)[:, column] for time in (0.0, 1.0))
-    assert (way * (after - before)).min() > 0.2  # of the frame's side
+    assert (way * (after - before)).min() > 0.19  # of the frame's side
 
 
 def test_colors_of_a_change_are_independent_of_its_moment():
