@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -176,8 +178,6 @@ def test_each_planted_fault_fails_the_step_that_should_find_it_and_no_other(
 
 def test_step_is_killed_at_its_limit_with_the_processes_it_started(context: Context) -> None:
     def waits(given: Context) -> dict[str, Any]:
-        import subprocess
-
         child = subprocess.Popen(["sleep", "60"])
         (given.work / "child").write_text(str(child.pid))
         time.sleep(60)
@@ -250,3 +250,20 @@ def test_unusable_wheels_are_refused(tmp_path: Path) -> None:
 def test_numbers_of_the_released_code_are_skipped_without_the_goldens(tmp_path: Path) -> None:
     status, detail, _ = run_step(STEPS["parity fp32"], Context(True, tmp_path, tmp_path))
     assert status == "skipped" and "copy the folder tests beside alpro" in detail
+
+
+def test_missing_package_skips_the_step_that_needs_it(context: Context) -> None:
+    def needs(given: Context) -> dict[str, Any]:
+        import no_such_package_here
+
+        return {"found": no_such_package_here.__name__}
+
+    status, detail, _ = run_step(Step("needs", needs, 9), context)
+    assert status == "skipped" and detail == "no_such_package_here is missing here; carry its wheel (--wheels)"
+
+
+def test_steps_can_be_imported_without_what_a_bare_machine_lacks() -> None:
+    """A machine without registries has torch, timm, transformers and what they need."""
+    lacking = ("mlflow", "dvc", "prefect", "great_expectations", "horovod", "decord", "av", "psutil", "hydra", "matplotlib")
+    code = f"import sys; sys.modules.update(dict.fromkeys({lacking!r})); import alpro.cli.main, alpro.checks.gpu.all_steps"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)

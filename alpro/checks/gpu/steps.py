@@ -71,7 +71,10 @@ class Result:
 
 
 def run_step(step: Step, context: Context) -> tuple[Status, str, Figures]:
-    """Run a step in this process; return status, detail and figures. Any exception of the step is a failure."""
+    """Run a step in this process; return status, detail and figures.
+
+    A missing package is a reason to skip the step; any other exception is a failure.
+    """
     if step.needs == "cuda" and context.small:
         return "skipped", "needs CUDA", {}
     try:
@@ -80,6 +83,8 @@ def run_step(step: Step, context: Context) -> tuple[Status, str, Figures]:
         return "skipped", str(reason), {}
     except Failed as fault:
         return "failed", str(fault), fault.figures
+    except ModuleNotFoundError as error:
+        return "skipped", f"{error.name} is missing here; carry its wheel (--wheels)", {}
     except Exception as error:
         import traceback
 

@@ -22,7 +22,7 @@ def put_on_path(folder: Path, target: Path) -> list[str]:
 
     wheels = sorted(folder.glob("*.whl"))
     if not wheels:
-        raise ConfigError(f"--wheels {folder}: has no .whl files; `pip download --no-deps av decord` gets them")
+        raise ConfigError(f"--wheels {folder}: has no .whl files; `pip download --no-deps av decord psutil` gets them")
     size = sum(wheel.stat().st_size for wheel in wheels) / 1e6
     if size > LIMIT_MB:
         raise ConfigError(f"--wheels {folder}: has {size:.0f} MB, but at most {LIMIT_MB} MB are carried; remove some")

@@ -81,6 +81,8 @@ def _launch(backend: str) -> Launch:
     """Return the settings of a world of two. Raises Skipped if this backend is not there."""
     if backend == "horovod" and importlib.util.find_spec("horovod") is None:
         raise Skipped("Horovod is not installed")
+    if importlib.util.find_spec("psutil") is None:
+        raise Skipped("psutil, which starts worlds, is missing here; carry its wheel (--wheels)")
     options: dict[str, Any] = {"processes": PROCESSES, "start_timeout_s": 60, "stall_timeout_s": 120}
     return Launch(**options, backend=backend)
 
