@@ -26,7 +26,9 @@ def check_gpu(
     ] = None,
     wheels: Annotated[Path | None, typer.Option(help="Folder of wheels to use, for packages that are not installed.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run only the steps whose name begins so; repeatable.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.1, help="Start no step after this time.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Start no step after this time (default: 10; with --small, no limit).")
+    ] = None,
 ) -> None:
     """Run every GPU path of the package and compare, measure and time it. Exit code 1 if a step fails."""
     from alpro.checks.gpu.run import Options

@@ -85,10 +85,10 @@ def synchronisations(context: Context) -> Figures:
         costs = step_costs(name)
         figures[name] = f"{costs.synchronisations} of {costs.operations} operations, {costs.copied / 1e3:.1f} kB copied"
         faults += [f"{name}: {place}" for place in costs.places]
-        if not context.small:
-            waits, _ = _on_gpu(name, context.device)
-            figures[f"{name} on the GPU"] = len(waits)
-            faults += [f"{name} on the GPU: {wait}" for wait in sorted(waits)[:3]]
+    for name in () if context.small else TRAININGS:
+        waits, _ = _on_gpu(name, context.device)
+        figures[f"{name} on the GPU"] = len(waits)
+        faults += [f"{name} on the GPU: {wait}" for wait in sorted(waits)[:3]]
     if faults:
         raise Failed(f"the host waits in a step: {'; '.join(faults)}", figures)
     return figures
@@ -103,10 +103,10 @@ def leaks(context: Context) -> Figures:
         figures[name] = f"{costs.grown} bytes kept, peak {costs.peak / 1e6:.2f} MB"
         if costs.grown > 0:
             faults.append(f"{name}: {costs.grown} bytes")
-        if not context.small:
-            _, grown = _on_gpu(name, context.device)
-            figures[f"{name} on the GPU"] = grown
-            faults += [f"{name} on the GPU: {grown} bytes"] if grown > 0 else []
+    for name in () if context.small else TRAININGS:
+        _, grown = _on_gpu(name, context.device)
+        figures[f"{name} on the GPU"] = grown
+        faults += [f"{name} on the GPU: {grown} bytes"] if grown > 0 else []
     if faults:
         raise Failed(f"a step keeps memory: {'; '.join(faults)}", figures)
     return figures

@@ -22,6 +22,7 @@ from alpro.terminal import logs
 log = logs.get(__name__)
 ROOT = Path(alpro.__file__).resolve().parents[1]
 OUTPUT = Path("benchmarks/gpu.json")
+MINUTES = 10.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Options:
     output: Path | None = None  # default: benchmarks/gpu.json, or with `small` a file in the state folder
     wheels: Path | None = None
     only: Sequence[str] = ()
-    minutes: float | None = None  # after which no step is started
+    minutes: float | None = None  # after which no step is started; default: MINUTES, or with `small` no limit
 
 
 def check_gpu(options: Options) -> list[Result]:
@@ -77,10 +78,11 @@ def chosen(steps: Sequence[Step], names: Sequence[str]) -> list[Step]:
 
 def _run(step: Step, options: Options, temporary: Path, results: Sequence[Result], began_s: float) -> Result:
     limit_s = step.limit(options.small)
-    if options.minutes is not None:
-        left_s = options.minutes * 60 - (time.monotonic() - began_s)
+    minutes = options.minutes or (None if options.small else MINUTES)
+    if minutes is not None:
+        left_s = minutes * 60 - (time.monotonic() - began_s)
         if left_s < 1:
-            return Result(step.name, "skipped", f"the {options.minutes:g} minutes are over", {}, 0.0, limit_s)
+            return Result(step.name, "skipped", f"the {minutes:g} minutes are over", {}, 0.0, limit_s)
         limit_s = min(limit_s, left_s)
     if not options.small and results and results[0].name == "machine" and results[0].status == "failed":
         return Result(step.name, "skipped", "there is no usable GPU", {}, 0.0, limit_s)
