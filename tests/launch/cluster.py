@@ -70,12 +70,20 @@ class Host:
 class Cluster:
     """A launcher and hosts on one or two networks. Use it in a `with` block."""
 
-    def __init__(self, folder: Path, hosts: Mapping[str, Sequence[str]], apart: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        hosts: Mapping[str, Sequence[str]],
+        apart: bool = False,
+        slow: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
         """`hosts` has the names of each host's interfaces: to the launcher, and to the other hosts if there is a second.
 
-        With `apart` the hosts do not reach each other on the first network, only the launcher.
+        With `apart` the hosts do not reach each other on the first network, only the launcher. `slow` has, for a host, the
+        delay in ms and the loss in percent of what it sends on its first interface.
         """
-        self.folder, self.hosts = folder, {}
+        self.folder, self.hosts, self.slow = folder, dict[str, Host](), slow or {}
+        self.cables: list[subprocess.Popen[str]] = []
         folder.mkdir()
         self.addresses = {name: f"{FRONT}.{number}" for number, name in enumerate((LAUNCHER, *hosts), 1)}
         self.key = folder / "key"
@@ -101,6 +109,9 @@ class Cluster:
     def __exit__(self, *error: object) -> None:
         for host in [*self.hosts.values(), self.switch]:
             host.end()
+        for cable in self.cables:
+            cable.kill()
+            cable.communicate()
 
     @property
     def launcher(self) -> Host:
@@ -156,11 +167,17 @@ class Cluster:
             if f"{bridge}:" not in self.switch.run("ip", "link"):
                 self.switch.run("ip", "link", "add", bridge, "type", "bridge")
                 self.switch.run("ip", "link", "set", bridge, "up")
-            peer = ["peer", "name", interface, "netns", str(host.pid)]
-            subprocess.run(
-                ["nsenter", "--target", str(self.switch.pid), "--net", "ip", "link", "add", port, "type", "veth", *peer],
-                check=True,
-            )
+            inside = ["nsenter", "--target", str(self.switch.pid), "--net"]  # in this machine's process numbers
+            if place == 0 and name in self.slow:
+                delay_ms, loss_percent = map(str, self.slow[name])
+                words = [sys.executable, "-m", "tests.launch.slow_cable", port, "far", delay_ms, loss_percent]
+                cable = subprocess.Popen([*inside, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+                self.cables.append(cable)
+                assert cable.stdout is not None and cable.stdout.readline() == "ready\n"
+                subprocess.run([*inside, "ip", "link", "set", "far", "netns", str(host.pid), "name", interface], check=True)
+            else:
+                peer = ["peer", "name", interface, "netns", str(host.pid)]
+                subprocess.run([*inside, "ip", "link", "add", port, "type", "veth", *peer], check=True)
             self.switch.run("ip", "link", "set", port, "master", bridge, "up")
             host.run("ip", "address", "add", f"{network}.{number}/24", "dev", interface)
             host.run("ip", "link", "set", interface, "up")
