@@ -29,16 +29,16 @@ def launch(
     Before a run on several hosts they are checked, as by --check.
     """
     from alpro.config import load
-    from alpro.launch import elastic, hosts, run
+    from alpro.launch import elastic, hosts, run, slurm
     from alpro.launch.ssh import is_remote
     from alpro.system import parent
 
     if not command and not check:
         raise typer.BadParameter("give an alpro command after `--`, such as `launch -- train pretrain ...`, or --check")
     loaded = load(params)
-    settings = loaded.launch
     parent.watch_pipeline()
     try:
+        settings = slurm.with_allocation(loaded.launch)
         named = elastic.with_discovered_hosts(settings)
         if check:
             found = hosts.check(named, loaded, params)

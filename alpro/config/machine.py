@@ -18,14 +18,19 @@ class Launch(Section):
     """Processes and hosts of the stages that train and evaluate."""
 
     processes: PositiveInt | None = Field(
-        1, description="Number of processes on all hosts; null: one per GPU of this machine, or two without a GPU."
+        1,
+        description="Number of processes on all hosts; null: one per GPU of this machine, or two without a GPU; in a Slurm "
+        "allocation one per GPU or task of its nodes.",
     )
     backend: Literal["horovod", "torch"] = Field(
         "horovod",
         description="Library through which the processes exchange tensors: Horovod, or torch.distributed, which is part of "
         "torch. Elastic runs need Horovod. Several processes give other last bits with the other backend.",
     )
-    hosts: Hosts | None = Field(None, description="Hosts and their numbers of processes, `name:slots,...`; null: this machine.")
+    hosts: Hosts | None = Field(
+        None,
+        description="Hosts and their numbers of processes, `name:slots,...`; null: those of Slurm, or this machine.",
+    )
     network_interfaces: list[Interface] | None = Field(
         None,
         min_length=1,
