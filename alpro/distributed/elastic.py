@@ -29,6 +29,7 @@ def run_elastic(attempt: Callable[[Callable[[], None]], Result], say: Callable[[
         if any_true(heartbeat.hosts_changed()):
             raise _HostsChanged
 
+    heartbeat.on_loss(disconnect)  # nothing else tells that a host is gone before Gloo's own limit
     init()
     while True:
         try:

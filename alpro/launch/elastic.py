@@ -18,8 +18,9 @@ from pathlib import Path
 from alpro.config import Launch
 from alpro.config.base import HOSTS
 from alpro.errors import LaunchError
+from alpro.launch import heartbeat
 from alpro.launch.command import horovodrun, starter_environment
-from alpro.launch.diagnosis import Rank
+from alpro.launch.diagnosis import VANISHED, Rank
 from alpro.launch.supervisor import Supervisor
 from alpro.terminal import logs
 
@@ -97,6 +98,8 @@ class ElasticSupervisor(Supervisor):
         if rank not in self.ranks or rank.failed:
             return
         rank.failed = True
+        if observation == VANISHED:
+            self.listener.send(heartbeat.LOST)
         line = f"{rank} failed: {message}" if message else f"{rank} {observation}"
         left, needed = sum(not other.failed and not other.leaving for other in self.ranks), self.settings.min_processes or 1
         if left + 1 >= needed:

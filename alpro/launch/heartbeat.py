@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from alpro.errors import LaunchError
@@ -27,6 +28,7 @@ HELLO, WELCOME = "hello to the launcher", "welcome to a rank"  # what the proofs
 HEARD = b"heard\n"  # the launcher's answer to a failure
 STOP = b"stop\n"
 HOSTS = b"hosts\n"  # the hosts of an elastic world have changed
+LOST = b"lost\n"  # the host of a rank of an elastic world has vanished
 HANDSHAKE_S = 30.0
 MAX_LINE_BYTES = 4096  # of a process that has not proved anything yet
 HEARD_S = 2.0  # how long a failing rank waits for that answer
@@ -34,6 +36,10 @@ HEARD_S = 2.0  # how long a failing rank waits for that answer
 _link: _Link | None = None
 _stop = threading.Event()
 _hosts_changed = threading.Event()
+
+
+def _on_loss() -> None:
+    """Do nothing when a host has vanished; `on_loss` replaces this."""
 
 
 class _Link:
@@ -71,7 +77,7 @@ class _Link:
     def _wait_for_end(self) -> None:
         try:
             for line in self.lines:
-                {HEARD: self.heard, STOP: _stop, HOSTS: _hosts_changed}[line].set()
+                {HEARD: self.heard.set, STOP: _stop.set, HOSTS: _hosts_changed.set, LOST: _on_loss}[line]()
         except OSError:
             pass
         exit_orphaned()
@@ -160,6 +166,12 @@ def hosts_changed() -> bool:
 def forget_host_changes() -> None:
     """Forget what the launcher has reported about hosts."""
     _hosts_changed.clear()
+
+
+def on_loss(action: Callable[[], None]) -> None:
+    """Call `action`, in another thread, whenever the launcher reports that the host of a rank has vanished."""
+    global _on_loss
+    _on_loss = action
 
 
 def secret() -> str | None:

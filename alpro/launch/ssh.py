@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 AGENT = "OMPI_MCA_plm_rsh_agent"  # the variable by which Kubeflow's MPI operator names its program
 KUBEFLOW = "/etc/mpi/kubexec.sh"  # that program, which takes the place of ssh in its pods
+ALIVE_S = 10
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Ssh:
         limit = [] if timeout_s is None else ["-o", f"ConnectTimeout={timeout_s}"]
         port = [] if self.port is None else ["-p", str(self.port)]
         key = [] if self.identity is None else ["-o", "IdentitiesOnly=yes", "-i", os.path.abspath(self.identity)]
-        return ["ssh", "-o", "BatchMode=yes", *limit, *port, *key, "--", host, command]
+        alive = ["-o", f"ServerAliveInterval={ALIVE_S}", "-o", "ServerAliveCountMax=3"]  # ends if the host vanishes
+        return ["ssh", "-o", "BatchMode=yes", *alive, *limit, *port, *key, "--", host, command]
 
     def line(self, host: str, command: str, timeout_s: int | None = None) -> str:
         """Return `command` as one line for a shell."""

@@ -119,8 +119,11 @@ class Cluster:
 
     def launch(self, project: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
         """Start `alpro launch WORDS...` on the launcher, in the project's folder; stdout and stderr are combined."""
+        return self.start(["env", "-C", str(project), sys.executable, "-m", "alpro", "launch", *words], **variables)
+
+    def start(self, command: Sequence[str], **variables: str) -> subprocess.Popen[str]:
+        """Start a command on the launcher."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "ALPRO_LIVE": "off", **variables}
-        command = ["env", "-C", str(project), sys.executable, "-m", "alpro", "launch", *words]
         return subprocess.Popen(
             self.launcher.command(*command), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )

@@ -14,17 +14,20 @@ from alpro.launch.remote import Discovery
 from alpro.launch.ssh import Ssh
 
 
+ALIVE = ["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"]
+
+
 def test_ssh_checks_the_key_of_the_host_and_gets_the_command_as_one_word() -> None:
     command = "cd '/a b' > /dev/null 2>&1 ; exec run $x"
     words = shlex.split(Ssh().line("node1", command, 10))
-    assert words == ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--", "node1", command]
+    assert words == ["ssh", "-o", "BatchMode=yes", *ALIVE, "-o", "ConnectTimeout=10", "--", "node1", command]
     assert "StrictHostKeyChecking" not in Ssh().line("node1", command)
 
 
 def test_ssh_gets_port_and_key() -> None:
     words = shlex.split(Ssh(2222, "keys/a b").line("node1", "true"))
     key = ["-o", "IdentitiesOnly=yes", "-i", os.path.abspath("keys/a b")]
-    assert words == ["ssh", "-o", "BatchMode=yes", "-p", "2222", *key, "--", "node1", "true"]
+    assert words == ["ssh", "-o", "BatchMode=yes", *ALIVE, "-p", "2222", *key, "--", "node1", "true"]
 
 
 @pytest.mark.parametrize(
