@@ -13,7 +13,6 @@ pytest.importorskip("horovod", reason="`make setup` builds it")
 from alpro.launch.remote import Discovery
 from alpro.launch.ssh import Ssh
 
-
 ALIVE = ["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"]
 
 
