@@ -37,6 +37,9 @@ class Launch(Section):
         description="Interfaces (`eth1`) or networks (`10.1.0.0/16`) between the hosts; each host uses the first that it has. "
         "null: the interface that leads to the launcher.",
     )
+    remote_shell: Literal["ssh", "srun"] = Field(
+        "ssh", description="Program that starts processes on other hosts. Those of a Slurm allocation are reached by srun."
+    )
     ssh_port: int | None = Field(None, ge=1, le=65535, description="Port of ssh on the hosts; null: as ssh is configured.")
     ssh_identity: KeyFile | None = Field(
         None, description="File with the private key for ssh to the hosts; null: as ssh is configured."

@@ -40,6 +40,7 @@ def torchrun(settings: Launch) -> list[str]:
 
 def _host_options(settings: Launch) -> list[str]:
     options = {
+        "--remote-shell": settings.remote_shell if settings.remote_shell != "ssh" else None,
         "--network-interfaces": ",".join(settings.network_interfaces or []),
         "--ssh-port": settings.ssh_port,
         "--ssh-identity-file": settings.ssh_identity,

@@ -28,15 +28,15 @@ class NoAnswer(Exception):
 class Conversation:
     """Starts the probe on a host; a host of None is this machine."""
 
-    def __init__(self, host: str | None, ssh: Ssh | None = None) -> None:
+    def __init__(self, host: str | None, shell: Ssh | None = None) -> None:
         folder, python, program = map(shlex.quote, (os.getcwd(), sys.executable, probe.__file__))
         script = (
             f"cd {folder} 2>/dev/null || exit {NO_FOLDER}; test -x {python} || exit {NO_PYTHON}; "
             f"test -f {program} || exit {NO_CODE}; exec {python} -I {program}"
         )
         command = ["sh", "-c", script]
-        if host is not None and ssh is not None and is_remote(host):
-            command = ssh.command(host, f"exec {shlex.join(command)}", SSH_S)
+        if host is not None and shell is not None and is_remote(host):
+            command = shell.command(host, f"exec {shlex.join(command)}", SSH_S)
         self.late = False
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
@@ -45,7 +45,7 @@ class Conversation:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.process.kill()  # ssh; the probe then ends as its stdin does
+        self.process.kill()  # ssh or srun; the probe then ends as its stdin does
         self.process.communicate()
 
     def ask(self, **question: Any) -> Any:

@@ -2,8 +2,8 @@
 
 `horovodrun` puts all environment variables into command lines that every user of the host can read, opens the rendezvous on
 every network interface to whoever asks, and unpickles what elastic ranks send to it. Here the variables reach each rank
-through a pipe (over ssh for other hosts), the rendezvous listens on one address and refuses requests that do not prove the
-run's secret, and nothing is unpickled.
+through a pipe (over ssh or srun for other hosts), the rendezvous listens on one address and refuses requests that do not
+prove the run's secret, and nothing is unpickled.
 
 Run as `python -m alpro.launch.horovodrun OPTIONS COMMAND...` by the supervisor, which sets ALPRO_LAUNCHER.
 """
@@ -36,7 +36,7 @@ from alpro.launch import environment, heartbeat, rendezvous, start
 from alpro.launch.diagnosis import HOSTS_CHANGED
 from alpro.launch.proof import prove, proves
 from alpro.launch.remote import Discovery
-from alpro.launch.ssh import Ssh, is_remote
+from alpro.launch.ssh import is_remote, reach
 
 SSH_TIMEOUT_S = 10
 REQUEST_S = 30  # limit of each read of a request
@@ -153,7 +153,7 @@ class World:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
-        self.ssh = Ssh(options.ssh_port, options.ssh_identity_file)
+        self.ssh = reach(options.remote_shell, options.ssh_port, options.ssh_identity_file)
         self.address, _, secret = os.environ[heartbeat.ADDRESS].rsplit(":", 2)
         self.server = SecretRendezvous(self.address, secret)
         self.ended = threading.Event()  # one process has failed, so all must end; not in elastic worlds
@@ -162,7 +162,7 @@ class World:
     def run(self) -> None:
         """Run all processes to their end. Exits with a message if one fails."""
         slots = host_lists.get_host_assignments(host_lists.parse_hosts(self.hosts()), self.options.np, self.options.np)
-        self._check_ssh(sorted({slot.hostname for slot in slots}))
+        self._check_reach(sorted({slot.hostname for slot in slots}))
         self.server.start()
         self.server.init(slots)
         events = [register_shutdown_event(), self.ended]
@@ -196,13 +196,13 @@ class World:
         """Return the hosts, `name:slots,...`."""
         return self.options.hosts or f"localhost:{self.options.np}"
 
-    def _check_ssh(self, hosts: list[str]) -> None:
-        """Exit with a message if a host cannot be reached over ssh without a password."""
+    def _check_reach(self, hosts: list[str]) -> None:
+        """Exit with a message if a host cannot be reached without a password."""
         for host in filter(is_remote, hosts):
             output = io.StringIO()
             command = self.ssh.line(host, "true", SSH_TIMEOUT_S)
             if safe_shell_exec.execute(f"{command} < /dev/null", stdout=output, stderr=output):
-                sys.exit(f"ssh to {host} failed: {' '.join(output.getvalue().split())}")
+                sys.exit(f"{self.options.remote_shell} to {host} failed: {' '.join(output.getvalue().split())}")
 
     def execute(self, slot: Any, events: list[threading.Event]) -> tuple[int, float]:
         """Run one process to its end; return its exit code and the time of its end."""
@@ -260,6 +260,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("-np", type=int, required=True)
     parser.add_argument("-H", "--hosts")
     parser.add_argument("--network-interfaces")
+    parser.add_argument("--remote-shell", default="ssh")
     parser.add_argument("--ssh-port", type=int)
     parser.add_argument("--ssh-identity-file")
     parser.add_argument("--gloo-timeout-seconds", type=int, required=True)

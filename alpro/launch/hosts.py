@@ -22,7 +22,7 @@ from alpro.errors import LaunchError
 from alpro.files.state import state_folder
 from alpro.launch.command import own_address
 from alpro.launch.conversation import Conversation, NoAnswer
-from alpro.launch.ssh import Ssh, is_remote
+from alpro.launch.ssh import is_remote, reach
 
 CLOCK_S = 1.0  # allowed difference
 HERE = "this machine"
@@ -89,8 +89,8 @@ def check(settings: Launch, params: Params, file: str | os.PathLike[str]) -> lis
         known = [host for host in hosts if _is_known(host)]
         server = stack.enter_context(socket.create_server((own_address(",".join(f"{h.name}:1" for h in known)), 0)))
         network = {"interfaces": settings.network_interfaces or [], "launcher": server.getsockname()[0]}
-        ssh = Ssh(settings.ssh_port, settings.ssh_identity)
-        pairs = [(host, stack.enter_context(Conversation(host.name, ssh))) for host in known]
+        shell = reach(settings.remote_shell, settings.ssh_port, settings.ssh_identity)
+        pairs = [(host, stack.enter_context(Conversation(host.name, shell))) for host in known]
 
         def examine(host: Host, conversation: Conversation) -> None:
             host.facts = conversation.ask(**question)
@@ -119,11 +119,11 @@ def check(settings: Launch, params: Params, file: str | os.PathLike[str]) -> lis
 def faults(own: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
     """Return how the answers of a host differ from those of this machine, each with a remedy."""
     found = []
-    if own["missing"]:
-        found.append(f"does not see {listed(own['missing'])}; {SHARED}")
+    unseen = [listed(own["missing"])] if own["missing"] else []
     if own["unshared"]:
-        folders = [str(Path(path).parent) for path in own["unshared"]]
-        found.append(f"does not see what {HERE} writes in {listed(folders)}; {SHARED}")
+        unseen.append(f"what {HERE} writes in {listed([str(Path(path).parent) for path in own['unshared']])}")
+    if unseen:
+        found.append(f"does not see {', nor '.join(unseen)}; {SHARED}")
     if own["commit"] != reference["commit"]:
         there, here = own["commit"][:7] or "unknown", reference["commit"][:7] or "unknown"
         found.append(f"its commit is {there}, here {here}; check out the same one")

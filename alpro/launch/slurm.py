@@ -15,7 +15,7 @@ ANSWER_S = 60
 
 
 def with_allocation(settings: Launch) -> Launch:
-    """Return the settings with the hosts of the Slurm allocation in which this process runs.
+    """Return the settings with the hosts of the Slurm allocation in which this process runs, to be reached by srun.
 
     They are returned as they are outside of an allocation, with `hosts` or `discovery`, or for one process. Each node has as
     many slots as it has GPUs in the allocation, otherwise as it has tasks; `processes: null` takes all. Raises LaunchError if
@@ -41,7 +41,7 @@ def with_allocation(settings: Launch) -> Launch:
             "or set launch.processes=null"
         )
     entries = ",".join(f"{host}:{number}" for host, number in zip(hosts, slots, strict=True) if number)
-    return Launch(**{**settings.model_dump(), "hosts": entries, "processes": processes})
+    return Launch(**{**settings.model_dump(), "hosts": entries, "processes": processes, "remote_shell": "srun"})
 
 
 def host_names(nodes: str) -> list[str]:

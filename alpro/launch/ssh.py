@@ -1,4 +1,4 @@
-"""The ssh commands by which the launcher reaches other hosts, and the question which hosts are others."""
+"""The commands by which the launcher reaches other hosts, by ssh or Slurm's srun, and the question which hosts are others."""
 
 from __future__ import annotations
 
@@ -35,6 +35,22 @@ class Ssh:
     def line(self, host: str, command: str, timeout_s: int | None = None) -> str:
         """Return `command` as one line for a shell."""
         return shlex.join(self.command(host, command, timeout_s))
+
+
+@dataclass(frozen=True)
+class Srun(Ssh):
+    """How to reach the nodes of the Slurm allocation of this process, where ssh may not be allowed."""
+
+    def command(self, host: str, command: str, timeout_s: int | None = None) -> list[str]:
+        """Return the words of a command that runs another one in a step of its own on `host`, beside other steps."""
+        limit = [] if timeout_s is None else [f"--immediate={timeout_s}"]
+        place = ["--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={host}", "--cpu-bind=none"]
+        return ["srun", "--quiet", *place, *limit, "sh", "-c", command]
+
+
+def reach(program: str, port: int | None = None, identity: str | None = None) -> Ssh:
+    """Return how to reach other hosts by `launch.remote_shell`."""
+    return Srun() if program == "srun" else Ssh(port, identity)
 
 
 def is_remote(host: str) -> bool:

@@ -2,7 +2,7 @@
 
 The ranks of `torchrun` find each other through a port on all network interfaces. Here they use a file in a folder that only
 this user can open. Ranks on several hosts use a port of this program, on one address. As with alpro.launch.horovodrun, the
-variables reach each rank through a pipe, inside ssh for other hosts, and each line that a rank prints gets its number.
+variables reach each rank through a pipe, inside ssh or srun for other hosts, and each line that a rank prints gets its number.
 
 Run as `python -m alpro.launch.torchrun OPTIONS COMMAND...` by the supervisor, which sets ALPRO_LAUNCHER.
 """
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from alpro.launch import environment, heartbeat, start
-from alpro.launch.ssh import Ssh, is_remote
+from alpro.launch.ssh import is_remote, reach
 from alpro.system import parent, place
 
 SSH_TIMEOUT_S = 10
@@ -62,7 +62,7 @@ class World:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options = options
-        self.ssh = Ssh(options.ssh_port, options.ssh_identity_file)
+        self.ssh = reach(options.remote_shell, options.ssh_port, options.ssh_identity_file)
         self.address = os.environ[heartbeat.ADDRESS].rsplit(":", 2)[0]
         self.store = str(folder / "store")
         self.server: Any = None  # of the store, if there are several hosts
@@ -75,7 +75,7 @@ class World:
         slots = assign(self.options.hosts or f"localhost:{self.options.np}", self.options.np)
         remote = sorted({slot.host for slot in slots if is_remote(slot.host)})
         for host in remote:
-            self._check_ssh(host)
+            self._check_reach(host)
         if remote:
             self._serve_store(len(slots))
         try:
@@ -99,12 +99,12 @@ class World:
             rank, code = failed[0]
             sys.exit(f"rank {rank} was the first to end with an error, exit code {code}")
 
-    def _check_ssh(self, host: str) -> None:
-        """Exit with a message if a host cannot be reached over ssh without a password."""
+    def _check_reach(self, host: str) -> None:
+        """Exit with a message if a host cannot be reached without a password."""
         command = self.ssh.command(host, "true", SSH_TIMEOUT_S)
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
-            sys.exit(f"ssh to {host} failed: {' '.join(done.stdout.split())}")
+            sys.exit(f"{self.options.remote_shell} to {host} failed: {' '.join(done.stdout.split())}")
 
     def _serve_store(self, size: int) -> None:
         """Serve the store in which the ranks publish their addresses, on the address of the run alone."""
@@ -178,6 +178,7 @@ def main() -> None:
     parser.add_argument("-np", type=int, required=True)
     parser.add_argument("-H", "--hosts")
     parser.add_argument("--network-interfaces")
+    parser.add_argument("--remote-shell", default="ssh")
     parser.add_argument("--ssh-port", type=int)
     parser.add_argument("--ssh-identity-file")
     parser.add_argument("command", nargs=argparse.REMAINDER)

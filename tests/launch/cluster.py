@@ -96,9 +96,10 @@ class Cluster:
         self.switch = Host("switch")
         for name, interfaces in {LAUNCHER: ("eth0",), **hosts}.items():
             self._add(name, interfaces)
-        self.replace_file(LAUNCHER, Path("/etc/ssh"), folder / "ssh")
         for name in hosts:
             self.start_sshd(name)
+        for name in self.hosts:
+            self.replace_file(name, Path("/etc/ssh"), folder / "ssh")
         if apart:
             for name in hosts:
                 self.switch.run("bridge", "link", "set", "dev", f"{name}-0", "isolated", "on")

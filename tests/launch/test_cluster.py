@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import yaml
 from alpro.files.atomic import sha256
 from alpro.training.sample_log import SampleLog
 from tests.launch.cluster import BACK, PORT, Cluster, missing
+from tests.launch.slurm_cluster import missing_slurm, start_slurm
 from tests.training.processes import ROOT, made_project, needs_horovod
 
 pytestmark = [pytest.mark.slow, needs_horovod]
@@ -234,6 +236,30 @@ def test_elastic_run_outlives_a_cut_cable_and_takes_a_new_host(tmp_path: Path) -
     assert worlds == [2, 1, 2] and set(counts.values()) == {1} and samples - len(counts) < 2 * 2
 
 
+@pytest.mark.parametrize("backend", ["horovod", "torch"])
+def test_slurm_gives_the_hosts_and_srun_the_processes(project: Path, tmp_path: Path, backend: str) -> None:
+    if reason := missing_slurm():
+        pytest.skip(reason)
+    with Cluster(tmp_path / "cluster", OTHER_NAMES) as cluster:
+        configure(project, None, None, processes=3, backend=backend)
+        train(cluster, project, f"out/{backend}-alone")
+        for name in ("ha", "hb", "hc"):
+            cluster.stop_sshd(name)
+        variables = start_slurm(cluster)
+        configure(project, None, None, processes=None, backend=backend)
+        words = [*TRAIN, "--output", f"out/{backend}-slurm/model", "--record", f"out/{backend}-slurm/record"]
+        script = tmp_path / "job.sh"
+        script.write_text(f"#!/bin/sh\ncd {project}\nexec {sys.executable} -m alpro launch -- {shlex.join(words)}\n")
+        log = tmp_path / "job.log"
+        options = ["--nodes", "3", "--ntasks-per-node", "1", "--output", str(log)]
+        began_s = time.monotonic()
+        code, output = output_of(cluster.start(["sbatch", "--wait", *options, str(script)], **variables))
+        print(log.read_text() if log.exists() else output, f"\nthe job took {time.monotonic() - began_s:.1f} s")
+        queue = cluster.launcher.run("env", f"SLURM_CONF={variables['SLURM_CONF']}", "squeue", "--noheader")
+    assert code == 0 and queue == "" and "alpro launch: hc: ok" in log.read_text()
+    assert digests(project / f"out/{backend}-slurm") == digests(project / f"out/{backend}-alone")
+
+
 class Fault:
     """Faults of host hb, each with what the check must report."""
 
@@ -247,7 +273,7 @@ class Fault:
         "horovod": r"hb: horovod is 0\.0\.1, here [0-9.]+; run `make setup` there",
         "clock": r"hb: its clock is 3600 s ahead of this machine's; set both by NTP",
         "no_folder": r"hb: /\S+ is missing there; all hosts need the project",
-        "empty_folder": r"hb: does not see data/\S+, .*; the hosts need a shared file.*does not see what this machine writes",
+        "empty_folder": r"hb: does not see data/\S+, .*, nor what this machine writes in /\S+; the hosts need a shared file",
         "own_name": r"hb: this host's own name, 'hb', does not resolve",
         "own_name_loopback": r"hb: this host's own name, 'hb', stands for 127.0.1.1, where other hosts cannot reach it",
     }  # fmt: skip

@@ -9,6 +9,8 @@ import pytest
 from alpro.config import Launch
 from alpro.errors import LaunchError
 from alpro.launch import slurm
+from alpro.launch.command import torchrun
+from alpro.launch.ssh import reach
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +29,7 @@ def allocation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_hosts_and_processes_are_those_of_the_allocation() -> None:
     settings = slurm.with_allocation(Launch(processes=None, threads=3))
     assert (settings.hosts, settings.processes, settings.threads) == ("node1:2,node2:2", 4, 3)
+    assert settings.remote_shell == "srun" and "--remote-shell srun" in " ".join(torchrun(settings))
     assert slurm.with_allocation(Launch(processes=3)).processes == 3
 
 
@@ -68,6 +71,12 @@ def test_several_launchers_in_one_step_are_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     with pytest.raises(LaunchError, match="`srun` started `alpro launch` several times"):
         slurm.with_allocation(Launch(processes=None))
+
+
+def test_srun_starts_one_process_on_one_node_beside_others() -> None:
+    words = reach("srun").command("node2", "exec run '$x'", 10)
+    place = ["--overlap", "--nodes=1", "--ntasks=1", "--nodelist=node2", "--cpu-bind=none", "--immediate=10"]
+    assert words == ["srun", "--quiet", *place, "sh", "-c", "exec run '$x'"]
 
 
 def test_slurm_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
