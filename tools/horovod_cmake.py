@@ -3,11 +3,13 @@
 
 1. C++20 instead of 14, which torch's headers need.  2. A policy setting, without which CMake 4 refuses Gloo's old files.
 3. The library's location without a regular expression made from the sources' path, which fails if the path has a `+`.
-4. Torch's tensors and Python bindings instead of all headers of torch, which take most of the time to compile.
+4. The interface of the run for all connections. Horovod forgets HOROVOD_GLOO_IFACE for those of a process set, the default
+   one included, and takes the address of the host's own name: another network, loopback, or none, which crashes.
+5. Torch's tensors and Python bindings instead of all headers of torch, which take most of the time to compile.
 And without GPU operations:
-5. No search for CUDA: a CUDA build of torch and any nvcc would enable half of it. Facts about torch are written into the
+6. No search for CUDA: a CUDA build of torch and any nvcc would enable half of it. Facts about torch are written into the
    sources, because Horovod asks for them with seven programs that import torch, whose dependencies may not be installed yet.
-6. CMake's unity build: four large units instead of sixty, so that a header is parsed once or twice and not thirty times.
+7. CMake's unity build: four large units instead of sixty, so that a header is parsed once or twice and not thirty times.
 """
 
 from __future__ import annotations
@@ -53,6 +55,11 @@ def prepare(source: Path, gpu: bool) -> list[str]:
             r"#include <torch/extension\.h>\n#include <torch/torch\.h>",
             "#include <torch/csrc/utils/pybind.h>\n#include <torch/types.h>",
         )
+    _replace(
+        source / "horovod/common/gloo/gloo_context.cc",
+        r"(void GlooContext::InitializeForProcessSet\([^{]*\{\n)",
+        r"\1  gloo_iface_ = global_context.gloo_iface_;\n",
+    )
     # without debugging symbols, with which the wheel has 19 MB instead of 1 MB
     arguments = ["-DCMAKE_POLICY_VERSION_MINIMUM=3.5", "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O2 -DNDEBUG"]
     if gpu:

@@ -158,7 +158,7 @@ def test_cut_cable_is_reported_within_30_s(project: Path, tmp_path: Path) -> Non
         configure(project, cluster, "ha:1,hb:1", processes=2)
         long = ["-S", "pretrain.epochs=1000"]
         run = cluster.launch(project, "--", *TRAIN, *long, "--output", "x/model", "--record", "x/record")
-        lines = read_until(run, "step 5/")
+        lines = read_until(run, "step 10/")
         cluster.cut("hb")
         cut_s = time.monotonic()
         code, output = output_of(run)

@@ -216,6 +216,11 @@ def horovod_sources(tmp_path: Path) -> Path:
     (tmp_path / "cmake/Modules/FindPytorch.cmake").write_text("execute_process(COMMAND python)\n")
     (tmp_path / "third_party/gloo/gloo").mkdir(parents=True)
     (tmp_path / "third_party/gloo/gloo/CMakeLists.txt").write_text("add_library(gloo ${GLOO_STATIC_OR_SHARED} ${GLOO_SRCS})\n")
+    (tmp_path / "horovod/common/gloo").mkdir()
+    (tmp_path / "horovod/common/gloo/gloo_context.cc").write_text(
+        "void GlooContext::InitializeForProcessSet(const GlooContext& global_context,\n"
+        "                                          const std::vector<int>& registered_ranks) {\n  attr device_attr;\n"
+    )
     for name in ("adapter_v2.h", "mpi_ops_v2.cc"):
         text = "#include <memory>\n#include <torch/extension.h>\n#include <torch/torch.h>\n"
         (tmp_path / "horovod/torch" / name).write_text(text)
@@ -233,6 +238,12 @@ def test_horovod_sources_are_patched_for_torchs_cpp_standard_and_no_cuda(horovod
     assert "-DCMAKE_POLICY_VERSION_MINIMUM=3.5" in arguments
     utilities = (horovod_sources / "cmake/Utilities.cmake").read_text()
     assert utilities == 'string(REPLACE "${PROJECT_SOURCE_DIR}/" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}/")\n'
+
+
+def test_process_sets_use_the_interface_of_the_run(horovod_sources: Path) -> None:
+    horovod_cmake.prepare(horovod_sources, gpu=False)
+    lines = (horovod_sources / "horovod/common/gloo/gloo_context.cc").read_text().splitlines()
+    assert lines[2:] == ["  gloo_iface_ = global_context.gloo_iface_;", "  attr device_attr;"]
 
 
 def test_cpu_build_parses_headers_once_in_large_units(horovod_sources: Path) -> None:
