@@ -6,14 +6,12 @@ prints the times.
 
 from __future__ import annotations
 
-import itertools
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +20,6 @@ import pytest
 import yaml
 
 from alpro.files.atomic import sha256
-from alpro.training.sample_log import SampleLog
 from tests.launch.cluster import BACK, PORT, Cluster, missing
 from tests.launch.slurm_cluster import missing_slurm, start_slurm
 from tests.training.processes import ROOT, made_project, needs_horovod
@@ -182,58 +179,6 @@ def read_until(run: subprocess.Popen[str], text: str) -> list[str]:
         if text in line:
             return lines
     raise AssertionError("".join(lines))
-
-
-LAUNCH = """
-import sys
-from alpro.config import Launch
-from alpro.launch.run import run_world
-settings = Launch(processes=2, min_processes=1, max_processes=2, discovery=sys.argv[1], ssh_port=int(sys.argv[2]),
-                  ssh_identity=sys.argv[3], start_timeout_s=600)
-run_world(settings, [sys.executable, *sys.argv[4:]])
-"""
-
-
-def test_elastic_run_outlives_a_cut_cable_and_takes_a_new_host(tmp_path: Path) -> None:
-    samples, log = 240, SampleLog(tmp_path / "samples.jsonl")
-    (tmp_path / "processes").mkdir()
-    available, discovery = tmp_path / "hosts", tmp_path / "discover"
-    available.write_text("ha:1\nhb:1\n")
-    discovery.write_text(f"#!/bin/sh\ncat {available}\n")
-    discovery.chmod(0o755)
-    with Cluster(tmp_path / "cluster", OTHER_NAMES) as cluster:
-        words = [
-            str(discovery),
-            str(PORT),
-            str(cluster.key),
-            "-m",
-            "tests.training.elastic_world",
-            str(tmp_path),
-            str(samples),
-            "0.5",
-        ]
-        run = cluster.start(["env", "-C", str(ROOT), sys.executable, "-c", LAUNCH, *words])
-
-        def wait_for(steps: int, processes: int) -> float:
-            began_s = time.monotonic()
-            while len([row for row in log.rows() if row["processes"] == processes]) < steps:
-                assert run.poll() is None and time.monotonic() - began_s < 900, run.communicate()[0]
-                time.sleep(0.1)
-            return time.monotonic() - began_s
-
-        wait_for(8, 2)
-        cluster.cut("hb")
-        print(f"8 steps on one host {wait_for(8, 1):.1f} s after the cable was cut")
-        available.write_text("ha:1\nhc:1\n")
-        at_join = len([row for row in log.rows() if row["processes"] == 2])
-        print(f"4 steps with a new host {wait_for(at_join + 4, 2):.1f} s after it was listed")
-        code, output = output_of(run)
-    assert code == 0, output
-    assert re.search(r"rank 1 \(hb, process \d+\) cannot be reached.*; 1 processes are left, 1 are needed", output)
-    worlds = [size for size, _ in itertools.groupby(row["processes"] for row in log.rows())]
-    counts = Counter(name for row in log.rows() for name in row["ids"])
-    print(f"worlds {worlds}, {len(counts)} of {samples} samples, each {set(counts.values())} times")
-    assert worlds == [2, 1, 2] and set(counts.values()) == {1} and samples - len(counts) < 2 * 2
 
 
 @pytest.mark.parametrize("backend", ["horovod", "torch"])
