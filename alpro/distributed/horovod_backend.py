@@ -28,7 +28,10 @@ class HorovodBackend(Backend):
         """Import Horovod. Raises LaunchError if it cannot be imported, or if this host's own name does not resolve."""
         # Fusion depends on the timing of the ranks and would change the order of summation. Set before Horovod starts.
         os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
-        if not torch.cuda.is_available():
+        if os.environ.get("HOROVOD_ELASTIC") == "1":
+            # Horovod 0.28.1 crashes when it starts again, after a change of the world, if both of its tuned values are set
+            os.environ.pop("HOROVOD_CYCLE_TIME", None)
+        elif not torch.cuda.is_available():
             # Horovod's thread wakes this often, and its processes then agree on what is ready: on cores that also compute,
             # the default of 1 ms costs more than the few exchanges of a step that wait for the next cycle.
             os.environ.setdefault("HOROVOD_CYCLE_TIME", CPU_CYCLE_MS)

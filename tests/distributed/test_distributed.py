@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from alpro import distributed
-from tests.training.processes import ROOT, both_backends, done, world
+from tests.training.processes import ROOT, both_backends, done, needs_horovod, world
 
 
 def test_collectives_in_a_world_of_one_return_their_input() -> None:
@@ -41,6 +41,19 @@ def test_only_a_larger_world_requires_horovod() -> None:
     failed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert failed.returncode != 0
     assert "a world of 2 processes needs Horovod" in failed.stderr.splitlines()[-1]
+
+
+@needs_horovod
+def test_horovod_starts_again_after_a_change_of_an_elastic_world() -> None:
+    """It crashes if both HOROVOD_CYCLE_TIME and HOROVOD_FUSION_THRESHOLD are set."""
+    code = (
+        "import os\nfrom alpro.distributed.horovod_backend import HorovodBackend\nbackend = HorovodBackend()\n"
+        "del os.environ['HOROVOD_ELASTIC']\n"  # Horovod itself would ask the launcher for the new world
+        "for _ in range(2): backend.connect(); backend.leave()\nprint('started twice')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOROVOD_ELASTIC": "1", "HOROVOD_CYCLE_TIME": "5"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0 and "started twice" in run.stdout, run.stderr
 
 
 @both_backends
