@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/environment.md").read_text(encoding="utf-8")
-NAME = re.compile(r"`([A-Z][A-Z0-9_]*)`")
+NAME = re.compile(r"`([A-Z]\w*)`")
 FUNCTIONS = ("os.getenv", "_environment", "port_of")
 METHODS = ("get", "setdefault", "pop")
 

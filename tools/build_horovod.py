@@ -28,7 +28,7 @@ import file_lock
 import processes
 
 VERSION = "0.28.1"
-RECIPE = 3  # increase when the build changes, so that older wheels are not used
+RECIPE = 4  # increase when the build changes, so that older wheels are not used
 TOOLS = Path(__file__).resolve().parent
 SWITCHES = ("cpu", "nccl")
 # What the build needs: torch's headers and libraries, the build tools, and what Horovod's setup.py asks for.

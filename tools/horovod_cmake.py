@@ -6,10 +6,12 @@
 4. The interface of the run for all connections. Horovod forgets HOROVOD_GLOO_IFACE for those of a process set, the default
    one included, and takes the address of the host's own name: another network, loopback, or none, which crashes.
 5. Torch's tensors and Python bindings instead of all headers of torch, which take most of the time to compile.
+6. Waits that sleep. Horovod asks without end whether an exchange is finished, and Gloo whether its other thread has let go of
+   a buffer, on cores that the ranks' computations need.
 And without GPU operations:
-6. No search for CUDA: a CUDA build of torch and any nvcc would enable half of it. Facts about torch are written into the
+7. No search for CUDA: a CUDA build of torch and any nvcc would enable half of it. Facts about torch are written into the
    sources, because Horovod asks for them with seven programs that import torch, whose dependencies may not be installed yet.
-7. CMake's unity build: four large units instead of sixty, so that a header is parsed once or twice and not thirty times.
+8. CMake's unity build: four large units instead of sixty, so that a header is parsed once or twice and not thirty times.
 """
 
 from __future__ import annotations
@@ -38,6 +40,91 @@ foreach(LIBRARY c10 torch torch_cpu torch_python)
 endforeach()
 set(PYTORCH_FOUND TRUE)
 """
+HANDLES, QUEUE = "horovod/torch/handle_manager", "horovod/common/tensor_queue"
+# (file, pattern, replacement). A finished exchange wakes the thread that waits for it; the release of a buffer, a matter of
+# microseconds, is polled. A queued tensor wakes Horovod's own thread, which otherwise sleeps for HOROVOD_CYCLE_TIME: a cycle
+# waits for all ranks anyway. A tensor that other ranks have not queued yet is announced again after a millisecond.
+SLEEPING_WAITS = (
+    (f"{HANDLES}.h", r"#include <atomic>\n", "#include <atomic>\n#include <condition_variable>\n"),
+    (f"{HANDLES}.h", r"(bool PollHandle\(int handle\);\n)", r"\1  void WaitHandle(int handle);\n"),
+    (f"{HANDLES}.h", r"(std::mutex mutex_;\n)", r"\1  std::condition_variable finished_;\n"),
+    (
+        f"{HANDLES}.cc",
+        r"(std::make_shared<Status>\(status\);\n)\}\n",
+        r"""\1  finished_.notify_all();
+}
+
+void HandleManager::WaitHandle(int handle) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  finished_.wait(lock, [&] {
+    auto result = results_.find(handle);
+    if (result == results_.end()) {
+      throw std::invalid_argument("Handle " + std::to_string(handle) +
+                                  " was not created or has been cleared.");
+    }
+    return result->second != nullptr;
+  });
+}
+""",
+    ),
+    (
+        "horovod/torch/mpi_ops_v2.cc",
+        r"  while \(true\) \{\n    if \(handle_manager\.PollHandle\(handle\)\) break;\n    \{\n"
+        r" +(py::gil_scoped_release release_python_gil;\n) +std::this_thread::yield\(\);\n    \}\n  \}\n",
+        r"  {\n    \1    handle_manager.WaitHandle(handle);\n  }\n",
+    ),
+    ("third_party/gloo/gloo/common/memory.h", r"#include <memory>\n", "#include <chrono>\n#include <memory>\n"),
+    (
+        "third_party/gloo/gloo/common/memory.h",
+        r"std::this_thread::yield\(\);",
+        "std::this_thread::sleep_for(std::chrono::microseconds(20));",
+    ),
+    (f"{QUEUE}.h", r"#include <iostream>\n", "#include <chrono>\n#include <iostream>\n"),
+    (
+        f"{QUEUE}.h",
+        r"(  void RemoveJoinTensor\(\);\n)",
+        r"\1\n  static void WaitForTensor(std::chrono::steady_clock::duration longest);\n",
+    ),
+    (
+        f"{QUEUE}.cc",
+        r"(#include \"logging\.h\"\n\nnamespace horovod \{\nnamespace common \{\n)",
+        r"""#include <algorithm>
+#include <condition_variable>
+
+\1
+namespace {
+std::mutex wake_mutex;
+std::condition_variable wake;
+bool queued = false;    // a tensor, since the last wait
+bool announced = false; // a tensor that other ranks have not queued yet
+
+void Wake() {
+  std::lock_guard<std::mutex> guard(wake_mutex);
+  queued = true;
+  wake.notify_one();
+}
+} // namespace
+
+void TensorQueue::WaitForTensor(std::chrono::steady_clock::duration longest) {
+  std::unique_lock<std::mutex> lock(wake_mutex);
+  std::chrono::steady_clock::duration again = std::chrono::milliseconds(1);
+  wake.wait_for(lock, announced ? std::min(longest, again) : longest, [] { return queued; });
+  queued = announced = false;
+}
+""",
+    ),
+    (f"{QUEUE}.cc", r"(?m)^  return Status::OK\(\);\n", "  Wake();\n  return Status::OK();\n"),
+    (
+        f"{QUEUE}.cc",
+        r"(std::deque<Request>& messages\) \{\n)(  std::lock_guard<std::mutex> guard\(mutex_\);\n  while \(!messages\.empty)",
+        r"""\1  if (!messages.empty()) {
+    std::lock_guard<std::mutex> guard(wake_mutex);
+    announced = true;
+  }
+\2""",
+    ),
+    ("horovod/common/operations.cc", r"std::this_thread::sleep_for\(sleep_duration\);", "TensorQueue::WaitForTensor(sleep_duration);"),
+)
 
 
 def prepare(source: Path, gpu: bool) -> list[str]:
@@ -60,6 +147,8 @@ def prepare(source: Path, gpu: bool) -> list[str]:
         r"(void GlooContext::InitializeForProcessSet\([^{]*\{\n)",
         r"\1  gloo_iface_ = global_context.gloo_iface_;\n",
     )
+    for name, pattern, new in SLEEPING_WAITS:
+        _replace(source / name, pattern, new)
     # without debugging symbols, with which the wheel has 19 MB instead of 1 MB
     arguments = ["-DCMAKE_POLICY_VERSION_MINIMUM=3.5", "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O2 -DNDEBUG"]
     if gpu:

@@ -15,7 +15,7 @@ from alpro.errors import LaunchError
 from alpro.launch import heartbeat, rendezvous
 from alpro.system import hostname
 
-CPU_CYCLE_MS = "5"
+CPU_CYCLE_MS = "50"
 
 
 class HorovodBackend(Backend):
@@ -32,8 +32,8 @@ class HorovodBackend(Backend):
             # Horovod 0.28.1 crashes when it starts again, after a change of the world, if both of its tuned values are set
             os.environ.pop("HOROVOD_CYCLE_TIME", None)
         elif not torch.cuda.is_available():
-            # Horovod's thread wakes this often, and its processes then agree on what is ready: on cores that also compute,
-            # the default of 1 ms costs more than the few exchanges of a step that wait for the next cycle.
+            # Horovod's thread wakes this often, and its processes then agree on what is ready, on cores that also compute.
+            # `make setup` builds a Horovod whose thread also wakes for each exchange, so the cycle need not be short.
             os.environ.setdefault("HOROVOD_CYCLE_TIME", CPU_CYCLE_MS)
         try:
             import horovod.torch as horovod

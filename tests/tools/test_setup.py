@@ -122,7 +122,7 @@ def test_uv_treats_several_indexes_like_pip(monkeypatch: pytest.MonkeyPatch) -> 
 def test_wheel_key_has_everything_its_binary_depends_on() -> None:
     args = {"torch": "2.13.0+cpu", "switch": "cpu", "python_tag": "cp311", "machine": "linux-x86_64-glibc-2.36"}
     key = build_horovod.wheel_key(**args)
-    assert key == "horovod-0.28.1-torch-2.13.0+cpu-cp311-linux-x86_64-glibc-2.36-cpu-r3"
+    assert key == "horovod-0.28.1-torch-2.13.0+cpu-cp311-linux-x86_64-glibc-2.36-cpu-r4"
     others = [{"torch": "2.13.0+cu130"}, {"switch": "nccl"}, {"python_tag": "cp312"}, {"machine": "linux-x86_64-glibc-2.39"}]
     keys = {build_horovod.wheel_key(**(args | other)) for other in others}
     assert len(keys | {key}) == 5

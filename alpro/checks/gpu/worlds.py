@@ -89,9 +89,8 @@ def _launch(backend: str) -> Launch:
 
 def _can_build() -> str:
     """Say what is missing to build Horovod with NCCL."""
-    places = [
-        Path(root) / "include/nccl.h" for root in ("/usr", "/usr/local", "/usr/local/cuda", os.environ.get("NCCL_HOME", "/"))
-    ]
+    roots = ("/usr", "/usr/local", "/usr/local/cuda", os.environ.get("HOROVOD_NCCL_HOME", "/"))
+    places = [Path(root) / "include/nccl.h" for root in roots]
     missing = [program for program in ("nvcc", "cmake", "g++") if shutil.which(program) is None]
     missing += [] if any(place.exists() for place in places) else ["nccl.h"]
     return f"missing to build it: {', '.join(missing)}" if missing else "`make horovod-gpu` builds it"
