@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MPLBACKEND": "Agg",
 }
+gc.set_threshold(100_000)  # as in the command line: the objects of large libraries are not searched again and again
 LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 
 

@@ -201,6 +201,57 @@ def test_build_that_waits_for_another_one_can_be_stopped(tmp_path: Path, monkeyp
         build_horovod.wheel(Path(sys.executable), "cpu", stop)
 
 
+WAITS = {
+    "horovod/torch/handle_manager.h": """\
+#include <atomic>
+#include <memory>
+  bool PollHandle(int handle);
+  std::mutex mutex_;
+""",
+    "horovod/torch/handle_manager.cc": """\
+  results_[handle] = std::make_shared<Status>(status);
+}
+""",
+    "horovod/torch/mpi_ops_v2.cc": """\
+void WaitAndClear(int handle) {
+  while (true) {
+    if (handle_manager.PollHandle(handle)) break;
+    {
+      py::gil_scoped_release release_python_gil;
+      std::this_thread::yield();
+    }
+  }
+  auto status = handle_manager.ReleaseHandle(handle);
+""",
+    "third_party/gloo/gloo/common/memory.h": """\
+#include <memory>
+    while (!weak.expired()) {
+      std::this_thread::yield();
+    }
+""",
+    "horovod/common/tensor_queue.h": """\
+#include <iostream>
+  void RemoveJoinTensor();
+""",
+    "horovod/common/tensor_queue.cc": """\
+#include "logging.h"
+
+namespace horovod {
+namespace common {
+
+Status TensorQueue::AddToTensorQueue(TensorTableEntry& e, Request& message) {
+  message_queue_.push(std::move(message));
+  return Status::OK();
+}
+void TensorQueue::PushMessagesToQueue(
+    std::deque<Request>& messages) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  while (!messages.empty()) {
+""",
+    "horovod/common/operations.cc": "    std::this_thread::sleep_for(sleep_duration);\n",
+}
+
+
 @pytest.fixture
 def horovod_sources(tmp_path: Path) -> Path:
     """The lines of Horovod's sources that horovod_cmake.py patches."""
@@ -224,6 +275,10 @@ def horovod_sources(tmp_path: Path) -> Path:
     for name in ("adapter_v2.h", "mpi_ops_v2.cc"):
         text = "#include <memory>\n#include <torch/extension.h>\n#include <torch/torch.h>\n"
         (tmp_path / "horovod/torch" / name).write_text(text)
+    for name, text in WAITS.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((path.read_text() if path.exists() else "") + text)
     return tmp_path
 
 
@@ -244,6 +299,16 @@ def test_process_sets_use_the_interface_of_the_run(horovod_sources: Path) -> Non
     horovod_cmake.prepare(horovod_sources, gpu=False)
     lines = (horovod_sources / "horovod/common/gloo/gloo_context.cc").read_text().splitlines()
     assert lines[2:] == ["  gloo_iface_ = global_context.gloo_iface_;", "  attr device_attr;"]
+
+
+def test_waits_sleep(horovod_sources: Path) -> None:
+    horovod_cmake.prepare(horovod_sources, gpu=False)
+    for name in WAITS:
+        assert "yield()" not in (horovod_sources / name).read_text()
+    assert "handle_manager.WaitHandle(handle);" in (horovod_sources / "horovod/torch/mpi_ops_v2.cc").read_text()
+    assert "WaitForTensor(sleep_duration)" in (horovod_sources / "horovod/common/operations.cc").read_text()
+    queue = (horovod_sources / "horovod/common/tensor_queue.cc").read_text()
+    assert queue.count("  Wake();\n  return Status::OK();") == 1 and "announced = true;" in queue
 
 
 def test_cpu_build_parses_headers_once_in_large_units(horovod_sources: Path) -> None:
