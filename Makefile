@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ALPRO  := $(BIN)/python -m alpro
 SETUP  := sh tools/setup.sh
 # Files of tests on at most four cores: a worker of the full-size tests needs 2 GB.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # No telemetry and no checks for updates in any of the tools.
 export DVC_NO_ANALYTICS := 1

@@ -23,6 +23,13 @@ os.environ |= {
     "MPLBACKEND": "Agg",
 }
 gc.set_threshold(100_000)  # as in the command line: the objects of large libraries are not searched again and again
+# These files start first: a long one at the end would keep one worker busy while the others have nothing to do.
+LONGEST = ("_world.py", "test_distributed.py", "test_goldens.py", "test_resume.py")
+    "_world.py",
+    "test_distributed.py",
+    "test_goldens.py",
+    "test_resume.py",
+)  # a long file at the end keeps one worker busy
 LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 
 
@@ -53,11 +60,12 @@ OWN = _own_addresses()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` if there is no GPU. Imports torch only if such a test is selected."""
+    """Start with the longest files, and skip tests marked `gpu` if there is no GPU."""
+    items.sort(key=lambda item: not item.path.name.endswith(LONGEST))
     gpu_tests = [item for item in items if "gpu" in item.keywords]
     if not gpu_tests:
         return
-    import torch
+    import torch  # only if such a test is selected
 
     if not torch.cuda.is_available():
         for item in gpu_tests:

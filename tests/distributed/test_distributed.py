@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from alpro import distributed
-from tests.training.processes import ROOT, both_backends, done, needs_horovod, world
+from tests.training.processes import ROOT, both_backends, done, needs_horovod, torch_slow, world
 
 
 def test_collectives_in_a_world_of_one_return_their_input() -> None:
@@ -56,7 +56,7 @@ def test_horovod_starts_again_after_a_change_of_an_elastic_world() -> None:
     assert run.returncode == 0 and "started twice" in run.stdout, run.stderr
 
 
-@both_backends
+@torch_slow
 @pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_collectives_of_four_processes_are_exact_and_reproducible(tmp_path: Path, times: int, backend: str) -> None:
     runs = []

@@ -27,6 +27,10 @@ needs_horovod = pytest.mark.skipif(
 )
 
 both_backends = pytest.mark.parametrize("backend", [pytest.param("horovod", marks=needs_horovod), "torch"])
+# for the longest tests: backend torch only in `make test-all`
+torch_slow = pytest.mark.parametrize(
+    "backend", [pytest.param("horovod", marks=needs_horovod), pytest.param("torch", marks=pytest.mark.slow)]
+)
 
 
 def made_project(folder: Path, params: dict[str, Any]) -> None:

@@ -14,10 +14,9 @@ import pytest
 import torch
 
 from alpro.training.snapshots import SnapshotStore
-from tests.training.processes import both_backends, done, ended, first_failure, world
+from tests.training.processes import both_backends, done, ended, first_failure, torch_slow, world
 from tests.training.toy import gradients, same, train
 
-pytestmark = both_backends
 TOY = ["-m", "tests.training.toy"]
 JOBS = [
     ["gradients", {}],
@@ -68,6 +67,7 @@ def run(processes: int, out: Path, jobs: Any, backend: str) -> list[Any]:
     return torch.load(out)
 
 
+@both_backends
 def test_two_processes_give_the_results_of_one_and_sum_skipped_samples(tmp_path: Path, backend: str) -> None:
     results = run(2, tmp_path / "out.pt", JOBS, backend)
     check_equal(results)
@@ -77,6 +77,7 @@ def test_two_processes_give_the_results_of_one_and_sum_skipped_samples(tmp_path:
     ] * 4  # one on rank 0, two on rank 1
 
 
+@both_backends
 @pytest.mark.slow
 def test_four_processes_give_the_results_of_one_reproducibly(tmp_path: Path, backend: str) -> None:
     first, second = (run(4, tmp_path / name, JOBS, backend) for name in ("a.pt", "b.pt"))
@@ -84,6 +85,7 @@ def test_four_processes_give_the_results_of_one_reproducibly(tmp_path: Path, bac
     assert all(same(a, b) for a, b in zip(first, second, strict=True))
 
 
+@torch_slow
 @pytest.mark.parametrize("fault", [{"bad_step": 4, "bad_value": "inf"}, {"die_step": 4}], ids=["inf", "exception"])
 def test_fault_on_one_rank_is_reported_first_and_ends_all(tmp_path: Path, fault: dict[str, Any], backend: str) -> None:
     fault |= {"state": str(tmp_path / "state"), "fault_file": str(tmp_path / "fault"), "sleep_s": 0.05}
@@ -130,6 +132,7 @@ def kill_until_done(tmp_path: Path, kills: int, seed: int, backend: str) -> list
     return torch.load(out)
 
 
+@torch_slow
 @pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_two_processes_resume_to_the_same_bits_after_their_launcher_is_killed(tmp_path: Path, kills: int, backend: str) -> None:
     jobs = [["train", {"steps": 60, "dropout": 0.3, "changes": {"validations": 12}}]]

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from tests.training.models_world import LOSSES, ROWS, gradients
-from tests.training.processes import both_backends, done, world
+from tests.training.processes import both_backends, done, torch_slow, world
 
-pytestmark = both_backends
 FAINT = 1e-6  # relative to the whole gradient; smaller ones are rounding errors, as key biases have an exact gradient of zero
 
 
@@ -54,6 +53,7 @@ def check_equal(results: dict[str, Any], tasks: Iterable[str] = LOSSES) -> None:
     compare(results["float64"], gradients(torch.float64, tasks=tasks), 1e-10, 1e-10)
 
 
+@torch_slow
 def test_two_processes_give_the_pretraining_gradients_of_one_large_batch(tmp_path: Path, backend: str) -> None:
     """Pre-training has all losses except that of question answering; the slow tests cover all tasks."""
     tasks = ["pretrain", "counted", "retrieval_shared", "qa_shared"]
@@ -65,6 +65,7 @@ def test_two_processes_give_the_pretraining_gradients_of_one_large_batch(tmp_pat
 TWO_HOSTS = "localhost:{0},127.0.0.1:{0}"  # two names of this machine
 
 
+@both_backends
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "hosts"), [(2, None), (2, TWO_HOSTS), (4, None), (4, TWO_HOSTS)])
 def test_processes_give_the_gradients_of_one_large_batch(
