@@ -25,11 +25,6 @@ os.environ |= {
 gc.set_threshold(100_000)  # as in the command line: the objects of large libraries are not searched again and again
 # These files start first: a long one at the end would keep one worker busy while the others have nothing to do.
 LONGEST = ("_world.py", "test_distributed.py", "test_goldens.py", "test_resume.py")
-    "_world.py",
-    "test_distributed.py",
-    "test_goldens.py",
-    "test_resume.py",
-)  # a long file at the end keeps one worker busy
 LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 
 
