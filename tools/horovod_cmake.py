@@ -123,7 +123,11 @@ void TensorQueue::WaitForTensor(std::chrono::steady_clock::duration longest) {
   }
 \2""",
     ),
-    ("horovod/common/operations.cc", r"std::this_thread::sleep_for\(sleep_duration\);", "TensorQueue::WaitForTensor(sleep_duration);"),
+    (
+        "horovod/common/operations.cc",
+        r"std::this_thread::sleep_for\(sleep_duration\);",
+        "TensorQueue::WaitForTensor(sleep_duration);",
+    ),
 )
 
 
