@@ -10,7 +10,7 @@ from alpro.config.pipeline import pipeline_outputs
 from alpro.errors import ConfigError, DataError, LaunchError
 from alpro.launch.command import check_installed
 from alpro.lineage import repository_problem, user_problem
-from alpro.system import hostname
+from alpro.system import gpus, hostname
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +96,21 @@ def check(params: Params) -> None:
     """Raise DataError with a list of all missing inputs.
 
     Before that, raise LaunchError if `launch.backend` is not installed or this host's name keeps its processes from meeting,
-    and ConfigError if `loader.decoder` is not installed.
+    and ConfigError if `loader.decoder` cannot be used or `launch.compile` lacks a compiler.
     """
     launch = params.launch
     if launch.world_size > 1 or launch.min_processes is not None:
         check_installed(launch)
         if launch.backend == "horovod" and (fault := hostname.fault()):
             raise LaunchError(f"launch.processes={launch.world_size}: {fault}")
-    if params.loader.decoder == "torchcodec":
-        from alpro.data.media.with_torchcodec import import_decoder
+    if params.loader.decoder in ("torchcodec", "nvdec"):
+        from alpro.data.media.with_torchcodec import check_nvdec, import_decoder
 
-        import_decoder()
+        (check_nvdec if params.loader.decoder == "nvdec" else import_decoder)()
+    if launch.compile:
+        from alpro.models.compiled import check_compiler
+
+        check_compiler("cuda" if gpus.count() else "cpu")
     missing = missing_inputs(params)
     if missing:
         lines = [f"  {m.path}  (for {m.needed_by}): {m.remedy}" for m in missing]

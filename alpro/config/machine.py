@@ -45,6 +45,11 @@ class Launch(Section):
         None, description="File with the private key for ssh to the hosts; null: as ssh is configured."
     )
     threads: PositiveInt = Field(1, description="CPU threads per process.")
+    compile: bool = Field(
+        False,
+        description="Compile the blocks of the video encoder with torch.compile, in training; it needs a compiler. The results "
+        "differ in the last bits.",
+    )
     start_timeout_s: PositiveFloat = Field(120, description="Give up if the processes have not connected after this time.")
     stall_timeout_s: PositiveFloat = Field(1800, description="Stop the run if no process makes progress for this time.")
     min_processes: PositiveInt | None = Field(
@@ -120,9 +125,10 @@ class Loader(Section):
     max_unreadable: Fraction = Field(
         0.001, ge=0, le=1, description="Stop the training if a larger fraction of samples cannot be read."
     )
-    decoder: Literal["decord", "pyav", "torchcodec"] = Field(
+    decoder: Literal["decord", "pyav", "torchcodec", "nvdec"] = Field(
         "decord",
-        description="Decoder of videos; PyAV reads what it cannot. torchcodec needs the extra of this name and FFmpeg.",
+        description="Decoder of videos; PyAV reads what it cannot. torchcodec needs the extra of this name and FFmpeg; nvdec "
+        "is torchcodec on an NVIDIA GPU, and needs `workers: 0`.",
     )
     cache: str | None = Field(
         None,
@@ -133,6 +139,12 @@ class Loader(Section):
     cache_gb: PositiveFloat = Field(
         10, description="Maximum size of `cache`, in GB of pixels; clips beyond it are decoded each time they are read."
     )
+
+    @model_validator(mode="after")
+    def _check_nvdec(self) -> Loader:
+        if self.decoder == "nvdec" and self.workers:
+            raise ValueError("loader.decoder nvdec needs loader.workers 0: a forked process cannot use the GPU of its parent")
+        return self
 
 
 class Tracking(Section):

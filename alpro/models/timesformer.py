@@ -6,7 +6,8 @@ fastest.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Literal
 
 import torch
@@ -53,8 +54,25 @@ class SelfAttention(Attention):
         return x.unflatten(2, (-1, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
 
 
+class Patches(PatchEmbed):
+    """timm's patch embedding. Its windows do not overlap, so on a GPU the convolution is computed as one matrix product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed frames: (F, 3, H, W) -> (F, N, D)."""
+        return self.multiply(x) if x.is_cuda else super().forward(x)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Embed frames by one matrix product with the weights of the convolution. H and W are multiples of the patch size."""
+        height, width = self.patch_size
+        x = x.unflatten(2, (-1, height)).unflatten(4, (-1, width)).permute(0, 2, 4, 1, 3, 5)  # (F, rows, columns, 3, P, P)
+        return F.linear(x.flatten(3).flatten(1, 2), self.proj.weight.flatten(1), self.proj.bias)
+
+
 class Block(nn.Module):
-    """Divided space-time attention: (B, 1+N*T, D) -> (B, 1+N*T, D), or (B, 1, D) with `cls_only`."""
+    """Divided space-time attention: (B, 1+N*T, D) -> (B, 1+N*T, D), or (B, 1, D) with `cls_only`.
+
+    `keep` is the probability that a path is kept, as a tensor (): see `drop_paths`.
+    """
 
     def __init__(self, width: int, heads: int, intermediate: int, drop_path: float) -> None:
         super().__init__()
@@ -67,7 +85,8 @@ class Block(nn.Module):
         self.mlp = Mlp(width, intermediate)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, frames: int, cls_only: bool = False) -> Tensor:
+    def forward(self, x: Tensor, frames: int, cls_only: bool = False, keep: Tensor | None = None) -> Tensor:
+        drop_path = self.drop_path if keep is None else partial(drop_paths, keep=keep)
         batch, tokens, width = x.shape
         patches = (tokens - 1) // frames
         cls, x = x.split([1, tokens - 1], 1)  # the gradients of two slices would be padded and added
@@ -77,20 +96,40 @@ class Block(nn.Module):
         projection, fc = self.temporal_attn.proj, self.temporal_fc
         temporal = self.temporal_attn.mix(self.temporal_norm1(x.reshape(batch * patches, frames, width)))
         temporal = F.linear(temporal, fc.weight @ projection.weight, F.linear(projection.bias, fc.weight))
-        x = x + self.drop_path(temporal).reshape(batch, patches * frames, width) + fc.bias
+        x = x + drop_path(temporal).reshape(batch, patches * frames, width) + fc.bias
 
         # Space: each frame attends over its own patches and a copy of CLS; CLS becomes the mean. Drop path acts per frame.
         images = x.reshape(batch, patches, frames, width).transpose(1, 2)  # (B, T, N, D)
         images = torch.cat([cls[:, None].expand(-1, frames, -1, -1), images], 2).reshape(batch * frames, 1 + patches, width)
-        images = self.drop_path(self.attn(self.norm1(images), cls_only)).unflatten(0, (batch, frames))
+        images = drop_path(self.attn(self.norm1(images), cls_only)).unflatten(0, (batch, frames))
         cls_of_frames, images = images.split([1, images.shape[2] - 1], 2)
         cls = cls + cls_of_frames.mean(1)
         if cls_only:
-            return cls + self.drop_path(self.mlp(self.norm2(cls)))
+            return cls + drop_path(self.mlp(self.norm2(cls)))
         x = x + images.transpose(1, 2).reshape(batch, patches * frames, width)
 
         x = torch.cat([cls, x], 1)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + drop_path(self.mlp(self.norm2(x)))
+
+
+def run_block(block: Block, x: Tensor, frames: int, cls_only: bool, keep: Tensor | None = None) -> Tensor:
+    """Run a block. This is the region that torch.compile compiles, once for all blocks."""
+    return block(x, frames, cls_only, keep)  # type: ignore[no-any-return]
+
+
+def drop_paths(x: Tensor, keep: Tensor) -> Tensor:
+    """Drop rows of x (rows, ...), as timm's DropPath does. The probability `keep` () is a tensor, not a constant of the code.
+
+    Blocks with different probabilities can then share compiled code. The random numbers are not those of DropPath.
+    """
+    kept = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) < keep
+    return x * (kept / keep).to(x.dtype)
+
+
+@cache
+def _probabilities(rates: tuple[float, ...], device: torch.device) -> list[Tensor]:
+    """Return the probability of keeping a path for each rate, as tensors that are copied to the device once."""
+    return [torch.tensor(1 - rate, device=device) for rate in rates]
 
 
 class VisionTransformer(nn.Module):
@@ -99,13 +138,14 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: Model, num_frames: int, gradient_checkpointing: Checkpointing = "none") -> None:
         super().__init__()
         self.checkpointing = gradient_checkpointing != "none"
+        self.compiled: Callable[..., Tensor] | None = None  # `run_block` after torch.compile; see alpro.models.compiled
         side = config.image_size // config.patch_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, config.width))
         self.time_embed = nn.Parameter(torch.zeros(1, num_frames, config.width))
-        self.patch_embed = PatchEmbed(config.image_size, config.patch_size, embed_dim=config.width, strict_img_size=False)
-        rates = torch.linspace(0, config.drop_path, config.vision_layers, device="cpu").tolist()
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.intermediate, rate) for rate in rates)
+        self.patch_embed = Patches(config.image_size, config.patch_size, embed_dim=config.width, strict_img_size=False)
+        self.rates = tuple(torch.linspace(0, config.drop_path, config.vision_layers, device="cpu").tolist())
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.intermediate, rate) for rate in self.rates)
         self.norm = LayerNorm(config.width)
         self.head = nn.Linear(config.width, KINETICS_CLASSES)
         if gradient_checkpointing == "official":
@@ -129,13 +169,21 @@ class VisionTransformer(nn.Module):
         x = (x + positions).unflatten(0, (batch, frames)).transpose(1, 2)  # (B, N, T, D)
         x = (x + times[:, None]).flatten(1, 2)
         x = torch.cat([(self.cls_token + cls_position).expand(batch, -1, -1), x], 1)
-        for number, block in enumerate(self.blocks, 1):
-            last = cls_only and number == len(self.blocks)
+        run, keep = self._region(x.device)
+        for number, block in enumerate(self.blocks):
+            last = cls_only and number == len(self.blocks) - 1
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, frames, last, use_reentrant=False)
+                x = checkpoint(run, block, x, frames, last, keep[number], use_reentrant=False)
             else:
-                x = block(x, frames, last)
+                x = run(block, x, frames, last, keep[number])
         return self.norm(x)
+
+    def _region(self, device: torch.device) -> tuple[Callable[..., Tensor], Sequence[Tensor | None]]:
+        """Return the function that runs a block, and each block's `keep`. Only training is compiled: its shapes are fixed."""
+        none: list[Tensor | None] = [None] * len(self.blocks)
+        if self.compiled is None or not (self.training and torch.is_grad_enabled()):
+            return run_block, none
+        return self.compiled, _probabilities(self.rates, device) if any(self.rates) else none
 
 
 class TimeSformer(nn.Module):

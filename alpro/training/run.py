@@ -28,6 +28,7 @@ from alpro.files.locks import Lock, take_lock
 from alpro.files.outputs import check_output, new_dir
 from alpro.files.state import state_folder
 from alpro.launch import heartbeat
+from alpro.models.compiled import compile_blocks
 from alpro.terminal import logs
 from alpro.training.checkpointer import Checkpointer
 from alpro.training.engine import Engine
@@ -123,6 +124,8 @@ def _train(job: _Job) -> Best:
         elastic = distributed.is_elastic()
         checkpointer = Checkpointer(commit_every=job.params.launch.commit_every if elastic else 0)
         engine = Engine(task, job.settings, seed=job.params.seed, device=device, checkpointer=checkpointer, log=log)
+        if job.params.launch.compile:
+            compile_blocks(task.model, device)
         if elastic:
             best = distributed.run_elastic(
                 lambda check: _attempt(job, workspace, task, engine, check),
@@ -185,6 +188,7 @@ def _record_params(job: _Job, device: torch.device) -> dict[str, Any]:
         "threads": params.launch.threads,
         "max_unreadable": params.loader.max_unreadable,
         "decoder": params.loader.decoder,
+        **({"compile": True} if params.launch.compile else {}),
         "model": params.model.model_dump(),
         "resize": params.init.resize,
         "training": job.settings.model_dump(exclude={"save_every_s"}),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from alpro.config import PEM, Objectives
 from alpro.errors import ConfigError
@@ -27,6 +28,25 @@ def test_small_models_can_overfit_a_batch(small, batch, task):
         optimizer.step()
         losses.append(total.item())
     assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_text_padded_to_a_multiple_of_8_changes_no_loss_and_no_gradient(small, batch, task):
+    plain, more = batch(), {"input_ids": 0, "attention_mask": 0, "mlm_input_ids": 0, "mlm_labels": -100}
+    padded = replace(plain, **{name: F.pad(getattr(plain, name), (0, 1), value=fill) for name, fill in more.items()})
+    assert padded.input_ids.shape[1] == 8
+    model = small(task, pem=PEM(threshold=0)).double().eval()
+    seen = []
+    for each in (plain, padded):
+        model.zero_grad()
+        output = model(replace(each, pixels=normalize(each.pixels).double()), torch.Generator().manual_seed(0))
+        output.total.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        seen.append({**output.losses, **output.logits, **gradients})
+    expected, found = seen
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -7,8 +7,10 @@ import torch
 from timm.layers import Attention
 from torch import nn
 
+from alpro.checks.gpu.costs import step_costs
 from alpro.errors import ConfigError
-from alpro.models.timesformer import Block, SelfAttention, TimeSformer, resize_grid
+from alpro.models.timesformer import Block, Patches, SelfAttention, TimeSformer, resize_grid
+from tests import parity
 
 
 def naive_block(block: Block, x: torch.Tensor, frames: int) -> torch.Tensor:
@@ -154,3 +156,35 @@ def test_meta_device_gives_sizes_without_using_memory(small):
     model = small("retrieval", seed=None)
     assert all(parameter.is_meta for parameter in model.parameters())
     assert isinstance(model.visual_encoder, TimeSformer)
+
+
+# --- patch embedding as one matrix product, as on a GPU -----------------------------------------------------
+
+WITH_GRADIENTS = ("d_retrieval_train", "e_qa_T4", "f_pretrain_video_grads")  # goldens
+
+
+@pytest.mark.parametrize(("size", "patch"), [(32, 8), (48, 16), (20, 4)])
+def test_matrix_product_gives_the_convolutions_values_and_gradients(size, patch):
+    torch.manual_seed(0)
+    embedding = Patches(size, patch, embed_dim=24).double()
+    seen = []
+    for compute in (embedding.forward, embedding.multiply):
+        pixels = torch.randn(3, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        embedding.zero_grad()
+        out = compute(pixels)
+        out.sin().sum().backward()
+        seen.append([out.detach(), pixels.grad, *(p.grad.clone() for p in embedding.parameters())])
+    for convolved, multiplied in zip(*seen, strict=True):
+        torch.testing.assert_close(multiplied, convolved, rtol=1e-12, atol=1e-12)
+
+
+def test_no_convolution_is_computed_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(nn.Conv2d, "forward", None)  # must not be called
+    assert step_costs("qa").operations > 0
+
+
+@pytest.mark.parametrize("name", ["a_timesformer_T2", *(pytest.param(n, marks=pytest.mark.slow) for n in WITH_GRADIENTS)])
+def test_released_numbers_come_from_the_matrix_product_too(name, monkeypatch):
+    monkeypatch.setattr(Patches, "forward", Patches.multiply)
+    _, differences = parity.worst(name)
+    assert [d.what for d in differences if not d.error <= d.tolerance] == []

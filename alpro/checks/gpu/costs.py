@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from alpro.checks.gpu.counting import DEVICE, PretendedGPU
-from alpro.checks.gpu.made import SMALL, SMALL_MODEL, TRAININGS, MadeTask, made_batch, made_settings
+from alpro.checks.gpu.made import SMALL, SMALL_MODEL, TRAININGS, Kind, MadeTask, made_batch, made_settings
 from alpro.checks.gpu.steps import Context, Failed, Figures
+from alpro.config import Model
 from alpro.data.batches.datasets import Collated
 from alpro.training.engine import Engine
 
@@ -34,10 +35,14 @@ class StepCosts:
 
 
 def step_costs(name: str, precision: str = "bf16") -> StepCosts:
-    """Count the costs of the last of some training steps on a pretended GPU, in small sizes."""
-    kind = SMALL[name]
-    batches = [made_batch(kind.batch, kind, SMALL_MODEL, seed=step, padded=True) for step in range(STEPS)]
-    task = MadeTask(name, kind, SMALL_MODEL, batches)
+    """Count the costs of a training step in small sizes."""
+    return costs_of(name, SMALL[name], SMALL_MODEL, precision)
+
+
+def costs_of(name: str, kind: Kind, model: Model, precision: str) -> StepCosts:
+    """Count the costs of a training step after the first ones, on a pretended GPU."""
+    batches = [made_batch(kind.batch, kind, model, seed=step, padded=True) for step in range(STEPS)]
+    task = MadeTask(name, kind, model, batches)
     marks: list[tuple[int, int, dict[str, int], int]] = []
     with PretendedGPU() as gpu:
 

@@ -10,6 +10,9 @@ from alpro.checks.gpu.steps import Context, Figures
 from alpro.checks.gpu.videos import cores, decoder, made_loader, shared_videos
 from alpro.config import Convert, RandAugment
 from alpro.data.copies.convert import convert
+from alpro.data.media.read import Decoder
+from alpro.data.media.with_torchcodec import check_nvdec
+from alpro.errors import ConfigError
 
 BATCHES, SMALL_BATCHES = 40, 6
 
@@ -24,17 +27,27 @@ def feed(context: Context) -> Figures:
         "decoder": decoder(), "cores": cores(), "raw clips/s": _rate(raw, context),
         "converted clips/s": _rate(sorted(copies.glob("*.mp4")), context),
         "MB raw": round(summary.bytes_before / 1e6, 3), "MB converted": round(summary.bytes_after / 1e6, 3),
+        "raw clips/s by NVDEC": _nvdec_rate(raw, context),
     }  # fmt: skip
     needed = [figures.get("clips/s") for name, figures in context.earlier.items() if name.startswith("speed retrieval")]
     return figures | ({"a step needs": max(filter(None, needed))} if any(needed) else {})
 
 
-def _rate(paths: list[Path], context: Context) -> float:
-    """Return clips per second, without the start of the workers."""
+def _nvdec_rate(paths: list[Path], context: Context) -> float | str:
+    """Return clips per second that this process decodes on the GPU, or why it cannot."""
+    try:
+        check_nvdec()
+        return _rate(paths, context, 0, "nvdec")
+    except ConfigError as error:
+        return str(error)
+
+
+def _rate(paths: list[Path], context: Context, workers: int | None = None, by: Decoder | None = None) -> float:
+    """Return clips per second, without the start of the workers: as many as there are cores unless given."""
     kind, model = sizes("retrieval", context.small)
-    steps, workers = (SMALL_BATCHES if context.small else BATCHES), cores()
+    steps, workers = (SMALL_BATCHES if context.small else BATCHES), cores() if workers is None else workers
     loader = made_loader(
-        paths, kind, model, batch=kind.batch, steps=steps, workers=workers, randaugment=RandAugment(), task="retrieval"
+        paths, kind, model, batch=kind.batch, steps=steps, workers=workers, randaugment=RandAugment(), task="retrieval", by=by
     )
     read, began_s = 0, 0.0
     for step, batch in loader:

@@ -87,6 +87,12 @@ def made_model(name: str, kind: Kind, model: Model, checkpointing: Checkpointing
     return built
 
 
+def neighbours(kind: Kind, device: torch.device) -> dict[str, Any]:
+    """Return VTM's negatives, each row's neighbour, as an option of a model that has VTM. Drawn ones depend on rounding."""
+    neighbour = torch.arange(kind.batch, device=device).roll(1)
+    return {"negatives": (neighbour, neighbour)} if "vtm" in kind.losses else {}
+
+
 class MadeTask:
     """A task of the engine that takes given batches, one for each step."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alpro.checks.gpu.made import SMALL, SMALL_MODEL, TRAININGS, Kind, made_batch, made_model
+from alpro.checks.gpu.made import SMALL, SMALL_MODEL, TRAININGS, Kind, made_batch, made_model, neighbours
 from alpro.checks.gpu.steps import Context, Failed, Figures, Skipped
 from alpro.config import Model
 from alpro.models import normalize
@@ -106,9 +106,5 @@ def _gradients(name: str, kind: Kind, model: Model, device: torch.device, dtype:
     built = made_model(name, kind, model).to(device, dtype).train()
     batch = made_batch(kind.batch, kind, model, padded=True).to(device)
     batch = replace(batch, pixels=normalize(batch.pixels).to(dtype))
-    options = {}
-    if "vtm" in kind.losses:
-        neighbour = torch.arange(kind.batch, device=device).roll(1)
-        options = {"negatives": (neighbour, neighbour)}
-    built(batch, **options).total.backward()
+    built(batch, **neighbours(kind, device)).total.backward()
     return {key: p.grad.cpu() for key, p in built.named_parameters() if p.grad is not None}

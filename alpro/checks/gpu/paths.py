@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from alpro.checks.gpu.made import SMALL, SMALL_MODEL, TRAININGS, MadeTask, made_batch, made_model, made_settings
+from alpro.checks.gpu.made import SMALL, SMALL_MODEL, TRAININGS, MadeTask, made_batch, made_model, made_settings, neighbours
 from alpro.checks.gpu.steps import Context, Failed, Figures, Skipped
 from alpro.config import Model
 from alpro.data.batches.datasets import Collated
@@ -70,7 +69,7 @@ def half_precision(context: Context) -> Figures:
         for precision in ("fp32", "bf16"):
             built.zero_grad()
             with autocast(context.device, precision):
-                losses.append(built(batch, **_negatives(kind.losses, kind.batch, context.device)).total)
+                losses.append(built(batch, **neighbours(kind, context.device)).total)
             losses[-1].backward()
         types = {str(p.dtype) for p in built.parameters()} | {
             str(p.grad.dtype) for p in built.parameters() if p.grad is not None
@@ -82,12 +81,6 @@ def half_precision(context: Context) -> Figures:
     if faults:
         raise Failed(f"bf16 differs: {'; '.join(faults)}", figures)
     return figures
-
-
-def _negatives(losses: tuple[str, ...], size: int, device: torch.device) -> dict[str, Any]:
-    """Return VTM's negatives, each row's neighbour, for a model that has VTM."""
-    neighbour = torch.arange(size, device=device).roll(1)
-    return {"negatives": (neighbour, neighbour)} if "vtm" in losses else {}
 
 
 def grad_scaler(context: Context) -> Figures:

@@ -84,12 +84,13 @@ def made_loader(
     workers: int,
     randaugment: RandAugment | None = None,
     task: str = "corpus",
+    by: Decoder | None = None,
 ) -> TrainLoader:
-    """Return the training's loader over these files for some batches; `task` is corpus, retrieval or qa."""
+    """Return the training's loader over these files for some batches; `task` is corpus, retrieval or qa; `by` decodes."""
     questions = (Question(0, "q", "a", "what"),)
     records = [Record(str(i), path, captions=("a",), questions=questions) for i, path in enumerate(paths)]
     records *= batch // len(paths) + 1
-    view = View(kind.frames, model.image_size, "random", randaugment=randaugment, decoder=decoder())
+    view = View(kind.frames, model.image_size, "random", randaugment=randaugment, decoder=by or decoder())
     data = ClipDataset("made", records, task, view, seed=0, answers={"a": 0})  # type: ignore[arg-type]
     per_epoch = len(data) // batch
     plan = BatchPlan({"made": len(data)}, batch, epochs=-(-steps // per_epoch), seed=0)

@@ -14,7 +14,7 @@ class Batch:
     """A batch on one process. Its length is the number of texts.
 
     `ids` name the texts (`corpus/video#text`) in error messages and in the sample log; they are not used in
-    computations. Text is padded to the longest of the batch.
+    computations. Text is padded to one length, on GPUs a multiple of 8.
     """
 
     corpus: str

@@ -212,7 +212,8 @@ class Collated:
 class Collator:
     """Collates samples of one corpus to a Batch: token ids padded to the longest text, masked words and crop boxes.
 
-    Random draws are seeded per sample by (seed, epoch, sample id), so they do not depend on the rest of the batch.
+    The length is rounded up to a multiple of `pad_to`. Random draws are seeded per sample by (seed, epoch, sample id), so they
+    do not depend on the rest of the batch.
     """
 
     def __init__(
@@ -223,8 +224,9 @@ class Collator:
         mlm_probability: float | None = None,
         crop: PEM | None = None,
         patch_size: int = 16,
+        pad_to: int = 1,
     ) -> None:
-        self.tokenizer, self.max_text_tokens, self.seed = tokenizer, max_text_tokens, seed
+        self.tokenizer, self.max_text_tokens, self.seed, self.pad_to = tokenizer, max_text_tokens, seed, pad_to
         self.mlm_probability, self.crop, self.patch_size = mlm_probability, crop, patch_size
         self._special = torch.tensor(sorted(tokenizer.all_special_ids))
 
@@ -253,9 +255,10 @@ class Collator:
         )
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return token ids and attention mask, (B, L) int64 each; L is the length of the longest text."""
+        """Return token ids and attention mask, (B, L) int64 each; L is the length of the longest text, rounded up."""
         rows = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_tokens)["input_ids"]
-        ids = torch.full((len(rows), max(map(len, rows))), self.tokenizer.pad_token_id, dtype=torch.long)
+        longest = -(-max(map(len, rows)) // self.pad_to) * self.pad_to
+        ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)

@@ -17,16 +17,17 @@ from alpro.data.media.probe import probe
 from alpro.data.media.shards import accept_shard_paths
 from alpro.data.media.streams import check_file, error_summary
 from alpro.data.media.strict import Frames, check_frames
-from alpro.data.media.with_torchcodec import read_with_torchcodec
+from alpro.data.media.with_torchcodec import read_with_nvdec, read_with_torchcodec
 from alpro.errors import DataError
 
-Decoder = Literal["decord", "pyav", "torchcodec"]
+Decoder = Literal["decord", "pyav", "torchcodec", "nvdec"]
 Reader = Callable[[Path, Frames, Sequence[int], int | None], np.ndarray]
 # Each decoder, followed by the one that reads the files that it cannot.
 READERS: dict[Decoder, dict[Decoder, Reader]] = {
     "decord": {"decord": read_with_decord, "pyav": read_with_pyav},
     "pyav": {"pyav": read_with_pyav},
     "torchcodec": {"torchcodec": read_with_torchcodec, "pyav": read_with_pyav},
+    "nvdec": {"nvdec": read_with_nvdec, "pyav": read_with_pyav},
 }
 
 

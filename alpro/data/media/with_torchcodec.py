@@ -1,5 +1,7 @@
 """Decoding with TorchCodec, PyTorch's own decoder, if `loader.decoder` asks for it; it needs FFmpeg's libraries on the machine.
 
+`torchcodec` decodes on the CPU, `nvdec` on an NVIDIA GPU, whose pixels differ in rounding.
+
 TorchCodec reads the stream that decord would choose, and turns the frames upright like decord. Its pixels are decord's, except
 those of videos with an odd size or with 10 bits; frames that are scaled differ in rounding, because they are scaled as RGB.
 """
@@ -35,23 +37,46 @@ def import_decoder() -> Any:
     return VideoDecoder
 
 
+def check_nvdec() -> None:
+    """Raise ConfigError if this machine has no NVIDIA GPU that could decode, or no TorchCodec."""
+    import torch
+
+    import_decoder()
+    if not torch.cuda.is_available():
+        raise ConfigError("loader.decoder: nvdec decodes on an NVIDIA GPU, and torch finds none here; use torchcodec or decord")
+
+
 def read_with_torchcodec(path: Path, frames: Frames, indices: Sequence[int], size: int | None) -> np.ndarray:
     """Read frames with TorchCodec: (T, H, W, 3) uint8.
 
     Raises DataError if it can't read them or counts other frames than decode, ConfigError if it is not installed.
     """
+    return _read(path, frames, indices, size, {"num_ffmpeg_threads": 1})
+
+
+def read_with_nvdec(path: Path, frames: Frames, indices: Sequence[int], size: int | None) -> np.ndarray:
+    """Read frames with TorchCodec on this process's GPU: (T, H, W, 3) uint8, on the host. Raises as `read_with_torchcodec`."""
+    import torch
+
+    check_nvdec()
+    return _read(path, frames, indices, size, {"device": f"cuda:{torch.cuda.current_device()}"})
+
+
+def _read(path: Path, frames: Frames, indices: Sequence[int], size: int | None, options: dict[str, Any]) -> np.ndarray:
     import av
 
     decoder = import_decoder()
     try:
         with open_video(path) as container:
             stream = video_stream(container).index
-        reader = decoder(str(path), stream_index=stream, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+        reader = decoder(str(path), stream_index=stream, dimension_order="NHWC", seek_mode="exact", **options)
         if len(reader) != frames.count:
             raise DataError(f"it counts {len(reader)} frames, but {frames.count} decode")
         unique, inverse = np.unique(indices, return_inverse=True)
-        pixels = reader.get_frames_at(unique.tolist()).data.numpy()
+        pixels = reader.get_frames_at(unique.tolist()).data.cpu().numpy()
     except (av.FFmpegError, RuntimeError, ValueError, IndexError) as error:
+        if "nsupported device" in str(error):  # TorchCodec's CPU build; no file would be read
+            raise ConfigError("loader.decoder: this TorchCodec has no NVDEC; install its CUDA build, or use decord") from None
         raise DataError(error_summary(error)) from None
     if size:
         pixels = np.stack([_squeeze(frame, size) for frame in pixels])

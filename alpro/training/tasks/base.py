@@ -12,7 +12,7 @@ import numpy as np
 from alpro import distributed
 from alpro.checkpoints.initial_weights import load_start
 from alpro.checkpoints.load import Resize
-from alpro.config import CorpusTraining, Finetuning, Params, Training
+from alpro.config import CorpusTraining, Finetuning, Model, Params, Training
 from alpro.data.batches.datasets import ClipDataset, Collator
 from alpro.data.batches.loader import TrainLoader
 from alpro.data.batches.sampler import BatchPlan
@@ -93,6 +93,11 @@ class _VideoGroups(dict[str, np.ndarray]):
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.datasets[name].groups
+
+
+def padding(model: Model) -> int:
+    """Return the number of which text lengths are multiples: 8 on a GPU, whose matrix units need it to be fast, else 1."""
+    return 8 if distributed.device().type == "cuda" and model.max_positions % 8 == 0 else 1
 
 
 def load_initial_weights(model: Alpro, init: str, seed: int, resize: Resize, say: Callable[[str], None]) -> None:

@@ -23,7 +23,7 @@ from alpro.errors import ConfigError
 from alpro.launch import heartbeat
 from alpro.models import Alpro, Pretrain, Prompter, build_model
 from alpro.objectives.precision import autocast
-from alpro.training.tasks.base import ClipTask, load_initial_weights
+from alpro.training.tasks.base import ClipTask, load_initial_weights, padding
 
 _ACCURACY = {"vtc": "vtc_r1", "vtm": "vtm_acc", "mlm": "mlm_acc"}  # metric of each loss that has an accuracy
 
@@ -101,7 +101,7 @@ class PrompterTask(CorpusTask):
         )
         load_initial_weights(model, init, params.seed, params.init.resize, say)
         tokenizer = load_tokenizer(params.text.tokenizer, vocab_size=params.model.vocab_size)
-        collator = Collator(tokenizer, settings.max_text_tokens, params.seed)
+        collator = Collator(tokenizer, settings.max_text_tokens, params.seed, pad_to=padding(params.model))
         super().__init__(params, settings, model, ("vtc",), collator)
 
 
@@ -143,6 +143,7 @@ class PretrainTask(CorpusTask):
             mlm_probability=settings.mlm_probability if loss_weights["mlm"] else None,
             crop=settings.pem if pem else None,
             patch_size=params.model.patch_size,
+            pad_to=padding(params.model),
         )
         losses = [name for name in ("vtc", "vtm", "mlm", "pem") if loss_weights[name]]
         super().__init__(params, settings, model, losses, collator)

@@ -22,7 +22,7 @@ from alpro.files.json_files import write_json
 from alpro.files.state import state_folder
 from alpro.launch import heartbeat
 from alpro.models import build_model
-from alpro.training.tasks.base import ClipTask, load_initial_weights
+from alpro.training.tasks.base import ClipTask, load_initial_weights, padding
 
 RETRIEVAL_METRICS = tuple(
     f"{direction}{name}" for direction in ("", "v2t_") for name in ("r1", "r5", "r10", "medianR", "meanR")
@@ -43,7 +43,8 @@ class DatasetTask(ClipTask):
         self.cache = open_frame_cache(params.loader)
         records, texts = read_dataset(dataset, "train"), settings.texts_per_clip
         train = ClipDataset(name, records, dataset.task, view, params.seed, self.answers, texts, self.cache)
-        super().__init__(params, settings, {name: train}, Collator(self.tokenizer, settings.max_text_tokens, params.seed))
+        collator = Collator(self.tokenizer, settings.max_text_tokens, params.seed, pad_to=padding(params.model))
+        super().__init__(params, settings, {name: train}, collator)
 
     def _evaluation(self) -> dict[str, Any]:
         return {

@@ -123,6 +123,22 @@ def test_text_is_padded_to_the_longest_in_the_batch_and_truncated(records, token
     assert ids[0, 5] == tokenizer.pad_token_id and ids[1, 5] == tokenizer.sep_token_id
 
 
+def test_text_is_padded_to_a_multiple_without_changing_any_draw(records, tokenizer):
+    data = ClipDataset("web", records, "corpus", VIEW, seed=0)
+    samples = [data[0, i] for i in range(6)]
+    plain, padded = (
+        Collator(tokenizer, 30, seed=0, mlm_probability=0.5, crop=PEM(), patch_size=8, pad_to=pad_to)(samples).batch
+        for pad_to in (1, 8)
+    )
+    length = plain.input_ids.shape[1]
+    assert length % 8 and padded.input_ids.shape == (6, -(-length // 8) * 8)
+    assert not padded.attention_mask[:, length:].any() and (padded.mlm_labels[:, length:] == -100).all()
+    for name in ("input_ids", "attention_mask", "mlm_input_ids", "mlm_labels"):
+        assert torch.equal(getattr(padded, name)[:, :length], getattr(plain, name))
+    for name in ("mlm_positions", "crop_boxes", "pixels"):
+        assert torch.equal(getattr(padded, name), getattr(plain, name))
+
+
 def test_batch_has_masked_words_and_crop_boxes_for_pretraining(records, tokenizer):
     data = ClipDataset("web", records, "corpus", VIEW, seed=0)
     batch = Collator(tokenizer, 30, seed=0, mlm_probability=0.5, crop=PEM(), patch_size=8)([data[0, i] for i in range(6)]).batch

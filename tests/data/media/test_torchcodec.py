@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from alpro.checks import preflight
+from alpro.config import load
 from alpro.data.media import with_torchcodec
 from alpro.data.media.probe import probe
 from alpro.data.media.read import read_frames
@@ -74,3 +79,51 @@ def test_missing_package_is_named_with_its_remedy(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigError, match=r"TorchCodec is not installed; run `pip install 'alpro\[torchcodec\]'`"):
         read_frames(make_video(tmp_path / "a.mp4"), 4, 32, decoder="torchcodec")
     with_torchcodec.import_decoder.cache_clear()
+
+
+def test_nvdec_is_refused_in_one_line_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(with_torchcodec, "import_decoder", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = "loader.decoder: nvdec decodes on an NVIDIA GPU, and torch finds none here; use torchcodec or decord"
+    with pytest.raises(ConfigError, match=f"^{line}$"):
+        read_frames(make_video(tmp_path / "a.mp4"), 4, 32, decoder="nvdec")
+    with pytest.raises(ConfigError, match=f"^{line}$"):
+        preflight.check(load("recipes/tiny.yaml", ["loader.decoder=nvdec", "launch.processes=1"]))
+
+
+def test_nvdec_decodes_on_the_gpu_of_the_process_and_returns_frames_of_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TorchCodec is replaced, as nothing here can decode on a GPU."""
+    asked = []
+
+    class Decoder:
+        def __init__(self, path: str, **options: Any) -> None:
+            asked.append(options)
+            self.frames = torch.from_numpy(read_frames(path, list(range(10)), None, decoder="pyav", alone=True))
+
+        def __len__(self) -> int:
+            return len(self.frames)
+
+        def get_frames_at(self, indices: list[int]) -> Any:
+            return SimpleNamespace(data=self.frames[indices])
+
+    monkeypatch.setattr(with_torchcodec, "import_decoder", lambda: Decoder)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    video = make_video(tmp_path / "a.mp4", frames=10)
+    found = read_frames(video, [7, 2], None, decoder="nvdec", alone=True)
+    np.testing.assert_array_equal(found, read_frames(video, [7, 2], None, decoder="pyav"))
+    assert [options["device"] for options in asked] == ["cuda:1"]
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("Unsupported device: cuda:1")
+
+    monkeypatch.setattr(with_torchcodec, "import_decoder", lambda: refuse)
+    with pytest.raises(ConfigError, match="this TorchCodec has no NVDEC; install its CUDA build, or use decord"):
+        read_frames(video, 4, 32, decoder="nvdec")
+
+
+def test_nvdec_in_worker_processes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="loader.decoder nvdec needs loader.workers 0"):
+        load("recipes/tiny.yaml", ["loader.decoder=nvdec", "loader.workers=2"])
