@@ -29,11 +29,12 @@ from alpro.training.engine import Engine
 
 NARROW = Model(width=48, heads=12, intermediate=96, embed_dim=16)
 CPU = torch.device("cpu")
-VIEWS = (
+FREE = (  # operations that compute nothing by themselves
     "view", "_unsafe_view", "reshape", "transpose", "t", "permute", "expand", "expand_as", "split", "split_with_sizes", "slice",
     "select", "unsqueeze", "squeeze", "unflatten", "flatten", "as_strided", "alias", "detach", "detach_", "unbind", "narrow",
     "numpy_T", "empty", "empty_like", "empty_strided", "new_empty", "resize_", "result_type", "lift_fresh", "chunk", "T",
-    "set_", "view_as", "unsafe_split", "_reshape_alias", "is_nonzero", "item", "_local_scalar_dense",
+    "set_", "view_as", "unsafe_split", "_reshape_alias", "is_nonzero", "item", "_local_scalar_dense", "to", "contiguous",
+    "resolve_conj", "resolve_neg", "lift", "_has_compatible_shallow_copy_type", "is_same_size", "can_cast", "pin_memory",
 )  # fmt: skip
 
 
@@ -67,15 +68,14 @@ def profiled(name: str, kind: Kind, model: Model, compiled: bool = False) -> int
     if compiled:
         compile_blocks(task.model, CPU)
     engine.run()
-    return sum(_is_kernel(event) for event in profiler.events() or [])
+    return sum(_kernels(event) for event in profiler.events() or [] if event.cpu_parent is None)
 
 
-def _is_kernel(event: Any) -> bool:
-    """Return True for an operation without others inside that is no view, and for a function of compiled code."""
-    if event.name.startswith(("aten::", "torch::")):
-        inside = any(child.name.startswith("aten::") for child in event.cpu_children)
-        return not inside and event.name.split("::")[1] not in VIEWS
-    return bool(event.name.startswith(("cpp_fused", "graph_")))
+def _kernels(event: Any) -> int:
+    """Count the operations inside an event of the profiler; if there are none, the event itself, unless it computes nothing."""
+    inside = sum(_kernels(child) for child in event.cpu_children)
+    computes = event.name.startswith("aten::") and event.name.removeprefix("aten::") not in FREE
+    return inside or int(computes or event.name.startswith("cpp_fused"))
 
 
 def main() -> None:

@@ -33,9 +33,9 @@ def compile_blocks(model: Alpro, device: torch.device, backend: str = "inductor"
 
 def check_compiler(device_type: str) -> None:
     """Raise ConfigError if torch.compile lacks a compiler, or Python's headers, on this machine."""
-    variable, names = ("CC", C) if device_type == "cuda" else ("CXX", CPP)
-    if own := os.environ.get(variable):
-        names = (own,)
+    on_gpu = device_type == "cuda"
+    own = os.environ.get("CC") if on_gpu else os.environ.get("CXX")
+    names = (own,) if own else C if on_gpu else CPP
     missing = []
     if not any(shutil.which(name) for name in names):
         missing.append(f"a compiler ({' or '.join(names)})")
