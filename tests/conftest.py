@@ -57,7 +57,7 @@ OWN = _own_addresses()
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Start with the longest files, and skip tests marked `gpu` if there is no GPU."""
     items.sort(key=lambda item: not item.path.name.endswith(LONGEST))
-    gpu_tests = [item for item in items if "gpu" in item.keywords]
+    gpu_tests = [item for item in items if item.get_closest_marker("gpu")]  # keywords have names of folders too
     if not gpu_tests:
         return
     import torch  # only if such a test is selected

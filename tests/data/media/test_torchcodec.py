@@ -125,5 +125,5 @@ def test_nvdec_decodes_on_the_gpu_of_the_process_and_returns_frames_of_the_host(
 
 
 def test_nvdec_in_worker_processes_is_refused() -> None:
-    with pytest.raises(ConfigError, match="loader.decoder nvdec needs loader.workers 0"):
+    with pytest.raises(ConfigError, match=r"loader\.decoder nvdec needs loader\.workers 0"):
         load("recipes/tiny.yaml", ["loader.decoder=nvdec", "loader.workers=2"])
