@@ -114,7 +114,7 @@ class Block(nn.Module):
 
 def run_block(block: Block, x: Tensor, frames: int, cls_only: bool, keep: Tensor | None = None) -> Tensor:
     """Run a block. This is the region that torch.compile compiles, once for all blocks."""
-    return block(x, frames, cls_only, keep)  # type: ignore[no-any-return]
+    return block(x, frames, cls_only, keep)
 
 
 def drop_paths(x: Tensor, keep: Tensor) -> Tensor:
