@@ -1,4 +1,4 @@
-"""What a training step asks of a GPU, counted without one: kernels, synchronisations, bytes copied.
+"""Kernels, synchronisations and copied bytes of a training step on a GPU, counted without one.
 
     python -m benchmarks.step_costs --json benchmarks/step_costs.json
     python -m benchmarks.step_costs --compiled    # also the kernels of a compiled step; needs a C++ compiler, takes minutes

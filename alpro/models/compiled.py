@@ -9,6 +9,7 @@ import os
 import shutil
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,17 +17,18 @@ from alpro.errors import ConfigError
 from alpro.models.encoders import Alpro
 from alpro.models.timesformer import run_block
 
+BACKEND = "inductor"
 C = ("gcc", "cc", "clang")  # Triton compiles the code that starts its kernels
 CPP = ("g++",)  # on a CPU the kernels themselves are C++
 
 
-def compile_blocks(model: Alpro, device: torch.device, backend: str = "inductor") -> None:
+def compile_blocks(model: Alpro, device: torch.device, backend: Any = BACKEND) -> None:
     """Compile the blocks of a model's video encoder, for training only; evaluation runs them as they are.
 
     All blocks share one graph; a last block of which only [CLS] is needed has its own. They are compiled in the first step.
     Raises ConfigError if the machine cannot compile.
     """
-    if backend == "inductor":
+    if backend == BACKEND:
         check_compiler(device.type)
     model.visual_encoder.model.compiled = torch.compile(run_block, backend=backend, dynamic=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from alpro.data.text.tokenizer import train_vocabulary
 from alpro.errors import ConfigError, DataError, TrainingError
 from alpro.files.atomic import sha256
 from alpro.models import build_model
+from alpro.models.compiled import compile_blocks
 from alpro.serving import load, match
 from alpro.training import run
+from alpro.training.engine import Engine
 from alpro.training.run import run_training
 from tests.evaluation.conftest import write_video
 
@@ -107,6 +110,43 @@ def test_bf16_is_refused_at_the_start_if_the_gpu_lacks_it(
     folders = {"output": tmp_path / "out", "record": tmp_path / "record", "state": tmp_path / "state"}
     with pytest.raises(ConfigError, match=r"^precision bf16: Tesla V100 does not support it; set `precision` to fp16 or fp32$"):
         run_training(parse(raw), "finetune", "msrvtt_ret", init="nowhere", **folders)
+
+
+def test_compiled_training_says_so_in_its_record_and_resumes_to_the_same_bytes(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALPRO_LIVE", "off")
+    monkeypatch.setattr(run, "compile_blocks", partial(compile_blocks, backend="aot_eager"))  # needs no compiler
+    raw = params.model_dump()
+    raw["model"]["vision_layers"] = 2
+    raw["launch"]["compile"] = True
+    raw["finetune"]["msrvtt_ret"]["save_every_s"] = 1e-6
+    scratch = str(ROOT / "recipes/init/scratch.yaml")
+
+    def train(name: str, **options: Any) -> bytes:
+        folders = {folder: tmp_path / name / folder for folder in ("output", "record", "state")}
+        run_training(parse(raw), "finetune", "msrvtt_ret", init=scratch, **folders, **options)
+        assert json.loads((tmp_path / name / "record/params.json").read_text())["compile"] is True
+        return (tmp_path / name / "output/model.safetensors").read_bytes()
+
+    whole = train("whole")
+    step = Engine._step
+
+    def stopped(self: Engine, batches: Any) -> Any:
+        if self.step == 1:
+            raise KeyboardInterrupt
+        return step(self, batches)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Engine, "_step", stopped)
+        train("resumed")
+    assert train("resumed") == whole
+    raw["launch"]["compile"] = False
+    run_training(
+        parse(raw), "finetune", "msrvtt_ret", init=scratch, output=tmp_path / "o", record=tmp_path / "r", state=tmp_path
+    )
+    assert "compile" not in json.loads((tmp_path / "r/params.json").read_text())
+    assert (tmp_path / "o/model.safetensors").read_bytes() != whole  # other random numbers drop its paths
 
 
 def test_kept_checkpoints_are_written_beside_the_output_and_can_be_loaded(
