@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 from alpro.config import Params, load
 from alpro.errors import AlproError
 from alpro.files.json_files import write_json
+from alpro.files.state import state_folder
 from alpro.lineage.experiments import experiments
 from alpro.report.spread import Group, group_by_seed
 
@@ -88,7 +90,9 @@ def main() -> None:
 
 def _dvc(*words: str, check: bool = True) -> None:
     quiet = {} if check else {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([sys.executable, "-P", "-m", "dvc", *words], check=check, **quiet)
+    # DVC runs each experiment in a folder of its own: one state folder for all, so that only the first one decodes the videos
+    environment = os.environ | {"ALPRO_STATE": str(state_folder().absolute() / "baseline")}
+    subprocess.run([sys.executable, "-P", "-m", "dvc", *words], check=check, env=environment, **quiet)
 
 
 if __name__ == "__main__":
