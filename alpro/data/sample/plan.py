@@ -20,11 +20,12 @@ from alpro.config import Sample
 from alpro.data.sample.film import Film, make_film
 from alpro.data.sample.questions import QuestionGenerator
 from alpro.data.sample.scenes import Cards, Descriptions, Scene, Scenes, draw
-from alpro.data.sample.words import caption, paragraph, still_caption
+from alpro.data.sample.words import brief_caption, caption, paragraph, still_caption
 from alpro.errors import DataError
 
 SETS = ("webvid2m", "cc3m", "msrvtt_ret", "didemo_ret", "msrvtt_qa", "msvd_qa")
 CAPTIONS = 2  # per training video of msrvtt_ret
+BRIEF = 0.6  # probability that a training caption of webvid2m is brief
 QUESTIONS = 3  # per video; those about motion first
 TRIES = 2000  # scenes drawn before giving up
 
@@ -124,6 +125,8 @@ class _Collection:
         cards = Cards(self.rng)
         for _ in range(number):
             scene, text, description = self._draw(cards, lambda scene, description: not held_out.fit(scene))
+            if self.name == "webvid2m" and self.rng.random() < BRIEF:
+                text, description = brief_caption(scene, self.rng)
             more = [self.captioner(scene, self.rng) for _ in range(captions - 1)]
             self._add(split, scene, [(text, description), *more])
 

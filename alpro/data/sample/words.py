@@ -1,7 +1,7 @@
 """Captions of scenes: one sentence from many templates, a paragraph, or a caption of a still image.
 
-`caption`, `paragraph` and `still_caption` return the text and its description, a scene with empty fields for what the text does
-not mention. The description shows which other scenes the text fits as well.
+`caption`, `brief_caption`, `paragraph` and `still_caption` return the text and its description, a scene with empty fields for
+what the text does not mention. The description shows which other scenes the text fits as well.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ _STILL = (
 
 
 # Probability that a caption mentions a toy's size, place and moment of change.
-KEPT = (0.6, 0.6, 0.9)
+KEPT = (0.6, 0.9, 0.9)
+# Probability that a brief caption mentions the toy's shape, its color and the setting.
+BRIEFLY_KEPT = (0.6, 0.4, 0.3)
 
 
 def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
@@ -101,7 +103,8 @@ def _noun_phrase(toy: Toy, rng: np.random.Generator, count: int = 1) -> str:
     if count > 1:
         return f"{COUNT_WORDS[count]} {toy.color} {PLURALS[toy.shape]}{place}"
     size = f"{toy.size} " if toy.size else ""
-    return f"a {size}{toy.color} {toy.shape}{place}"
+    color = f"{toy.color} " if toy.color else ""
+    return f"a {size}{color}{toy.shape or 'toy'}{place}"
 
 
 def _verb(toy: Toy, rng: np.random.Generator) -> tuple[str, str]:
@@ -118,12 +121,13 @@ def caption(scene: Scene, rng: np.random.Generator, everything: bool = False) ->
     """
     toys = tuple(_drop_details(toy, rng, everything) for toy in scene.toys)
     description = replace(scene, toys=toys)
-    where = _pick(rng, _SETTING[scene.setting])
+    where = _pick(rng, _SETTING[scene.setting]) if scene.setting else ""
     if scene.kind == "group":
         return _pick(rng, _GROUP).format(toys=_noun_phrase(toys[0], rng, scene.count), where=where), description
     does, doing = _verb(toys[0], rng)
     if scene.kind == "single":
-        return _pick(rng, _SINGLE).format(toy=_noun_phrase(toys[0], rng), does=does, doing=doing, where=where), description
+        text = _pick(rng, _SINGLE).format(toy=_noun_phrase(toys[0], rng), does=does, doing=doing, where=where)
+        return " ".join(text.split()), description
     if rng.random() < 0.5:
         toys = toys[::-1]
         does, doing = _verb(toys[0], rng)
@@ -138,6 +142,20 @@ def caption(scene: Scene, rng: np.random.Generator, everything: bool = False) ->
         where=where,
     )
     return text, replace(scene, toys=toys)
+
+
+def brief_caption(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
+    """Return a caption that, like many texts of the web, does not mention most of what is obvious, and its description.
+
+    Setting, color and shape alone distinguish most videos of a batch. If a caption lacks them, a model has to learn where a toy
+    is and what it does.
+    """
+    if scene.kind != "single":
+        return caption(scene, rng)
+    keep = rng.random(3) < BRIEFLY_KEPT
+    toy = scene.toys[0]
+    toy = replace(toy, shape=toy.shape if keep[0] else "", color=toy.color if keep[1] else "")
+    return caption(replace(scene, setting=scene.setting if keep[2] else "", toys=(toy,)), rng, everything=True)
 
 
 def paragraph(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:

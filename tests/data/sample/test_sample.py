@@ -1,5 +1,6 @@
 """The sample data is reproducible, balanced and disjoint, and no single frame reveals the motion."""
 
+import csv
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -92,6 +93,24 @@ def test_files_decode_to_the_planned_frames(tiny):
             pixels, expected = frames[-1], render(clip.film, TINY.frame_size)[-1]
         assert pixels.shape == (64, 64, 3)
         assert np.abs(pixels.astype(int) - expected).mean() < 12, clip.file
+
+
+def test_brief_captions_leave_out_what_is_obvious_but_not_what_happens(plan):
+    scenes = plan.scenes["webvid2m", "train"]
+    captions = {row["video_id"]: row["text"] for row in csv.DictReader(plan.texts["webvid2m/txt/train.csv"].splitlines())}
+    singles = [(scenes[name], description) for name, description in plan.descriptions["webvid2m", "train"] if name in captions]
+    singles = [(scene, description) for scene, description in singles if scene.kind == "single"]
+    assert all(
+        fits(description, scene) and description.toys[0].motion == scene.toys[0].motion for scene, description in singles
+    )
+    mentioned = {
+        "setting": np.mean([bool(description.setting) for _, description in singles]),
+        "color": np.mean([bool(description.toys[0].color) for _, description in singles]),
+        "shape": np.mean([bool(description.toys[0].shape) for _, description in singles]),
+    }
+    assert 0.4 < mentioned["setting"] < mentioned["color"] < mentioned["shape"] < 1
+    assert all("  " not in text and text == text.strip() for text in captions.values())
+    assert all(name in captions for name in scenes)
 
 
 def test_splits_share_no_video(plan):
