@@ -25,7 +25,7 @@ from alpro.errors import DataError
 
 SETS = ("webvid2m", "cc3m", "msrvtt_ret", "didemo_ret", "msrvtt_qa", "msvd_qa")
 CAPTIONS = 2  # per training video of msrvtt_ret
-BRIEF = 0.6  # probability that a training caption of webvid2m is brief
+BRIEF = 0.7  # probability that a training caption of webvid2m is brief
 QUESTIONS = 3  # per video; those about motion first
 TRIES = 2000  # scenes drawn before giving up
 
