@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,11 @@ def two_processes(backend: str) -> Callable[[Context], Figures]:
             run_world(settings, [sys.executable, "-m", "alpro.checks.gpu.worlds", str(out)])
         except LaunchError as error:
             raise Failed(str(error).splitlines()[0]) from None
-        return compare(safetensors.torch.load_file(out), gradients())
+        with safetensors.safe_open(out, "pt") as file:
+            used = file.metadata()["backend"]
+        if used != backend:
+            raise Failed(f"the processes used {used}, not {backend}")
+        return {"backend": used} | compare(safetensors.torch.load_file(out), gradients())
 
     return step
 
@@ -140,6 +145,6 @@ if __name__ == "__main__":
     distributed.init()
     result = gradients()
     if distributed.rank() == 0:
-        safetensors.torch.save_file(result, sys.argv[1])
+        safetensors.torch.save_file(result, sys.argv[1], {"backend": str(distributed.backend_name())})
     distributed.barrier()
     distributed.shutdown()
