@@ -94,7 +94,10 @@ def main() -> None:
         if args.compiled:
             row["profiled_compiled"] = profiled(name, few, NARROW, compiled=True)
         rows.append(row)
-        print(" ".join(f"{value:>{width}}" for value, width in zip(row.values(), (10, 5, 8, 5, 10, 5, 8, 8), strict=False)), flush=True)
+        print(
+            " ".join(f"{value:>{width}}" for value, width in zip(row.values(), (10, 5, 8, 5, 10, 5, 8, 8), strict=False)),
+            flush=True,
+        )
     result = {"setting": {"torch": torch.__version__, "precision": "bf16", "layers": NARROW.vision_layers}, "rows": rows}
     if args.json:
         write_json(args.json, result)

@@ -1,7 +1,7 @@
 """Starts one rank: reads its variables from stdin, where no other user can see them, and becomes the rank's command.
 
 Run as `python -I start.py COMMAND...` on the rank's host, before the project's paths are known, so it imports only the
-standard library and psutil.
+standard library and psutil. psutil may be on the PYTHONPATH that the launcher sends, as a carried wheel is.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def main() -> None:
     """Replace this process by the command, with the variables that the launcher sent."""
     message = json.load(sys.stdin)
     environment = kept(os.environ, message["host_variables"]) | message["variables"]
+    sys.path += filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     try:
         interface = interface_for(message["interfaces"], message["launcher"])
     except OSError as error:

@@ -222,6 +222,15 @@ def test_exception_is_a_failed_step_and_the_check_goes_on(monkeypatch: pytest.Mo
     assert written["setting"]["small"] and written["verdict"].startswith("1 passed, 1 skipped, 1 failed")
 
 
+def test_fault_in_a_loaders_process_is_named_by_its_own_last_line(context: Context) -> None:
+    def reads(given: Context) -> dict[str, Any]:
+        raise TypeError(
+            "Caught TypeError in DataLoader worker process 0.\nOriginal Traceback:\n  File ...\nTypeError: no such frame"
+        )
+
+    assert run_step(Step("reads", reads, 9), context) == ("failed", "TypeError: no such frame", {})
+
+
 def test_no_step_starts_after_the_time_is_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def slow(given: Context) -> dict[str, Any]:
         time.sleep(30)

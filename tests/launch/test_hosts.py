@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from alpro.config import Launch
@@ -138,3 +141,14 @@ def test_a_run_on_hosts_with_faults_does_not_start(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(hosts, "check", lambda *_: [hosts.Host("ha"), faulty])
     with pytest.raises(LaunchError, match="1 of 2 hosts cannot take part: hb: its commit is 1, here 2"):
         hosts.require(Launch(), None, "params.yaml")  # type: ignore[arg-type]
+
+
+def test_rank_finds_a_carried_psutil_on_the_pythonpath_that_the_launcher_sends() -> None:
+    """`-S` hides the installed one, as if it were missing."""
+    message = {
+        "host_variables": [], "interfaces": [], "launcher": "127.0.0.1",
+        "variables": {"PYTHONPATH": str(Path(psutil.__file__).parents[1])},
+    }  # fmt: skip
+    command = [sys.executable, "-I", "-S", start.__file__, sys.executable, "-c", "print('started')"]
+    rank = subprocess.run(command, input=json.dumps(message), capture_output=True, text=True)
+    assert (rank.returncode, rank.stdout) == (0, "started\n"), rank.stderr

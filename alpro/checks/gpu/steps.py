@@ -89,5 +89,6 @@ def run_step(step: Step, context: Context) -> tuple[Status, str, Figures]:
         import traceback
 
         traceback.print_exc()
-        first = next(iter(str(error).splitlines()), "")
-        return "failed", f"{type(error).__name__}: {first}"[:300], {}
+        lines = str(error).splitlines() or [""]
+        from_worker = lines[0].startswith("Caught ")  # with the traceback of a loader's process in between
+        return "failed", (lines[-1] if from_worker else f"{type(error).__name__}: {lines[0]}")[:300], {}

@@ -43,7 +43,8 @@ def open_video(path: Path) -> Any:
     """Open a file to be read. Titles and comments need not be UTF-8, as those of old cameras are not. Raises av.FFmpegError."""
     import av
 
-    return av.open(str(path), metadata_errors="replace")
+    old: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    return av.open(str(path), **old)
 
 
 def video_stream(container: Any) -> Any:
