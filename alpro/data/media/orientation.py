@@ -54,7 +54,8 @@ UPRIGHT = Orientation()
 
 def orientation_of(frame: Any) -> Orientation:
     """Return the orientation of a frame of PyAV; upright if it has no usable display matrix."""
-    matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), b"")
+    side_data = frame.side_data.get("DISPLAYMATRIX")  # before PyAV 19, iteration gave the values instead of the types
+    matrix = bytes(side_data) if side_data is not None else b""
     if len(matrix) < 36:
         return UPRIGHT
     a, b, _, c, d = struct.unpack("=5i", matrix[:20])
