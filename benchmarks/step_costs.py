@@ -5,8 +5,8 @@
 
 The models have the paper's layers, frames, tokens and batch, but narrow layers of one head: counts do not depend on either.
 They are taken in bf16 on a device that reports itself as a GPU and computes on the CPU (alpro/checks/gpu/counting.py). The
-column `profiled` is the number of operations that torch.profiler sees in the same step on the CPU, those of the backward pass and the optimizer
-included, without views. It is a check of the count, not the same number: a CPU takes some other paths.
+column `profiled` is the number of operations that torch.profiler sees in the same step on the CPU, those of the backward pass
+and the optimizer included, without views. It checks the count, but is not the same number: a CPU takes some other paths.
 """
 
 from __future__ import annotations
