@@ -27,19 +27,19 @@ def feed(context: Context) -> Figures:
         "decoder": decoder(), "cores": cores(), "raw clips/s": _rate(raw, context),
         "converted clips/s": _rate(sorted(copies.glob("*.mp4")), context),
         "MB raw": round(summary.bytes_before / 1e6, 3), "MB converted": round(summary.bytes_after / 1e6, 3),
-        "raw clips/s by NVDEC": _nvdec_rate(raw, context),
+        "by NVDEC": _by_nvdec(raw, context),
     }  # fmt: skip
     needed = [figures.get("clips/s") for name, figures in context.earlier.items() if name.startswith("speed retrieval")]
     return figures | ({"a step needs": max(filter(None, needed))} if any(needed) else {})
 
 
-def _nvdec_rate(paths: list[Path], context: Context) -> float | str:
-    """Return clips per second that this process decodes on the GPU, or why it cannot."""
+def _by_nvdec(paths: list[Path], context: Context) -> str:
+    """Measure the clips per second that this process decodes on the GPU, or say why it cannot."""
     try:
         check_nvdec()
-        return _rate(paths, context, 0, "nvdec")
+        return f"{_rate(paths, context, 0, 'nvdec')} clips/s"
     except ConfigError as error:
-        return str(error)
+        return f"none ({error})"
 
 
 def _rate(paths: list[Path], context: Context, workers: int | None = None, by: Decoder | None = None) -> float:
