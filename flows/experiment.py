@@ -76,6 +76,8 @@ def apply(root: Path, changes: ParamChanges) -> None:
                 params.pop(GATE, None)
             else:
                 params[GATE] = committed[GATE]
+            if committed["launch.scheduler"] is not None:  # a recipe says what is computed, the checkout where
+                params["launch"] |= {name: committed[f"launch.{name}"] for name in ("scheduler", "slurm")}
     if changes.overrides:
         of_recipe = protected(file)
         override(root, changes.overrides)

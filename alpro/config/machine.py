@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import (
@@ -12,6 +13,7 @@ from pydantic import (
 )
 
 from alpro.config.base import FilePath, Fraction, Hosts, Interface, KeyFile, Section
+from alpro.config.slurm import Slurm
 
 
 class Launch(Section):
@@ -20,7 +22,7 @@ class Launch(Section):
     processes: PositiveInt | None = Field(
         1,
         description="Number of processes on all hosts; null: one per GPU of this machine, or two without a GPU; in a Slurm "
-        "allocation one per GPU or task of its nodes.",
+        "allocation or job one per GPU or task of its nodes.",
     )
     backend: Literal["horovod", "torch"] = Field(
         "horovod",
@@ -44,6 +46,12 @@ class Launch(Section):
     ssh_identity: KeyFile | None = Field(
         None, description="File with the private key for ssh to the hosts; null: as ssh is configured."
     )
+    scheduler: Literal["slurm"] | None = Field(
+        None,
+        description="`slurm`: outside of a Slurm allocation, each stage that trains or evaluates is a job of its own; null: it "
+        "runs here.",
+    )
+    slurm: Slurm = Field(Slurm(), description="The jobs of `scheduler: slurm`.")
     threads: PositiveInt = Field(1, description="CPU threads per process.")
     compile: bool = Field(
         False,
@@ -71,7 +79,15 @@ class Launch(Section):
         """The world size: `processes`, or its default on this machine."""
         from alpro.system import gpus
 
+        if self.scheduler == "slurm":
+            nodes = self.slurm.nodes
+            return self.processes or nodes * (self.slurm.gpus_per_node or 0) or max(2, nodes)
         return self.processes or gpus.count() or 2
+
+    @property
+    def tasks_per_node(self) -> int:
+        """Number of processes on each node of a job of `slurm`."""
+        return math.ceil(self.world_size / self.slurm.nodes)
 
     @property
     def slots(self) -> list[tuple[str, int]]:
@@ -94,6 +110,22 @@ class Launch(Section):
         available = sum(slots for _, slots in self.slots)
         if names and self.discovery is None and self.world_size > available:
             raise ValueError(f"launch.hosts has {available} slots, but launch.processes is {self.world_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_scheduler(self) -> Launch:
+        if self.scheduler is None:
+            return self
+        for name in ("hosts", "min_processes"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"launch.{name}: Slurm chooses the hosts of a job; set it or launch.scheduler to null")
+        nodes, gpus = self.slurm.nodes, self.slurm.gpus_per_node
+        if self.world_size < nodes:
+            raise ValueError(f"launch.slurm.nodes is {nodes}, but launch.processes is {self.processes}; each node needs one")
+        if gpus and self.tasks_per_node > gpus:
+            raise ValueError(
+                f"launch.processes is {self.processes}, but launch.slurm asks for {nodes} x {gpus} GPUs; give each process one"
+            )
         return self
 
     @model_validator(mode="after")

@@ -27,23 +27,27 @@ from alpro.terminal import logs
 log = logs.get(__name__)
 
 
-def run_world(settings: Launch, command: list[str]) -> int:
-    """Run a command on `min_processes` to `max_processes` processes; return 0. Raises LaunchError if too few remain."""
+def run_world(settings: Launch, command: list[str], params: Path | None = None) -> int:
+    """Run a command on `min_processes` to `max_processes` processes; return 0. Raises LaunchError if too few remain.
+
+    With `params`, the parameter file, hosts that join are checked first.
+    """
     with tempfile.TemporaryDirectory(prefix="alpro-launch-") as folder:
         discovery = settings.discovery or str(fixed_hosts(settings.hosts or "", Path(folder)))
         hosts = discovered_hosts(discovery)
-        full_command = elastic_command(settings, discovery, command)
+        full_command = elastic_command(settings, discovery, command, params)
         log.info("alpro launch: %s", shlex.join(full_command))
         settings = settings.model_copy(update={"hosts": hosts})
         return ElasticSupervisor(settings, full_command, starter_environment(settings)).wait()
 
 
-def elastic_command(settings: Launch, discovery: str, command: list[str]) -> list[str]:
+def elastic_command(settings: Launch, discovery: str, command: list[str], params: Path | None = None) -> list[str]:
     """Return the full command of an elastic world. Raises LaunchError if Horovod is not installed."""
     return [
         *horovodrun(settings),
         *("--min-np", str(settings.min_processes), "--max-np", str(settings.max_processes or settings.world_size)),
         *("--host-discovery-script", shlex.quote(os.path.abspath(discovery))),  # Horovod passes it to a shell
+        *(("--params", str(params)) if params else ()),
         *("--elastic-timeout", f"{settings.start_timeout_s:.0f}", *command),
     ]
 

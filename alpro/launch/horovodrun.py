@@ -32,6 +32,7 @@ from horovod.runner.elastic.settings import ElasticSettings
 from horovod.runner.gloo_run import create_slot_env_vars, launch_gloo_elastic, register_shutdown_event
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
 
+from alpro.config import Launch
 from alpro.launch import environment, heartbeat, rendezvous, start
 from alpro.launch.diagnosis import HOSTS_CHANGED
 from alpro.launch.proof import prove, proves
@@ -176,8 +177,8 @@ class World:
     def run_elastic(self) -> None:
         """Run the processes that the discovery program allows. Exits with a message if too few remain."""
         settings = ElasticSettings(
-            discovery=Discovery(self.options.host_discovery_script, self.address, say), num_proc=self.options.np,
-            min_num_proc=self.options.min_np, max_num_proc=self.options.max_np,
+            discovery=Discovery(self.options.host_discovery_script, self.address, say, self._examine),
+            num_proc=self.options.np, min_num_proc=self.options.min_np, max_num_proc=self.options.max_np,
             elastic_timeout=self.options.elastic_timeout, reset_limit=None,
         )  # fmt: skip
 
@@ -191,6 +192,22 @@ class World:
             )
         except RuntimeError as error:
             sys.exit(" ".join(str(error).split()))
+
+    def _examine(self, host: str) -> str:
+        """Return what is wrong with a host that an elastic run may add."""
+        if self.options.params is None:
+            return ""
+        from alpro.config import load
+        from alpro.errors import AlproError
+        from alpro.launch import hosts
+
+        try:
+            params = load(self.options.params)
+            reach = {"hosts": f"{host}:1", "processes": 1, "min_processes": None, "max_processes": None, "discovery": None}
+            settings = Launch(**{**params.launch.model_dump(), **reach})
+            return "; ".join(fault for one in hosts.check(settings, params, self.options.params) for fault in one.faults)
+        except (AlproError, OSError) as error:
+            return str(error)
 
     def hosts(self) -> str:
         """Return the hosts, `name:slots,...`."""
@@ -268,6 +285,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--max-np", type=int)
     parser.add_argument("--host-discovery-script")
     parser.add_argument("--elastic-timeout", type=int)
+    parser.add_argument("--params", help="parameter file of the run; hosts that join an elastic run are checked with it")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     return parser.parse_args()
 

@@ -41,7 +41,9 @@ def with_allocation(settings: Launch) -> Launch:
             "or set launch.processes=null"
         )
     entries = ",".join(f"{host}:{number}" for host, number in zip(hosts, slots, strict=True) if number)
-    return Launch(**{**settings.model_dump(), "hosts": entries, "processes": processes, "remote_shell": "srun"})
+    return Launch(
+        **{**settings.model_dump(), "hosts": entries, "processes": processes, "remote_shell": "srun", "scheduler": None}
+    )
 
 
 def host_names(nodes: str) -> list[str]:

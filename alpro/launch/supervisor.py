@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from alpro.config import Launch
 from alpro.errors import LaunchError
-from alpro.launch import diagnosis, heartbeat
+from alpro.launch import diagnosis, heartbeat, slurm_job
 from alpro.launch.command import own_address
 from alpro.launch.diagnosis import ENDED, EXIT, GLOO, HOSTS_CHANGED, PREFIX, STEP_PHASES, Event, Rank, Symptom
 from alpro.launch.labels import hosts_of_ranks, labelled
@@ -38,6 +38,12 @@ LATE_OUTPUT_S = 1.0  # a failing rank's output may arrive this much later than t
 STDERR_LINES = 200
 
 
+class Stopped(LaunchError):
+    """The run was stopped from outside; `saved` is True if its ranks have saved their state."""
+
+    saved = False
+
+
 class Supervisor:
     """One starter, its output, and the connections of its ranks; all events pass through one queue."""
 
@@ -52,6 +58,7 @@ class Supervisor:
         self.starter_lines: list[str] = []
         self.stopping = ""  # why the run was asked to stop
         self.impatient = False  # asked a second time
+        self.stopped: Stopped | None = None
         self.bar = Bar(sys.stdout, transient=True)
         host = own_address(settings.hosts)
         self.listener = Listener(host, self.secret, self.events, self._register)
@@ -96,8 +103,11 @@ class Supervisor:
             code = None
             while code is None:
                 code = self._handle_next(timeout=0.5)
+                if slurm_job.warned.is_set() and not self.stopping and any(rank.stoppable for rank in self.ranks):
+                    self.stopping = "stopped by Slurm's warning; run the same command again to resume from the last saved state"
                 if self.stopping and code is None:
-                    raise LaunchError(self.stopping)
+                    self.stopped = Stopped(self.stopping)
+                    raise self.stopped
                 self._check_times(began_s)
             if code != 0:
                 raise self._diagnose(None, f"the starter ended with exit code {code}")
@@ -248,6 +258,7 @@ class Supervisor:
         self.listener.close()
 
     def _ask_to_stop(self) -> None:
+        was_stoppable = any(rank.stoppable for rank in self.ranks)
         self.listener.send(heartbeat.STOP)
         until_s = time.monotonic() + GRACE_S
         while self.process.poll() is None and time.monotonic() < until_s and any(r.stoppable for r in self.ranks):
@@ -257,3 +268,8 @@ class Supervisor:
                 self._handle_next(timeout=0.1)
             except LaunchError:
                 return
+        for kind, source, content in self._events_during(0.1):
+            if kind == "message":
+                source.update(content)
+        if self.stopped is not None:
+            self.stopped.saved = was_stoppable and not any(rank.stoppable for rank in self.ranks)

@@ -171,7 +171,7 @@ def test_overrides_cannot_read_the_environment(tmp_path: Path) -> None:
 
 
 COMMITTED = """\
-launch: {discovery: null, hosts: "one:1,two:1", sample_log: null}
+launch: {discovery: null, hosts: "one:1,two:1", sample_log: null, remote_shell: ssh, scheduler: null, slurm: {account: null}}
 loader: {cache: .state/frames}
 entities: {tagger: null}
 convert: {fast: {source: a, output: b}}
@@ -185,6 +185,9 @@ convert: {fast: {source: a, output: b}}
         ("launch.hosts='other.example:4'", "launch.hosts"),
         ("launch={hosts: 'other.example:4'}", "launch.hosts"),
         ("launch=x", "launch.discovery"),
+        ("launch.remote_shell=srun", "launch.remote_shell"),
+        ("launch.scheduler=slurm", "launch.scheduler"),
+        ("launch.slurm.account=other", "launch.slurm"),
         ("entities.tagger=/tmp/pipeline", "entities.tagger"),
         ("launch.sample_log=/home/me/.bashrc", "launch.sample_log"),
         ("loader.cache=/home/me", "loader.cache"),
@@ -203,3 +206,14 @@ def test_a_run_may_repeat_or_clear_a_protected_value(tmp_path: Path) -> None:
     apply(tmp_path, to_changes(None, ["launch.hosts='one:1,two:1'", "loader.cache=null", "~convert.fast"]))
     params = yaml.safe_load((tmp_path / "params.yaml").read_text())
     assert (params["launch"]["hosts"], params["loader"]["cache"], params["convert"]) == ("one:1,two:1", None, {})
+
+
+def test_a_recipe_keeps_the_scheduler_of_the_checkout(tmp_path: Path) -> None:
+    recipes = Path(__file__).parents[2] / "recipes"
+    shutil.copytree(recipes, tmp_path / "recipes")
+    params = yaml.safe_load((recipes / "tiny.yaml").read_text())
+    params["launch"] |= {"scheduler": "slurm", "slurm": {**params["launch"]["slurm"], "partition": "gpu"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    apply(tmp_path, to_changes("paper", []))
+    launch = yaml.safe_load((tmp_path / "params.yaml").read_text())["launch"]
+    assert (launch["scheduler"], launch["slurm"]["partition"], launch["processes"]) == ("slurm", "gpu", 8)

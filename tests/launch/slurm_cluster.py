@@ -16,6 +16,7 @@ SlurmctldHost={controller}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
+AuthInfo=cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -30,8 +31,17 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=2
+SlurmdTimeout=20
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SchedulerParameters=sched_interval=2,bf_interval=2
+SlurmctldParameters=preempt_send_user_signal
 NodeName={nodes} CPUs=2 State=UNKNOWN
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=DEFAULT Nodes=ALL State=UP MaxTime=INFINITE PreemptMode=REQUEUE
+PartitionName=all Default=YES GraceTime=60
+PartitionName=hasty
+PartitionName=short MaxTime=1
+PartitionName=urgent PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -40,6 +50,11 @@ def missing_slurm() -> str:
     if absent := [name for name in PROGRAMS if shutil.which(name) is None and not Path("/usr/sbin", name).exists()]:
         return f"needs {', '.join(absent)} (apt-get install slurmctld slurmd slurm-client munge)"
     return missing()
+
+
+def slurm(cluster: Cluster, *words: str) -> str:
+    """Run a command of Slurm on the launcher; return its output."""
+    return cluster.launcher.run("env", f"SLURM_CONF={cluster.folder / 'slurm' / 'slurm.conf'}", *words)
 
 
 def start_slurm(cluster: Cluster) -> dict[str, str]:
@@ -59,7 +74,7 @@ def start_slurm(cluster: Cluster) -> dict[str, str]:
     for name in nodes:
         cluster.hosts[name].run("env", f"SLURM_CONF={file}", "/usr/sbin/slurmd", "-N", name)
     until_s = time.monotonic() + 60
-    while "idle" not in (state := cluster.launcher.run("env", f"SLURM_CONF={file}", "sinfo", "--noheader", "-o", "%T %D")):
+    while set((state := slurm(cluster, "sinfo", "--noheader", "--Node", "-o", "%T")).split()) != {"idle"}:
         assert time.monotonic() < until_s, state
         time.sleep(0.5)
     return variables

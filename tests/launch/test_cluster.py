@@ -181,6 +181,41 @@ def read_until(run: subprocess.Popen[str], text: str) -> list[str]:
     raise AssertionError("".join(lines))
 
 
+def test_elastic_hosts_come_and_go(project: Path, tmp_path: Path) -> None:
+    with Cluster(tmp_path / "cluster", OTHER_NAMES) as cluster:
+        hosts, discovery = tmp_path / "hosts", tmp_path / "discover"
+        hosts.write_text("ha:1\nhb:1\n")
+        discovery.write_text(f"#!/bin/sh\ncat {hosts}\n")
+        discovery.chmod(0o755)
+        elastic = {"min_processes": 1, "max_processes": 3, "commit_every": 5, "discovery": str(discovery)}
+        configure(project, cluster, None, processes=2, **elastic)
+        long = ["-S", "pretrain.epochs=1000"]
+        run = cluster.launch(project, "--", *TRAIN, *long, "--output", "x/model", "--record", "x/record")
+        read_until(run, "step 20/")
+        hosts.write_text("ha:1\nhb:1\nhc:1\nnosuch:1\n")
+        began_s = time.monotonic()
+        lines = read_until(run, "elastic: 3 processes from here on")
+        lines += read_until(run, "pretrain: step")
+        print(f"hc takes part after {time.monotonic() - began_s:.1f} s")
+        output = "".join(lines)
+        assert "alpro launch: host hc may join" in output
+        assert "host nosuch cannot join: its name does not resolve here" in output
+        cluster.cut("hb")
+        began_s = time.monotonic()
+        hosts.write_text("ha:1\nhc:1\n")
+        lines = read_until(run, "elastic: 2 processes from here on")
+        lines += read_until(run, "pretrain: step")
+        print(f"the training continues {time.monotonic() - began_s:.1f} s after the cable of hb was cut")
+        assert re.search(r"rank \d \(hb, process \d+\) cannot be reached", "".join(lines))
+        cluster.launcher.run("pkill", "-TERM", "-f", "alpro launch -- ")  # on this host alone: it has its own process numbers
+        code, output = output_of(run, 300)
+        assert code == 1 and "stopped by SIGTERM" in output.splitlines()[-1]
+        until_s = time.monotonic() + 60
+        while "alpro train" in cluster.hosts["ha"].run("ps", "ax") + cluster.hosts["hc"].run("ps", "ax"):
+            assert time.monotonic() < until_s, "ranks are left behind"
+            time.sleep(0.5)
+
+
 @pytest.mark.parametrize("backend", ["horovod", "torch"])
 def test_slurm_gives_the_hosts_and_srun_the_processes(project: Path, tmp_path: Path, backend: str) -> None:
     if reason := missing_slurm():
