@@ -13,6 +13,7 @@ import secrets
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -118,10 +119,18 @@ def _label(command: list[str]) -> str:
 
 
 def _end_orphans(folder: Path) -> None:
-    """Cancel jobs whose submitters died together with their guards, as in a power failure, and remove their logs."""
+    """Cancel jobs whose submitters on this host died together with their guards, as in a power failure, and remove their logs.
+
+    Those of other hosts are left alone: on some shared file systems a lock holds only on its own host.
+    """
     for left in [path for path in folder.iterdir() if path.is_dir()]:
+        file = folder / f"{left.name}.lock"
         try:
-            lock = Lock(folder / f"{left.name}.lock")
+            if f" on {socket.gethostname()}, since" not in file.read_text(encoding="utf-8"):
+                continue
+            lock = Lock(file)
+        except FileNotFoundError:
+            continue  # its submitter removes the folder now
         except LockHeld:
             continue
         with lock:
@@ -143,6 +152,7 @@ class _Submission:
         self.signals: list[signal.Signals] = []
         self.said = ""
         self.asked_s = 0.0
+        self.is_over = False  # no job is left that a guard would have to cancel
 
     def run(self) -> None:
         """Submit the job and wait for its end. Raises LaunchError unless it succeeds."""
@@ -178,9 +188,11 @@ class _Submission:
         try:
             yield
         finally:
-            guard.stdin.write(b"the job has ended\n")
+            if self.is_over:
+                guard.stdin.write(b"the job has ended\n")
             guard.stdin.close()
-            guard.wait()
+            if self.is_over:
+                guard.wait()
 
     @contextmanager
     def _signals_noted(self) -> Iterator[None]:
@@ -209,11 +221,12 @@ class _Submission:
         self.asked_s = time.monotonic()
         if self.job is None:
             return
-        if self.job.state == "PENDING":
+        if self.job.state == "PENDING" and self.job.reason != "None":
             again = "was requeued and " if self.job.restarts else ""
             self._say(f"Slurm job {self.number} {again}waits ({self.job.reason})")
             if parameter := slurm_commands.HOPELESS.get(self.job.reason):
                 slurm_commands.run("scancel", self.number)
+                self.is_over = True
                 raise LaunchError(
                     f"Slurm job {self.number} would wait for ever ({self.job.reason}), so it is cancelled; change "
                     f"launch.slurm.{parameter}"
@@ -238,6 +251,7 @@ class _Submission:
                 time.sleep(POLL_S)
         if self._is_active():
             slurm_commands.run("scancel", f"--user={os.getuid()}", f"--name={self.name}")
+        self.is_over = bool(self.number)
         self.log.copy(rest=True)
         job = f"Slurm job {self.number}" if self.number else "its Slurm job"
         raise LaunchError(
@@ -250,6 +264,7 @@ class _Submission:
 
     def _finish(self, code: int, output: str) -> None:
         """Print the rest of the log. Raises LaunchError if the job did not succeed."""
+        self.is_over = True
         self.number = self.number or next(iter(re.findall(r"Submitted batch job (\d+)", output)), "")
         if not self.number:
             raise LaunchError(slurm_commands.refusal("sbatch", output))

@@ -18,7 +18,6 @@ HOPELESS = {
     "BadConstraints": "constraint",
     "AccountNotAllowed": "account",
     "InvalidAccount": "account",
-    "AssociationJobLimit": "account",
 }
 # what sbatch says about a request that it refuses, with the parameter to change
 REFUSALS = {

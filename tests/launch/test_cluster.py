@@ -62,10 +62,12 @@ def output_of(process: subprocess.Popen[str], timeout_s: float = 1800) -> tuple[
     return process.returncode, output
 
 
-def train(cluster: Cluster, project: Path, name: str) -> str:
+def train(cluster: Cluster, project: Path, name: str, *words: str) -> str:
     """Train on the hosts of params.yaml; return the output of a run that succeeds."""
     began_s = time.monotonic()
-    code, output = output_of(cluster.launch(project, "--", *TRAIN, "--output", f"{name}/model", "--record", f"{name}/record"))
+    code, output = output_of(
+        cluster.launch(project, "--", *TRAIN, *words, "--output", f"{name}/model", "--record", f"{name}/record")
+    )
     assert code == 0, output
     print(f"{name}: {time.monotonic() - began_s:.1f} s")
     return output

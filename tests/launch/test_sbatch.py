@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -268,11 +269,14 @@ def test_a_job_whose_submitter_and_guard_died_is_cancelled_by_the_next(
     slurm: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (slurm / "name").write_text("alpro-old-1\n")
-    Path(".state/slurm/alpro-old-1").mkdir(parents=True)
+    for host, name in ((socket.gethostname(), "old-1"), ("elsewhere", "old-2")):
+        Path(f".state/slurm/alpro-{name}").mkdir(parents=True)
+        Path(f".state/slurm/alpro-{name}.lock").write_text(f"process 7 on {host}, since 2026-01-01 00:00:00\n")
     script_says(monkeypatch, "true")
     sbatch.run_job(settings(), Path("params.yaml"), ["train"])
     assert (slurm / "cancelled").read_text() == "7\n"
     assert not Path(".state/slurm/alpro-old-1").exists()
+    assert Path(".state/slurm/alpro-old-2").exists(), "its submitter may still run on that host"
 
 
 def test_the_guard_does_nothing_after_the_end_of_the_job(slurm: Path) -> None:

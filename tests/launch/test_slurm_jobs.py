@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.launch.cluster import Cluster, missing
 from tests.launch.slurm_cluster import missing_slurm, slurm, start_slurm
@@ -25,7 +24,7 @@ from tests.training.processes import needs_horovod
 
 __all__ = ["project"]  # a fixture
 pytestmark = [pytest.mark.slow, needs_horovod]
-LONG = ["-S", "pretrain.epochs=8"]
+LONG = ["-S", "pretrain.epochs=40", "-S", "pretrain.save_every_s=0.5"]
 ENDED_S = 60.0  # for Slurm to end a job: KillWait is 30 s
 
 
@@ -81,13 +80,7 @@ def nodes(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def undisturbed(nodes: Slurm) -> dict[str, str]:
     """Digests of a longer training of two processes without Slurm."""
     configure(nodes.project, None, None, processes=2)
-    params = nodes.project / "params.yaml"
-    long = yaml.safe_load(params.read_text())
-    long["pretrain"]["epochs"] = 8
-    params.write_text(yaml.safe_dump(long))
-    train(nodes.cluster, nodes.project, "out/undisturbed")
-    long["pretrain"]["epochs"] = 1
-    params.write_text(yaml.safe_dump(long))
+    train(nodes.cluster, nodes.project, "out/undisturbed", *LONG)
     return digests(nodes.project / "out/undisturbed")
 
 
@@ -127,6 +120,7 @@ def test_an_interrupted_job_resumes_to_the_same_bytes(nodes: Slurm, undisturbed:
     else:
         slurm(nodes.cluster, "scancel", "--batch", "--signal=USR1", nodes.number())
     lines += read_until(run, "starts again, restart 1")
+    print("".join(lines))
     print(f"{how}: starts again after {time.monotonic() - began_s:.1f} s")
     code, rest = output_of(run)
     output = "".join(lines) + rest
@@ -138,6 +132,18 @@ def test_an_interrupted_job_resumes_to_the_same_bytes(nodes: Slurm, undisturbed:
         assert "the training is saved; Slurm job" in output
     assert digests(nodes.project / f"out/{name}") == undisturbed
     nodes.wait_until_empty()
+
+
+def test_one_process_is_saved_on_a_warning_too(nodes: Slurm) -> None:
+    configure(nodes.project, None, None, processes=1)
+    train(nodes.cluster, nodes.project, "out/single-without", *LONG)
+    nodes.configure(1)
+    run = nodes.start("single", *LONG)
+    read_until(run, "step 20/")
+    slurm(nodes.cluster, "scancel", "--batch", "--signal=USR1", nodes.number())
+    code, output = output_of(run)
+    assert code == 0 and "the training is saved; Slurm job" in output and "resume: continuing after step" in output
+    assert digests(nodes.project / "out/single") == digests(nodes.project / "out/single-without")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
