@@ -1,30 +1,17 @@
 # syntax=docker/dockerfile:1
-# Image of the project, made with the same Makefile and lock file as on a host. It runs the pipeline by default.
+# Images of the project, made with the same Makefile and lock file as on a host (`make image`, tools/image.py).
 #
-#   docker build -t alpro .                                          # CPU
-#   docker build -t alpro --build-arg BASE=gpu .                     # CUDA toolkit, Horovod with NCCL
-#   docker run --rm --shm-size=2g -v alpro-work:/home/alpro/work alpro             # make repro
-#   docker run --rm --shm-size=2g -v alpro-work:/home/alpro/work alpro make test
+#   run    the whole pipeline with its tools; runs `make repro` by default
+#   serve  the library with `alpro serve` and `alpro app` only
 #
-# Not tested: this file has not been built with a Docker engine, and the GPU variant has not run on a GPU.
-ARG BASE=cpu
-ARG CPU_IMAGE=debian:12-slim
-ARG GPU_BUILD_IMAGE=nvidia/cuda:13.0.1-devel-ubuntu24.04
-ARG GPU_RUN_IMAGE=nvidia/cuda:13.0.1-base-ubuntu24.04
+# Both run as user 10001. The build needs no secret, and settings of the machine (mirrors, certificates, folders of wheels) are mounted
+# for the build, not copied: see docs/deployment.md.
+ARG BUILD_IMAGE=debian:12-slim
+ARG RUN_IMAGE=debian:12-slim
 
-# --- CPU and GPU variants: images, torch, Horovod
-FROM ${CPU_IMAGE} AS build-cpu
-# An index with CPU builds of torch saves 4 GB: --build-arg TORCH_INDEX=URL
-ARG TORCH_INDEX=""
-ENV PIP_EXTRA_INDEX_URL=${TORCH_INDEX} HOROVOD_TARGET=horovod
-FROM ${GPU_BUILD_IMAGE} AS build-gpu
-ENV HOROVOD_TARGET=horovod-gpu
-FROM ${CPU_IMAGE} AS run-cpu
-FROM ${GPU_RUN_IMAGE} AS run-gpu
-
-# --- the environment; compiler and headers are only in this stage
+# --- compiler, headers and the project's packaging files: only for the builds below
 # hadolint ignore=DL3006
-FROM build-${BASE} AS build
+FROM ${BUILD_IMAGE} AS tools
 ARG DEBIAN_FRONTEND=noninteractive
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -35,15 +22,54 @@ RUN apt-get update \
 USER 10001
 WORKDIR /home/alpro/work
 # only the inputs of the environment, so that a change of the code does not install everything again
-COPY --chown=alpro:alpro Makefile pyproject.toml requirements.lock LICENSE README.md ./
-COPY --chown=alpro:alpro tools tools
-COPY --chown=alpro:alpro alpro/__init__.py alpro/__init__.py
-COPY --chown=alpro:alpro flows/__init__.py flows/__init__.py
-RUN make "${HOROVOD_TARGET}"
+COPY --chown=10001:10001 Makefile pyproject.toml requirements.lock LICENSE README.md ./
+COPY --chown=10001:10001 tools tools
+COPY --chown=10001:10001 alpro/__init__.py alpro/__init__.py
+COPY --chown=10001:10001 flows/__init__.py flows/__init__.py
 
-# --- the final image: no compiler, not root
+# --- the environment of the pipeline
+FROM tools AS build
+# horovod (CPU), horovod-gpu or horovod-none
+ARG HOROVOD_TARGET=horovod
+# an index with CPU builds of torch saves 4 GB
+ARG TORCH_INDEX=""
+RUN PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" make "${HOROVOD_TARGET}" \
+    && rm -rf /home/alpro/.cache .venv/lib/python3*/site-packages/torch/include
+
+# --- the environment of `alpro serve` and `alpro app`, at the versions of the lock
+FROM tools AS build-serve
+ARG TORCH_INDEX=""
+COPY --chown=10001:10001 alpro alpro
+COPY --chown=10001:10001 flows flows
+RUN python3 -m venv /home/alpro/serve \
+    && PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" /home/alpro/serve/bin/pip install --quiet --no-cache-dir \
+        --constraint requirements.lock ".[serve,app]" mlflow-skinny sqlalchemy alembic \
+    && rm -rf /home/alpro/serve/lib/python3*/site-packages/torch/include \
+    && /home/alpro/serve/bin/pip uninstall --quiet --yes pip
+
+# --- image `serve`: no compiler, no git, not root
 # hadolint ignore=DL3006
-FROM run-${BASE} AS run
+FROM ${RUN_IMAGE} AS serve
+ARG DEBIAN_FRONTEND=noninteractive
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates python3 \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --create-home --shell /bin/bash alpro \
+    && install -d -o alpro -g alpro /home/alpro/work
+ENV LANG=C.UTF-8 PYTHONUNBUFFERED=1 PATH=/home/alpro/serve/bin:/usr/local/bin:/usr/bin:/bin
+USER 10001
+WORKDIR /home/alpro/work
+COPY --from=build-serve --chown=10001:10001 /home/alpro/serve /home/alpro/serve
+COPY --chown=10001:10001 LICENSE params.yaml ./
+COPY --chown=10001:10001 recipes recipes
+EXPOSE 8080
+# other addresses than loopback need ALPRO_API_TOKEN
+CMD ["alpro", "serve", "--videos", "/home/alpro/work/videos", "--host", "0.0.0.0"]
+
+# --- image `run`: no compiler, not root
+# hadolint ignore=DL3006
+FROM ${RUN_IMAGE} AS run
 ARG DEBIAN_FRONTEND=noninteractive
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -54,17 +80,14 @@ RUN apt-get update \
 ENV LANG=C.UTF-8 PYTHONUNBUFFERED=1
 USER 10001
 WORKDIR /home/alpro/work
-COPY --from=build --chown=alpro:alpro /home/alpro/work/.venv .venv
-COPY --from=build --chown=alpro:alpro /home/alpro/work/.make .make
-COPY --chown=alpro:alpro . .
-# DVC needs git; an image built from an archive gets its own repository
+COPY --from=build --chown=10001:10001 /home/alpro/work/.venv .venv
+COPY --from=build --chown=10001:10001 /home/alpro/work/.make .make
+COPY --chown=10001:10001 . .
+# DVC needs git; the image gets a repository of its own, without the settings and the history of the one it was made from
 RUN git config --global user.name alpro \
     && git config --global user.email alpro@localhost \
-    && if ! git rev-parse --git-dir >/dev/null 2>&1; then \
-        rm -f .git && git init -q . && git add -A && git commit -q -m "The image's sources"; \
-    fi
+    && rm -rf .git && git init -q -b main . && git add -A && git commit -q -m "The image's sources"
 VOLUME ["/home/alpro/work"]
 # web pages of MLflow and Prefect, if they are started in the container
 EXPOSE 5000 4200
-HEALTHCHECK NONE
 CMD ["make", "repro"]

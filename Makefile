@@ -17,16 +17,25 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Python that makes the environment: `make PYTHON=/path/to/python3.12 setup`; empty: the first suitable one (tools/python.sh).
 PYTHON ?=
 export PYTHON
-# Ports of `make ui`; empty: 4200 and 5000.
+# Ports of `make ui` and `make team`; empty: 4200 and 5000, and for `make team` 5433 and 8333 to 8340.
 PREFECT_PORT ?=
 MLFLOW_PORT ?=
-export PREFECT_PORT MLFLOW_PORT
+POSTGRES_PORT ?=
+S3_PORT ?=
+export PREFECT_PORT MLFLOW_PORT POSTGRES_PORT S3_PORT
+# Folder of `make team-backup` (empty: a new one in .team/backups) and `make team-restore`.
+BACKUP ?=
 # Files that a user put into a stage's output: keep (move them to .state/kept) or discard; empty: `make repro` stops and lists them.
 EDITED ?=
 export EDITED
 # Folder and port of `make app`.
 VIDEOS ?= data/sample
 APP_PORT ?= 7860
+# Image of `make image`: run or serve; cpu or gpu; options of the engine's build; an index with CPU builds of torch.
+TARGET ?= run
+BASE ?= cpu
+IMAGE_OPTIONS ?=
+TORCH_INDEX ?=
 # Not empty: `make gpu-check` uses tiny sizes on the CPU.
 SMALL ?=
 # Recipe of `make replicate`.
@@ -85,6 +94,27 @@ gpu-check: setup  ## Check every GPU path and measure it: a table and benchmarks
 ui: setup  ## Start Prefect with a worker, and MLflow, with their web pages (PREFECT_PORT=4201, MLFLOW_PORT=5001)
 	@$(BIN)/python -m flows.ui
 
+.PHONY: team
+team: setup  ## Start PostgreSQL, S3, MLflow and Prefect with passwords, for a team (POSTGRES_PORT=5433, S3_PORT=8333)
+	@test -x $(BIN)/weed || command -v weed >/dev/null || $(BIN)/python -m uv pip install --quiet --group team
+	@$(BIN)/python -m flows.team
+
+.PHONY: team-backup
+team-backup:  ## Save all state of the team servers, running or not, to a folder (BACKUP=FOLDER)
+	@$(BIN)/python -m flows.team backup $(if $(BACKUP),"$(BACKUP)")
+
+.PHONY: team-restore
+team-restore:  ## Make the state of the team servers from a backup (BACKUP=FOLDER)
+	@$(BIN)/python -m flows.team restore "$(BACKUP)"
+
+.PHONY: team-migrate
+team-migrate:  ## Copy the stores of this checkout (.mlflow, .prefect) to empty team servers
+	@$(BIN)/python -m flows.team migrate
+
+.PHONY: team-upgrade
+team-upgrade:  ## Make a backup, then upgrade the team's databases to the installed MLflow and Prefect
+	@$(BIN)/python -m flows.team upgrade
+
 .PHONY: app
 app: setup  ## Open a web page on your videos (VIDEOS=data/sample) with the models of the registry; APP_PORT=7860
 	@$(ALPRO) app --videos "$(VIDEOS)" --port "$(APP_PORT)"
@@ -124,6 +154,14 @@ horovod-gpu:  ## Build Horovod with NCCL, now and in later setups (not tested on
 .PHONY: horovod-none
 horovod-none:  ## Leave Horovod out, now and in later setups: one process, or launch.backend=torch in params.yaml
 	@$(SETUP) --horovod none
+
+.PHONY: image
+image:  ## Build the container image with docker, podman or buildah (TARGET=serve, BASE=gpu, TORCH_INDEX=URL)
+	@python3 tools/image.py build --target $(TARGET) --base $(BASE) --torch-index "$(TORCH_INDEX)" $(IMAGE_OPTIONS:%=--option=%)
+
+.PHONY: image-test
+image-test: image  ## Build the image, then run `alpro doctor`, the quick tests and recipe tiny in it
+	@python3 tools/image.py test --target $(TARGET) --base $(BASE)
 
 .PHONY: clean
 clean:  ## Remove .venv and caches; results, data and Horovod's wheel stay

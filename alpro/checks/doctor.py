@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alpro.checks import machine, services
+from alpro.checks import machine, servers, services
 from alpro.checks.findings import Finding
 
-CHECKS: dict[str, Callable[[Path], Finding]] = {
+CHECKS: dict[str, Callable[[Path], Finding | None]] = {
     "Python": machine.check_python,
     "torch": machine.check_torch,
     "model libraries": machine.check_model_libraries,
@@ -23,6 +23,8 @@ CHECKS: dict[str, Callable[[Path], Finding]] = {
     "shared memory": machine.check_shared_memory,
     "host name": machine.check_host_name,
     "DVC": services.check_dvc,
+    "DVC remotes": servers.check_dvc_remotes,
+    "PostgreSQL": servers.check_postgres,
     "MLflow": services.check_mlflow,
     "champions": services.check_champions,
     "Great Expectations": services.check_great_expectations,
@@ -31,8 +33,9 @@ CHECKS: dict[str, Callable[[Path], Finding]] = {
 
 
 def diagnose(root: str | Path = ".") -> list[Finding]:
-    """Run every check for the project in `root`, one after the other."""
-    return [_guarded(name, check, Path(root)) for name, check in CHECKS.items()]
+    """Run every check for the project in `root`, one after the other; those of servers that are not in use have no finding."""
+    findings = (_guarded(name, check, Path(root)) for name, check in CHECKS.items())
+    return [finding for finding in findings if finding is not None]
 
 
 def verdict(findings: Sequence[Finding]) -> str:
@@ -59,7 +62,7 @@ def as_dict(findings: Sequence[Finding]) -> dict[str, Any]:
     return {"verdict": verdict(findings), "checks": [asdict(finding) for finding in findings]}
 
 
-def _guarded(name: str, check: Callable[[Path], Finding], root: Path) -> Finding:
+def _guarded(name: str, check: Callable[[Path], Finding | None], root: Path) -> Finding | None:
     """Run a check and turn any exception into a failed finding; importing a broken library can raise anything."""
     try:
         return check(root)

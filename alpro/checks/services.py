@@ -13,7 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import quote
 
+from alpro.checks import servers
 from alpro.checks.findings import ANSWER_S, Finding
+from alpro.errors import TrackingError
 from alpro.lineage import repository_problem, user_problem
 
 PREFECT_NEEDED = "3.9.1"  # the first version that refuses a fastapi with which its commands get HTTP 422
@@ -47,7 +49,7 @@ def check_dvc(root: Path) -> Finding:
 
 
 def check_mlflow(root: Path) -> Finding:
-    """Check that the MLflow store can be read."""
+    """Check that the MLflow store can be read, and a server written to as well."""
     if importlib.util.find_spec("mlflow") is None:
         return Finding("MLflow", "fail", "not installed", "`make setup`, or pip install 'alpro[pipeline]'")
     from alpro.tracking import store
@@ -57,17 +59,19 @@ def check_mlflow(root: Path) -> Finding:
     if not store.exists(uri):
         return Finding("MLflow", "ok", f"{version}, store {address} (created by the first run)")
     try:
-        runs = _ask_store(uri, store.sqlite_path(uri))
-    except (OSError, sqlite3.Error) as error:
+        runs = _ask_store(root, uri, store.sqlite_path(uri))
+    except (OSError, sqlite3.Error, TrackingError) as error:
         remedy = "start the server or unset MLFLOW_TRACKING_URI; delete a damaged file, `alpro track sync` fills a new one"
+        if "not authenticated" in str(error) or "401" in str(error):
+            remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         if "is locked" in str(error):
             remedy = "another process has locked the file; wait for it to end, or stop it"
         return Finding("MLflow", "fail", f"{version}, store {address}: {error}", remedy)
     return Finding("MLflow", "ok", f"{version}, store {address} ({runs})")
 
 
-def _ask_store(uri: str, file: Path | None) -> str:
-    """Return the number of runs, or that the server answers. Raises OSError or sqlite3.Error."""
+def _ask_store(root: Path, uri: str, file: Path | None) -> str:
+    """Return the number of runs, or what worked on the server. Raises OSError, sqlite3.Error or TrackingError."""
     from alpro.tracking import store
 
     if file is not None:
@@ -75,7 +79,7 @@ def _ask_store(uri: str, file: Path | None) -> str:
             return f"{database.execute('SELECT count(*) FROM runs').fetchone()[0]} runs"
     if store.is_server(uri):
         store.probe_server(uri)
-        return "answers"
+        return servers.write_and_read_mlflow(root)
     return "not probed"
 
 
@@ -112,8 +116,9 @@ def check_prefect(root: Path) -> Finding:
     )
     if answer.returncode:
         return Finding("Prefect", "fail", f"{version}: {answer.stderr.strip().splitlines()[-1]}", "`make clean setup`")
-    server = os.environ.get("PREFECT_API_URL")
-    return Finding("Prefect", "ok", f"{version}, {f'server {server}' if server else 'embedded server'}")
+    if os.environ.get("PREFECT_API_URL"):
+        return servers.check_prefect_server(root, version)
+    return Finding("Prefect", "ok", f"{version}, embedded server")
 
 
 def _prefect_problem() -> str | None:
