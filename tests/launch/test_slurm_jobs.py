@@ -53,6 +53,15 @@ class Slurm:
         (number,) = slurm(self.cluster, "squeue", "--noheader", "--format=%i").split()
         return number
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the stage that waits for its job."""
+        (submitter,) = (
+            line.split()[0]
+            for line in self.cluster.launcher.run("ps", "-eo", "pid,args").splitlines()
+            if "alpro launch" in line and " sh -c" not in line
+        )
+        self.cluster.launcher.run("kill", f"-{number.name.removeprefix('SIG')}", submitter)
+
     def wait_until_empty(self) -> float:
         """Wait until the queue is empty and no rank is left; return how long that took."""
         began_s = time.monotonic()
@@ -151,12 +160,7 @@ def test_a_stopped_or_killed_stage_leaves_nothing_in_the_queue(nodes: Slurm, num
     nodes.configure(2, nodes=2)
     run = nodes.start("stopped", "-S", "pretrain.epochs=1000")
     read_until(run, "step 20/")
-    (submitter,) = (
-        line.split()[0]
-        for line in nodes.cluster.launcher.run("ps", "-eo", "pid,args").splitlines()
-        if "alpro launch" in line and " sh -c" not in line
-    )
-    nodes.cluster.launcher.run("kill", f"-{number.name.removeprefix('SIG')}", submitter)
+    nodes.send(number)
     code, output = output_of(run, 200)
     took_s = nodes.wait_until_empty()
     print(f"{number.name}: nothing left {took_s:.1f} s after the end of the stage")
@@ -191,7 +195,7 @@ def test_a_waiting_job_is_cancelled_at_once(nodes: Slurm) -> None:
     slurm(nodes.cluster, "sbatch", "--job-name=other", "--nodes=1", "--exclusive", "--output=/dev/null", "--wrap", "sleep 600")
     run = nodes.start("waiting")
     read_until(run, "waits (")
-    run.send_signal(signal.SIGTERM)
+    nodes.send(signal.SIGTERM)
     output_of(run, 60)
     slurm(nodes.cluster, "scancel", "--name=other")
     nodes.wait_until_empty()
