@@ -124,7 +124,7 @@ replicate: setup  ## Evaluate every available checkpoint of the paper's tables a
 	@$(ALPRO) replicate --recipe $(RECIPE)
 
 .PHONY: baseline
-baseline: setup  ## Compare pre-training with training from scratch over three seeds, for the report (six experiments, two hours)
+baseline: setup  ## Compare pre-training with training from scratch over three seeds, for the report (six experiments)
 	@$(BIN)/python -E -S tools/under_lock.py repro $(BIN)/python -m benchmarks.baseline
 
 .PHONY: bench
