@@ -36,6 +36,15 @@ FREE = (  # operations that compute nothing by themselves
     "set_", "view_as", "unsafe_split", "_reshape_alias", "is_nonzero", "item", "_local_scalar_dense", "to", "contiguous",
     "resolve_conj", "resolve_neg", "lift", "_has_compatible_shallow_copy_type", "is_same_size", "can_cast", "pin_memory",
 )  # fmt: skip
+WIDTHS = {
+    "training": 10,
+    "batch": 5,
+    "kernels": 8,
+    "waits": 5,
+    "copied kB": 10,
+    "kept": 5,
+    "profiled": 8,
+}  # columns of the table
 
 
 def counted(name: str, kind: Kind, model: Model) -> dict[str, Any]:
@@ -85,7 +94,8 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="also count the operations of a compiled step")
     args = parser.parse_args()
     rows = []
-    print(f"{'training':10} {'batch':>5} {'kernels':>8} {'waits':>5} {'copied kB':>10} {'kept':>5} {'profiled':>8}")
+    widths = WIDTHS | ({"compiled": 8} if args.compiled else {})
+    print(" ".join(f"{name:>{width}}" for name, width in widths.items()))
     for name in args.only:
         kind = TRAININGS[name]
         row = counted(name, kind, NARROW)
@@ -95,7 +105,7 @@ def main() -> None:
             row["profiled_compiled"] = profiled(name, few, NARROW, compiled=True)
         rows.append(row)
         print(
-            " ".join(f"{value:>{width}}" for value, width in zip(row.values(), (10, 5, 8, 5, 10, 5, 8, 8), strict=False)),
+            " ".join(f"{value:>{width}}" for value, width in zip(row.values(), widths.values(), strict=True)),
             flush=True,
         )
     result = {"setting": {"torch": torch.__version__, "precision": "bf16", "layers": NARROW.vision_layers}, "rows": rows}

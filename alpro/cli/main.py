@@ -25,8 +25,8 @@ from alpro.terminal import logs
 
 def main() -> None:
     """Run the command line; an error that the package foresees is one line and exit code 2."""
-    # Half a million objects of the large libraries are not searched for garbage again and again while they are imported, and
-    # not once more at the exit: together 2 of the 5 seconds that a command takes which does nothing else.
+    # The large libraries make half a million objects. Python would search them for garbage again and again during the imports,
+    # and once more at the exit: 2 of the 5 seconds of a command that only imports them.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
     for stream in (sys.stdout, sys.stderr):  # a character that the terminal lacks is printed as its escape

@@ -11,7 +11,7 @@ import hashlib
 import secrets
 from pathlib import Path
 
-from flows.team.layout import ADMIN, BUCKETS, SECRETS, Team, credentials, write_private
+from flows.team.layout import ADMIN, BUCKETS, SECRETS, Team, credentials, make_missing, write_private
 from flows.team.s3 import make_certificate, users
 
 
@@ -20,9 +20,7 @@ def make_secrets(deploy: Path) -> str:
     team, folder = Team(deploy), deploy / "secrets"
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    for name in (*SECRETS, "app"):
-        if not (folder / name).exists():
-            write_private(folder / name, secrets.token_urlsafe(24) + "\n")
+    make_missing(folder, (*SECRETS, "app"))
     write_private(folder / "s3_users.json", users(team))
     for user in ("admin", *BUCKETS):
         write_private(folder / f"aws_{user}", credentials(team, user))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -94,9 +95,7 @@ def make_secrets(team: Team) -> None:
     folder = team.folder / "secrets"
     folder.mkdir(exist_ok=True)
     folder.chmod(0o700)
-    for name in SECRETS:
-        if not (folder / name).exists():
-            write_private(folder / name, secrets.token_urlsafe(24) + "\n")
+    make_missing(folder, SECRETS)
     users = {ADMIN: "postgres_admin", "mlflow": "postgres_mlflow", "prefect": "postgres_prefect"}
     lines = [f"{HOST}:{team.ports.postgres}:*:{user}:{team.secret(name)}\n" for user, name in users.items()]
     write_private(folder / "pgpass", "".join(lines))
@@ -112,6 +111,13 @@ def make_secrets(team: Team) -> None:
     write_private(folder / "env", "".join(f"export {name}={value}\n" for name, value in client_variables(team).items()))
     services = {"ports": asdict(team.ports), "host": HOST, "admin": ADMIN, "pgpass": str(folder / "pgpass")}
     (team.folder / "services.json").write_text(json.dumps(services, indent=1) + "\n", encoding="utf-8")
+
+
+def make_missing(folder: Path, names: Iterable[str]) -> None:
+    """Make the secrets that are not in the folder yet."""
+    for name in names:
+        if not (folder / name).exists():
+            write_private(folder / name, secrets.token_urlsafe(24) + "\n")
 
 
 def credentials(team: Team, user: str) -> str:

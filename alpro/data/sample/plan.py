@@ -77,7 +77,8 @@ def plan_sample(settings: Sample) -> Plan:
         ("webvid2m", settings.pretrain_videos),
         ("cc3m", settings.pretrain_images),
     ):
-        collections[name].fill("train", number, held_out, captions=CAPTIONS if name == "msrvtt_ret" else 1)
+        captions, brief = CAPTIONS if name == "msrvtt_ret" else 1, BRIEF if name == "webvid2m" else 0.0
+        collections[name].fill("train", number, held_out, captions, brief)
     for name in ("msrvtt_ret", "didemo_ret"):
         for split in counts:
             rows = [{"clip_name": clip, "caption": text} for clip, text in collections[name].written[split]]
@@ -120,12 +121,12 @@ class _Collection:
             scenes.append(scene)
         return scenes
 
-    def fill(self, split: str, number: int, held_out: Descriptions, captions: int) -> None:
-        """Draw a training split, without the held-out scenes."""
+    def fill(self, split: str, number: int, held_out: Descriptions, captions: int, brief: float) -> None:
+        """Draw a training split, without the held-out scenes. `brief`: probability that a first caption is a brief one."""
         cards = Cards(self.rng)
         for _ in range(number):
             scene, text, description = self._draw(cards, lambda scene, description: not held_out.fit(scene))
-            if self.name == "webvid2m" and self.rng.random() < BRIEF:
+            if brief and self.rng.random() < brief:
                 text, description = brief_caption(scene, self.rng)
             more = [self.captioner(scene, self.rng) for _ in range(captions - 1)]
             self._add(split, scene, [(text, description), *more])
