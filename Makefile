@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ALPRO  := $(BIN)/python -m alpro
 SETUP  := sh tools/setup.sh
-# Files of tests on at most four cores: a worker of the full-size tests needs 2 GB.
+# Files of tests in one worker more than there are cores (tests/conftest.py), and at most four: a full-size test needs 2 GB.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # No telemetry and no checks for updates in any of the tools.

@@ -54,6 +54,11 @@ def _own_addresses() -> set[str]:
 OWN = _own_addresses()
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return one worker more than there are cores: many tests wait for the start or the end of other processes."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Start with the longest files, and skip tests marked `gpu` if there is no GPU."""
     items.sort(key=lambda item: not item.path.name.endswith(LONGEST))

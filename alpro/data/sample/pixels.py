@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from alpro.data.sample.film import Film
 
 Floats = NDArray[np.float32]
+Box = tuple[slice, slice]  # rows and columns of a picture
 
 RGB = {
     "red": (222, 38, 38),
@@ -111,16 +112,27 @@ def background(setting: str, size: int, rng: np.random.Generator) -> Floats:
         a, b = np.array(top, np.float32), np.array(bottom, np.float32)
         picture[:] = a + (b - a) * y[..., None].astype(np.float32)
 
-    def paint(distance: NDArray[np.float64], color: tuple[int, int, int], strength: float = 1.0) -> None:
+    def paint(
+        distance: NDArray[np.float64], color: tuple[int, int, int], strength: float = 1.0, box: Box = (slice(None), slice(None))
+    ) -> None:
         alpha = (strength * np.clip(0.5 - distance / unit, 0, 1)).astype(np.float32)[..., None]
-        picture[:] = picture + alpha * (np.array(color, np.float32) - picture)
+        picture[box] += alpha * (np.array(color, np.float32) - picture[box])
+
+    def around(cx: float, cy: float, reach: float) -> Box:
+        """Return the pixels within `reach` of a point, which are all that a small shape changes."""
+        return span(cy, reach), span(cx, reach)
+
+    def span(center: float, reach: float) -> slice:
+        return slice(max(int((center - reach) * size) - 1, 0), int((center + reach) * size) + 2)
 
     if setting == "meadow":
         wash((198, 232, 160), (150, 205, 105))
         for _ in range(26):
             cx, cy, h = rng.random(), rng.random(), rng.uniform(0.03, 0.06)
-            blade = np.maximum(np.abs(x - cx) - 0.012 * np.clip((y - cy + h) / (2 * h), 0, 1), np.abs(y - cy) - h)
-            paint(blade, (112, 172, 74))
+            box = around(cx, cy, h)
+            rise = y[box] - cy
+            blade = np.maximum(np.abs(x[box] - cx) - 0.012 * np.clip((rise + h) / (2 * h), 0, 1), np.abs(rise) - h)
+            paint(blade, (112, 172, 74), box=box)
     elif setting == "sea":
         wash((176, 224, 246), (118, 188, 232))
         for row in range(5):
@@ -136,7 +148,9 @@ def background(setting: str, size: int, rng: np.random.Generator) -> Floats:
     elif setting == "night":
         wash((30, 34, 84), (66, 62, 120))
         for _ in range(24):
-            paint(np.hypot(x - rng.random(), y - rng.random()) - rng.uniform(0.006, 0.012), (236, 232, 196))
+            cx, cy, radius = rng.random(), rng.random(), rng.uniform(0.006, 0.012)
+            box = around(cx, cy, radius)
+            paint(np.hypot(x[box] - cx, y[box] - cy) - radius, (236, 232, 196), box=box)
     else:
         raise KeyError(setting)
     return picture
