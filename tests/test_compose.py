@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request
 
 import alpro
 from flows.team import compose
@@ -60,6 +62,24 @@ def test_our_containers_have_no_rights_to_lose() -> None:
     assert len(ours) == 5
     for name, service in ours.items():
         assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_pages_of_mlflow_answer_under_the_name_of_the_host() -> None:
+    """MLflow refuses changes, and searches, that come from a page whose address it was not told."""
+    words = shlex.split(SERVICES["mlflow"]["command"][-1].replace("$ALPRO_HOST", "team.example"))
+    hosts, origins = (words[words.index(option) + 1].split(",") for option in ("--allowed-hosts", "--cors-allowed-origins"))
+    assert is_allowed_host_header(hosts, "team.example:5000") and not is_allowed_host_header(hosts, "other.example:5000")
+    assert not should_block_cors_request("https://team.example:5000", "POST", origins)
+    assert should_block_cors_request("https://other.example:5000", "POST", origins)
+
+
+def test_worker_reports_that_it_still_asks_for_runs() -> None:
+    """A look for its process would find the command of the health check, and a worker that hangs."""
+    worker = SERVICES["worker"]
+    assert "--with-healthcheck" in worker["command"][-1]
+    assert worker["environment"]["PREFECT_WORKER_WEBSERVER_HOST"] == "127.0.0.1"
+    assert "http://127.0.0.1:8080/health" in worker["healthcheck"]["test"][-1]
+    assert [name for name, service in SERVICES.items() if "/proc/" in str(service.get("healthcheck"))] == []
 
 
 def test_all_names_exist_and_all_secrets_are_files_that_the_command_makes(tmp_path: Path) -> None:
