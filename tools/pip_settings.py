@@ -22,7 +22,7 @@ def parse(listed: str) -> dict[str, str]:
     for level in LEVELS:
         for line in listed.splitlines():
             name, _, value = line.partition("=")
-            if name.startswith(level) and value:
+            if name.startswith(level) and value not in ("", "''"):  # pip ignores an empty value too
                 options[name.removeprefix(level)] = ast.literal_eval(value)
     return options
 

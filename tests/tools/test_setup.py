@@ -109,6 +109,10 @@ def test_uv_gets_the_settings_of_pip() -> None:
     assert settings == {"find-links": "/a /b", "index-url": "https://two/simple"}
 
 
+def test_empty_variable_of_pip_hides_no_setting_as_in_pip() -> None:
+    assert pip_settings.parse("global.index-url='https://one'\n:env:.index-url=''\n") == {"index-url": "https://one"}
+
+
 def test_uv_treats_several_indexes_like_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pip_settings, "read", lambda python: {"find-links": "/a", "extra-index-url": "https://b https://c"})
     assert pip_settings.uv_arguments() == [
