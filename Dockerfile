@@ -76,7 +76,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates git make openssh-client python3 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --create-home --shell /bin/bash alpro \
-    && install -d -o alpro -g alpro /home/alpro/work
+    && install -d -o alpro -g alpro /home/alpro/work /home/alpro/.cache /home/alpro/.cache/alpro /home/alpro/.cache/alpro/pool
 ENV LANG=C.UTF-8 PYTHONUNBUFFERED=1
 USER 10001
 WORKDIR /home/alpro/work

@@ -1,12 +1,15 @@
-"""Prepares a Prefect server: the work pool, the deployments of prefect.yaml, and automations for dead and for failed runs.
+"""Prepares a Prefect server: a work pool, the deployments of prefect.yaml, and automations for dead and for failed runs.
 
 `python -m flows.deploy` can be run any number of times; PREFECT_API_URL names the server. Changes that users made to the
-deployments in Prefect's pages (schedules, a pause) are kept.
+deployments in Prefect's pages (schedules, a pause) are kept. Without options the pool is the one of this machine (`make ui`),
+with `--pool` one whose runs work in clones (flows/pools.py).
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -16,13 +19,16 @@ from uuid import UUID
 import yaml
 
 import flows  # noqa: F401  before Prefect: its environment
-from flows.notify import make_notification, save_automation
+from flows import pools
+from flows.notify import NOT_PUSHED, make_notification, save_automation
 
 POOL = "alpro"
 AUTOMATION = "a run without a sign of life has crashed"
 SILENT_S = 150  # five heartbeats, because a busy machine sends them late
 ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Paused", "Suspended", "AwaitingConcurrencySlot",
-        "Passed", "Promoted", "Refused")  # fmt: skip
+        "Passed", "Promoted", "Refused", NOT_PUSHED)  # fmt: skip
+PAGE = 200  # deployments of one answer
+TAG = "alpro"  # of all deployments of prefect.yaml
 
 
 async def make_pool() -> None:
@@ -73,14 +79,21 @@ async def make_crash_automation(deployments: Sequence[UUID]) -> None:
     await save_automation(crash)
 
 
-async def deploy(root: Path, entry: dict[str, Any]) -> tuple[str, UUID]:
-    """Create or update one deployment of prefect.yaml. Returns its name for `prefect deployment run`, and its id."""
+async def deploy(root: Path, entry: dict[str, Any], other: pools.Pool | None = None) -> str:
+    """Create or update one deployment of prefect.yaml, for its own or another pool.
+
+    Returns its name for `prefect deployment run`.
+    """
     from prefect import Flow, get_client
     from prefect.exceptions import ObjectNotFound
     from prefect.schedules import Schedule
 
     flow: Any = await Flow.afrom_source(source=str(root), entrypoint=entry["entrypoint"])
-    name, pool = f"{flow.name}/{entry['name']}", entry["work_pool"]
+    short, pool = entry["name"], entry["work_pool"]
+    if other:
+        short = f"{short}-{other.name}"
+        pool = {"name": other.name, "job_variables": other.job_variables(pools.definition(root, other))}
+    name = f"{flow.name}/{short}"
     try:
         async with get_client() as client:
             paused = (await client.read_deployment_by_name(name)).paused
@@ -93,7 +106,7 @@ async def deploy(root: Path, entry: dict[str, Any]) -> tuple[str, UUID]:
         ]
     description = entry.get("description") or flow.description
     deployment = await flow.ato_deployment(
-        entry["name"],
+        short,
         description=description,
         tags=entry.get("tags"),
         paused=paused,
@@ -102,20 +115,47 @@ async def deploy(root: Path, entry: dict[str, Any]) -> tuple[str, UUID]:
     )
     if schedules is None:
         deployment.model_fields_set.discard("schedules")  # otherwise Prefect sends an empty list, which deletes all
-    return name, await deployment.aapply(work_pool_name=pool["name"])
+    if other:
+        deployment.storage = await other.storage()
+    await deployment.aapply(work_pool_name=pool["name"])
+    return name
 
 
-async def deploy_all(root: Path) -> None:
-    """Prepare the server: work pool, deployments, automation. Prints the deployments' names."""
-    await make_pool()
-    identifiers = []
+async def deployed() -> list[UUID]:
+    """Return the deployments of all pools."""
+    from prefect import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+
+    found: list[UUID] = []
+    async with get_client() as client:
+        tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+        while page := await client.read_deployments(deployment_filter=tagged, limit=PAGE, offset=len(found)):
+            found += [one.id for one in page]
+    return found
+
+
+async def deploy_all(root: Path, other: pools.Pool | None = None) -> None:
+    """Prepare the server: work pool, deployments, automations. Prints the deployments' names."""
+    await (pools.make(root, other) if other else make_pool())
     for entry in yaml.safe_load((root / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]:
-        name, identifier = await deploy(root, entry)
-        print(name, flush=True)
-        identifiers.append(identifier)
+        print(await deploy(root, entry, other), flush=True)
+    identifiers = await deployed()
     await make_crash_automation(identifiers)
     await make_notification(identifiers)
 
 
+def main() -> int:
+    """Prepare the server; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m flows.deploy", description="Make the deployments of prefect.yaml.")
+    pools.add_options(parser)
+    options = parser.parse_args()
+    try:
+        asyncio.run(deploy_all(Path.cwd(), pools.from_options(options)))
+    except ValueError as error:
+        print(f"deploy: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    asyncio.run(deploy_all(Path.cwd()))
+    sys.exit(main())

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 VARIABLE = "ALPRO_NOTIFY_URL"
 NAME = "a run has failed"
 BLOCK = "alpro-failed-runs"
-BAD_ENDS = ("Failed", "Crashed", "TimedOut")
+NOT_PUSHED = "NotPushed"  # a run that is complete, but whose results did not arrive everywhere (flows/clone.py)
+BAD_ENDS = ("Failed", "Crashed", "TimedOut", NOT_PUSHED)
 TEXT = "{{ flow.name }} {{ flow_run.name }}: {{ flow_run.state.name }}\n{{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
 
 

@@ -13,6 +13,7 @@ from prefect import flow
 from prefect.states import Completed, State
 from pydantic import Field
 
+from flows import clone, experiment
 from flows.artifacts import gate_key
 from flows.command_line import main
 from flows.form import (
@@ -35,10 +36,12 @@ from flows.stages import EVERYTHING, Outcome
 from flows.waiting import project_lock
 from flows.worker import end_with_worker
 
+Outcomes = dict[str, Outcome] | State[Any]  # a state only for a clone whose results did not arrive everywhere
+
 
 @flow(name="validate")
 @described
-def validate(recipe: Recipe = None, overrides: Overrides = [], hours: Hours = None) -> dict[str, Outcome]:  # noqa: B006
+def validate(recipe: Recipe = None, overrides: Overrides = [], hours: Hours = None) -> Outcomes:  # noqa: B006
     """Validate all corpora and datasets that the pipeline reads, with Great Expectations."""
     return run_targets(EVERYTHING, to_changes(recipe, overrides), RunOptions(hours=hours, only="validate"))
 
@@ -51,7 +54,7 @@ def train_prompter(
     start: Start = Start(),  # noqa: B008
     machines: Machines = Machines(),  # noqa: B008
     hours: Hours = None,
-) -> dict[str, Outcome]:
+) -> Outcomes:
     """Train the prompter, after the stages that it needs."""
     changes = to_changes(recipe, overrides, start, machines)
     return run_targets(["prompter"], changes, RunOptions(hours=hours))
@@ -65,7 +68,7 @@ def pretrain(
     start: Start = Start(),  # noqa: B008
     machines: Machines = Machines(),  # noqa: B008
     hours: Hours = None,
-) -> dict[str, Outcome]:
+) -> Outcomes:
     """Pre-train the video-language model, after the stages that it needs."""
     changes = to_changes(recipe, overrides, start, machines)
     return run_targets(["pretrain"], changes, RunOptions(hours=hours))
@@ -80,7 +83,7 @@ def finetune(
     start: Start = Start(),  # noqa: B008
     machines: Machines = Machines(),  # noqa: B008
     hours: Hours = None,
-) -> dict[str, Outcome]:
+) -> Outcomes:
     """Fine-tune for one dataset, after the stages that this needs."""
     changes = to_changes(recipe, overrides, start, machines)
     return run_targets([f"finetune@{task}"], changes, RunOptions(hours=hours))
@@ -94,7 +97,7 @@ def evaluate(
     overrides: Overrides = [],  # noqa: B006
     machines: Machines = Machines(),  # noqa: B008
     hours: Hours = None,
-) -> dict[str, Outcome]:
+) -> Outcomes:
     """Evaluate the test split of one dataset, after the stages that this needs."""
     changes = to_changes(recipe, overrides, machines=machines)
     return run_targets([f"evaluate@{task}"], changes, RunOptions(hours=hours))
@@ -110,6 +113,9 @@ def promote(
     """Compare a task's candidate with its champion, on the data in the checkout, and promote it if it passes the gate."""
     end_with_worker()
     checkout = checkout_folder()
+    if clone.is_clone():
+        clone.fetch(checkout, [f"evaluate@{task}"])
+        experiment.restore(checkout, checkout)
     with project_lock(checkout):
         passed = with_limit(ask_gate, hours)(task, checkout, dry_run).passed
     name = ("Passed" if dry_run else "Promoted") if passed else "Refused"
@@ -129,7 +135,7 @@ def pipeline(
     in_checkout: InCheckout = False,
     edited: StrayFiles = "keep",
     hours: Hours = None,
-) -> dict[str, Outcome]:
+) -> Outcomes:
     """Run all stages that are not up to date: data, validation, training, evaluation, report."""
     targets = [f"evaluate@{task}" for task in tasks] or EVERYTHING
     changes = to_changes(recipe, overrides, start, machines)

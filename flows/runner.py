@@ -20,9 +20,10 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.flow_runs import pause_flow_run
 from prefect.runtime import flow_run
+from prefect.states import State
 
 from alpro.lineage import repository_problem, user_problem
-from flows import experiment
+from flows import clone, experiment
 from flows.artifacts import GateDecision, MlflowRuns, StageResult, keep_data_docs, publish, publish_gate
 from flows.commands import TOOLS, output_of, stream, stream_json
 from flows.form import ParamChanges
@@ -119,9 +120,15 @@ def check_git(root: Path, saves_experiment: bool) -> None:
 
 
 def checkout_folder() -> Path:
-    """Return the root of the checkout that contains the working directory. Raises ValueError without a git repository."""
+    """Return the root of the checkout or clone that contains the working directory.
+
+    Raises ValueError without a git repository, and if the worker's environment does not match a clone.
+    """
     check_git(Path.cwd(), saves_experiment=False)
-    return Path(output_of(["git", "rev-parse", "--show-toplevel"], Path.cwd()).strip())
+    checkout = Path(output_of(["git", "rev-parse", "--show-toplevel"], Path.cwd()).strip())
+    if clone.is_clone():
+        clone.prepare(checkout)
+    return checkout
 
 
 def with_limit(work: Any, hours: float | None) -> Any:
@@ -129,11 +136,17 @@ def with_limit(work: Any, hours: float | None) -> Any:
     return work.with_options(timeout_seconds=hours * 3600) if hours else work
 
 
-def run_targets(targets: Sequence[str], changes: ParamChanges, options: RunOptions) -> dict[str, Outcome]:
-    """Run the targets with all stages that they need, as an experiment or in the checkout. Returns the outcomes by stage."""
+def run_targets(targets: Sequence[str], changes: ParamChanges, options: RunOptions) -> dict[str, Outcome] | State[Any]:
+    """Run the targets with all stages that they need, as an experiment or in the checkout. Returns the outcomes by stage.
+
+    If the results of a run in a clone did not arrive everywhere, returns an end state that says so.
+    """
     log = get_run_logger()
+    problems: list[str] = []
     if options.in_checkout and changes:
         raise ValueError("in_checkout allows no changes: edit params.yaml, or run without in_checkout as an experiment")
+    if options.in_checkout and clone.is_clone():
+        raise ValueError("in_checkout: this pool's runs work in clones that are removed; run without in_checkout")
     end_with_worker()
     checkout = checkout_folder()
     check_git(checkout, saves_experiment=not options.in_checkout)
@@ -143,20 +156,27 @@ def run_targets(targets: Sequence[str], changes: ParamChanges, options: RunOptio
             with not_beside_make(checkout):
                 _clean_checkout(checkout, options.stray_files)
                 results = _run_stages(checkout, checkout, targets, options)
-                passed = _finish(checkout, results, None, options.promote)
+                passed = _finish(checkout, results, None, options.promote, problems)
         else:
             with experiment.worktree(checkout, name) as worktree:
                 log.info("working in %s; the checkout is not changed", worktree)
                 experiment.apply(worktree, changes)
+                if clone.is_clone():
+                    only = options.only
+                    clone.fetch(worktree, graph(worktree, targets).only(only).order if only else targets)
                 if linked := experiment.restore(checkout, worktree):
                     log.info("linked from the checkout, because neither git nor DVC tracks them: %s", ", ".join(linked))
                 results = _run_stages(checkout, worktree, targets, options)
                 message = experiment.describe(str(flow_run.id), changes)
                 experiment.save(worktree, name, [result.stage for result in results], message)
-                passed = _finish(worktree, results, name, options.promote)
+                if clone.is_clone():
+                    problems += clone.deliver(checkout, worktree, name, [result.stage for result in results])
+                passed = _finish(worktree, results, name, options.promote, problems)
             log.info("saved as experiment %s: `dvc exp show`, `dvc exp apply %s`", name, name)
     if options.promote == "ask" and passed:
         _promote_when_resumed(checkout, None if options.in_checkout else name, passed)
+    if problems and clone.is_clone():
+        return clone.end_state(problems)
     return {result.stage: result.outcome for result in results}
 
 
@@ -185,8 +205,12 @@ def _run_stages(checkout: Path, root: Path, targets: Sequence[str], options: Run
     return results
 
 
-def _finish(root: Path, results: Sequence[StageResult], experiment_name: str | None, promote: str) -> dict[str, str]:
+def _finish(
+    root: Path, results: Sequence[StageResult], experiment_name: str | None, promote: str, problems: list[str]
+) -> dict[str, str]:
     """Fill MLflow, publish the artifacts and ask the gate. If the store is unreachable, only the gate is skipped.
+
+    An unreachable store is added to `problems`.
 
     Returns the tasks whose candidates passed the gate but are not the champion yet, with their version numbers.
     """
@@ -199,7 +223,8 @@ def _finish(root: Path, results: Sequence[StageResult], experiment_name: str | N
         words += ["--flow", f"{flow_run.name} {flow_run.id}", *(["--experiment", experiment_name] if experiment_name else [])]
     state = run_command(words[0], words, root, as_json=True, return_state=True)
     if not state.is_completed():
-        log.warning("MLflow was not updated (%s); run `alpro register` later", state.message)
+        problems.append(f"MLflow was not updated ({state.message}); run `alpro register` later")
+        log.warning(problems[-1])
     mlflow = MlflowRuns.from_json(state.result()) if state.is_completed() else MlflowRuns()
     publish(results, root, experiment_name, mlflow)
     if promote == "never" or not state.is_completed():

@@ -41,8 +41,8 @@ def api(tmp_path: Path, server_home: Path, monkeypatch: pytest.MonkeyPatch) -> I
         yield address
 
 
-def deploy(api: str, home: Path) -> None:
-    command = [sys.executable, "-m", "flows.deploy"]
+def deploy(api: str, home: Path, *words: str) -> None:
+    command = [sys.executable, "-m", "flows.deploy", *words]
     variables = flow_environment(home) | {"PREFECT_API_URL": api}
     done = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -105,3 +105,34 @@ def test_prefect_deploy_all_makes_the_same_deployments(api: str, server_home: Pa
         assert one.parameter_openapi_schema == first[name].parameter_openapi_schema
     choices = again["finetune"].parameter_openapi_schema["properties"]["task"]["enum"]
     assert {"msrvtt_ret", "didemo_ret", "msrvtt_qa", "msvd_qa"} <= set(choices)
+
+
+@pytest.mark.slow  # the server alone needs 10 s
+def test_another_pool_has_deployments_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    async def read_pool() -> Any:
+        async with get_client() as client:
+            return await client.read_work_pool("big")
+
+    home = tmp_path / "home"  # the other tests count the deployments of their server
+    monkeypatch.setenv("PREFECT_HOME", str(home))
+    with embedded_server(tmp_path):
+        api = str(PREFECT_API_URL.value())
+        deploy(api, home)
+        options = ("--type", "docker", "--image", "registry/alpro:1", "--repository", "https://host/a.git", "--branch", "next")
+        deploy(api, home, "--pool", "big", *options)
+        deploy(api, home, "--pool", "big", *options, "--limit", "3")
+        found, (crash,) = asyncio.run(read())
+        pool = asyncio.run(read_pool())
+    assert set(found) == {name for entry in FLOWS for name in (entry, f"{entry}-big")}
+    own, other = found["pipeline"], found["pipeline-big"]
+    assert own.work_pool_name == "alpro" and list(own.pull_steps[0]) == ["prefect.deployments.steps.set_working_directory"]
+    clone = {"repository": "https://host/a.git", "branch": "next", "clone_directory_name": "alpro"}
+    assert other.work_pool_name == "big" and other.pull_steps == [{"prefect.deployments.steps.git_clone": clone}]
+    assert other.entrypoint == own.entrypoint and other.parameter_openapi_schema == own.parameter_openapi_schema
+    assert other.job_variables["image"] == "registry/alpro:1" and other.job_variables["env"]["ALPRO_CLONE"] == "1"
+    assert pool.type == "docker" and pool.concurrency_limit == 3
+    assert pool.base_job_template["job_configuration"]["container_create_kwargs"]["cap_drop"] == ["ALL"]
+    assert set(crash.trigger.match_related["prefect.resource.id"]) == {f"prefect.deployment.{one.id}" for one in found.values()}

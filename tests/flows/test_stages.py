@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -287,8 +288,17 @@ def test_run_gets_sigterm_if_its_worker_is_killed(tmp_path: Path) -> None:
     inner += f"end_with_worker(); open({str(tmp_path / 'ready')!r}, 'w').close(); time.sleep(600)"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PREFECT__FLOW_RUN_ID": "x"}
-    worker = subprocess.Popen([sys.executable, "-c", outer], env=variables)
+    worker = subprocess.Popen([sys.executable, "-c", outer, "prefect", "worker"], env=variables)
     wait_for(lambda: (tmp_path / "ready").exists(), "start")
     worker.kill()
     worker.wait()
     wait_for(lambda: (tmp_path / "terminated").exists(), "signal")
+
+
+def test_run_whose_worker_was_killed_before_it_began_gets_sigterm(tmp_path: Path) -> None:
+    """While Prefect made its clone, for example: its parent is then another process than a worker."""
+    code = "import time; from flows.worker import end_with_worker; end_with_worker(); time.sleep(600)"
+    variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PREFECT__FLOW_RUN_ID": "x"}
+    outer = f"import subprocess, sys; print(subprocess.run([sys.executable, '-c', {code!r}]).returncode)"
+    done = subprocess.run([sys.executable, "-c", outer], env=variables, capture_output=True, text=True)
+    assert int(done.stdout) == -signal.SIGTERM, done.stderr
