@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from hashlib import sha256 as digest_of
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +75,7 @@ def _register(
 ) -> ModelVersion:
     """Pack the checkpoint as an MLflow model of the run that trained it, and create a version of it.
 
-    The version is created last, with its tags; a kill before that leaves only an unused model.
+    The version is created last, with its tags; a kill before that leaves only an unused model, and a failed upload nothing.
     """
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
@@ -97,7 +98,12 @@ def _register(
             registered=checkpoint.model,
             model=metadata,
         )
-        client.log_model_artifacts(model.model_id, str(packed))
+        try:
+            client.log_model_artifacts(model.model_id, str(packed))
+        except Exception:
+            with suppress(Exception):  # the first error is the one to report
+                client.delete_logged_model(model.model_id)
+            raise
     client.finalize_logged_model(model.model_id, "READY")
     if run_id:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -36,6 +37,11 @@ QUIET = {
 URI_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 REACHABLE_S = 5.0
 LOCK_S = 120.0
+SERVER_ERROR = re.compile(
+    r"too many 50\d error|error code 50\d|\b50\d Server Error|INTERNAL_ERROR|TEMPORARILY_UNAVAILABLE"
+    r"|Max retries exceeded|Connection aborted|Connection refused|Read timed out"
+)
+ARTIFACTS = "mlflow-artifacts"  # in the address of a file that the server passes on
 ESCAPED = {ord("%"): "%25", ord("?"): "%3F", ord("#"): "%23"}  # in the path of an address
 
 
@@ -265,6 +271,8 @@ def _is_store_error(error: Exception) -> bool:
 def _explain(error: Exception, uri: str) -> str:
     text = " ".join(str(error).split())
     where = redacted(uri)
+    if is_server(uri) and (problem := _explain_server(text, uri)):
+        return f"{where}: {problem}"
     if "database schema" in text or "locate revision" in text:
         return (
             f"{where}: was written by another version of MLflow; install that version, or run `mlflow db upgrade {where}`, "
@@ -279,3 +287,17 @@ def _explain(error: Exception, uri: str) -> str:
     if "No space left" in text or "disk is full" in text:
         return f"{where}: the disk is full"
     return f"{where}: {text.replace(uri, where)[:300]}"
+
+
+def _explain_server(text: str, uri: str) -> str | None:
+    """Return why a server that answered at first did not do what was asked; None for a problem of the request itself."""
+    if not SERVER_ERROR.search(text):
+        return None
+    try:
+        probe_server(uri)
+    except OSError:
+        return "MLflow has stopped answering; start it again"
+    if ARTIFACTS in text:
+        cause = "its S3 bucket is full, missing or read-only, its key is wrong, or S3 does not answer"
+        return f"MLflow cannot store or read files ({cause}); see MLflow's log, or `alpro doctor` beside `make team`"
+    return "MLflow answers with an error, as it does while its database is away; see MLflow's log"

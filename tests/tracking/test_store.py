@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
+import threading
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -151,3 +154,57 @@ def test_locked_store_is_explained_in_one_line(repository: Path, empty_store: Pa
         and finding.status == "fail"
         and "another process" in finding.remedy
     )
+
+
+class FailingServer(BaseHTTPRequestHandler):
+    """An MLflow server whose files, or whose records, cannot be stored: it answers 500 on these paths."""
+
+    failing = ""
+
+    def do_GET(self) -> None:
+        run = {
+            "info": {"run_id": "r", "run_uuid": "r", "experiment_id": "7", "artifact_uri": "mlflow-artifacts:/7/r"},
+            "data": {},
+        }
+        self.answer({"experiment": {"experiment_id": "7", "name": "alpro", "lifecycle_stage": "active"}, "run": run})
+
+    do_POST = do_PUT = do_GET
+
+    def answer(self, found: dict) -> None:
+        body = json.dumps(found).encode()
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(500 if self.failing and self.failing in self.path else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("failing", "said"),
+    [
+        ("mlflow-artifacts", "MLflow cannot store or read files (its S3 bucket is full, missing or read-only"),
+        ("runs/create", "MLflow answers with an error, as it does while its database is away; see MLflow's log"),
+        ("", "MLflow has stopped answering; start it again"),
+    ],
+)
+def test_failure_of_a_server_is_explained_in_one_line(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, said: str
+) -> None:
+    monkeypatch.setattr(FailingServer, "failing", failing)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    (tmp_path / "a.txt").write_text("kept")
+    with ThreadingHTTPServer(("127.0.0.1", 0), FailingServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(TrackingError) as error, opened(repository) as store:
+            if not failing:
+                server.shutdown()
+                server.server_close()
+            store.client.log_artifact(store.client.create_run(store.experiment).info.run_id, str(tmp_path / "a.txt"))
+        server.shutdown()
+    assert str(error.value).startswith(f"{uri}: {said}") and "\n" not in str(error.value)
