@@ -25,6 +25,7 @@ CHECKS: dict[str, Callable[[Path], Finding | None]] = {
     "DVC": services.check_dvc,
     "DVC remotes": servers.check_dvc_remotes,
     "PostgreSQL": servers.check_postgres,
+    "S3": servers.check_s3,
     "MLflow": services.check_mlflow,
     "champions": services.check_champions,
     "Great Expectations": services.check_great_expectations,

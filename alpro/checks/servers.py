@@ -8,18 +8,31 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from alpro.checks.findings import ANSWER_S, Finding
 from alpro.lineage import main_checkout
 
 TAG = "alpro.doctor"
-SERVICES = "services.json"  # written by `make team`: ports, and the file of passwords
+SERVICES = "services.json"  # written by `make team`: ports, and the files of passwords and keys
+CLIENTS_OWN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")  # go before a file of keys
+# error of S3, or its text, which is all that DVC shows -> what to do
+REMEDIES = {
+    "InvalidAccessKeyId|access key ID you provided": "the server does not know this key; use another one",
+    "SignatureDoesNotMatch|signature we calculated": "the secret key is wrong; use the right one",
+    "NoSuchBucket|bucket does not exist": "the bucket is missing; create it, `make team` does so at its start",
+    "AccessDenied|Access Denied|Forbidden": "this key may not write, or the bucket is missing; give its user the right",
+    "InternalError|internal error": "the server cannot store it: look for a full disk, a bucket's quota, and in its log",
+    "Could not connect|Cannot connect": "start the server",
+}
 
 # Run in processes of their own: a client that waits for a server that does not answer can be ended, and each prints one line.
 PREFECT = """
@@ -38,6 +51,30 @@ async def main(name, value):
             await client.delete_variable_by_name(name)
 
 asyncio.run(main(*sys.argv[1:]))
+"""
+S3 = """
+import sys
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+address, region, bucket, text = sys.argv[1:]
+config = Config(s3={"addressing_style": "path"}, proxies={}, connect_timeout=5, read_timeout=10, retries={"max_attempts": 1})
+s3 = boto3.client("s3", endpoint_url=address, region_name=region, config=config)
+name = f"alpro-doctor-{text}"
+try:
+    s3.put_object(Bucket=bucket, Key=name, Body=text.encode())
+    read = s3.get_object(Bucket=bucket, Key=name)["Body"].read()
+    s3.delete_object(Bucket=bucket, Key=name)
+except ClientError as error:
+    code = error.response["Error"]["Code"]
+    if code == "AccessDenied" and bucket not in [entry["Name"] for entry in s3.list_buckets()["Buckets"]]:
+        code = "NoSuchBucket"  # a key for this bucket alone is refused if there is none
+    sys.exit(f"{code} at {error.operation_name}")
+except BotoCoreError as error:
+    sys.exit(str(error))
+if read != text.encode():
+    sys.exit("read something else than was written")
 """
 DVC = """
 import sys
@@ -117,22 +154,50 @@ def check_dvc_remotes(root: Path) -> Finding | None:
         scheme = where.partition("://")[0]
         if "is supported, but requires" in problem or "No module" in problem:
             remedy = f"pip install 'alpro[{scheme}]'"
-        elif any(
-            word in problem for word in ("Forbidden", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403")
-        ):
-            remedy = f"the key is wrong or may not write: `dvc remote modify --local {name} credentialpath FILE`"
+        elif found := _s3_remedy(problem):
+            remedy = f"{found}; `dvc remote modify --local {name} credentialpath FILE` sets another key"
     if problems:
         return Finding("DVC remotes", "fail", "; ".join(problems), remedy)
     return Finding("DVC remotes", "ok", f"{', '.join(name for name, _ in remotes)} (wrote and read an object)")
 
 
-def check_postgres(root: Path) -> Finding | None:
-    """Check that a table can be written in the PostgreSQL of `make team`, and read; None if this checkout has none."""
+def check_s3(root: Path) -> Finding | None:
+    """Check that MLflow and DVC can write to their buckets in the S3 of `make team`, and read; None without one."""
+    services = team_services(root)
+    if services is None or "buckets" not in services:  # written by an earlier version
+        return None
+    address = f"http://{services['host']}:{services['ports']['s3']}"
+    without = {name: value for name, value in os.environ.items() if name not in CLIENTS_OWN}
+    problems, remedies = [], dict[str, None]()
+    for bucket, keys in services["buckets"].items():
+        variables = {**without, "AWS_SHARED_CREDENTIALS_FILE": keys, "AWS_EC2_METADATA_DISABLED": "true"}
+        problem = _run(S3, root, address, services["region"], bucket, secrets.token_hex(8), variables=variables)
+        if problem is not None:
+            problems.append(f"bucket {bucket}: {problem}")
+            remedies[_s3_remedy(problem) or "its log is logs/s3.log in the folder of `make team`"] = None
+    if problems:
+        return Finding("S3", "fail", f"{address}, {'; '.join(problems)}", "; ".join(remedies))
+    return Finding("S3", "ok", f"{address}, {', '.join(services['buckets'])} (wrote and read an object)")
+
+
+def _s3_remedy(problem: str) -> str | None:
+    return next((remedy for signs, remedy in REMEDIES.items() if re.search(signs, problem)), None)
+
+
+def team_services(root: Path) -> dict[str, Any] | None:
+    """Return the ports and files of the `make team` of this checkout, or None if there is none."""
     folder = Path(os.environ.get("ALPRO_TEAM") or main_checkout(root) / ".team")
     try:
-        services = json.loads((folder / SERVICES).read_text(encoding="utf-8"))
-        port, host, user, passwords = (services["ports"]["postgres"], services["host"], services["admin"], services["pgpass"])
-    except (OSError, ValueError, KeyError):
+        services: dict[str, Any] = json.loads((folder / SERVICES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return services
+
+
+def check_postgres(root: Path) -> Finding | None:
+    """Check that a table can be written in the PostgreSQL of `make team`, and read; None if this checkout has none."""
+    services = team_services(root)
+    if services is None:
         return None
     psql = shutil.which("psql")
     if psql is None:
@@ -142,20 +207,23 @@ def check_postgres(root: Path) -> Finding | None:
     text = secrets.token_hex(8)
     script = f"CREATE TEMP TABLE doctor (t text); INSERT INTO doctor VALUES ('{text}'); SELECT t FROM doctor;"
     options = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--no-password", "--set", "ON_ERROR_STOP=1"]
-    words = [psql, *options, "--host", host, "--port", str(port), "--username", user, "--dbname", "postgres"]
-    answer = subprocess.run(
-        words, input=script, env=os.environ | {"PGPASSFILE": passwords}, capture_output=True, text=True, timeout=ANSWER_S
-    )
-    where = f"port {port} of {host}"
-    if answer.returncode == 0 and answer.stdout.strip() == text:
-        return Finding("PostgreSQL", "ok", f"{where} (wrote and read a row)")
-    last = (answer.stderr.strip().splitlines() or ["no answer"])[-1]
-    return Finding(
-        "PostgreSQL", "fail", f"{where}: {last}", "`make team` starts it; its log is logs/postgres.log in its folder"
-    )
+    host, port = services["host"], services["ports"]["postgres"]
+    where = ["--host", host, "--port", str(port), "--username", services["admin"], "--dbname", "postgres"]
+    variables = os.environ | {"PGPASSFILE": services["pgpass"], "PGCONNECT_TIMEOUT": "10"}
+    try:
+        answer = subprocess.run(
+            [psql, *options, *where], input=script, env=variables, capture_output=True, text=True, timeout=ANSWER_S
+        )
+        problem = (answer.stderr.strip().splitlines() or ["no answer"])[0].removeprefix("psql: error: ")  # hints follow
+    except subprocess.TimeoutExpired:
+        answer, problem = None, f"no answer within {ANSWER_S} s"
+    if answer is not None and answer.returncode == 0 and answer.stdout.strip() == text:
+        return Finding("PostgreSQL", "ok", f"port {port} of {host} (wrote and read a row)")
+    remedy = "`make team` starts it; its log is logs/postgres.log in its folder"
+    return Finding("PostgreSQL", "fail", f"port {port} of {host}: {problem}", remedy)
 
 
-def _run(script: str, root: Path, *arguments: str) -> str | None:
+def _run(script: str, root: Path, *arguments: str, variables: Mapping[str, str] = os.environ) -> str | None:
     """Run a script in a process of its own; return its last line if it fails, else None."""
     quiet = {
         "DVC_NO_ANALYTICS": "1",
@@ -167,7 +235,7 @@ def _run(script: str, root: Path, *arguments: str) -> str | None:
         answer = subprocess.run(
             [sys.executable, "-c", script, *arguments],
             cwd=root,
-            env=os.environ | quiet,
+            env={**variables, **quiet},
             capture_output=True,
             text=True,
             timeout=ANSWER_S,

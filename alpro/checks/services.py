@@ -61,7 +61,11 @@ def check_mlflow(root: Path) -> Finding:
     try:
         runs = _ask_store(root, uri, store.sqlite_path(uri))
     except (OSError, sqlite3.Error, TrackingError) as error:
-        remedy = "start the server or unset MLFLOW_TRACKING_URI; delete a damaged file, `alpro track sync` fills a new one"
+        remedy = "delete a damaged file, `alpro track sync` fills a new one"
+        if store.is_server(uri):
+            remedy = "start the server or unset MLFLOW_TRACKING_URI"
+        if "MLflow's log" in str(error):
+            remedy = "repair what MLflow's log names; records are kept on disk, and `alpro track sync` adds them later"
         if "not authenticated" in str(error) or "401" in str(error):
             remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         if "is locked" in str(error):
@@ -93,10 +97,13 @@ def check_champions(root: Path) -> Finding:
         return Finding("champions", "ok", "none yet")
     from alpro.registry import aliases
 
-    with store.opened(root) as opened:
-        models = [model.name for model in opened.client.search_registered_models()]
-        champions = [name for name in models if aliases.version_at(opened.client, name, "champion")]
-        mismatches = [text for name in models if (text := aliases.alias_mismatch(opened.client, name))]
+    try:
+        with store.opened(root) as opened:
+            models = [model.name for model in opened.client.search_registered_models()]
+            champions = [name for name in models if aliases.version_at(opened.client, name, "champion")]
+            mismatches = [text for name in models if (text := aliases.alias_mismatch(opened.client, name))]
+    except TrackingError as error:
+        return Finding("champions", "warn", str(error), "repair the MLflow store first")
     if mismatches:
         remedy = "`alpro lineage models:/NAME@champion` shows what it was made from"
         return Finding("champions", "warn", "; ".join(mismatches), remedy)
