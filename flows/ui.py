@@ -76,18 +76,19 @@ class Servers:
             list(pool.map(end, self.running.values()))
 
 
-def port_of(variable: str, default: int) -> int:
-    """Return the port in a variable. Raises UiError if it is not valid or not free."""
+def port_of(variable: str, default: int, target: str = "ui", number: int = 1) -> int:
+    """Return the port in a variable. Raises UiError if it is not valid, or if one of `number` ports from it on is not free."""
     text = os.environ.get(variable) or str(default)
-    if not text.isdigit() or not 0 < int(text) < 65536:
-        raise UiError(f"{variable}={text} is not a port number; use one from 1 to 65535")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, int(text)))
-        except OSError as error:
-            command = f"make ui {variable}={int(text) + 1}"
-            raise UiError(f"port {text} cannot be used ({error.strerror}); choose another one: {command}") from None
+    if not text.isdigit() or not 0 < int(text) < 65537 - number:
+        raise UiError(f"{variable}={text} is not a port number; use one from 1 to {65536 - number}")
+    for port in range(int(text), int(text) + number):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError as error:
+                command = f"make {target} {variable}={port + 1}"
+                raise UiError(f"port {port} cannot be used ({error.strerror}); choose another one: {command}") from None
     return int(text)
 
 

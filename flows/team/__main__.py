@@ -9,23 +9,34 @@ import argparse
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from alpro.errors import AlproError
-from flows.team import backup, clients, compose, migrate, upgrade
+from flows.team import backup, clients, compose, migrate, s3, upgrade
 from flows.team.layout import Ports, Team, existing_team, team_folder
 from flows.team.servers import start_services, storage_running
 from flows.team.supervisor import POLL_S
 from flows.ui import UiError, port_of
 
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGINT also if a shell started this with SIGINT ignored
+
 
 def new_team(checkout: Path) -> Team:
-    """Return the team of this checkout with the ports of the environment. Raises UiError if one is not free."""
+    """Return the team of this checkout with the ports of the environment.
+
+    Raises TeamError if its servers are running, and UiError if a port is not free.
+    """
+    team = Team(team_folder(checkout))
+    team.lock().release()  # the ports of running servers are not free either
     ports = Ports(
-        port_of("POSTGRES_PORT", 5433), port_of("S3_PORT", 8333), port_of("MLFLOW_PORT", 5000), port_of("PREFECT_PORT", 4200)
+        postgres=port_of("POSTGRES_PORT", 5433, "team"),
+        s3=port_of("S3_PORT", 8333, "team", number=2 * len(s3.PARTS)),
+        mlflow=port_of("MLFLOW_PORT", 5000, "team"),
+        prefect=port_of("PREFECT_PORT", 4200, "team"),
     )
-    return Team(team_folder(checkout), ports)
+    return replace(team, ports=ports)
 
 
 def start(checkout: Path) -> None:
@@ -47,7 +58,7 @@ def start(checkout: Path) -> None:
 
 
 def _on_signal(number: int, frame: object) -> NoReturn:
-    for other in (signal.SIGINT, signal.SIGTERM):  # the servers are ended in order, once
+    for other in ENDS:  # the servers are ended in order, once
         signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 
@@ -66,8 +77,9 @@ def main() -> int:
     compose_help = "make the secrets of deploy/compose.yaml in deploy/secrets"
     commands.add_parser("secrets", help=compose_help).add_argument("folder", nargs="?", type=Path, default=Path("deploy"))
     arguments = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
-        signal.signal(number, _on_signal)
+    for number in ENDS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _on_signal)
     checkout = Path.cwd()
     try:
         match arguments.command:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.commands import dvc, output_of
-from flows.team.layout import BUCKETS, Team
-from flows.team.s3 import REGION
+from flows.team.layout import BUCKETS, REGION, Team
 
 REMOTE = "team"
 

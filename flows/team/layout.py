@@ -14,6 +14,7 @@ from alpro.files.locks import Lock, take_lock
 from alpro.lineage import main_checkout
 
 HOST = "127.0.0.1"
+REGION = "us-east-1"  # a word that S3's clients must send
 BUCKETS = {"mlflow": "alpro-mlflow", "dvc": "alpro-dvc"}  # user of S3 -> its bucket
 DATABASES = {"mlflow": "mlflow", "mlflow_auth": "mlflow", "prefect": "prefect"}  # database -> the role that owns it
 ADMIN = "alpro"  # superuser of PostgreSQL and user name of Prefect
@@ -109,7 +110,14 @@ def make_secrets(team: Team) -> None:
         "auth_cache_ttl_seconds = 60\n",  # without it, each of the hundreds of requests for a model's files hashes the password
     )
     write_private(folder / "env", "".join(f"export {name}={value}\n" for name, value in client_variables(team).items()))
-    services = {"ports": asdict(team.ports), "host": HOST, "admin": ADMIN, "pgpass": str(folder / "pgpass")}
+    services = {
+        "ports": asdict(team.ports),
+        "host": HOST,
+        "admin": ADMIN,
+        "pgpass": str(folder / "pgpass"),
+        "region": REGION,
+        "buckets": {bucket: str(folder / f"aws_{user}") for user, bucket in BUCKETS.items()},
+    }
     (team.folder / "services.json").write_text(json.dumps(services, indent=1) + "\n", encoding="utf-8")
 
 

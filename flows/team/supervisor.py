@@ -13,6 +13,7 @@ from flows.team.layout import TeamError
 
 POLL_S = 0.5
 STARTUP_S = 300  # minutes on a busy machine
+OLD_DATABASE = "out-of-date database schema"  # MLflow
 RESTART_S = 10  # pause before a server that ended is started again
 
 
@@ -39,6 +40,7 @@ class Supervisor:
         self.services: dict[str, Service] = {}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.ended_at: dict[str, float] = {}
+        self.log_starts: dict[str, int] = {}  # size of the log when the server was started
         for name in ("logs", "hold"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -68,6 +70,7 @@ class Supervisor:
 
     def _launch(self, service: Service) -> None:
         with self.log(service.name).open("a") as file:
+            self.log_starts[service.name] = file.tell()
             self.running[service.name] = subprocess.Popen(
                 [*under_lock(f"team-{service.name}"), *service.command],
                 cwd=service.folder,
@@ -80,7 +83,12 @@ class Supervisor:
             )
 
     def _last_line(self, name: str) -> str:
-        lines = self.log(name).read_text(errors="replace").strip().splitlines() or ["ended without a word"]
+        """Return the last line that the server has printed since it was started, or the remedy for an old database."""
+        with self.log(name).open("rb") as file:
+            file.seek(self.log_starts[name])
+            lines = file.read().decode(errors="replace").strip().splitlines() or ["ended without a word"]
+        if any(OLD_DATABASE in line for line in lines):
+            return "its database was made by an earlier version; run `make team-upgrade`"
         return lines[-1][:300]
 
     def check(self) -> None:

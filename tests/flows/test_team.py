@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,10 +16,13 @@ import pytest
 
 from alpro.files.atomic import sha256
 from flows.team import backup, compose, layout, postgres, s3, servers, supervisor
+from flows.team.__main__ import new_team
 from flows.team.layout import Ports, Team, TeamError
 from flows.team.supervisor import Service, Supervisor
+from flows.ui import UiError
 
-from .conftest import wait_for
+from .conftest import REPOSITORY, living_in, wait_for
+from .team_servers import free_ports
 
 
 @pytest.fixture
@@ -85,6 +92,18 @@ def test_server_that_does_not_start_is_named_with_its_last_line(tmp_path: Path, 
         team.start(Service("s3", [sys.executable, "-c", "raise SystemExit('no room')"], lambda: False))
 
 
+def test_database_of_an_earlier_version_has_a_remedy_and_old_log_lines_are_not_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    team = Supervisor(tmp_path)
+    old = "import sys; print('Detected out-of-date database schema (found version a)'); print('Bye'); sys.exit(1)"
+    with pytest.raises(TeamError, match=r"^mlflow: its database was made by an earlier version; run `make team-upgrade`; see"):
+        team.start(Service("mlflow", [sys.executable, "-c", old], lambda: False))
+    with pytest.raises(TeamError, match=r"^mlflow: no room; see its log"):
+        team.start(Service("mlflow", [sys.executable, "-c", "raise SystemExit('no room')"], lambda: False))
+
+
 def test_servers_run_once_per_folder(team: Team) -> None:
     with team.lock(), pytest.raises(TeamError, match=r"lock: .* is already running"):
         team.lock()
@@ -114,6 +133,63 @@ def test_restore_never_replaces_state(team: Team, tmp_path: Path) -> None:
     with pytest.raises(TeamError, match=r"secrets: exists, and a restore would replace it; move .* away first"):
         backup.restore(team, folder)
     assert all_secrets(team) == before
+
+
+def test_running_servers_are_reported_and_not_their_ports(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALPRO_TEAM", str(team.folder))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("POSTGRES_PORT", str(port))
+        with team.lock(), pytest.raises(TeamError, match="is already running"):
+            new_team(tmp_path)
+        with pytest.raises(UiError, match=f"^port {port} cannot be used .*: make team POSTGRES_PORT={port + 1}$"):
+            new_team(tmp_path)
+        monkeypatch.delenv("POSTGRES_PORT")
+        monkeypatch.setenv("S3_PORT", str(port - 7))
+        with pytest.raises(UiError, match=f"^port {port} cannot be used"):
+            new_team(tmp_path)
+
+
+ENTRY_POINT = """
+import contextlib, sys
+from flows.team import __main__ as entry
+from flows.team.supervisor import Service, Supervisor
+from flows.ui import UiError
+
+def service(name):
+    return Service(name, ["sh", "-c", "trap '' INT HUP; sleep 600 & sleep 600"], lambda: True)
+
+@contextlib.contextmanager
+def storage_running(team):
+    supervisor = Supervisor(team.folder)
+    try:
+        supervisor.start(service("s3"))
+        yield supervisor
+    finally:
+        supervisor.stop()
+
+entry.storage_running = storage_running
+entry.start_services = lambda team, supervisor, checkout: supervisor.start(service("mlflow"))
+sys.exit(entry.main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_every_signal_ends_all_servers_also_if_the_shell_ignores_ctrl_c(tmp_path: Path, number: signal.Signals) -> None:
+    line = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", ENTRY_POINT]
+    ports = {f"{name.upper()}_PORT": str(port) for name, port in vars(free_ports()).items()}
+    environment = {**os.environ, **ports, "ALPRO_TEAM": str(tmp_path / "team"), "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    said = ""
+    while "Ctrl-C stops all" not in said:
+        said += process.stdout.readline()
+    wait_for(lambda: len(living_in(tmp_path)) == 9, "processes of two servers")
+    process.send_signal(number)
+    said += process.stdout.read()
+    assert process.wait() == (-number if number == signal.SIGKILL else 0)
+    assert ("team: ended" in said) is (number != signal.SIGKILL)
+    wait_for(lambda: not living_in(tmp_path), "end of the servers")
 
 
 def test_missing_programs_are_named_with_a_remedy(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
 import shutil
 import signal
-import socket
-import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,108 +18,84 @@ from typing import Any
 import pytest
 
 from alpro import registry
+from alpro.checks.doctor import CHECKS
 from alpro.config import Params
 from alpro.registry.lineage import trace
 from alpro.tracking import live, store
-from flows.team import postgres, s3
-from flows.team.layout import Ports, Team, TeamError, client_variables
+from flows.team import backup, postgres, s3
+from flows.team.layout import Team, client_variables
 from tests.registry.test_promote import MODEL, candidate, promote, with_champion, without_champion  # noqa: F401
 from tests.tracking.conftest import empty_store, ended, params  # noqa: F401
 from tests.tracking.tracked_project import STEPS, contents, history, params_of, write_record
 
-from .conftest import DVC, REPOSITORY, commit, living_in, run, wait_for
+from .conftest import DVC, PATIENCE_S, commit, run, tiny_project, wait_for
+from .team_servers import Servers, empty_folder, free_ports, missing, refusal
 
 pytestmark = pytest.mark.slow  # PostgreSQL, S3, MLflow, Prefect; S3 is away for a minute
 OUTAGE_S = 60
+RUN_S = 3600
+ENDS = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 TRAINED = "finetune/msrvtt_ret"
-
-
-def missing() -> str | None:
-    """Return why the servers cannot start here, or None."""
-    try:
-        postgres.binaries()
-        s3.program()
-    except TeamError as error:
-        return str(error)
-    absent = [name for name in ("psycopg", "boto3", "dvc_s3", "flask_wtf") if importlib.util.find_spec(name) is None]
-    return f"not installed: {', '.join(absent)}" if absent else None
-
-
-@dataclass
-class Servers:
-    """The servers of one folder, started in a clone of this repository."""
-
-    checkout: Path
-    team: Team
-    log: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    def environment(self, **variables: str) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "AWS_"))}
-        own = {"ALPRO_TEAM": str(self.team.folder), "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *paths()])}
-        ports = {f"{name.upper()}_PORT": str(port) for name, port in vars(self.team.ports).items()}
-        return {**kept, **own, **ports, **variables}
-
-    def command(self, *words: str, cwd: Path | None = None, fails: bool = False) -> str:
-        """Run `python -m flows.team` and return its output, of stderr if it should fail."""
-        line = [sys.executable, "-m", "flows.team", *words]
-        done = subprocess.run(line, cwd=cwd or self.checkout, env=self.environment(), capture_output=True, text=True)
-        assert (done.returncode != 0) is fails, done.stdout + done.stderr
-        return done.stderr if fails else done.stdout
-
-    def start(self) -> None:
-        with self.log.open("w") as file:
-            line = [sys.executable, "-m", "flows.team"]
-            self.process = subprocess.Popen(line, cwd=self.checkout, env=self.environment(), stdout=file, stderr=file)
-        wait_for(lambda: self.process.poll() is not None or "Ctrl-C" in self.log.read_text(), "servers")
-        assert self.process.poll() is None, self.log.read_text()
-
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            assert self.process.wait(120) == 0, self.log.read_text()
-            wait_for(lambda: not [*living_in(self.checkout), *living_in(self.team.folder)], "end of the processes")
-
-
-def paths() -> list[str]:
-    """Return the folders of PYTHONPATH, with which packages may have been added to this environment."""
-    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-
-
-def free_ports() -> Ports:
-    """Return ports that are free now; S3 needs eight in a row."""
-    for first in range(20000, 30000, 16):
-        if all(map(is_free, range(first, first + 11))):
-            return Ports(first, first + 1, first + 9, first + 10)
-    raise AssertionError("no free ports")
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    if reason := missing():
-        pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("servers")
-    run("git", "clone", "-q", str(REPOSITORY), str(folder / "project"), cwd=folder)
-    home = Path(tempfile.mkdtemp(prefix="alpro-team-"))  # PostgreSQL's user must be able to enter, if this is root
-    home.chmod(0o711)
-    made = Servers(folder / "project", Team(home / "team", free_ports()), folder / "team.log")
-    try:
-        yield made
-    finally:
-        made.stop()
-        shutil.rmtree(home)
+QUESTIONS = "msrvtt_qa"
+OVERRIDES = [  # with these, recipe tiny learns enough for the gate
+    *("sample.train_videos=120", "sample.test_videos=60"),
+    *(f"finetune.{QUESTIONS}.{change}" for change in ("epochs=12", "batch_size=8", "learning_rate=0.003", "validations=1")),
+]
 
 
 @pytest.fixture(scope="module")
 def project(with_champion: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """A finished pipeline with a champion in its embedded store."""
-    return Path(shutil.copytree(with_champion, tmp_path_factory.mktemp("client") / "project"))
+    """A finished pipeline with a champion in its embedded store, and an embedded Prefect with a run and a variable."""
+    root = Path(shutil.copytree(with_champion, tmp_path_factory.mktemp("client") / "project"))
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    own = {"PREFECT_HOME": str(root / ".prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    own["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = str(PATIENCE_S)
+    subprocess.run([sys.executable, "-c", EMBEDDED_RUN], cwd=root, env=kept | own, check=True)
+    return root
+
+
+EMBEDDED_RUN = """
+from prefect import flow
+from prefect.variables import Variable
+
+@flow
+def embedded():
+    Variable.set("from_the_embedded_server", "kept")
+
+embedded()
+"""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """The running servers after a migration; what the embedded store had, and what the command printed."""
+
+    servers: Servers
+    before: dict[str, Any]
+    weights: bytes
+    said: str
+
+
+@pytest.fixture(scope="module")
+def migration(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Migration]:
+    if reason := missing():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("servers")
+    tiny_project(folder / "project")
+    with empty_folder() as home:
+        made = Servers(folder / "project", Team(home / "team", free_ports()), folder / "team.log")
+        before, weights_before = registered(project), weights(project, "champion")
+        said = made.command("migrate", cwd=project)
+        try:
+            made.start()
+            yield Migration(made, before, weights_before, said)
+        finally:
+            made.stop()
+
+
+@pytest.fixture
+def servers(migration: Migration) -> Servers:
+    return migration.servers
 
 
 @pytest.fixture
@@ -133,6 +103,39 @@ def client(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of somebody who uses the servers."""
     for name, value in client_variables(servers.team).items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def flow_run(migration: Migration) -> dict[str, Any]:
+    """A run of the pipeline that was started with the form's request, as Prefect's API describes it at its end.
+
+    The checkout has its results, in a commit.
+    """
+    ask, checkout = migration.servers.prefect, migration.servers.checkout
+    deployment = ask("GET", "/deployments/name/pipeline/pipeline")
+    form = {"recipe": None, "overrides": OVERRIDES, "tasks": [QUESTIONS], "promote": "auto", "in_checkout": False}
+    asked = {"parameters": form, "enforce_parameter_schema": True, "state": {"type": "SCHEDULED"}}
+    started = ask("POST", f"/deployments/{deployment['id']}/create_flow_run", asked)
+    deadline = time.monotonic() + RUN_S
+    while (found := ask("GET", f"/flow_runs/{started['id']}"))["state"]["type"] not in ENDS:
+        assert time.monotonic() < deadline, found["state"]
+        time.sleep(1)
+    assert found["state"]["name"] == "Completed", found["state"]
+    run(DVC, "exp", "apply", found["name"], cwd=checkout)
+    commit(checkout, "Results of the run")
+    return found
+
+
+def answer(servers: Servers) -> Any:
+    """Return what the champion that `alpro serve` would load answers."""
+    from alpro.config import load
+    from alpro.served.sources import Sources
+    from alpro.serving.single_video import ask
+
+    found = Sources(servers.checkout, load(servers.checkout / "params.yaml"), tasks={"ask": QUESTIONS}).find("ask")
+    assert found is not None and found.origin == "champion"
+    video = min((servers.checkout / "data/sample/msrvtt_ret/videos").glob("*.mp4"))
+    return ask(found.load(), video, "what color is the ball")
 
 
 def values(run: Any) -> tuple[Any, ...]:
@@ -171,32 +174,16 @@ def weights(root: Path, alias: str) -> bytes:
         return file.read_bytes()
 
 
-def refusal(port: int, path: str = "/", scheme: str = "http") -> int:
-    """Return the HTTP status of a request without a password; 0 if the port speaks no HTTP to strangers."""
-    stranger = ssl.create_default_context()
-    stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE
-    try:
-        with urllib.request.urlopen(f"{scheme}://127.0.0.1:{port}{path}", timeout=10, context=stranger) as answer:
-            return answer.status
-    except urllib.error.HTTPError as answer:
-        return answer.code
-    except (OSError, ValueError):
-        return 0
-
-
-def test_embedded_store_moves_with_versions_aliases_and_gate_records(
-    servers: Servers, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, bytes_before = registered(project), weights(project, "champion")
+def test_embedded_stores_move_with_versions_aliases_and_gate_records(migration: Migration, client: None, project: Path) -> None:
+    before = migration.before
     assert before["models"][MODEL][0] == {"candidate": 1, "champion": 1}
-    said = servers.command("migrate", cwd=project)
-    assert f"{len(before['runs'])} runs, {len(before['versions'])} model versions" in said
-    assert "is not empty, and a migration would replace it" in servers.command("migrate", cwd=project, fails=True)
-    servers.start()
-    for name, value in client_variables(servers.team).items():
-        monkeypatch.setenv(name, value)
+    assert f"{len(before['runs'])} runs, {len(before['versions'])} model versions" in migration.said
     assert registered(project) == before
-    assert weights(project, "champion") == bytes_before
+    assert weights(project, "champion") == migration.weights
+    assert "Prefect: 1 flow runs" in migration.said
+    (old,) = migration.servers.prefect("POST", "/flow_runs/filter", {"flows": {"name": {"any_": ["embedded"]}}})
+    assert old["state"]["type"] == "COMPLETED"
+    assert migration.servers.prefect("GET", "/variables/name/from_the_embedded_server")["value"] == "kept"
 
 
 def test_every_port_refuses_strangers(servers: Servers) -> None:
@@ -250,6 +237,7 @@ def test_doctor_writes_and_reads_every_service(servers: Servers) -> None:
     for name, done in {
         "MLflow": "wrote and read a tag and an artifact", "Prefect": "wrote and read a variable",
         "DVC remotes": "team (wrote and read an object)", "PostgreSQL": "wrote and read a row",
+        "S3": "alpro-mlflow, alpro-dvc (wrote and read an object)",
     }.items():  # fmt: skip
         assert done in found[name][1]
     wrong = doctor(servers, MLFLOW_TRACKING_PASSWORD="guessed", PREFECT_API_AUTH_STRING="alpro:guessed")
@@ -259,23 +247,24 @@ def test_doctor_writes_and_reads_every_service(servers: Servers) -> None:
     right = keys.read_text()
     keys.write_text(right.replace(servers.team.secret("s3_dvc"), "guessed"))
     try:
-        assert "credentialpath" in doctor(servers)["DVC remotes"][1]
+        wrong = doctor(servers)
+        assert "credentialpath" in wrong["DVC remotes"][1] and "the secret key is wrong" in wrong["S3"][1]
     finally:
         keys.write_text(right)
 
 
 def doctor(servers: Servers, **variables: str) -> dict[str, tuple[str, str]]:
-    """Return status and text of the checks of services, by name."""
-    environment = servers.environment(**{**client_variables(servers.team), **variables})
-    line = [sys.executable, "-m", "alpro", "doctor", "--json"]
-    done = subprocess.run(line, cwd=servers.checkout, env=environment, capture_output=True, text=True)
-    checks = json.loads(done.stdout)["checks"]
-    names = ("MLflow", "Prefect", "DVC remotes", "PostgreSQL", "champions")
-    return {
-        check["name"]: (check["status"], f"{check['detail']} -> {check['remedy']}")
-        for check in checks
-        if check["name"] in names
-    }
+    """Return status and text of the checks of `alpro doctor` for services, by name."""
+    findings = {}
+    with pytest.MonkeyPatch.context() as patch:
+        own = {"ALPRO_TEAM": str(servers.team.folder), **client_variables(servers.team), **variables}
+        for name, value in own.items():
+            patch.setenv(name, value)
+        for name in ("MLflow", "Prefect", "DVC remotes", "PostgreSQL", "S3", "champions"):
+            found = CHECKS[name](servers.checkout)
+            assert found is not None, name
+            findings[name] = (found.status, f"{found.detail} -> {found.remedy}")
+    return findings
 
 
 def test_data_reach_a_second_clone(servers: Servers, tmp_path: Path) -> None:
@@ -293,6 +282,36 @@ def test_data_reach_a_second_clone(servers: Servers, tmp_path: Path) -> None:
     run(DVC, "pull", "-q", "-r", "team", "data/mine.dvc", cwd=second)
     copied = {file.name: file.read_bytes() for file in (second / "data" / "mine").iterdir()}
     assert copied == {file.name: file.read_bytes() for file in folder.iterdir()} and len(copied) == 20
+
+
+def test_run_button_leads_to_a_champion_and_a_second_clone_pulls_its_files(
+    servers: Servers, client: None, flow_run: dict[str, Any], tmp_path: Path
+) -> None:
+    root, name = servers.checkout, f"alpro-{QUESTIONS}"
+    opened = contents(root)
+    champion = opened.client.get_model_version_by_alias(name, "champion")
+    assert champion.tags["alpro.flow"] == f"{flow_run['name']} {flow_run['id']}" and champion.tags["alpro.git.clean"] == "yes"
+    assert postgres.sql(servers.team, f"SELECT state_name FROM flow_run WHERE id = '{flow_run['id']}'", "prefect") == [
+        "Completed"
+    ]
+    aliased = "SELECT version FROM registered_model_aliases WHERE name = '{}' AND alias = 'champion'"
+    assert postgres.sql(servers.team, aliased.format(name), "mlflow") == [champion.version]
+    files = s3.client(servers.team).list_objects_v2(Bucket="alpro-mlflow")["Contents"]
+    assert [file for file in files if champion.model_id in file["Key"] and file["Key"].endswith("model.safetensors")]
+    assert not [*root.glob(".mlflow/*.db"), *root.glob(".prefect/*.db")], "nothing is embedded"
+    assert answer(servers)
+    servers.command("remote")
+    run(DVC, "push", "-q", "-r", "team", f"finetune@{QUESTIONS}", cwd=root)
+    second = tmp_path / "second"
+    run("git", "clone", "-q", str(root), str(second), cwd=tmp_path)
+    servers.command("remote", cwd=second)
+    run(DVC, "pull", "-q", "-r", "team", f"finetune@{QUESTIONS}", cwd=second)
+    made = root / "models/tiny/finetune" / QUESTIONS
+    copied = {file.name: file.read_bytes() for file in (second / made.relative_to(root)).iterdir()}
+    assert copied == {file.name: file.read_bytes() for file in made.iterdir()} and "model.safetensors" in copied
+    assert f"{name}/{champion.version}" in servers.run(
+        sys.executable, "-m", "alpro", "lineage", f"models:/{name}@champion", cwd=second
+    )
 
 
 def test_training_keeps_its_records_while_s3_is_away_and_postgres_restarts(
@@ -337,20 +356,26 @@ def cut(servers: Servers) -> None:
     wait_for(lambda: refusal(servers.team.ports.s3) == 403, "return of S3")
 
 
-def test_backup_wipe_and_restore_give_the_same_registry(servers: Servers, client: None, project: Path) -> None:
+def test_backup_wipe_and_restore_give_the_same_registry_and_answers(
+    servers: Servers, client: None, project: Path, flow_run: dict[str, Any]
+) -> None:
     before, weights_before, lineage = registered(project), weights(project, "champion"), origin(project)
-    backup = servers.team.folder.with_name("backup")
-    said = servers.command("backup", str(backup))
+    answers = answer(servers)
+    saved = servers.team.folder.with_name("backup")
+    said = servers.command("backup", str(saved))
     assert "3 databases" in said
-    assert "already running" in servers.command("restore", str(backup), fails=True)
-    servers.stop()
-    assert "exists, and a restore would replace it" in servers.command("restore", str(backup), fails=True)
+    assert "already running" in servers.command("restore", str(saved), fails=True)
+    servers.stop(signal.SIGKILL)
+    assert "exists, and a restore would replace it" in servers.command("restore", str(saved), fails=True)
     shutil.rmtree(servers.team.folder)
-    assert "restored 3 databases" in servers.command("restore", str(backup))
+    assert "restored 3 databases" in servers.command("restore", str(saved))
+    assert "is not empty, and a migration would replace it" in servers.command("migrate", cwd=project, fails=True)
     servers.start()
     assert registered(project) == before
     assert weights(project, "champion") == weights_before
     assert origin(project) == lineage
+    assert answer(servers) == answers
+    assert servers.prefect("GET", f"/flow_runs/{flow_run['id']}")["state"]["type"] == "COMPLETED"
     assert {name for name, (status, _) in doctor(servers).items() if status != "ok"} == set()
 
 
@@ -358,8 +383,39 @@ def origin(root: Path) -> Any:
     return trace(root, f"models:/{MODEL}@champion").as_dict()
 
 
-def test_upgrade_makes_a_backup_and_leaves_current_databases_alone(servers: Servers) -> None:
+DOWNGRADE = """
+import sys
+from alembic import command
+from mlflow.server.auth.db.utils import _get_alembic_config as of_users
+from mlflow.store.db.utils import _get_alembic_config as of_records
+
+command.downgrade(of_records(sys.argv[1]), "-2")
+command.downgrade(of_users(sys.argv[2]), "-1")
+"""
+
+
+def make_older(servers: Servers) -> None:
+    """Bring the databases back to earlier revisions, as earlier versions of MLflow and Prefect had them."""
+    team = servers.team
+    variables = {
+        "PGPASSFILE": str(team.secret_file("pgpass")),
+        "PREFECT_API_DATABASE_CONNECTION_URL": team.database_uri("prefect", "asyncpg"),
+    }
+    with backup.storage_available(team):
+        uris = [team.database_uri(database, "psycopg") for database in ("mlflow", "mlflow_auth")]
+        servers.run(sys.executable, "-c", DOWNGRADE, *uris, **variables)
+        words = ["prefect", "server", "database", "downgrade", "--yes", "--revision", "-2"]
+        servers.run(sys.executable, "-m", *words, **variables)
+
+
+def test_databases_of_earlier_versions_are_upgraded_after_a_backup(servers: Servers, client: None, project: Path) -> None:
+    before = registered(project)
     assert "already running" in servers.command("upgrade", fails=True)
-    servers.stop()
+    servers.stop(signal.SIGINT)
     said = servers.command("upgrade")
     assert said.count("unchanged") == 3 and "backups/" in said
+    make_older(servers)
+    said = servers.command("upgrade")
+    assert said.count(" -> ") == 3, said
+    servers.start()
+    assert registered(project) == before
