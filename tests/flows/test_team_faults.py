@@ -253,7 +253,7 @@ def test_sync_after_every_fault_completes_without_duplicates(
     assert finding is not None and finding.status == "fail" and "Connection refused" in finding.detail
     stores.start("postgres")
     result = registry.sync(project, params)
-    assert sorted(result.created + result.completed) == sorted(stages_of(params)) and len(result.registered) == 4
+    assert sorted(result.runs) == sorted(stages_of(params)) and len(result.registered) == 4
     again = registry.sync(project, params)
     assert sorted(again.unchanged) == sorted(stages_of(params)) and not again.registered
     opened = contents(project)
@@ -261,6 +261,7 @@ def test_sync_after_every_fault_completes_without_duplicates(
     models = opened.client.search_logged_models([opened.experiment.experiment_id])
     assert len(models) == 4, "a model whose files could not be stored is deleted"
     (trained,) = opened.runs[STAGE]
+    assert [file.path for file in opened.client.list_artifacts(trained.info.run_id, "plots")] == ["plots/curve.png"]
     points = [(p.step, p.value) for p in opened.client.get_metric_history(trained.info.run_id, "train/loss")]
     assert sorted(points) == sorted((row["step"], row["loss"]) for row in history(STAGE, STEPS) if row["split"] == "train")
 
