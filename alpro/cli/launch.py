@@ -78,14 +78,20 @@ def _run(loaded: Params, params: Path, command: list[str] | None, check: bool = 
 
 
 def _run_in_job(loaded: Params, params: Path, command: list[str]) -> None:
-    """Run the command in a Slurm job that `launch.scheduler` submitted; the job requeues itself if it was stopped in time."""
+    """Run the command in a Slurm job that `launch.scheduler` submitted.
+
+    The job requeues itself if it was stopped in time, or has lost a node.
+    """
     from alpro.launch import slurm_job
-    from alpro.launch.supervisor import Stopped
+    from alpro.launch.supervisor import HostLost, Stopped
 
     slurm_job.heed_warning()
     try:
         _run(loaded, params, command)
     except (Stopped, TrainingError) as error:
         if slurm_job.warned.is_set() and (isinstance(error, TrainingError) or error.saved):
-            slurm_job.requeue()
+            slurm_job.requeue("the training is saved")
+        raise
+    except HostLost:
+        slurm_job.requeue("a node of this job is lost")
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import queue
 import socket
@@ -14,6 +15,8 @@ from alpro.launch.diagnosis import KILLED, VANISHED, Event, Rank
 from alpro.terminal import logs
 
 log = logs.get(__name__)
+# of a connection whose other host is gone; which one depends on what the kernel still knows about the way to it
+UNREACHABLE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
 
 
 class Listener:
@@ -68,9 +71,10 @@ class Listener:
                 self.events.put(("message", rank, message))
                 if message["event"] == "failed":
                     connection.sendall(heartbeat.HEARD)
-        except TimeoutError:
-            end = VANISHED
-        except (OSError, ValueError):
+        except OSError as error:
+            if error.errno in UNREACHABLE:
+                end = VANISHED
+        except ValueError:
             pass
         self.events.put(("gone", rank, end))
 

@@ -21,6 +21,7 @@ HOPELESS = {
 }
 # what sbatch says about a request that it refuses, with the parameter to change
 REFUSALS = {
+    "invalid account": "account",  # first, as the message goes on with "or account/partition combination"
     "partition": "partition",
     "account": "account",
     "time limit": "time",

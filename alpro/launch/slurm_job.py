@@ -1,7 +1,8 @@
 """Inside a Slurm job of `launch.scheduler: slurm`: on Slurm's warning the training is saved and the job requeues itself.
 
 Slurm sends the warning some time before the job's time limit, and before a preemption if the cluster has
-`PreemptParameters=send_user_signal`. An evaluation cannot be resumed and continues until it ends or Slurm ends it.
+`PreemptParameters=send_user_signal`. An evaluation cannot be resumed and continues until it ends or Slurm ends it. A job that
+loses a node other than its first requeues itself, too: Slurm would notice the loss minutes later.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def heed_warning() -> None:
     signal.signal(WARNING, note)
 
 
-def requeue() -> None:
-    """Put this job back into the queue after its training was saved, and wait for Slurm to end it.
+def requeue(reason: str) -> None:
+    """Put this job back into the queue, and wait for Slurm to end it. `reason` is printed.
 
     Returns if Slurm has cancelled or requeued it already. Raises LaunchError if Slurm refuses it.
     """
@@ -50,7 +51,7 @@ def requeue() -> None:
     job = slurm_commands.job(number)
     if job is None or job.state != "RUNNING":
         return
-    console.say(f"alpro launch: the training is saved; Slurm job {number} is requeued to continue it", sys.stderr)
+    console.say(f"alpro launch: {reason}; Slurm job {number} is requeued to continue", sys.stderr)
     try:
         slurm_commands.run("scontrol", "requeue", number)
     except LaunchError as error:

@@ -23,7 +23,7 @@ from alpro.config import Launch
 from alpro.errors import LaunchError
 from alpro.launch import diagnosis, heartbeat, slurm_job
 from alpro.launch.command import own_address
-from alpro.launch.diagnosis import ENDED, EXIT, GLOO, HOSTS_CHANGED, PREFIX, STEP_PHASES, Event, Rank, Symptom
+from alpro.launch.diagnosis import ENDED, EXIT, GLOO, HOSTS_CHANGED, PREFIX, STEP_PHASES, VANISHED, Event, Rank, Symptom
 from alpro.launch.labels import hosts_of_ranks, labelled
 from alpro.launch.listener import Listener
 from alpro.launch.proof import new_secret
@@ -42,6 +42,10 @@ class Stopped(LaunchError):
     """The run was stopped from outside; `saved` is True if its ranks have saved their state."""
 
     saved = False
+
+
+class HostLost(LaunchError):
+    """The host of a rank, or the network to it, is down."""
 
 
 class Supervisor:
@@ -227,6 +231,8 @@ class Supervisor:
         log.error("alpro launch: %s", line)
         for text in culprit_lines:
             console.say(f"rank {culprit.number}: {text}" if culprit else text, sys.stderr)
+        if line == f"{culprit} {VANISHED}":
+            return HostLost(f"{line}; `alpro launch --check` shows whether it is back; the same command resumes a training")
         return LaunchError(line)
 
     def _starter_tail(self) -> str:

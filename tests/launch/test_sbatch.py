@@ -193,7 +193,7 @@ def test_without_slurm_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     [
         (
             "sbatch: error: Batch job submission failed: Invalid account or account/partition combination",
-            "launch.slurm.partition",
+            "launch.slurm.account,",
         ),
         (
             "sbatch: error: Batch job submission failed: Requested node configuration is not available",
@@ -288,8 +288,8 @@ def test_a_saved_job_requeues_itself_unless_slurm_has_ended_it(slurm: Path, monk
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(slurm_job, "END_S", 0.0)
     (slurm / "state").write_text("JobState=CANCELLED Reason=None NodeList=n1 ExitCode=0:15\n")
-    slurm_job.requeue()
+    slurm_job.requeue("saved")
     assert "requeue" not in (slurm / "scontrol-log").read_text()
     (slurm / "state").write_text("JobState=RUNNING Reason=None NodeList=n1 ExitCode=0:0\n")
-    slurm_job.requeue()
+    slurm_job.requeue("saved")
     assert (slurm / "scontrol-log").read_text().splitlines()[-1] == "requeue 7"
