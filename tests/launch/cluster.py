@@ -135,6 +135,10 @@ class Cluster:
             if (port := line.split()[1].split("@")[0]).startswith(f"{name}-"):
                 self.switch.run("ip", "link", "set", port, "nomaster")
 
+    def mend(self, name: str) -> None:
+        """Plug in the first cable of a host again."""
+        self.switch.run("ip", "link", "set", f"{name}-0", "master", "net0")
+
     def start_sshd(self, name: str, *settings: str) -> None:
         """Start sshd on a host, with further lines of its configuration."""
         file = self.folder / f"sshd_{name}"

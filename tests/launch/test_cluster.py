@@ -41,7 +41,7 @@ def possible() -> None:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the data of recipe tiny."""
-    folder = tmp_path_factory.mktemp("project")
+    folder = tmp_path_factory.mktemp("project") / "checkout"  # so that a host can lose it alone
     made_project(folder, yaml.safe_load((ROOT / "recipes/tiny.yaml").read_text()))
     return folder
 
@@ -255,7 +255,7 @@ class Fault:
         "horovod": r"hb: horovod is 0\.0\.1, here [0-9.]+; run `make setup` there",
         "clock": r"hb: its clock is 3600 s ahead of this machine's; set both by NTP",
         "no_folder": r"hb: /\S+ is missing there; all hosts need the project",
-        "empty_folder": r"hb: does not see data/\S+, .*, nor what this machine writes in /\S+; the hosts need a shared file",
+        "empty_folder": r"hb: does not see data/\S+, .*, nor what this machine writes in /.+; the hosts need a shared file",
         "own_name": r"hb: this host's own name, 'hb', does not resolve",
         "own_name_loopback": r"hb: this host's own name, 'hb', stands for 127.0.1.1, where other hosts cannot reach it",
     }  # fmt: skip

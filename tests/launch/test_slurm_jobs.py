@@ -18,7 +18,14 @@ from typing import Any
 import pytest
 
 from tests.launch.cluster import Cluster, missing
-from tests.launch.slurm_cluster import missing_slurm, slurm, start_slurm
+from tests.launch.slurm_cluster import (
+    kill_node,
+    missing_accounts,
+    missing_slurm,
+    revive_node,
+    slurm,
+    start_slurm,
+)
 from tests.launch.test_cluster import OTHER_NAMES, TRAIN, configure, digests, output_of, project, read_until, train
 from tests.training.processes import needs_horovod
 
@@ -62,13 +69,25 @@ class Slurm:
         )
         self.cluster.launcher.run("kill", f"-{number.name.removeprefix('SIG')}", submitter)
 
-    def wait_until_empty(self) -> float:
+    def wait_until_empty(self, within_s: float = ENDED_S) -> float:
         """Wait until the queue is empty and no rank is left; return how long that took."""
         began_s = time.monotonic()
         while slurm(self.cluster, "squeue", "--noheader") or self.ranks():
-            assert time.monotonic() - began_s < ENDED_S, slurm(self.cluster, "squeue")
+            assert time.monotonic() - began_s < within_s, slurm(self.cluster, "squeue")
             time.sleep(0.5)
         return time.monotonic() - began_s
+
+    def nodes_of_job(self) -> list[str]:
+        listed = slurm(self.cluster, "squeue", "--noheader", "--format=%N").strip()
+        return slurm(self.cluster, "scontrol", "show", "hostnames", listed).split()
+
+    def send_to_ranks(self, name: str) -> None:
+        for node in self.nodes_of_job():
+            self.cluster.hosts[node].run("pkill", f"-{name}", "-f", "alpro train")
+
+    def elapsed_s(self) -> int:
+        minutes, seconds = slurm(self.cluster, "squeue", "--noheader", "--format=%M").strip().split(":")
+        return 60 * int(minutes) + int(seconds)
 
     def ranks(self) -> list[str]:
         lines = "".join(host.run("ps", "-eo", "args") for host in self.cluster.hosts.values()).splitlines()
@@ -227,14 +246,94 @@ def test_check_asks_slurm_without_submitting(nodes: Slurm) -> None:
     assert code == 1 and "change launch.slurm.partition" in output
 
 
-def test_a_node_that_dies_is_one_line(nodes: Slurm) -> None:
-    """The last test: the node is not started again."""
-    nodes.configure(3, nodes=3)
-    run = nodes.start("dead-node", "-S", "pretrain.epochs=1000")
-    read_until(run, "step 20/")
-    nodes.cluster.cut("hc")
+def test_an_unknown_account_is_one_line(project: Path, tmp_path: Path) -> None:
+    if reason := missing_accounts():
+        pytest.skip(reason)
+    with Cluster(tmp_path / "cluster", {"ha": ["eth0"]}) as cluster:
+        accounts = Slurm(cluster, start_slurm(cluster, account="known"), project)
+        accounts.configure(account="nosuch")
+        code, output = output_of(accounts.start("account"), 120)
+        assert code == 1
+        line = r"alpro: Slurm refuses the job \(.*nvalid account.*\); change launch.slurm.account, .*"
+        assert re.fullmatch(line, output.splitlines()[-1])
+        accounts.configure(account="known")
+        code, output = output_of(accounts.cluster.launch(project, "--check", **accounts.variables), 120)
+        assert code == 0
+
+
+def test_a_training_longer_than_the_time_limit_is_saved_and_resumes(nodes: Slurm, undisturbed: dict[str, str]) -> None:
+    """Its ranks stand still until Slurm has sent its warning, at least 36 s before the limit."""
+    nodes.configure(2, nodes=2, time="3")
+    run = nodes.start("longer", *LONG)
+    lines = read_until(run, "step 40/")
+    nodes.send_to_ranks("STOP")
+    while nodes.elapsed_s() < 150:
+        time.sleep(0.5)
+    nodes.send_to_ranks("CONT")
+    lines += read_until(run, "starts again, restart 1")
+    code, rest = output_of(run)
+    print("".join(lines))
+    assert code == 0 and "the training is saved; Slurm job" in "".join(lines) and "resume: continuing after step" in rest
+    assert digests(nodes.project / "out/longer") == undisturbed
+
+
+def test_a_job_out_of_time_is_one_line_and_the_next_resumes(nodes: Slurm, undisturbed: dict[str, str]) -> None:
+    """Its ranks stand still, so they cannot heed the warning."""
+    nodes.configure(2, nodes=2, time="3")
+    run = nodes.start("out-of-time", *LONG)
+    lines = read_until(run, "step 40/")
+    nodes.send_to_ranks("STOP")
+    code, rest = output_of(run, 600)
+    last = rest.splitlines()[-1]
+    print("".join(lines))
+    assert code == 1
+    assert re.fullmatch(
+        r"alpro: Slurm job \d+ ran out of time; raise launch.slurm.time=3, or run it again: the same command resumes a "
+        "training from its last saved state", last,
+    )  # fmt: skip
+    nodes.wait_until_empty()
+    output = nodes.run("out-of-time", *LONG)
+    assert "resume: continuing after step" in output
+    assert digests(nodes.project / "out/out-of-time") == undisturbed
+
+
+@pytest.mark.parametrize("which", ["the first node", "another node"])
+def test_a_training_resumes_after_one_of_its_nodes_has_died(nodes: Slurm, undisturbed: dict[str, str], which: str) -> None:
+    """Slurm requeues a job whose first node, that of the batch script, dies. The job requeues itself if another one does."""
+    name = which.replace(" ", "-")
+    nodes.configure(2, nodes=2)
+    run = nodes.start(name, *LONG)
+    lines = read_until(run, "step 40/")
+    node = nodes.nodes_of_job()[0 if which == "the first node" else 1]
+    if which == "the first node":
+        kill_node(nodes.cluster, node)
+    else:
+        nodes.cluster.cut(node)
     began_s = time.monotonic()
-    code, output = output_of(run, 300)
+    lines += read_until(run, "starts again, restart 1")
+    print("".join(lines))
+    print(f"{which}, {node}: starts again after {time.monotonic() - began_s:.1f} s")
+    code, output = output_of(run)
+    assert code == 0 and "resume: continuing after step" in output
+    assert f"rank 0 ({node})" not in output and f"rank 1 ({node})" not in output
+    assert which == "the first node" or "a node of this job is lost; Slurm job" in "".join(lines)
+    assert digests(nodes.project / f"out/{name}") == undisturbed
+    if which == "another node":
+        nodes.cluster.mend(node)
+    revive_node(nodes.cluster, node)
+
+
+def test_a_node_whose_ranks_are_killed_is_one_line_and_the_next_resumes(nodes: Slurm, undisturbed: dict[str, str]) -> None:
+    nodes.configure(2, nodes=2)
+    run = nodes.start("killed-ranks", *LONG)
+    lines = read_until(run, "step 40/")
+    node = nodes.nodes_of_job()[1]
+    nodes.cluster.hosts[node].run("pkill", "-KILL", "-f", "alpro train")
+    code, output = output_of(run)
+    print("".join(lines))
     last = output.splitlines()[-1]
-    print(f"reported after {time.monotonic() - began_s:.1f} s: {last}")
-    assert code == 1 and "Slurm job" in last and "hc" in last
+    assert code == 1 and re.search(rf"alpro: Slurm job \d+ on \S+ failed: rank 1 \({node}, process \d+\) ", last)
+    nodes.wait_until_empty()
+    output = nodes.run("killed-ranks", *LONG)
+    assert "resume: continuing after step" in output
+    assert digests(nodes.project / "out/killed-ranks") == undisturbed
