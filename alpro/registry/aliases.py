@@ -37,12 +37,16 @@ def set_champion(client: MlflowClient, version: ModelVersion, before: ModelVersi
     """Make a version the champion and store the gate's record; the version that it beat becomes `previous`.
 
     The alias moves last. If the process dies before that, the old champion stays and `alias_mismatch` reports the mismatch.
+    Raises TrackingError if another program moved the alias at the same moment, for example MLflow's pages.
     """
     client.set_model_version_tag(version.name, version.version, GATE, json.dumps(record, sort_keys=True))
     if before is not None:
         client.set_registered_model_alias(version.name, PREVIOUS, before.version)
     client.set_registered_model_tag(version.name, RECORDED, str(version.version))
     client.set_registered_model_alias(version.name, CHAMPION, version.version)
+    if not same_version(now := version_at(client, version.name, CHAMPION), version):
+        moved = f"was moved to version {now.version}" if now else "was deleted"
+        raise TrackingError(f"{version.name}@{CHAMPION} {moved} at the same moment; run `alpro promote` again")
 
 
 def recorded_champion(client: MlflowClient, model: str) -> ModelVersion | None:

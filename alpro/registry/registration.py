@@ -39,6 +39,7 @@ def register_checkpoints(
     stage_runs: Mapping[str, Run],
     tags: Mapping[str, str] | None = None,
     candidates: Collection[str] | None = None,
+    versions: dict[str, str] | None = None,
 ) -> list[str]:
     """Register new checkpoints and move `candidate`; return the new versions, for example `alpro-msvd_qa/2`.
 
@@ -46,6 +47,7 @@ def register_checkpoints(
     tags: further tags, such as the flow that produced the state; tags that a version already has are kept.
     candidates: tasks whose `candidate` moves and whose versions get `tags`; None means all. Checkpoints of other tasks may
     be on disk only because they were checked out.
+    versions: gets the number of the version of each fine-tuned checkpoint, by task.
     """
     new = []
     for checkpoint in checkpoints(state):
@@ -67,6 +69,8 @@ def register_checkpoints(
             store.client.update_model_version(version.name, version.version, description)
         if checkpoint.finetuned and selected and tag.CANDIDATE not in version.aliases:
             store.client.set_registered_model_alias(version.name, tag.CANDIDATE, version.version)
+        if checkpoint.finetuned and versions is not None:
+            versions[checkpoint.task] = str(version.version)
     return new
 
 
@@ -112,7 +116,11 @@ def _register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        client.create_registered_model(checkpoint.model, description=card.describe_model(checkpoint))
+        try:
+            client.create_registered_model(checkpoint.model, description=card.describe_model(checkpoint))
+        except MlflowException as another:  # a program on another machine created it first
+            if another.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
     return client.create_model_version(
         checkpoint.model, f"models:/{model.model_id}", run_id=run_id, tags=tags, model_id=model.model_id, await_creation_for=60
     )

@@ -31,7 +31,7 @@ def sync(
         parent = find_or_create_parent(store, state, tags or {})
         result = SyncResult(redacted(store.uri), store.experiment, parent.info.run_id)
         stage_runs = make_stage_runs(store, state, parent, result)
-        result.registered.extend(register_checkpoints(store, state, stage_runs, tags, candidates))
+        result.registered.extend(register_checkpoints(store, state, stage_runs, tags, candidates, result.versions))
         finish_parent(store, state, parent, stage_runs)
     return result
 

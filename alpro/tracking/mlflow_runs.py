@@ -45,7 +45,10 @@ HEADLINE = {
 
 @dataclass(frozen=True)
 class SyncResult:
-    """Result of a sync: created, completed and unchanged stages, new model versions (`registered`), and run ids by stage."""
+    """Result of a sync: created, completed and unchanged stages, new model versions (`registered`), and run ids by stage.
+
+    `versions`: number of the version of each fine-tuned checkpoint on disk, by task.
+    """
 
     store: str
     experiment: str
@@ -55,6 +58,7 @@ class SyncResult:
     unchanged: list[str] = field(default_factory=list)
     registered: list[str] = field(default_factory=list)
     runs: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON types (`alpro register --json`)."""

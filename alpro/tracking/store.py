@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from alpro.errors import TrackingError
-from alpro.files.locks import take_lock
+from alpro.files.locks import Lock, LockHeld, take_lock
 from alpro.lineage import main_checkout
 from alpro.terminal import logs
 
@@ -36,7 +36,7 @@ QUIET = {
 }
 URI_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 REACHABLE_S = 5.0
-LOCK_S = 120.0
+LOCK_S = 3600.0  # another run may be uploading large checkpoints
 SERVER_ERROR = re.compile(
     r"too many 50\d error|error code 50\d|\b50\d Server Error|INTERNAL_ERROR|TEMPORARILY_UNAVAILABLE"
     r"|Max retries exceeded|Connection aborted|Connection refused|Read timed out"
@@ -159,9 +159,14 @@ def quiet_mlflow() -> Any:
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
     """Lock the store for this project. Raises TrackingError if the lock is not free within LOCK_S."""
+    file, task = store_folder(root) / "lock", "another `alpro track sync`"
     try:
-        store_folder(root).mkdir(parents=True, exist_ok=True)
-        lock = take_lock(store_folder(root) / "lock", "another `alpro track sync`", TrackingError, wait_s=LOCK_S)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = Lock(file)
+        except LockHeld as held:
+            log.info("waiting for %s (%s)", task, held.holder)
+            lock = take_lock(file, task, TrackingError, wait_s=LOCK_S)
     except OSError as error:
         raise TrackingError(f"{store_folder(root)}: cannot be written ({error.strerror})") from None
     with lock:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from alpro.evaluation.summary import qa_rows, summarise_qa
 from alpro.files.json_files import write_json
 from alpro.registry import aliases, gate
 from alpro.registry.alias_warning import alias_warning
+from alpro.registry.claim import CLAIM
 from alpro.registry.evaluate import PackedModel
 from alpro.registry.lineage import trace
 from alpro.tracking.state import read_state
@@ -34,6 +37,7 @@ CORRECT = {  # the questions that each checkpoint answers correctly
     "worse": range(40),
     "equal": range(60),
     "slightly": range(8, 72),
+    "better": range(80),
     "clearly": range(96),
 }
 
@@ -74,8 +78,26 @@ def candidate(root: Path, params: Params, name: str, *, clean: bool = True) -> N
         registry.register_checkpoints(store, read_state(root, params), {})
 
 
+def with_run(root: Path, params: Params, name: str) -> str:
+    """Like `candidate`, with a run in MLflow; returns the run's id."""
+    write_checkpoint(root, params, f"finetune/{TASK}", salt=name)
+    write_locks(root, params)
+    commit(root)
+    with opened(root) as store:
+        run = store.client.create_run(store.experiment, run_name=name)
+        registry.register_checkpoints(store, read_state(root, params), {f"finetune/{TASK}": run})
+    return str(run.info.run_id)
+
+
+def judgements(root: Path, run: str) -> list[str]:
+    """Return the first lines of the judgements in a run, in their order."""
+    client = contents(root).client
+    folder = Path(client.get_run(run).info.artifact_uri.removeprefix("file://")) / "gate"
+    return [file.read_text().splitlines()[0] for file in sorted(folder.iterdir())]
+
+
 def promote(root: Path, params: Params, **how: Any) -> Any:
-    return registry.promote(root, params, TASK, evaluate=evaluate, **how)
+    return registry.promote(root, params, TASK, **{"evaluate": evaluate, **how})
 
 
 def aliased(root: Path) -> dict[str, int]:
@@ -164,6 +186,65 @@ def test_clearly_better_model_is_promoted_and_can_be_rolled_back(project, params
         assert aliases.alias_mismatch(store.client, MODEL) is None
     with pytest.raises(TrackingError, match="no champion before version 1"):
         registry.rollback(project, TASK)
+
+
+@pytest.mark.parametrize(("name", "rival", "passes"), [("better", "clearly", False), ("clearly", "better", True)])
+def test_candidate_is_judged_again_if_the_champion_is_replaced_meanwhile(project, params, name, rival, passes):
+    runs = {salt: with_run(project, params, salt) for salt in (name, rival)}  # versions 2 and 3
+    evaluated: list[str] = []
+
+    def interrupted(params: Params, task: str, packed: PackedModel, folder: Path) -> None:
+        if not evaluated:
+            assert promote(project, params, version="3").moved
+        evaluated.append(packed.checkpoint.name)
+        evaluate(params, task, packed, folder)
+
+    done = promote(project, params, version="2", evaluate=interrupted)
+    assert done.moved == passes and done.earlier == (f"{MODEL}/1",) and done.champion == f"{MODEL}/3"
+    assert f"judged again, because {MODEL}/3 became the champion meanwhile" in str(done)
+    assert len(evaluated) == 3, "the candidate once, and two champions"
+    assert aliased(project)["champion"] == (2 if passes else 3) and aliased(project)["previous"] == (3 if passes else 1)
+    assert judgements(project, runs[name]) == [f"{MODEL}/2 against {MODEL}/1", f"{MODEL}/2 against {MODEL}/3"]
+    assert judgements(project, runs[rival]) == [f"{MODEL}/3 against {MODEL}/1"]
+    with opened(project) as store:
+        assert aliases.alias_mismatch(store.client, MODEL) is None
+
+
+AT_ONCE = """
+import sys, time
+from pathlib import Path
+from alpro.config import load
+from tests.registry.test_promote import evaluate, promote
+ready, version = Path(sys.argv[1]), sys.argv[2]
+def together(*what):
+    (ready / version).touch()
+    while len(list(ready.iterdir())) < 2:
+        time.sleep(0.01)
+    evaluate(*what)
+print(promote(Path.cwd(), load("params.yaml"), version=version, evaluate=together).summary)
+"""
+
+
+@pytest.mark.slow  # two more processes import MLflow
+def test_two_promotions_at_once_leave_one_champion_and_two_judgements(project, params, tmp_path):
+    """From two clones that share a store, so that no lock of one machine helps."""
+    runs = [with_run(project, params, salt) for salt in ("better", "clearly")]
+    clone = Path(shutil.copytree(project, tmp_path / "clone"))
+    (ready := tmp_path / "ready").mkdir()
+    uri = f"sqlite:///{project / '.mlflow' / 'mlflow.db'}"
+    variables = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(Path(__file__).parents[2])}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", AT_ONCE, ready, version], cwd=root, env=variables, stdout=-1, text=True)
+        for root, version in ((project, "2"), (clone, "3"))
+    ]
+    better, clearly = (process.communicate()[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert "is now the champion" in clearly and ("judged again" in better) != ("judged again" in clearly)
+    assert aliased(project)["champion"] == 3
+    assert aliased(project)["previous"] == (2 if "is now the champion" in better else 1)
+    judged = [judgements(project, run) for run in runs]
+    assert all(list_[0].endswith(f"against {MODEL}/1") for list_ in judged) and sorted(map(len, judged)) == [1, 2]
+    assert not [name for name in contents(project).client.get_registered_model(MODEL).tags if name.startswith(CLAIM)]
 
 
 def test_uncommitted_state_is_refused_until_it_is_committed(project, params):

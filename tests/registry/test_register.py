@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from alpro import lineage
 from alpro.config import parse
 from alpro.files.atomic import sha256
 from alpro.registry import origin_tags, status, sync
 from alpro.served.registry_view import registered
-from tests.tracking.tracked_project import contents, stages_of, write_checkpoint, write_locks
+from tests.tracking.tracked_project import STEPS, contents, stages_of, write_checkpoint, write_locks, write_record
 
 TASKS = ("msrvtt_ret", "msvd_qa")
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_every_checkpoint_becomes_a_version_of_its_model(mirror, params):
@@ -138,3 +144,43 @@ def test_start_from_an_official_checkpoint_is_recorded_by_file(project, params):
     assert (
         client.get_model_version("alpro-msvd_qa", "1").tags["alpro.start"] == f"data/official.pt {lineage.dvc_hash(official)}"
     )
+
+
+AT_ONCE = """
+import sys, time
+from pathlib import Path
+from alpro.config import load
+from alpro.registry import sync
+from alpro.tracking.store import quiet_mlflow
+quiet_mlflow()
+ready, name = Path(sys.argv[1]), sys.argv[2]
+(ready / name).touch()
+while len(list(ready.iterdir())) < 3:
+    time.sleep(0.01)
+sync(Path.cwd(), load("params.yaml"), tags={"alpro.flow": name})
+"""
+
+
+@pytest.mark.slow  # three more processes import MLflow
+def test_runs_that_register_at_once_keep_their_parents_and_versions_apart(ended, params, tmp_path):
+    """Two results of one project, and a third of another clone on another machine, which shares the store but no lock."""
+    first = Path(shutil.copytree(ended, tmp_path / "first"))
+    store = first / ".mlflow"
+    roots = [first, *(Path(shutil.copytree(ended, tmp_path / name)) for name in ("second", "third"))]
+    shutil.rmtree(roots[1] / ".mlflow")
+    (roots[1] / ".mlflow").symlink_to(store)  # like a worktree of the first
+    for number, root in enumerate(roots):
+        write_record(root, "finetune/msvd_qa", STEPS, salt=str(number))
+        write_checkpoint(root, params, "finetune/msvd_qa", salt=str(number))
+        write_locks(root, params)
+    (ready := tmp_path / "ready").mkdir()
+    variables = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store / 'mlflow.db'}", "PYTHONPATH": str(REPOSITORY)}
+    processes = [subprocess.Popen([sys.executable, "-c", AT_ONCE, ready, root.name], cwd=root, env=variables) for root in roots]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    filled = contents(first)
+    parents = {run.data.tags["alpro.flow"]: run for run in filled.runs[None]}
+    assert set(parents) == {"first", "second", "third"} and len(filled.runs[None]) == 3
+    for run in parents.values():
+        assert run.info.status == "FINISHED"
+    versions = filled.client.search_model_versions("name = 'alpro-msvd_qa'")
+    assert {version.tags["alpro.flow"] for version in versions} == set(parents) and len(versions) == 3
