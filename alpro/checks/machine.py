@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 
 from alpro.checks.findings import ANSWER_S, Finding, Status
-from alpro.system import hostname
+from alpro.system import hostname, memory
 
 CLIP_FRAMES, CLIP_SIDE = 12, 64
 ROOM_GB = 6  # of disk: data, models and cache of recipe sample, with a margin
@@ -177,7 +177,7 @@ def check_memory(root: Path) -> Finding:
     """Check the available memory, within the limit of a container."""
     available = _meminfo("MemAvailable") / 2**20
     total = _meminfo("MemTotal") / 2**20
-    if (limit := _container_limit()) is not None:
+    if (limit := memory.container_limit()) is not None:
         available, total = min(available, limit / 2**30), min(total, limit / 2**30)
     detail = f"{available:.0f} of {total:.0f} GB available"
     if available < MEMORY_GB:
@@ -211,12 +211,3 @@ def _meminfo(name: str) -> int:
         if line.startswith(name + ":"):
             return int(line.split()[1])
     return 0
-
-
-def _container_limit() -> int | None:
-    """Return the memory limit of this control group in bytes; None if there is none."""
-    try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None

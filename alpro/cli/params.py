@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from alpro.cli.app import MACHINE, PIPELINE, add_group, app, example_line
-from alpro.cli.options import PARAMS, AsJson, Changes, ParamsFile, Recipe, read_params
+from alpro.cli.options import PARAMS, AsJson, Changes, ParamsFile, Recipe, print_json, read_params
 
 recipe = add_group("recipe", "List the recipes and choose one.", PIPELINE)
 config = add_group("config", "Parameter files: import those of the released code, print the schema.", PIPELINE)
@@ -69,12 +69,24 @@ def plan(
     gpu: Annotated[str, typer.Option(help="GPU model: h200, h100, a100, l40, l4, v100 or 4090.")] = "h100",
     tflops: Annotated[float | None, typer.Option(help="Peak TFLOP/s of a device that is not listed.")] = None,
     mfu: Annotated[float | None, typer.Option(help="Assumed model FLOPs utilisation, from 0 to 1.")] = None,
+    stages: Annotated[
+        bool, typer.Option("--stages", help="Only list where each training and evaluation runs, and the memory it takes here.")
+    ] = False,
     as_json: AsJson = False,
     recipe: Recipe = None,
     params: ParamsFile = PARAMS,
     changes: Changes = None,
 ) -> None:
     """Estimate steps, FLOPs, memory, hours and disk space of the trainings."""
+    if stages:
+        from alpro.planning.needs import stage_needs
+
+        needs = stage_needs(read_params(params, recipe, changes))
+        if as_json:
+            print_json(needs.as_dict())
+        else:
+            typer.echo(needs)
+        return
     from alpro.planning.tables import print_plan
 
     print_plan(read_params(params, recipe, changes), gpus, gpu, tflops, mfu, as_json)

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from alpro.system import gpus
+from alpro.system import gpus, memory
 from alpro.training.flops import GPUS
 
 MEASURED_S = 0.3
@@ -55,9 +55,7 @@ def _available_bytes() -> float:
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             available = 1024.0 * int(line.split()[1])
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else ""
-    return min(available, float(text)) if text.isdigit() else available
+    return min(available, memory.container_limit() or available)
 
 
 def _measured_flops() -> float:

@@ -1,4 +1,4 @@
-"""Number of GPUs that torch will find on this machine. Does not import torch, which takes seconds."""
+"""Number of GPUs that torch will find on this machine, and their memory. Does not import torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ def count() -> int:
     except metadata.PackageNotFoundError:
         return 0
     return 0 if version.endswith("+cpu") else _visible(_installed(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def memory_bytes() -> float | None:
+    """Return the memory of the smallest GPU; None if nvidia-smi cannot tell."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        sizes = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S).stdout.split()
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return min((float(size) * 2**20 for size in sizes if size.isdigit()), default=None)
 
 
 @cache

@@ -111,7 +111,7 @@ def test_host_name_that_does_not_resolve_is_reported(monkeypatch: pytest.MonkeyP
 
 def test_memory_limit_of_a_container_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_meminfo", lambda name: 64 * 2**20)
-    monkeypatch.setattr(machine, "_container_limit", lambda: 2 * 2**30)
+    monkeypatch.setattr(machine.memory, "container_limit", lambda: 2 * 2**30)
     assert doctor.CHECKS["memory"](ROOT).detail == "2 of 2 GB available"
 
 

@@ -48,6 +48,13 @@ def two_cards(tmp_path: Path) -> None:
     (tmp_path / "nvidia-smi").chmod(0o755)
 
 
+def test_memory_is_that_of_the_smallest_gpu(tmp_path: Path) -> None:
+    assert gpus.memory_bytes() is None
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 81559; echo 40960\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert gpus.memory_bytes() == 40960 * 2**20
+
+
 def test_one_process_per_gpu_is_started_or_two_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Launch(processes=None).world_size == 2
     for number in (1, 8):

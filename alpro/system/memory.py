@@ -1,0 +1,24 @@
+"""Memory of this machine, within the limit of a container."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def container_limit() -> int | None:
+    """Return the memory limit of this control group in bytes; None if there is none."""
+    try:
+        text = LIMIT.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def total_bytes() -> int:
+    """Return the memory that all processes here can use together."""
+    import psutil  # not needed by what only asks for the limit
+
+    total: int = psutil.virtual_memory().total
+    return min(total, container_limit() or total)
