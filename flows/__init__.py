@@ -14,6 +14,8 @@ SETTINGS = {
     "PREFECT_HOME": str(main_checkout(Path.cwd()) / ".prefect"),
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",  # the first start creates the database
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; after five missed ones a run counts as crashed (flows/deploy.py)
+    # slots that runs hold (flows/slots.py) would otherwise stay taken for ever after a restart of the server
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "DO_NOT_TRACK": "1",

@@ -37,6 +37,7 @@ class MlflowRuns:
     runs: Mapping[str, str] = field(default_factory=dict)  # stage, for example evaluate/msvd_qa -> run id
     changes: Mapping[str, Sequence[str]] = field(default_factory=dict)  # title -> stages or model versions
     page: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)  # task -> number of its version in the registry
 
     @classmethod
     def from_json(cls, result: Mapping[str, Any]) -> MlflowRuns:
@@ -47,7 +48,8 @@ class MlflowRuns:
             "unchanged runs": result["unchanged"],
             "new model versions": result["registered"],
         }
-        return cls(result["experiment"], result["parent"], result["runs"], changes, os.environ.get(MLFLOW_PAGE))
+        page, versions = os.environ.get(MLFLOW_PAGE), result["versions"]
+        return cls(result["experiment"], result["parent"], result["runs"], changes, page, versions)
 
     def link(self, run: str | None = None, title: str = "MLflow's run") -> str:
         """Return Markdown with a link to a run; default: the parent run."""

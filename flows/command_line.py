@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alpro.lineage import main_checkout
-from flows.run_lock import Busy, only_run
+from flows.run_lock import Busy, only_run, shared_run
 from flows.runner import check_git
 from flows.server import embedded_server
 from flows.stages import StageFailed
@@ -46,11 +46,14 @@ def main(flows: Mapping[str, Any], words: Sequence[str] | None = None) -> int:
         arguments["task"] = arguments.pop("tasks")[0]
     if unknown := [name for name in arguments if name not in fields]:
         options.error(f"flow {flow.name} has no option {', '.join(unknown)}")
+    from prefect.settings import PREFECT_API_URL
+
     project = main_checkout(Path.cwd())
     try:
         experiment = flow.name != "promote" and not arguments.get("in_checkout")
         check_git(Path.cwd(), saves_experiment=experiment)  # fail at once
-        with only_run(project, "another run that is starting"):
+        lock = shared_run if PREFECT_API_URL.value() and not arguments.get("in_checkout") else only_run
+        with lock(project, "another run that is starting"):
             pass  # fail at once if another run holds the lock, not after the server's start
         with embedded_server(project):
             flow(**arguments)

@@ -23,6 +23,8 @@ from flows import pools
 from flows.notify import NOT_PUSHED, make_notification, save_automation
 
 POOL = "alpro"
+MOST_RUNS = 8  # processes of runs at a time, most of which wait; see flows/slots.py
+POOL_TEXT = "Runs of ALPRO's flows. The limit is the number of their processes; trainings wait for each other by slots."
 AUTOMATION = "a run without a sign of life has crashed"
 SILENT_S = 150  # five heartbeats, because a busy machine sends them late
 ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Paused", "Suspended", "AwaitingConcurrencySlot",
@@ -32,7 +34,7 @@ TAG = "alpro"  # of all deployments of prefect.yaml
 
 
 async def make_pool() -> None:
-    """Create the work pool if it does not exist, and let it run one flow at a time unless it already has a limit."""
+    """Create the work pool if it does not exist. One that an earlier version made with a limit of one run gets MOST_RUNS."""
     from prefect import get_client
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
@@ -41,10 +43,12 @@ async def make_pool() -> None:
         try:
             pool = await client.read_work_pool(POOL)
         except ObjectNotFound:
-            await client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=1))
+            create = WorkPoolCreate(name=POOL, type="process", description=POOL_TEXT, concurrency_limit=MOST_RUNS)
+            await client.create_work_pool(create)
         else:
-            if pool.concurrency_limit is None:
-                await client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=1))
+            if pool.concurrency_limit in (None, 1) and not pool.description:
+                update = WorkPoolUpdate(description=POOL_TEXT, concurrency_limit=MOST_RUNS)
+                await client.update_work_pool(POOL, update)
 
 
 async def make_crash_automation(deployments: Sequence[UUID]) -> None:

@@ -2,45 +2,98 @@
 
 Like `dvc exp run`, the worktree starts from the checkout's state, including uncommitted edits. It also gets links to untracked
 inputs. The experiment appears in the checkout (`dvc exp show`) and can be compared, applied and committed there.
+
+Several runs can work at once: each holds a lock on the name of its worktree, which is also that of its experiment.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
+from alpro.files.locks import Lock, LockHeld
 from alpro.files.state import DEFAULT, state_folder
-from alpro.lineage import LOCKS
+from alpro.lineage import LOCKS, main_checkout
 from flows.commands import LONG_S, dvc, environment, output_of
 from flows.form import ParamChanges
 from flows.link_inputs import link_inputs
 from flows.protected import GATE, check, protected
 
 FOLDER = Path(".dvc/tmp/flows")  # ignored by DVC, and on the same disk as its cache
+ADDING, SAVING = ".adding", ".saving"  # locks there
+WAIT_S = 3600.0  # to save an experiment, DVC may have to hash large files
 
 
 @contextmanager
-def worktree(checkout: Path, name: str, saved: bool = False) -> Iterator[Path]:
-    """Make a worktree in the state of `checkout`, or of the saved experiment `name`. It is always removed afterwards.
+def worktree(checkout: Path, name: str, flow: str = "") -> Iterator[Path]:
+    """Make a worktree in the state of `checkout` for the run `name` of Prefect with the id `flow`; remove it afterwards.
+
+    The worktree's name is that of the experiment to be saved. It differs from the run's if that is not a valid one, or if
+    another run has it. Raises RuntimeError if a git or DVC command fails.
+    """
+    with _own_name(checkout, name, flow) as folder, _added(checkout, folder, "HEAD"):
+        _copy_edits(checkout, folder)
+        _share_cache_and_state(checkout, folder)
+        yield folder
+
+
+@contextmanager
+def saved_worktree(checkout: Path, name: str) -> Iterator[Path]:
+    """Make a worktree in the state of a saved experiment; remove it afterwards.
 
     Raises RuntimeError if a git or DVC command fails, or if there is no such experiment.
     """
-    commit = _experiment_commit(checkout, name) if saved else "HEAD"
+    commit = _experiment_commit(checkout, name)
+    if commit is None:
+        raise RuntimeError(f"there is no experiment {name}; run `dvc exp list` to see all experiments")
     folder = checkout / FOLDER / name
-    _remove_leftovers(checkout)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    output_of(["git", "worktree", "add", "--quiet", "--detach", str(folder), commit], checkout)
-    try:
-        if not saved:
-            _copy_edits(checkout, folder)
+    with Lock(_lock_file(folder), wait_s=WAIT_S), _added(checkout, folder, commit):
         _share_cache_and_state(checkout, folder)
         yield folder
+
+
+@contextmanager
+def _own_name(checkout: Path, name: str, flow: str) -> Iterator[Path]:
+    """Lock a folder for a worktree whose name no other run has, and no experiment but an earlier one of the same run."""
+    valid = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "run"
+    (checkout / FOLDER).mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        folder = checkout / FOLDER / (valid if number == 1 else f"{valid}-{number}")
+        try:
+            lock = Lock(_lock_file(folder))
+        except LockHeld:
+            continue
+        with lock:
+            if not _is_of_another(checkout, folder.name, flow):
+                yield folder
+                return
+
+
+@contextmanager
+def _added(checkout: Path, folder: Path, commit: str) -> Iterator[None]:
+    """Add a worktree whose name this process has locked. Git fails if another process adds or removes one meanwhile."""
+    one_at_a_time = checkout / FOLDER / ADDING
+    with Lock(one_at_a_time, wait_s=WAIT_S):
+        _remove(checkout, folder)  # one that a killed run left
+        _remove_leftovers(checkout)
+        output_of(["git", "worktree", "add", "--quiet", "--detach", str(folder), commit], checkout)
+    try:
+        yield
     finally:
-        _remove(checkout, folder)
+        with Lock(one_at_a_time, wait_s=WAIT_S):
+            _remove(checkout, folder)
+            _remove_leftovers(checkout)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
 
 
 def override(root: Path, overrides: Sequence[str]) -> None:
@@ -94,18 +147,25 @@ def restore(checkout: Path, root: Path) -> list[str]:
 
 
 def save(root: Path, name: str, stages: Sequence[str], message: str) -> None:
-    """Save the worktree's state as experiment `name`. Only the given stages must have their outputs."""
+    """Save the worktree's state as experiment `name`. Only the given stages must have their outputs.
+
+    Runs save one after the other, because DVC keeps its notes on a save in git references of the whole repository.
+    """
     untracked = [word for file in _untracked(root, *LOCKS, "*.dvc") for word in ("--include-untracked", file)]
-    output_of(
-        [dvc(), "exp", "save", "--quiet", "--force", "--name", name, "--message", message, *untracked, *stages], root, LONG_S
-    )
+    command = [dvc(), "exp", "save", "--quiet", "--force", "--name", name, "--message", message, *untracked, *stages]
+    with Lock(main_checkout(root) / FOLDER / SAVING, wait_s=WAIT_S):
+        output_of(command, root, LONG_S)
 
 
-def _experiment_commit(checkout: Path, name: str) -> str:
+def _experiment_commit(checkout: Path, name: str) -> str | None:
     commits = output_of(["git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}"], checkout).split()
-    if not commits:
-        raise RuntimeError(f"there is no experiment {name}; run `dvc exp list` to see all experiments")
-    return commits[0]
+    return commits[0] if commits else None
+
+
+def _is_of_another(checkout: Path, name: str, flow: str) -> bool:
+    """Return True if there is an experiment of this name, and the run `flow` of Prefect did not save it."""
+    commit = _experiment_commit(checkout, name)
+    return commit is not None and not output_of(["git", "log", "-1", "--format=%s", commit], checkout).startswith(_mark(flow))
 
 
 def _copy_edits(checkout: Path, folder: Path) -> None:
@@ -138,9 +198,10 @@ def _share_cache_and_state(checkout: Path, folder: Path) -> None:
 
 
 def _remove_leftovers(checkout: Path) -> None:
-    """Remove the worktrees of killed runs. The run lock ensures that no other run uses one."""
-    for folder in (checkout / FOLDER).glob("*"):
-        _remove(checkout, folder)
+    """Remove the worktrees of killed runs. A run holds the lock on its worktree's name."""
+    for folder in filter(Path.is_dir, (checkout / FOLDER).iterdir()):
+        with suppress(LockHeld), Lock(_lock_file(folder)):
+            _remove(checkout, folder)
 
 
 def _remove(checkout: Path, folder: Path) -> None:
@@ -151,4 +212,9 @@ def _remove(checkout: Path, folder: Path) -> None:
 
 def describe(flow: str, changes: ParamChanges) -> str:
     """Return one line for the experiment's commit: the id of Prefect's run, and its changes."""
-    return " ".join([f"flow {flow}:", *([f"recipe {changes.recipe}"] if changes.recipe else []), *changes.overrides])
+    return " ".join([_mark(flow), *([f"recipe {changes.recipe}"] if changes.recipe else []), *changes.overrides])
+
+
+def _mark(flow: str) -> str:
+    """Return how the message of a run's experiment begins."""
+    return f"flow {flow}:"

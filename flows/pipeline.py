@@ -31,7 +31,8 @@ from flows.form import (
     described,
     to_changes,
 )
-from flows.runner import RunOptions, ask_gate, checkout_folder, run_targets, with_limit
+from flows.runner import RunOptions, checkout_folder, judge, run_targets
+from flows.slots import slots_of
 from flows.stages import EVERYTHING, Outcome
 from flows.waiting import project_lock
 from flows.worker import end_with_worker
@@ -117,7 +118,7 @@ def promote(
         clone.fetch(checkout, [f"evaluate@{task}"])
         experiment.restore(checkout, checkout)
     with project_lock(checkout):
-        passed = with_limit(ask_gate, hours)(task, checkout, dry_run).passed
+        passed = judge(slots_of(checkout), task, checkout, dry_run, hours=hours).passed
     name = ("Passed" if dry_run else "Promoted") if passed else "Refused"
     return Completed(name=name, message=f"the checks are in the artifact {gate_key(task)}")
 

@@ -1,17 +1,25 @@
-"""Project-wide run lock: a second run waits or is refused, and is shown which run holds the lock."""
+"""Project-wide run lock: many runs with worktrees of their own, or one run that must be alone. Others wait or are refused.
+
+A run must be alone if it works in the checkout, or if it has its own Prefect server: it cannot see the slots by which the runs
+of a shared server wait for each other (flows/slots.py).
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from alpro.files.locks import Lock, LockHeld
+from alpro.files.locks import Lock, LockHeld, holder_of
 
 RETRY_S = 1.0
+ENTRY_S = 60.0  # to look at the other runs' locks, which takes milliseconds
+UNKNOWN = {"run": "another run", "pid": "unknown", "host": "this machine", "since": "just now"}
 
 
 class Busy(Exception):
@@ -20,27 +28,49 @@ class Busy(Exception):
 
 @contextmanager
 def only_run(home: Path, name: str, wait: Callable[[str], object] | None = None) -> Iterator[None]:
-    """Hold the project's run lock. The system releases it when this process ends, also after SIGKILL.
+    """Hold the project's run lock alone. The system releases it when this process ends, also after SIGKILL.
 
     If another run holds it, raise Busy; with `wait`, call that function with a message and wait instead.
     """
-    path = home / ".prefect" / "run.lock"
-    path.parent.mkdir(exist_ok=True)
+    with _take(home, name, wait, alone=True):
+        yield
+
+
+@contextmanager
+def shared_run(home: Path, name: str, wait: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Hold the project's run lock beside other runs that share it. A run that holds it alone keeps all others out."""
+    with _take(home, name, wait, alone=False):
+        yield
+
+
+def _take(home: Path, name: str, wait: Callable[[str], object] | None, alone: bool) -> Lock:
     message = ""
     while True:
         try:
-            lock = Lock(path, json.dumps({"run": name, "pid": os.getpid(), "since": _now()}))
-            break
-        except LockHeld as held:
-            busy = _busy(held.holder)
+            return _try(home / ".prefect", name, alone)
+        except Busy as busy:
             if wait is None:
-                raise busy from None
+                raise
             if str(busy) != message:
                 message = str(busy)
                 wait(f"waiting: {message}")
             time.sleep(RETRY_S)
-    with lock:
-        yield
+
+
+def _try(folder: Path, name: str, alone: bool) -> Lock:
+    """Take the lock: run.lock alone, or a file of this run's own in `runs`. Raises Busy."""
+    runs, single = folder / "runs", folder / "run.lock"
+    runs.mkdir(parents=True, exist_ok=True)
+    path = single if alone else runs / f"{secrets.token_hex(8)}.lock"
+    run = {"run": name, "pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+    try:
+        with Lock(folder / "entry.lock", wait_s=ENTRY_S):  # between the look at the others' locks and the taking of the own
+            others = sorted(runs.glob("*.lock")) if alone else [single]
+            if holders := [holder for other in others if (holder := holder_of(other)) is not None]:
+                raise _busy(holders)
+            return Lock(path, json.dumps(run))
+    except LockHeld as held:
+        raise _busy([held.holder]) from None
 
 
 @contextmanager
@@ -57,15 +87,18 @@ def not_beside_make(root: Path) -> Iterator[None]:
         yield
 
 
-def _busy(holder: str) -> Busy:
+def _busy(holders: Sequence[str]) -> Busy:
+    runs = [f"{run['run']!r} (process {run['pid']} on {run['host']}, since {run['since']})" for run in map(_parse, holders)]
+    if len(runs) == 1:
+        return Busy(f"the run {runs[0]} is working on this project; wait for it, or cancel it")
+    return Busy(f"the runs {', '.join(runs)} are working on this project; wait for them, or cancel them")
+
+
+def _parse(holder: str) -> dict[str, str]:
     try:
-        run = json.loads(holder)
-    except ValueError:
-        run = {"run": "another run", "pid": "unknown", "since": "just now"}
-    return Busy(
-        f"the run {run['run']!r} is running on this project (process {run['pid']}, since {run['since']}); "
-        "wait for it, or cancel it"
-    )
+        return {**UNKNOWN, **json.loads(holder)}
+    except (ValueError, TypeError):  # the holder has just taken it, or just ended
+        return UNKNOWN
 
 
 def _now() -> str:

@@ -22,21 +22,24 @@ from prefect.flow_runs import pause_flow_run
 from prefect.runtime import flow_run
 from prefect.states import State
 
+from alpro.files.locks import holder_of
 from alpro.lineage import repository_problem, user_problem
 from flows import clone, experiment
 from flows.artifacts import GateDecision, MlflowRuns, StageResult, keep_data_docs, publish, publish_gate
 from flows.commands import TOOLS, output_of, stream, stream_json
 from flows.form import ParamChanges
 from flows.run_lock import not_beside_make
-from flows.stages import Outcome, StageFailed, graph, reproduce
+from flows.slots import POLL_S, Slots, slots_of
+from flows.stages import Outcome, StageFailed, TrainedElsewhere, graph, needs_running, reproduce
 from flows.stray_files import find_stray_files, list_names, move_aside
-from flows.waiting import project_lock
+from flows.waiting import project_lock, waiting
 from flows.worker import end_with_worker
 
 PASSED, REFUSED = 0, 1  # exit codes of `alpro promote`
 COMMAND_S = 4 * 3600  # `alpro register` packs checkpoints, and uploads them if MLflow is on another machine
 GATE_S = 24 * 3600  # two evaluations
-TRAINING = ("prompter", "pretrain", "finetune", "evaluate")
+REGISTERED = ("prompter", "pretrain", "finetune", "evaluate")  # stages after which `alpro register` has something to do
+HEAVY = (*REGISTERED, "zeroshot")  # stages that take slots
 PAUSE_S = 7 * 24 * 3600  # how long a run waits to be resumed
 
 
@@ -69,9 +72,15 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
     retry_delay_seconds=[5, 30],
     retry_condition_fn=_is_transient,
 )
-def run_stage(stage: str, root: Path, force: bool) -> Outcome:
-    """Run one stage with `dvc repro --single-item`; its output is the task's log."""
-    return reproduce(stage, root, get_run_logger().info, force)
+def run_stage(stage: str, root: Path, force: bool) -> Outcome | Path:
+    """Run one stage with `dvc repro --single-item`; its output is the task's log.
+
+    If another run trains the same, return the lock file that it holds meanwhile.
+    """
+    try:
+        return reproduce(stage, root, get_run_logger().info, force)
+    except TrainedElsewhere as elsewhere:
+        return elsewhere.lock
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, timeout_seconds=COMMAND_S)
@@ -99,6 +108,15 @@ def ask_gate(name: str, root: Path, dry_run: bool, version: str | None = None) -
     log(result["summary"])
     publish_gate(name, result)
     return GateDecision.from_json(result)
+
+
+def judge(
+    slots: Slots, name: str, root: Path, dry_run: bool, version: str | None = None, hours: float | None = None
+) -> GateDecision:
+    """Run `ask_gate` while it has the slots of an evaluation."""
+    with slots.held(f"evaluate@{name}") as limits:
+        decision: GateDecision = with_limit(ask_gate.with_options(tags=limits), hours)(name, root, dry_run, version)
+        return decision
 
 
 def _failure(words: Sequence[str], lines: Sequence[str], code: int) -> str:
@@ -150,15 +168,16 @@ def run_targets(targets: Sequence[str], changes: ParamChanges, options: RunOptio
     end_with_worker()
     checkout = checkout_folder()
     check_git(checkout, saves_experiment=not options.in_checkout)
-    name = flow_run.name or "run"
-    with project_lock(checkout):
+    name = None
+    with project_lock(checkout, alone=options.in_checkout):
         if options.in_checkout:
             with not_beside_make(checkout):
                 _clean_checkout(checkout, options.stray_files)
                 results = _run_stages(checkout, checkout, targets, options)
                 passed = _finish(checkout, results, None, options.promote, problems)
         else:
-            with experiment.worktree(checkout, name) as worktree:
+            with experiment.worktree(checkout, flow_run.name or "run", str(flow_run.id)) as worktree:
+                name = worktree.name
                 log.info("working in %s; the checkout is not changed", worktree)
                 experiment.apply(worktree, changes)
                 if clone.is_clone():
@@ -174,7 +193,7 @@ def run_targets(targets: Sequence[str], changes: ParamChanges, options: RunOptio
                 passed = _finish(worktree, results, name, options.promote, problems)
             log.info("saved as experiment %s: `dvc exp show`, `dvc exp apply %s`", name, name)
     if options.promote == "ask" and passed:
-        _promote_when_resumed(checkout, None if options.in_checkout else name, passed)
+        _promote_when_resumed(checkout, name, passed)
     if problems and clone.is_clone():
         return clone.end_state(problems)
     return {result.stage: result.outcome for result in results}
@@ -188,11 +207,12 @@ def _run_stages(checkout: Path, root: Path, targets: Sequence[str], options: Run
     forced = plan.after(plan.find(options.from_stage)) if options.from_stage else set()
     progress = create_progress_artifact(0.0, key="progress", description=f"{len(plan.order)} stages")
     assert isinstance(progress, UUID)
+    slots = slots_of(root) if any(stage.partition("@")[0] in HEAVY for stage in plan.order) else Slots({})
     results: list[StageResult] = []
     for stage in plan.order:
         start = time.monotonic()
         try:
-            outcome = with_limit(run_stage, options.hours)(stage, root, stage in forced)
+            outcome = _run_stage(stage, root, stage in forced, options.hours, slots)
         except Exception as failure:
             results.append(StageResult(stage, "failed", time.monotonic() - start))
             data_docs = keep_data_docs(stage, root, checkout)
@@ -203,6 +223,20 @@ def _run_stages(checkout: Path, root: Path, targets: Sequence[str], options: Run
         results.append(StageResult(stage, outcome, time.monotonic() - start))
         update_progress_artifact(progress, 100 * len(results) / len(plan.order))
     return results
+
+
+def _run_stage(stage: str, root: Path, force: bool, hours: float | None, slots: Slots) -> Outcome:
+    """Run one stage while it has its slots. If another run trains the same, wait for it; DVC's cache then has the result."""
+    while True:
+        with slots.held(stage, lambda: force or needs_running(stage, root)) as limits:
+            found = with_limit(run_stage.with_options(tags=limits), hours)(stage, root, force)
+        if not isinstance(found, Path):
+            outcome: Outcome = found
+            return outcome
+        with waiting() as sign:
+            while (holder := holder_of(found)) is not None:
+                sign.show(f"waiting for another run that trains the same {stage} ({holder})")
+                time.sleep(POLL_S)
 
 
 def _finish(
@@ -216,9 +250,9 @@ def _finish(
     """
     log = get_run_logger()
     names = [result.stage for result in results]
-    trains = any(name.partition("@")[0] in TRAINING for name in names)
+    registers = any(name.partition("@")[0] in REGISTERED for name in names)
     finetuned = [name.partition("@")[2] for name in names if name.startswith("finetune@")]
-    words = [*(["register"] if trains else ["track", "sync"]), "--candidates", ",".join(finetuned)]
+    words = [*(["register"] if registers else ["track", "sync"]), "--candidates", ",".join(finetuned)]
     if any(result.outcome == "ran" for result in results):
         words += ["--flow", f"{flow_run.name} {flow_run.id}", *(["--experiment", experiment_name] if experiment_name else [])]
     state = run_command(words[0], words, root, as_json=True, return_state=True)
@@ -230,7 +264,8 @@ def _finish(
     if promote == "never" or not state.is_completed():
         return {}
     tasks = [task for task in finetuned if f"evaluate@{task}" in names]  # else another checkpoint was evaluated
-    decisions = {task: ask_gate(task, root, promote == "ask") for task in tasks}
+    slots = slots_of(root) if tasks else Slots({})
+    decisions = {task: judge(slots, task, root, promote == "ask", mlflow.versions.get(task)) for task in tasks}
     return {task: d.version for task, d in decisions.items() if d.passed and not d.already_champion}
 
 
@@ -243,10 +278,11 @@ def _promote_when_resumed(checkout: Path, experiment_name: str | None, passed: d
         stack.enter_context(project_lock(checkout, can_restart=False))
         root = checkout
         if experiment_name:
-            root = stack.enter_context(experiment.worktree(checkout, experiment_name, saved=True))
+            root = stack.enter_context(experiment.saved_worktree(checkout, experiment_name))
             experiment.restore(checkout, root)
+        slots = slots_of(root)
         for task, version in passed.items():
-            ask_gate(task, root, False, version)
+            judge(slots, task, root, False, version)
 
 
 def _clean_checkout(checkout: Path, stray_files: str) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from flows.commands import end, under_lock
 from flows.local_server import FACTORY
 
+_own_server = False
 STARTUP_S = 300  # 5 s with an existing database, 20 s without, minutes on a busy machine
 
 
@@ -42,12 +43,18 @@ def server_module(port: int, log_level: str) -> list[str]:
     return ["uvicorn", "--app-dir", folder, *address, "--log-level", log_level, "--lifespan", "on", "--factory", FACTORY]
 
 
+def has_own_server() -> bool:
+    """Return True within `embedded_server` if it started a server, which no other run can see."""
+    return _own_server
+
+
 @contextmanager
 def embedded_server(home: Path) -> Iterator[None]:
     """Start a Prefect server for the flows called in this block, unless PREFECT_API_URL names one.
 
     Raises RuntimeError with the path of the server's log if it does not start.
     """
+    global _own_server
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     if PREFECT_API_URL.value():
@@ -76,7 +83,9 @@ def embedded_server(home: Path) -> Iterator[None]:
     try:
         if not wait_for_answer(f"http://127.0.0.1:{port}/api/health", check, 0.1):
             raise RuntimeError(f"Prefect's server did not start within {STARTUP_S} s; see its log {log}")
+        _own_server = True
         with temporary_settings(updates={PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
             yield
     finally:
+        _own_server = False
         end(child)

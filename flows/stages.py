@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from alpro.files.locks import lock_in
 from alpro.launch.diagnosis import KILLED
+from flows import would_run
 from flows.commands import dvc, output_of, stream
 
 Outcome = Literal["ran", "restored", "unchanged", "failed"]
@@ -25,6 +28,14 @@ class StageFailed(Exception):
     def __init__(self, message: str, transient: bool = False):
         super().__init__(message)
         self.transient = transient
+
+
+class TrainedElsewhere(StageFailed):
+    """Another run trains the same. `lock`: the file that it holds until its end; DVC's run cache then has the result."""
+
+    def __init__(self, message: str, lock: Path):
+        super().__init__(message)
+        self.lock = lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +100,30 @@ def _sorted(needs: dict[str, frozenset[str]]) -> list[str]:
 
 
 def reproduce(stage: str, root: Path, log: Callable[[str], object], force: bool = False) -> Outcome:
-    """Run `dvc repro --single-item`. Raises StageFailed with the stage's name and its last error line."""
+    """Run `dvc repro --single-item`. Raises StageFailed with the stage's name and its last error line.
+
+    Raises TrainedElsewhere if the training of another run holds the resume state.
+    """
     command = [dvc(), "repro", "--single-item", *(["--force"] if force else []), stage]
     code, lines = stream(command, root, lambda line: None if line.strip().startswith(ADVICE) else log(line))
     if code:
+        if lock := next(filter(None, map(lock_in, reversed(lines))), None):
+            raise TrainedElsewhere(f"stage {stage}: {_reason(lines, code)}", root / lock)
         transient = any(text in line for line in lines for text in TRANSIENT)
         raise StageFailed(f"stage {stage} failed: {_reason(lines, code)}", transient)
     text = "\n".join(lines)
     if "is cached - skipping run" in text:
         return "restored"
     return "ran" if "Running stage " in text else "unchanged"
+
+
+def needs_running(stage: str, root: Path) -> bool:
+    """Return False if DVC would skip a stage, or restore its outputs from the run cache."""
+    try:
+        printed = output_of([sys.executable, "-P", str(would_run.__file__), stage], root).splitlines()
+        return printed[-1:] != ["skip"]  # DVC may print lines before it
+    except RuntimeError:  # `dvc repro` will tell
+        return True
 
 
 def _reason(lines: list[str], code: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from alpro.errors import AlproError
 
+RUNNING = " is already running ("  # in the message of `take_lock`
 _held: set[Lock] = set()  # filelock frees the lock of an object that is garbage collected: keep them alive
 
 
@@ -70,7 +72,24 @@ def take_lock(path: Path, task: str, error: type[AlproError], wait_s: float = 0.
     try:
         return Lock(path, wait_s=wait_s)
     except LockHeld as held:
-        raise error(f"{path}: {task} is already running ({held.holder}); wait for it, or stop it first") from None
+        raise error(f"{path}: {task}{RUNNING}{held.holder}); wait for it, or stop it first") from None
+
+
+def holder_of(path: Path) -> str | None:
+    """Return what the holder of a lock wrote into its file, or None if nobody holds it."""
+    if not path.exists():
+        return None
+    try:
+        Lock(path).release()
+    except LockHeld as held:
+        return held.holder
+    return None
+
+
+def lock_in(message: str) -> Path | None:
+    """Return the lock file that a message of `take_lock` names, or None if it is another message."""
+    found = re.search(rf"([^:\s][^:]*): [^:]*{re.escape(RUNNING)}", message)
+    return Path(found[1]) if found else None
 
 
 def this_process() -> str:

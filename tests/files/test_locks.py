@@ -15,7 +15,7 @@ import file_lock
 import pytest
 
 from alpro.errors import DataError
-from alpro.files.locks import Lock, LockHeld, take_lock
+from alpro.files.locks import Lock, LockHeld, holder_of, lock_in, take_lock
 from tests.training.processes import ROOT
 
 CHILDREN = {
@@ -120,3 +120,15 @@ def test_tools_lock_is_reacquired_if_its_file_was_removed(path: Path, monkeypatc
     monkeypatch.setattr(file_lock.fcntl, "flock", remove_first)
     with file_lock.acquire(path) as file:
         assert len(attempts) == 2 and os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
+def test_holder_of_a_lock_and_the_lock_in_a_message_are_found(path: Path) -> None:
+    assert holder_of(path) is None
+    with Lock(path, "tidy-otter"):
+        assert holder_of(path) == "tidy-otter"
+        with pytest.raises(DataError) as refused:
+            take_lock(path, "a training", DataError)
+    assert lock_in(f"alpro: rank 0 (here, process 7): {refused.value}") == path
+    assert lock_in("alpro: step 1: the loss is already running away") is None
+    path.write_text("left by a killed process")
+    assert holder_of(path) is None and not path.exists()

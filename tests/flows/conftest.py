@@ -59,7 +59,8 @@ stages:
 """
 # output of `alpro register --json` without new runs or versions
 NOTHING_NEW = """{
-  "store": "x", "experiment": "1", "parent": "", "created": [], "completed": [], "unchanged": [], "registered": [], "runs": {}
+  "store": "x", "experiment": "1", "parent": "", "created": [], "completed": [], "unchanged": [], "registered": [], "runs": {},
+  "versions": {}
 }"""
 # replaces `python -m alpro`: appends its arguments to .make/verbs
 COMMAND_LINE = f"""\

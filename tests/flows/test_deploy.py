@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.deploy import AUTOMATION, SILENT_S
+from flows.deploy import AUTOMATION, MOST_RUNS, POOL, SILENT_S, make_pool
 from flows.pipeline import FLOWS
 from flows.server import embedded_server
 
@@ -88,6 +89,27 @@ def test_second_deployment_keeps_changes_made_in_the_pages(api: str, server_home
     (crash,) = automations
     assert crash.trigger.within == timedelta(seconds=SILENT_S)
     assert set(crash.trigger.match_related["prefect.resource.id"]) == {f"prefect.deployment.{one.id}" for one in again.values()}
+
+
+@pytest.mark.slow  # the server alone needs 10 s
+def test_limit_of_one_run_is_lifted_unless_a_user_set_it(api: str) -> None:
+    from prefect import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectNotFound
+
+    async def limits() -> list[int | None]:
+        async with get_client() as client:
+            with suppress(ObjectNotFound):
+                await client.delete_work_pool(POOL)
+            await client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=1))  # an earlier version
+            found = []
+            for chosen in (1, 3, 1, None):  # what the pool has before each start; the first is that of the earlier version
+                await client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=chosen))
+                await make_pool()
+                found.append((await client.read_work_pool(POOL)).concurrency_limit)
+            return found
+
+    assert asyncio.run(limits()) == [MOST_RUNS, 3, 1, None]
 
 
 @pytest.mark.slow  # the server alone needs 10 s

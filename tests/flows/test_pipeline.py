@@ -166,7 +166,7 @@ def test_paused_run_releases_the_lock_and_promotes_when_resumed(
     written = f"open({str(verbs)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
     gate = {"candidate": "alpro-a/7", "champion": "alpro-a/3", "passed": True, "moved": False, "already_champion": False}
     gate |= {"summary": "passed", "warning": None, "checks": []}
-    answers = {"promote": json.dumps(gate), "register": NOTHING_NEW, "preflight": ""}
+    answers = {"promote": json.dumps(gate), "register": NOTHING_NEW, "preflight": "", "plan": "{}"}
     code = "\n".join(["import sys", written, f"print({answers!r}[sys.argv[1]])"])
     (scratch / "alpro" / "__main__.py").write_text(code)
     commit(scratch)

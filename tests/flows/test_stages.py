@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from flows import experiment
 from flows.commands import output_of, stream, stream_json
 from flows.form import ParamChanges
 from flows.link_inputs import link_inputs
-from flows.run_lock import Busy, not_beside_make, only_run
-from flows.stages import Graph, StageFailed, graph, reproduce
+from flows.run_lock import Busy, not_beside_make, only_run, shared_run
+from flows.stages import Graph, StageFailed, TrainedElsewhere, graph, needs_running, reproduce
 from flows.stray_files import find_stray_files, move_aside
 
 from .conftest import DVC, PARAMS, REPOSITORY, commit, run, wait_for
@@ -124,17 +125,32 @@ def test_waiting_run_reports_the_holder_and_continues_afterwards(tmp_path: Path)
 
     with only_run(tmp_path, "second", wait=free):
         pass
-    assert len(messages) == 1 and messages[0].startswith("waiting: the run 'tidy-otter' is running")
+    assert len(messages) == 1 and messages[0].startswith("waiting: the run 'tidy-otter' (process ")
 
 
 def test_second_run_is_refused_with_the_first_runs_name(tmp_path: Path) -> None:
-    at_work = rf"'tidy-otter' is running.*process {os.getpid()}"
-    with only_run(tmp_path, "tidy-otter"), pytest.raises(Busy, match=at_work), only_run(tmp_path, "second"):
-        pass
+    at_work = rf"'tidy-otter' \(process {os.getpid()} on .*\) is working on this project"
+    for other in (only_run, shared_run):
+        with only_run(tmp_path, "tidy-otter"), pytest.raises(Busy, match=at_work), other(tmp_path, "second"):
+            pass
     with not_beside_make(tmp_path), pytest.raises(Busy, match="`make repro` is running"), not_beside_make(tmp_path):
         pass
     with only_run(tmp_path, "third"), not_beside_make(tmp_path):
         pass
+
+
+def test_runs_of_a_shared_server_work_side_by_side_and_keep_others_out(tmp_path: Path) -> None:
+    both = r"the runs ('one' .*, 'two'|'two' .*, 'one') .* are working on this project; wait for them"
+    with shared_run(tmp_path, "one"), shared_run(tmp_path, "two"), pytest.raises(Busy, match=both), only_run(tmp_path, "third"):
+        pass
+    with only_run(tmp_path, "third"):
+        pass
+    left = "import os, sys; from pathlib import Path; from flows.run_lock import shared_run\n"
+    left += "with shared_run(Path(sys.argv[1]), 'killed'): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", left, str(tmp_path)], cwd=REPOSITORY)
+    assert [*tmp_path.rglob("runs/*.lock")], "it was killed"
+    with only_run(tmp_path, "the next one"):
+        assert not [*tmp_path.rglob("runs/*.lock")]
 
 
 @pytest.mark.slow  # twenty DVC commands, two seconds each
@@ -157,11 +173,11 @@ def test_run_with_overrides_does_not_change_the_checkout(scratch: Path) -> None:
         experiment.save(place, "tidy-otter", stages, "a trial")
     assert outcomes == ["unchanged", "ran", "ran", "ran", "unchanged", "ran"]
     assert not place.exists() and run("git", "worktree", "list", cwd=scratch).count("\n") == 1
-    with experiment.worktree(scratch, "tidy-otter", saved=True) as again:
+    with experiment.saved_worktree(scratch, "tidy-otter") as again:
         experiment.restore(scratch, again)
         assert "an edit" in (again / "dvc.yaml").read_text() and "0.125" in (again / "params.yaml").read_text()
         assert "0.125" in (again / "reports/evaluate/a/metrics.json").read_text()
-    with pytest.raises(RuntimeError, match="no experiment shy-newt"), experiment.worktree(scratch, "shy-newt", saved=True):
+    with pytest.raises(RuntimeError, match="no experiment shy-newt"), experiment.saved_worktree(scratch, "shy-newt"):
         pass
     assert run("git", "status", "--porcelain", cwd=scratch) == before
     assert "0.5" in (scratch / "reports/evaluate/a/metrics.json").read_text()
@@ -179,8 +195,64 @@ def test_worktrees_of_failed_and_killed_runs_are_removed(scratch: Path) -> None:
     assert (scratch / ".state" / "resume").read_text() == "half way", "the next run can resume an interrupted training"
     left = scratch / experiment.FOLDER / "killed"
     run("git", "worktree", "add", "-q", "--detach", str(left), "HEAD", cwd=scratch)
-    with experiment.worktree(scratch, "two"):
+    with experiment.worktree(scratch, "two") as place:
         assert not left.exists()
+        with experiment.worktree(scratch, "three"):
+            assert place.exists(), "its run is alive"
+        run("git", "worktree", "add", "-q", "--detach", str(left), "HEAD", cwd=scratch)
+    assert not [*left.parent.iterdir()], "also one that was killed meanwhile"
+
+
+def test_runs_never_share_a_worktree_or_an_experiment(scratch: Path) -> None:
+    with experiment.worktree(scratch, "try 2/ä", "id1") as one, experiment.worktree(scratch, "try 2/ä", "id2") as two:
+        assert (one.name, two.name) == ("try-2", "try-2-2")
+    run("git", "commit", "-q", "--allow-empty", "-m", experiment.describe("id1", ParamChanges(None, ())), cwd=scratch)
+    run("git", "update-ref", "refs/exps/aa/bb/try-2", "HEAD", cwd=scratch)
+    for flow, name in (("id1", "try-2"), ("id2", "try-2-2")):
+        with experiment.worktree(scratch, "try 2", flow) as place:
+            assert place.name == name, "a run that is started again replaces its own experiment only"
+
+
+@pytest.mark.slow  # a dozen DVC commands
+def test_two_runs_at_once_share_the_cache_and_save_their_experiments(scratch: Path) -> None:
+    def work(name: str, change: str) -> None:
+        with experiment.worktree(scratch, name, name) as place:
+            experiment.override(place, [change])
+            experiment.restore(scratch, place)
+            order = graph(place, ["evaluate@a"]).order
+            for stage in order:
+                reproduce(stage, place, lambda line: None)
+            experiment.save(place, name, order, experiment.describe(name, ParamChanges(None, (change,))))
+
+    changes = {"one": "finetune.a.lr=1", "two": "finetune.a.lr=2", "three": "finetune.a.lr=2"}
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(work, changes, changes.values()))
+    for name, change in changes.items():
+        shown = json.loads(run(DVC, "metrics", "diff", "--json", "--all", "HEAD", name, cwd=scratch))
+        assert shown["reports/evaluate/a/metrics.json"]["r1"]["new"] == int(change[-1])
+    assert run("git", "for-each-ref", "refs/stash", cwd=scratch) == ""
+    assert run("git", "worktree", "list", cwd=scratch).count("\n") == 1
+
+
+def test_stage_that_is_up_to_date_or_cached_needs_no_running(scratch: Path) -> None:
+    assert needs_running("pretrain", scratch)
+    reproduce("pretrain", scratch, lambda line: None)
+    assert not needs_running("pretrain", scratch)
+    params = scratch / "params.yaml"
+    params.write_text(PARAMS.replace("lr: 0.1", "lr: 0.3"))
+    assert needs_running("pretrain", scratch)
+    reproduce("pretrain", scratch, lambda line: None)
+    params.write_text(PARAMS)
+    assert not needs_running("pretrain", scratch), "the run cache has it"
+    assert needs_running("no_such_stage", scratch), "`dvc repro` will tell"
+
+
+def test_training_of_another_run_is_recognised_with_its_lock(scratch: Path) -> None:
+    line = "alpro: rank 0 (here, process 7): .state/pretrain/12ab/lock: a training is already running (process 5 on here)"
+    (scratch / "dvc.yaml").write_text(f"stages:\n  same:\n    cmd: \"echo '{line}' >&2; exit 2\"\n")
+    with pytest.raises(TrainedElsewhere, match="already running") as elsewhere:
+        reproduce("same", scratch, lambda line: None)
+    assert elsewhere.value.lock == scratch / ".state/pretrain/12ab/lock" and not elsewhere.value.transient
 
 
 def test_invalid_override_is_reported(scratch: Path) -> None:
