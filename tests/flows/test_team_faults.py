@@ -246,7 +246,7 @@ def test_sync_after_every_fault_completes_without_duplicates(
         done = subprocess.run(line, cwd=project, env=variables, capture_output=True, text=True)
         assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     os.kill(int((stores.team.folder / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGINT)
-    wait_for(lambda: not postgres.is_ready(stores.team), "end of PostgreSQL")
+    wait_for(lambda: stores.supervisor.running["postgres"].poll() is not None, "end of PostgreSQL")
     with pytest.raises(TrackingError, match="MLflow answers with an error, as it does while its database is away"):
         registry.sync(project, params)
     finding = check_postgres(project)
