@@ -23,7 +23,8 @@ USER 10001
 WORKDIR /home/alpro/work
 # only the inputs of the environment, so that a change of the code does not install everything again
 COPY --chown=10001:10001 Makefile pyproject.toml requirements.lock LICENSE README.md ./
-COPY --chown=10001:10001 tools tools
+COPY --chown=10001:10001 tools/build_horovod.py tools/file_lock.py tools/horovod_cmake.py tools/make_venv.py tools/pip_settings.py \
+    tools/processes.py tools/python.sh tools/setup.sh tools/slim_environment.sh tools/
 COPY --chown=10001:10001 alpro/__init__.py alpro/__init__.py
 COPY --chown=10001:10001 flows/__init__.py flows/__init__.py
 
@@ -33,19 +34,23 @@ FROM tools AS build
 ARG HOROVOD_TARGET=horovod
 # an index with CPU builds of torch saves 4 GB
 ARG TORCH_INDEX=""
-RUN PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" make "${HOROVOD_TARGET}" \
-    && rm -rf /home/alpro/.cache .venv/lib/python3*/site-packages/torch/include
+RUN export ${TORCH_INDEX:+"PIP_EXTRA_INDEX_URL=${TORCH_INDEX}"} LANG=C.UTF-8 \
+    && make "${HOROVOD_TARGET}" \
+    && sh tools/slim_environment.sh .venv \
+    && rm -rf /home/alpro/.cache .make/*.lock
 
 # --- the environment of `alpro serve` and `alpro app`, at the versions of the lock
 FROM tools AS build-serve
 ARG TORCH_INDEX=""
+RUN export ${TORCH_INDEX:+"PIP_EXTRA_INDEX_URL=${TORCH_INDEX}"} LANG=C.UTF-8 \
+    && python3 -m venv /home/alpro/serve \
+    && /home/alpro/serve/bin/pip install --quiet --no-cache-dir --constraint requirements.lock \
+        ".[serve,app]" mlflow-skinny sqlalchemy alembic setuptools \
+    && sh tools/slim_environment.sh /home/alpro/serve
 COPY --chown=10001:10001 alpro alpro
 COPY --chown=10001:10001 flows flows
-RUN python3 -m venv /home/alpro/serve \
-    && PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" /home/alpro/serve/bin/pip install --quiet --no-cache-dir \
-        --constraint requirements.lock ".[serve,app]" mlflow-skinny sqlalchemy alembic \
-    && rm -rf /home/alpro/serve/lib/python3*/site-packages/torch/include \
-    && /home/alpro/serve/bin/pip uninstall --quiet --yes pip
+RUN /home/alpro/serve/bin/pip install --quiet --no-cache-dir --no-deps --no-build-isolation --force-reinstall . \
+    && /home/alpro/serve/bin/pip uninstall --quiet --yes setuptools pip
 
 # --- image `serve`: no compiler, no git, not root
 # hadolint ignore=DL3006
@@ -87,7 +92,6 @@ COPY --chown=10001:10001 . .
 RUN git config --global user.name alpro \
     && git config --global user.email alpro@localhost \
     && rm -rf .git && git init -q -b main . && git add -A && git commit -q -m "The image's sources"
-VOLUME ["/home/alpro/work"]
 # web pages of MLflow and Prefect, if they are started in the container
 EXPOSE 5000 4200
 CMD ["make", "repro"]

@@ -15,6 +15,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -148,29 +150,33 @@ def _buildah(*words: str) -> str:
 
 def test(name: str, target: str, base: str) -> None:
     """Run the checks of an image in one container of it. Raises ImageError with the command that failed."""
-    script = "\n".join(["set -e", *(f"echo '+ {line}' | tr -d '\\\\'; {line}" for line in TESTS[target])])
+    script = "\n".join(["set -e", *(f"echo {shlex.quote(f'+ {line}')}; {line}" for line in TESTS[target])])
     image = tag(target, base)
-    if name != "buildah":
-        words = [name, "run", "--rm", "--shm-size", SHARED_MEMORY, *(["--gpus", "all"] if base == "gpu" else [])]
-        code = subprocess.run([*words, image, "sh", "-c", script]).returncode
-    else:
-        code = _run_with_buildah(image, script)
+    with container(name, image, base) as words:
+        code = subprocess.run([*words, "sh", "-c", script], env=environment(name)).returncode
     if code:
         raise ImageError(f"{image}: a check failed with exit code {code}, see its output")
     print(f"image: {image} passed", flush=True)
 
 
-def _run_with_buildah(image: str, script: str) -> int:
-    container = _buildah("from", "--pull-never", image)
-    with tempfile.TemporaryDirectory() as temporary:
-        hosts = Path(temporary) / "hosts"  # docker and podman write it themselves; Horovod looks up its own host
-        hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()} {container}\n")
-        try:
-            mount = ["--volume", f"{hosts}:/etc/hosts:ro"]
-            words = ["buildah", "run", "--isolation", "chroot", *mount, container, "--", "sh", "-c", script]
-            return subprocess.run(words, env=environment("buildah")).returncode
-        finally:
-            _buildah("rm", container)
+@contextmanager
+def container(name: str, image: str, base: str = "cpu", *options: str) -> Iterator[list[str]]:
+    """Yield the words before a command that runs in a container of an image. The container is removed afterwards.
+
+    `options`: options of the engine's `run`, for example `--volume=FOLDER:FOLDER`. Raises ImageError if there is no such image.
+    """
+    if name != "buildah":
+        gpus = ["--gpus", "all"] if base == "gpu" else []
+        yield [name, "run", "--rm", "--interactive", "--shm-size", SHARED_MEMORY, *gpus, *options, image]
+        return
+    made = _buildah("from", "--pull-never", image)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            hosts = Path(temporary) / "hosts"  # docker and podman write it themselves; Horovod looks up its own host
+            hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()} {made}\n", encoding="utf-8")
+            yield ["buildah", "run", "--isolation", "chroot", f"--volume={hosts}:/etc/hosts:ro", *options, made, "--"]
+    finally:
+        _buildah("rm", made)
 
 
 def main() -> int:
