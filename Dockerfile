@@ -49,8 +49,12 @@ RUN export ${TORCH_INDEX:+"PIP_EXTRA_INDEX_URL=${TORCH_INDEX}"} LANG=C.UTF-8 \
     && sh tools/slim_environment.sh /home/alpro/serve
 COPY --chown=10001:10001 alpro alpro
 COPY --chown=10001:10001 flows flows
+# bytecode only of what the services import: that of all packages would be a sixth of the image
 RUN /home/alpro/serve/bin/pip install --quiet --no-cache-dir --no-deps --no-build-isolation --force-reinstall . \
-    && /home/alpro/serve/bin/pip uninstall --quiet --yes setuptools pip
+    && /home/alpro/serve/bin/pip uninstall --quiet --yes setuptools pip \
+    && find /home/alpro/serve -name __pycache__ -prune -exec rm -rf {} + \
+    && cd /home/alpro && serve/bin/python -c "import alpro.api.service, alpro.app.page, alpro.registry.evaluate, gradio, uvicorn" \
+    && serve/bin/python -c "import mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store"
 
 # --- image `serve`: no compiler, no git, not root
 # hadolint ignore=DL3006
@@ -59,7 +63,7 @@ ARG DEBIAN_FRONTEND=noninteractive
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates python3 \
-    && rm -rf /var/lib/apt/lists/* \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && useradd --uid 10001 --create-home --shell /bin/bash alpro \
     && install -d -o alpro -g alpro /home/alpro/work
 ENV LANG=C.UTF-8 PYTHONUNBUFFERED=1 PATH=/home/alpro/serve/bin:/usr/local/bin:/usr/bin:/bin
@@ -79,7 +83,7 @@ ARG DEBIAN_FRONTEND=noninteractive
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates git make openssh-client python3 \
-    && rm -rf /var/lib/apt/lists/* \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && useradd --uid 10001 --create-home --shell /bin/bash alpro \
     && install -d -o alpro -g alpro /home/alpro/work /home/alpro/.cache /home/alpro/.cache/alpro /home/alpro/.cache/alpro/pool
 ENV LANG=C.UTF-8 PYTHONUNBUFFERED=1
