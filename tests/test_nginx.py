@@ -51,8 +51,9 @@ class Upstream:
                 await send({"type": "websocket.send", "text": message["text"]})
             return
         headers = [(b"x-frame-options", b"DENY"), (b"content-type", b"text/event-stream")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        start = {"type": "http.response.start", "status": 200, "headers": headers}
         if scope["path"] == "/stream":
+            await send(start)
             await send({"type": "http.response.body", "body": b"first\n", "more_body": True})
             await self.read.wait()
             await send({"type": "http.response.body", "body": b"second\n"})
@@ -69,6 +70,7 @@ class Upstream:
             "bytes": received,
             "headers": {name.decode(): value.decode() for name, value in scope["headers"]},
         }
+        await send(start)  # after the whole request, as servers do that store an upload
         await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
 
