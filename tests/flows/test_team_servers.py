@@ -373,6 +373,7 @@ def test_backup_wipe_and_restore_give_the_same_registry(servers: Servers, client
     assert weights(project, "champion") == weights_before
     assert origin(project) == lineage
     assert servers.prefect("GET", "/variables/name/from_the_embedded_server")["value"] == "kept"
+    servers.command("remote")
     assert {name for name, (status, _) in doctor(servers).items() if status != "ok"} == set()
 
 
