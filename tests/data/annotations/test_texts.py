@@ -233,7 +233,7 @@ def test_a_list_or_a_single_row_in_a_jsonl_file_is_read(tmp_path: Path, indent: 
     ("line", "words"),
     [
         ('{"video": "a", "caption": "x", "caption": "y"}', "line 2: not valid JSON: key 'caption' is given twice"),
-        ('{"video": "a", "caption": ' + "[" * 5000 + "]" * 5000 + "}", "line 2: not valid JSON: it is nested too deeply"),
+        ('{"video": "a", "caption": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 2: not valid JSON: it is nested too deeply"),
         ('{"video": "a", "caption": ' + "[" * 99 + "]" * 99 + "}", "line 2: caption: nested too deeply"),
         ('{"video": ' + "9" * 5000 + ', "caption": "x"}', "line 2: not valid JSON: a number has more than 4,300 digits"),
         ('{"video": NaN, "caption": "x"}', "line 2: video: a number instead of a text"),
