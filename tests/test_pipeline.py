@@ -160,8 +160,8 @@ def test_a_comment_repeats_only_the_stages_that_use_its_module(undisturbed: Clon
 
 
 def test_sweep_over_seeds_is_queued_run_and_summarised(undisturbed: Clone) -> None:
-    undisturbed.run("git", "add", "dvc.lock")
-    undisturbed.run("git", "commit", "--quiet", "-m", "Results")
+    for words in (("add", "dvc.lock"), ("commit", "--quiet", "-m", "Results")):
+        subprocess.run(["git", *words], cwd=undisturbed.root, check=True)
     undisturbed.run("dvc", "exp", "run", "--queue", "-n", "sweep", "-S", "seed=1,2", "pretrain")
     undisturbed.run("dvc", "exp", "run", "--run-all")
     (group,) = json.loads(undisturbed.run("python", "-m", "alpro", "report", "spread", "sweep", "--json"))
