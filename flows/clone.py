@@ -104,11 +104,12 @@ def fetch(root: Path, targets: Sequence[str]) -> None:
     If something cannot be fetched, this is logged in one line: stages whose outputs are missing run again.
     """
     log = get_run_logger()
-    code, lines = stream([dvc(), "fetch", "--with-deps", *targets], root, log.debug)  # it lists each missing file
+    command = [dvc(), "fetch", "--with-deps", *targets]
+    code, lines = stream(command, root, lambda line: log.debug(_without_credentials(line)))  # it lists each missing file
     if code:
         log.warning("not everything was fetched (%s); stages whose outputs are missing run again", _reason(lines, code))
     elif lines:
-        log.info(lines[-1])
+        log.info(_without_credentials(lines[-1]))
 
 
 @task(task_run_name="push", cache_policy=NO_CACHE)

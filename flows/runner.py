@@ -257,7 +257,8 @@ def _finish(
         words += ["--flow", f"{flow_run.name} {flow_run.id}", *(["--experiment", experiment_name] if experiment_name else [])]
     state = run_command(words[0], words, root, as_json=True, return_state=True)
     if not state.is_completed():
-        problems.append(f"MLflow was not updated ({state.message}); run `alpro register` later")
+        apply = f"`dvc exp apply {experiment_name}`, then " if experiment_name else ""
+        problems.append(f"MLflow was not updated ({state.message}); later: {apply}`alpro register`")
         log.warning(problems[-1])
     mlflow = MlflowRuns.from_json(state.result()) if state.is_completed() else MlflowRuns()
     publish(results, root, experiment_name, mlflow)

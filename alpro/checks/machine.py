@@ -175,10 +175,7 @@ def check_disk(root: Path) -> Finding:
 
 def check_memory(root: Path) -> Finding:
     """Check the available memory, within the limit of a container."""
-    available = _meminfo("MemAvailable") / 2**20
-    total = _meminfo("MemTotal") / 2**20
-    if (limit := memory.container_limit()) is not None:
-        available, total = min(available, limit / 2**30), min(total, limit / 2**30)
+    available, total = memory.available_bytes() / 2**30, memory.total_bytes() / 2**30
     detail = f"{available:.0f} of {total:.0f} GB available"
     if available < MEMORY_GB:
         return Finding("memory", "warn", detail, f"recipe sample needs {MEMORY_GB} GB; half of that with launch.processes=1")
@@ -203,11 +200,3 @@ def check_host_name(root: Path) -> Finding:
         problem, _, remedy = fault.partition("; ")
         return Finding("host name", "fail", problem, f"{remedy}; runs of one process do not need it")
     return Finding("host name", "ok", f"{socket.gethostname()} resolves")
-
-
-def _meminfo(name: str) -> int:
-    """Return an entry of /proc/meminfo, in KiB; 0 if there is none."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1])
-    return 0

@@ -56,12 +56,13 @@ def _check_hosts(value: str) -> str:
 
 def _check_interface(value: str) -> str:
     try:
-        return str(ipaddress.IPv4Network(value, strict=False)) if "/" in value else _check_interface_name(value)
+        if "/" in value:
+            return str(ipaddress.IPv4Network(value, strict=False))
+        return _check_interface_name(value)
     except ValueError as error:
-        reason = str(error)
-    raise ValueError(
-        f"{value!r} is not a network interface ({reason}): write a name, `eth1`, or an IPv4 network, `10.1.0.0/16`"
-    )
+        raise ValueError(
+            f"{value!r} is not a network interface ({error}): write a name, `eth1`, or an IPv4 network, `10.1.0.0/16`"
+        ) from None
 
 
 def _check_interface_name(value: str) -> str:

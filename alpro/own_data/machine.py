@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from alpro.system import gpus, memory
 from alpro.training.flops import GPUS
@@ -46,16 +45,7 @@ def this_machine() -> Machine:
         properties = torch.cuda.get_device_properties(0)
         peak = next((gpu.half for word, gpu in GPUS.items() if word in properties.name), UNKNOWN_GPU_FLOPS)
         return Machine(cores, float(properties.total_memory), count, count * peak * GPU_SHARE)
-    return Machine(cores, _available_bytes(), 0, max(cores // 2, 1) * _measured_flops() * CPU_SHARE)
-
-
-def _available_bytes() -> float:
-    """Return the available memory, within the limit of a container."""
-    available = float("inf")
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            available = 1024.0 * int(line.split()[1])
-    return min(available, memory.container_limit() or available)
+    return Machine(cores, memory.available_bytes(), 0, max(cores // 2, 1) * _measured_flops() * CPU_SHARE)
 
 
 def _measured_flops() -> float:

@@ -9,8 +9,10 @@ Letters: T frames, N patches, S = N*T, L text tokens, V = 1+N video tokens, D wi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from alpro.config import Model
+from alpro.config import Finetuning, Model, Training
+from alpro.models import build_model
 from alpro.models.timesformer import Checkpointing
 from alpro.training.flops import PASSES, patches_of
 
@@ -101,6 +103,30 @@ class MemoryEstimate:
     def peak(self) -> float:
         """Sum of all parts."""
         return sum(vars(self).values())
+
+
+def training_memory(kind: str, model: Model, settings: Training, **heads: int) -> tuple[int, int, MemoryEstimate]:
+    """Return the parameters of a training's model, the number of those that it trains, and the memory of one process.
+
+    `heads`: the sizes of `build_model` that the task needs. No weights are allocated.
+    """
+    sizes: dict[str, Any] = {**heads}
+    built = build_model(kind, num_frames=settings.num_frames, config=model, seed=None, **sizes)
+    parameters = sum(p.numel() for p in built.parameters())
+    trained = sum(p.numel() for p in built.parameters() if p.requires_grad)
+    estimate = estimate_memory(
+        kind,
+        model,
+        trained=trained,
+        frozen=parameters - trained,
+        frames=settings.num_frames,
+        text_tokens=settings.max_text_tokens,
+        batch=settings.batch_size,
+        checkpointing=settings.gradient_checkpointing,
+        precision=settings.precision,
+        texts_per_clip=settings.texts_per_clip if isinstance(settings, Finetuning) else 1,
+    )
+    return parameters, trained, estimate
 
 
 def estimate_memory(

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from alpro.config import Finetuning, Params, Training
+from alpro.config import Params
 from alpro.launch.ssh import is_remote
-from alpro.models import build_model
-from alpro.planning.memory import MemoryEstimate, estimate_memory
+from alpro.planning.memory import training_memory
 from alpro.planning.published import ANSWERS
 from alpro.system import gpus, memory
 
@@ -92,33 +91,14 @@ def _places(params: Params) -> tuple[tuple[str, ...], int]:
 def _sizes(params: Params) -> Iterator[tuple[str, bool, float]]:
     """Yield each stage's name, True if it trains, and the bytes that its model takes in each process."""
     entities = params.entities.number if params.pem else 0
-    yield "prompter", True, _estimate(params, "prompter", params.prompter, num_entities=0).peak
-    yield "pretrain", True, _estimate(params, "pretrain", params.pretrain, num_entities=entities).peak
+    yield "prompter", True, training_memory("prompter", params.model, params.prompter, num_entities=0)[-1].peak
+    yield "pretrain", True, training_memory("pretrain", params.model, params.pretrain, num_entities=entities)[-1].peak
     for name, dataset in params.datasets.items():
         heads = {"num_answers": ANSWERS.get(name, UNKNOWN_ANSWERS)} if dataset.task == "qa" else {}
-        estimate = _estimate(params, dataset.task, params.finetune[name], **heads)
+        *_, estimate = training_memory(dataset.task, params.model, params.finetune[name], **heads)
         evaluation = estimate.weights + estimate.frozen + estimate.activations
         yield f"finetune@{name}", True, estimate.peak
         if name in params.evaluate:
             yield f"evaluate@{name}", False, evaluation
         if name in params.zeroshot:
             yield f"zeroshot@{name}", False, evaluation
-
-
-def _estimate(params: Params, kind: str, settings: Training, **heads: int) -> MemoryEstimate:
-    arguments: dict[str, Any] = {**heads}
-    model = build_model(kind, num_frames=settings.num_frames, config=params.model, seed=None, **arguments)
-    parameters = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return estimate_memory(
-        kind,
-        params.model,
-        trained=trained,
-        frozen=parameters - trained,
-        frames=settings.num_frames,
-        text_tokens=settings.max_text_tokens,
-        batch=settings.batch_size,
-        checkpointing=settings.gradient_checkpointing,
-        precision=settings.precision,
-        texts_per_clip=settings.texts_per_clip if isinstance(settings, Finetuning) else 1,
-    )

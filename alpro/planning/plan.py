@@ -17,8 +17,7 @@ from alpro.data.annotations.read import read_answers, read_corpus, read_dataset
 from alpro.data.annotations.records import Record
 from alpro.data.batches.sampler import BatchPlan
 from alpro.errors import ConfigError, nearest
-from alpro.models import build_model
-from alpro.planning.memory import MemoryEstimate, estimate_memory
+from alpro.planning.memory import MemoryEstimate, training_memory
 from alpro.planning.published import ANSWERS, SIZES, Size
 from alpro.training.flops import GPUS, recomputed_flops, training_flops, validation_flops
 from alpro.training.snapshots import KEEP
@@ -142,12 +141,9 @@ def _plan(
     most = settings.texts_per_clip if isinstance(settings, Finetuning) else 1
     steps, texts, shared = _steps(settings, sizes, gpus, most)
     checkpointing = settings.gradient_checkpointing
-    arguments: dict[str, Any] = {"num_entities": 0} if kind == "prompter" else dict(head_sizes)
-    built_model = build_model(
-        kind, num_frames=frames, config=model, gradient_checkpointing=checkpointing, seed=None, **arguments
+    parameters, trained, memory = training_memory(
+        kind, model, settings, **({"num_entities": 0} if kind == "prompter" else head_sizes)
     )
-    parameters = sum(p.numel() for p in built_model.parameters())
-    trained = sum(p.numel() for p in built_model.parameters() if p.requires_grad)
     flops = training_flops(kind, model, frames, tokens, shared) * texts
     recomputed = recomputed_flops(kind, model, frames, shared) * texts if checkpointing != "none" else 0.0
     validation = None
@@ -166,18 +162,7 @@ def _plan(
         validation_flops=validation,
         recomputed_flops=recomputed,
         precision=settings.precision,
-        memory=estimate_memory(
-            kind,
-            model,
-            trained=trained,
-            frozen=parameters - trained,
-            frames=frames,
-            text_tokens=tokens,
-            batch=settings.batch_size,
-            texts_per_clip=most,
-            checkpointing=checkpointing,
-            precision=settings.precision,
-        ),
+        memory=memory,
         hours=(flops + recomputed + (validation or 0.0)) / (gpus * device.speed(settings.precision)) / 3600,
         checkpoint_bytes=4.0 * parameters,
         resume_bytes=(KEEP + 1) * 12.0 * trained + KEEP * 4.0 * trained,

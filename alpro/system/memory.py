@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
+
 LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -18,7 +20,11 @@ def container_limit() -> int | None:
 
 def total_bytes() -> int:
     """Return the memory that all processes here can use together."""
-    import psutil  # not needed by what only asks for the limit
-
     total: int = psutil.virtual_memory().total
     return min(total, container_limit() or total)
+
+
+def available_bytes() -> int:
+    """Return the memory that a process can take now without swapping."""
+    available: int = psutil.virtual_memory().available
+    return min(available, container_limit() or available)

@@ -86,7 +86,7 @@ def test_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_low_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_meminfo", lambda name: 2 * 2**20)
+    monkeypatch.setattr(machine.memory, "available_bytes", lambda: 2 * 2**30)
     assert doctor.CHECKS["memory"](ROOT).status == "warn"
 
 
@@ -110,7 +110,6 @@ def test_host_name_that_does_not_resolve_is_reported(monkeypatch: pytest.MonkeyP
 
 
 def test_memory_limit_of_a_container_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_meminfo", lambda name: 64 * 2**20)
     monkeypatch.setattr(machine.memory, "container_limit", lambda: 2 * 2**30)
     assert doctor.CHECKS["memory"](ROOT).detail == "2 of 2 GB available"
 

@@ -170,7 +170,7 @@ class Cluster:
         """Start a host with its interfaces and /etc/hosts."""
         host = self.hosts[name] = Host(name)
         number = self.addresses[name].rpartition(".")[2]
-        for place, (network, interface) in enumerate(zip((FRONT, BACK), interfaces, strict=False)):
+        for place, (network, interface) in enumerate(zip((FRONT, BACK)[: len(interfaces)], interfaces, strict=True)):
             port, bridge = f"{name}-{place}", f"net{place}"
             if f"{bridge}:" not in self.switch.run("ip", "link"):
                 self.switch.run("ip", "link", "add", bridge, "type", "bridge")

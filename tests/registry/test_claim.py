@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,6 +44,7 @@ def test_one_program_at_a_time_has_the_claim(monkeypatch: pytest.MonkeyPatch) ->
             with claimed(store, "m"):
                 inside += 1
                 most = max(most, inside)
+                time.sleep(0.001)  # long enough for another one to come in, if it could
                 inside -= 1
         done.append(True)
 

@@ -19,3 +19,4 @@ def test_limit_of_a_container_counts(
         (tmp_path / "memory.max").write_text(text)
     total = psutil.virtual_memory().total
     assert (memory.container_limit(), memory.total_bytes()) == (limit, min(total, limit or total))
+    assert 0 < memory.available_bytes() <= memory.total_bytes()

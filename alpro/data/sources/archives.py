@@ -7,6 +7,7 @@ free disk space.
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import lzma
 import re
@@ -110,7 +111,19 @@ def _files_of_zip(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
             if member.flag_bits & 1:
                 raise DataError(f"{archive}: {member.filename!r} is encrypted; unpack it yourself and pass the folder")
             if not member.is_dir() and not _JUNK.search(member.filename):
-                yield member.filename, member.file_size, file.open(member)
+                yield member.filename, member.file_size, _open_member(file, member)
+
+
+def _open_member(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
+    """Open a member. Raises BadZipFile if the archive's table of contents is damaged where it names the member's place."""
+    try:
+        return file.open(member)
+    except UnicodeDecodeError:
+        raise zipfile.BadZipFile(f"the name of {member.filename!r} is damaged") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a seek to before the beginning; any other is the disk's
+            raise
+        raise zipfile.BadZipFile(f"the place of {member.filename!r} is damaged") from None
 
 
 def _files_of_tar(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:

@@ -116,6 +116,21 @@ def test_flipped_bytes_in_a_zip_are_detected(tmp_path):
         unpack(tmp_path / "a.zip", tmp_path / "out")
 
 
+def test_damaged_table_of_contents_of_a_zip_is_reported(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("é.mp4", b"x" * 1000)
+    whole = (tmp_path / "a.zip").read_bytes()
+    end = len(whole) - 22  # of the table; 16 bytes later is its offset, from which the members' places are counted
+    moved = int.from_bytes(whole[end + 16 : end + 20], "little") + 10
+    for content in (
+        whole.replace("é".encode(), b"\xff\xfe", 1),  # the member's own name
+        whole[: end + 16] + moved.to_bytes(4, "little") + whole[end + 20 :],
+    ):
+        (tmp_path / "a.zip").write_bytes(content)
+        with pytest.raises(DataError, match="not a complete zip or tar .*damaged"):
+            unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_damage_inside_a_compressed_member_is_reported(tmp_path, compression):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", compression) as file:
