@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,15 +43,12 @@ class ValidatedSet:
 def validate_tables(params: Params, name: str, limits: Limits, index: Path) -> ValidatedSet:
     """Validate one set and write the index of its files. Raises DataError if no tokenizer fits the model."""
     source = params.corpora[name] if name in params.corpora else params.datasets[name]
-    ready = threading.Thread(target=_import_great_expectations, daemon=True)
-    ready.start()
     tables = read_tables(source, limits.needed)
     tables.rows["tokens"] = token_lengths(tables.rows["text"], params.text.tokenizer, params.model.vocab_size)
     if isinstance(source, Corpus):
         inspect_videos(tables.videos, source.media, source.root, index)
     else:
         inspect_videos(tables.videos, "video", source.videos, index)
-    ready.join()
     results = run_suites(tables, limits, str(index))
     problems = [Problem(name, "error", "file_readable", fault) for fault in tables.faults]
     counts = {"file_readable": len(problems)} if problems else {}
@@ -62,16 +57,6 @@ def validate_tables(params: Params, name: str, limits: Limits, index: Path) -> V
         problems += new_problems
         counts |= new_counts
     return ValidatedSet(problems, _metrics(tables, limits, problems, counts), results, tables)
-
-
-def _import_great_expectations() -> None:
-    """Import Great Expectations, which takes seconds, on a core that the processes that inspect videos leave free.
-
-    If it cannot be imported, `run_suites` reports why.
-    """
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    with contextlib.suppress(ImportError):
-        import great_expectations  # noqa: F401
 
 
 def run_suites(tables: Tables, limits: Limits, index: str) -> dict[str, Any]:
