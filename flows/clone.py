@@ -155,7 +155,7 @@ def _push_kept(clone: Path, warn: Callable[[str], object]) -> None:
             ref = output_of(["git", "bundle", "list-heads", str(file)], clone).split()[1]
             output_of(["git", "fetch", "--quiet", "--depth=1", GIT_REMOTE, _baseline(ref)], clone)
             output_of(["git", "fetch", "--quiet", str(file), f"{ref}:{ref}"], clone)
-            output_of([dvc(), "exp", "push", "--quiet", GIT_REMOTE, file.stem], clone, LONG_S)
+            output_of([dvc(), "exp", "push", GIT_REMOTE, file.stem], clone, LONG_S)
             file.unlink(missing_ok=True)
         except RuntimeError as error:
             warn(f"{file}: {_without_credentials(str(error))}")

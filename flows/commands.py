@@ -93,7 +93,8 @@ def output_of(command: Sequence[str], root: Path, timeout_s: float = SHORT_S) ->
         raise RuntimeError(f"`{' '.join(command)}` was ended: no answer after {timeout_s:g} s") from None
     if process.returncode:
         lines = (process.stderr or process.stdout).strip().splitlines() or [f"exit code {process.returncode}"]
-        raise RuntimeError(f"`{' '.join(command)}` failed: {lines[-1]}")
+        errors = [line for line in lines if line.startswith(("ERROR: ", "fatal: "))]  # a hint or a warning can be the last line
+        raise RuntimeError(f"`{' '.join(command)}` failed: {(errors or lines)[-1]}")
     return process.stdout
 
 

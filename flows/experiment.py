@@ -142,7 +142,7 @@ def restore(checkout: Path, root: Path) -> list[str]:
 
     Returns the inputs that neither git nor DVC tracks; they are linked to those of `checkout`.
     """
-    output_of([dvc(), "checkout", "--quiet", "--force", "--allow-missing"], root, LONG_S)
+    output_of([dvc(), "checkout", "--force", "--allow-missing"], root, LONG_S)
     return link_inputs(checkout, root)
 
 
@@ -152,7 +152,7 @@ def save(root: Path, name: str, stages: Sequence[str], message: str) -> None:
     Runs save one after the other, because DVC keeps its notes on a save in git references of the whole repository.
     """
     untracked = [word for file in _untracked(root, *LOCKS, "*.dvc") for word in ("--include-untracked", file)]
-    command = [dvc(), "exp", "save", "--quiet", "--force", "--name", name, "--message", message, *untracked, *stages]
+    command = [dvc(), "exp", "save", "--force", "--name", name, "--message", message, *untracked, *stages]
     with Lock(main_checkout(root) / FOLDER / SAVING, wait_s=WAIT_S):
         output_of(command, root, LONG_S)
 

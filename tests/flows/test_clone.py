@@ -1,15 +1,17 @@
-"""Runs in a clone: the worker's environment must match it."""
+"""Runs in a clone: the worker's environment must match it, and what it made arrives, if need be with a later run."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from prefect.logging import disable_run_logger
 
 from flows import clone
 
-from .conftest import commit, run
+from .conftest import DVC, commit, run
 
 PROJECT = '[project]\nname = "x"\nrequires-python = "{}"\n'
 
@@ -52,3 +54,91 @@ def test_other_environment_is_named_in_one_line(tmp_path: Path) -> None:
 def test_addresses_lose_their_credentials() -> None:
     line = "unable to access 'https://user:word@host/a.git': 403, and ssh://git@host/b"
     assert clone._without_credentials(line) == "unable to access 'https://host/a.git': 403, and ssh://host/b"
+
+
+@dataclass(frozen=True)
+class Remotes:
+    """The git and DVC remotes of a pool, and its folder on the worker's machine."""
+
+    home: Path
+    git: Path
+    dvc: Path
+
+    def run(self, name: str, learning_rate: float) -> Path:
+        """Return a clone with an experiment of this name, as a run of the pool leaves it before its delivery."""
+        root = self.home / name
+        source = self.git if self.git.exists() else self.git.with_name("away.git")
+        run("git", "clone", "-q", f"file://{source}", str(root), cwd=self.home)
+        run("git", "remote", "set-url", "origin", f"file://{self.git}", cwd=root)
+        run(DVC, "cache", "dir", "--local", str(clone.pool_folder() / "cache"), cwd=root)
+        params = root / "params.yaml"
+        params.write_text(params.read_text().replace("lr: 0.1", f"lr: {learning_rate}"))
+        run(DVC, "repro", "-q", "pretrain", cwd=root)
+        run(DVC, "exp", "save", "--force", "--name", name, "pretrain", cwd=root)
+        return root
+
+    def experiments(self) -> list[str]:
+        return run("git", "for-each-ref", "--format=%(refname:lstrip=-1)", "refs/exps/", cwd=self.git).split()
+
+    def learning_rates(self) -> list[str]:
+        """Return the contents of the outputs that arrived."""
+        return sorted(file.read_text().strip() for file in self.dvc.glob("files/md5/*/*")) if self.dvc.exists() else []
+
+    def kept(self) -> list[str]:
+        return [file.stem for file in (clone.pool_folder() / "unpushed").iterdir()]
+
+
+@pytest.fixture
+def remotes(scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remotes:
+    found = Remotes(tmp_path, tmp_path / "origin.git", tmp_path / "store")
+    run(DVC, "remote", "add", "-q", "-d", "store", str(found.dvc), cwd=scratch)
+    commit(scratch, "DVC's remote")
+    run("git", "clone", "-q", "--bare", str(scratch), str(found.git), cwd=tmp_path)
+    monkeypatch.setenv("ALPRO_POOL_FOLDER", str(tmp_path / "pool"))
+    (tmp_path / "pool" / "unpushed").mkdir(parents=True)
+    return found
+
+
+def deliver(root: Path, name: str) -> list[str]:
+    with disable_run_logger():
+        return clone.deliver.fn(root, root, name, ["pretrain"])
+
+
+def test_results_of_a_run_arrive(remotes: Remotes) -> None:
+    assert deliver(remotes.run("one", 0.2), "one") == []
+    assert (remotes.experiments(), remotes.learning_rates(), remotes.kept()) == (["one"], ["0.2"], [])
+
+
+def test_experiment_without_a_git_remote_is_pushed_by_the_next_run(remotes: Remotes) -> None:
+    remotes.git.rename(remotes.home / "away.git")
+    first, second = deliver(remotes.run("one", 0.2), "one")
+    assert first.startswith("the experiment could not be pushed (") and "one.bundle; the next run" in second
+    assert remotes.kept() == ["one"] and remotes.learning_rates() == ["0.2"]
+    (remotes.home / "away.git").rename(remotes.git)
+    run("rm", "-r", "one", cwd=remotes.home)  # as Prefect does after a run
+    assert deliver(remotes.run("two", 0.3), "two") == []
+    assert (remotes.experiments(), remotes.learning_rates(), remotes.kept()) == (["one", "two"], ["0.2", "0.3"], [])
+    pulled = remotes.home / "pulled"
+    run("git", "clone", "-q", f"file://{remotes.git}", str(pulled), cwd=remotes.home)
+    run(DVC, "exp", "pull", "-q", "origin", "one", cwd=pulled)
+    (ref,) = run("git", "for-each-ref", "--format=%(refname)", "refs/exps/", cwd=pulled).split()
+    assert "lr: 0.2" in run("git", "show", f"{ref}:params.yaml", cwd=pulled)
+
+
+def test_outputs_without_a_dvc_remote_are_pushed_by_the_next_run(remotes: Remotes) -> None:
+    remotes.dvc.write_text("not a folder")
+    first, _ = deliver(remotes.run("one", 0.2), "one")
+    assert first.startswith("the outputs could not be pushed (")
+    assert (remotes.experiments(), remotes.kept()) == (["one"], ["one"])
+    remotes.dvc.unlink()
+    assert deliver(remotes.run("two", 0.3), "two") == []
+    assert (remotes.experiments(), remotes.learning_rates(), remotes.kept()) == (["one", "two"], ["0.2", "0.3"], [])
+
+
+def test_kept_experiment_that_still_cannot_be_pushed_stays(remotes: Remotes) -> None:
+    damaged = clone.pool_folder() / "unpushed" / "one.bundle"
+    damaged.write_text("not a bundle")
+    warnings: list[object] = []
+    clone._push_kept(remotes.run("two", 0.3), warnings.append)
+    (warning,) = warnings
+    assert str(warning).startswith(f"{damaged}: `git bundle list-heads") and damaged.exists()
