@@ -54,6 +54,7 @@ def _own_addresses() -> set[str]:
 OWN = _own_addresses()
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return one worker more than there are cores: many tests wait for the start or the end of other processes."""
     return (os.cpu_count() or 1) + 1

@@ -112,7 +112,8 @@ def test_kubernetes_job_is_valid_and_has_no_rights_and_no_secret(monkeypatch: py
     assert {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}} in pod["volumes"]
     assert {"name": "pool", "mountPath": POOL_FOLDER} in container["volumeMounts"]
     assert container["envFrom"] == [{"secretRef": {"name": "alpro", "optional": True}}]
-    env = {entry["name"]: entry["value"] for entry in container["env"]}
+    env = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
+    assert env["ALPRO_MACHINE"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}, "pods of a node share its slots"
     assert env["ALPRO_CLONE"] == "1" and env["MLFLOW_TRACKING_URI"] == "http://mlflow:5000" and "PREFECT__FLOW_RUN_ID" in env
 
 
