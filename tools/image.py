@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ BASES = {
 }
 LIMIT_MB = {("run", "cpu"): 3000, ("serve", "cpu"): 1600}  # megabytes of 10^6 bytes
 SHARED_MEMORY = "2g"
+HOST_NAME = "alpro"  # of a container of buildah
 TESTS = {
     "run": (
         "make doctor",
@@ -173,8 +173,9 @@ def container(name: str, image: str, base: str = "cpu", *options: str) -> Iterat
     try:
         with tempfile.TemporaryDirectory() as temporary:
             hosts = Path(temporary) / "hosts"  # docker and podman write it themselves; Horovod looks up its own host
-            hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()} {made}\n", encoding="utf-8")
-            yield ["buildah", "run", "--isolation", "chroot", f"--volume={hosts}:/etc/hosts:ro", *options, made, "--"]
+            hosts.write_text(f"127.0.0.1 localhost {HOST_NAME}\n", encoding="utf-8")
+            words = ["buildah", "run", "--isolation", "chroot", f"--hostname={HOST_NAME}", f"--volume={hosts}:/etc/hosts:ro"]
+            yield [*words, *options, made, "--"]
     finally:
         _buildah("rm", made)
 
