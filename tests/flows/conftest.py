@@ -82,6 +82,12 @@ def commit(root: Path, message: str = "state") -> None:
     run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-m", message, cwd=root)
 
 
+def apply_experiment(name: str, cwd: Path) -> None:
+    """Apply an experiment. DVC applies it, and then fails for the outputs of stages that nobody has run."""
+    done = subprocess.run([DVC, "exp", "apply", name], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0 or "Checkout failed for following targets:" in done.stderr, done.stderr
+
+
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "project"

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import DVC, REPOSITORY, Pages, commit, living_in, pages, run, tiny_project, wait_for
+from .conftest import DVC, REPOSITORY, Pages, apply_experiment, commit, living_in, pages, run, tiny_project, wait_for
 from .test_cancel import ask, commands, state, trains
 
 pytestmark = pytest.mark.slow  # the servers, and the stages of one task
@@ -113,7 +113,7 @@ def test_run_of_another_machine_arrives_and_a_killed_worker_leaves_nothing(place
         run("git", "clone", "-q", f"file://{place.origin}", str(other), cwd=tmp_path)
         assert name in run(DVC, "exp", "list", "origin", cwd=other)
         run(DVC, "exp", "pull", "-q", "origin", name, cwd=other)
-        subprocess.run([DVC, "exp", "apply", "-q", name], cwd=other, check=False)  # fails for stages that it did not run
+        apply_experiment(name, other)
         run(DVC, "pull", "-q", "finetune@msvd_qa", "evaluate@msvd_qa", cwd=other)
         assert [*(other / "models" / "tiny" / "finetune" / "msvd_qa").glob("*.safetensors")]
         assert "learning_rate: 0.002" in (other / "params.yaml").read_text()

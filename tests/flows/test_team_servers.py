@@ -28,7 +28,7 @@ from tests.registry.test_promote import MODEL, candidate, promote, with_champion
 from tests.tracking.conftest import empty_store, ended, params  # noqa: F401
 from tests.tracking.tracked_project import STEPS, contents, history, params_of, write_record
 
-from .conftest import DVC, PATIENCE_S, commit, run, tiny_project, wait_for
+from .conftest import DVC, PATIENCE_S, apply_experiment, commit, run, tiny_project, wait_for
 from .team_servers import Servers, empty_folder, free_ports, missing, refusal
 
 pytestmark = pytest.mark.slow  # PostgreSQL, S3, MLflow, Prefect; S3 is away for a minute
@@ -121,7 +121,7 @@ def flow_run(migration: Migration) -> dict[str, Any]:
         assert time.monotonic() < deadline, found["state"]
         time.sleep(1)
     assert found["state"]["name"] == "Completed", found["state"]
-    run(DVC, "exp", "apply", found["name"], cwd=checkout)
+    apply_experiment(found["name"], checkout)
     commit(checkout, "Results of the run")
     return found
 
