@@ -126,6 +126,10 @@ def flow_run(migration: Migration) -> dict[str, Any]:
     return found
 
 
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 def answer(servers: Servers) -> Any:
     """Return what the champion that `alpro serve` would load answers."""
     from alpro.config import load
@@ -280,8 +284,7 @@ def test_data_reach_a_second_clone(servers: Servers, tmp_path: Path) -> None:
     run("git", "clone", "-q", str(source), str(second), cwd=tmp_path)
     servers.command("remote", cwd=second)
     run(DVC, "pull", "-q", "-r", "team", "data/mine.dvc", cwd=second)
-    copied = {file.name: file.read_bytes() for file in (second / "data" / "mine").iterdir()}
-    assert copied == {file.name: file.read_bytes() for file in folder.iterdir()} and len(copied) == 20
+    assert files_of(second / "data" / "mine") == files_of(folder) and len(files_of(folder)) == 20
 
 
 def test_run_button_leads_to_a_champion_and_a_second_clone_pulls_its_files(
@@ -307,9 +310,8 @@ def test_run_button_leads_to_a_champion_and_a_second_clone_pulls_its_files(
     run("git", "clone", "-q", str(root), str(second), cwd=tmp_path)
     servers.command("remote", cwd=second)
     run(DVC, "pull", "-q", "-r", "team", f"finetune@{QUESTIONS}", cwd=second)
-    made = root / "models/tiny/finetune" / QUESTIONS
-    copied = {file.name: file.read_bytes() for file in (second / made.relative_to(root)).iterdir()}
-    assert copied == {file.name: file.read_bytes() for file in made.iterdir()} and "model.safetensors" in copied
+    made = Path("models/tiny/finetune") / QUESTIONS
+    assert files_of(second / made) == files_of(root / made) and Path("model.safetensors") in files_of(second / made)
     assert f"{name}/{champion.version}" in servers.run(
         sys.executable, "-m", "alpro", "lineage", f"models:/{name}@champion", cwd=second
     )
