@@ -279,6 +279,7 @@ def test_data_reach_a_second_clone(servers: Servers, tmp_path: Path) -> None:
         (folder / f"{number}.bin").write_bytes(os.urandom(20_000))
     run(DVC, "add", "-q", "data/mine", cwd=source)
     commit(source, "data")
+    servers.command("remote")
     run(DVC, "push", "-q", "-r", "team", cwd=source)
     second = tmp_path / "second"
     run("git", "clone", "-q", str(source), str(second), cwd=tmp_path)
@@ -299,8 +300,9 @@ def test_run_button_leads_to_a_champion_and_a_second_clone_pulls_its_files(
     ]
     aliased = "SELECT version FROM registered_model_aliases WHERE name = '{}' AND alias = 'champion'"
     assert postgres.sql(servers.team, aliased.format(name), "mlflow") == [champion.version]
-    files = s3.client(servers.team).list_objects_v2(Bucket="alpro-mlflow")["Contents"]
-    stored = [file["Key"] for file in files if champion.source.removeprefix("models:/") in file["Key"]]
+    pages = s3.client(servers.team).get_paginator("list_objects_v2").paginate(Bucket="alpro-mlflow")
+    keys = [file["Key"] for page in pages for file in page["Contents"]]
+    stored = [key for key in keys if champion.source.removeprefix("models:/") in key]
     assert [key for key in stored if key.endswith("model.safetensors")], stored
     assert not [*root.glob(".mlflow/*.db"), *root.glob(".prefect/*.db")], "nothing is embedded"
     assert answer(servers)
