@@ -65,10 +65,8 @@ def _try(folder: Path, name: str, alone: bool) -> Lock:
     run = {"run": name, "pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
     try:
         with Lock(folder / "entry.lock", wait_s=ENTRY_S):  # between the look at the others' locks and the taking of the own
-            sharing = {file: holder_of(file) for file in sorted(runs.glob("*.lock"))}
-            for file in (file for file, holder in sharing.items() if holder is None):
-                file.unlink()  # of a run that has ended
-            holders = [*sharing.values()] if alone else [holder_of(single)]
+            sharing = [holder_of(file) for file in sorted(runs.glob("*.lock"))]  # it removes those of ended runs
+            holders = sharing if alone else [holder_of(single)]
             if holders := [holder for holder in holders if holder is not None]:
                 raise _busy(holders)
             return Lock(path, json.dumps(run))

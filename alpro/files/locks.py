@@ -76,7 +76,7 @@ def take_lock(path: Path, task: str, error: type[AlproError], wait_s: float = 0.
 
 
 def holder_of(path: Path) -> str | None:
-    """Return what the holder of a lock wrote into its file, or None if nobody holds it."""
+    """Return what the holder of a lock wrote into its file, or None if nobody holds it; then the file is removed."""
     if not path.exists():
         return None
     try:

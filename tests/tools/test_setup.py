@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import threading
 import time
@@ -41,6 +42,11 @@ LOCKED = {
     for r in (Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#"))
 }
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+HEADERS = Path(sysconfig.get_path("include"), "Python.h"), Path(torch.__file__).with_name("include")
+can_build = pytest.mark.skipif(
+    not all(path.exists() for path in HEADERS) or importlib.util.find_spec("ensurepip") is None,
+    reason="headers of Python or torch, or Python's venv module, are missing, as in the image",
+)
 
 
 def wait_until(holds: object, seconds: float = 20) -> None:
@@ -286,6 +292,7 @@ def horovod_sources(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@can_build
 def test_horovod_sources_are_patched_for_torchs_cpp_standard_and_no_cuda(horovod_sources: Path) -> None:
     arguments = horovod_cmake.prepare(horovod_sources, gpu=False)
     assert "STANDARD 20" in (horovod_sources / "CMakeLists.txt").read_text()
@@ -466,6 +473,7 @@ def test_other_folders_are_accepted(checkout: Path, name: str) -> None:
     assert "setup: the following is missing:" in done.stderr and "not supported" not in done.stderr
 
 
+@can_build
 def test_only_the_missing_compiler_is_reported(checkout: Path) -> None:
     programs = checkout / "programs"
     programs.mkdir()
