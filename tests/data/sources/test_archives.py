@@ -127,7 +127,7 @@ def test_damaged_table_of_contents_of_a_zip_is_reported(tmp_path):
         whole[: end + 16] + moved.to_bytes(4, "little") + whole[end + 20 :],
     ):
         (tmp_path / "a.zip").write_bytes(content)
-        with pytest.raises(DataError, match="not a complete zip or tar .*damaged"):
+        with pytest.raises(DataError, match=r"not a complete zip or tar .*damaged"):
             unpack(tmp_path / "a.zip", tmp_path / "out")
 
 
