@@ -125,6 +125,7 @@ def test_experiment_without_a_git_remote_is_pushed_by_the_next_run(remotes: Remo
     assert "lr: 0.2" in run("git", "show", f"{ref}:params.yaml", cwd=pulled)
 
 
+@pytest.mark.slow  # the quick one above keeps and delivers an experiment in the same way
 def test_outputs_without_a_dvc_remote_are_pushed_by_the_next_run(remotes: Remotes) -> None:
     remotes.dvc.write_text("not a folder")
     first, _ = deliver(remotes.run("one", 0.2), "one")

@@ -86,7 +86,11 @@ def test_four_processes_give_the_results_of_one_reproducibly(tmp_path: Path, bac
 
 
 @torch_slow
-@pytest.mark.parametrize("fault", [{"bad_step": 4, "bad_value": "inf"}, {"die_step": 4}], ids=["inf", "exception"])
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param({"bad_step": 4, "bad_value": "inf"}, marks=pytest.mark.slow), {"die_step": 4}],  # quick: test_engine.py
+    ids=["inf", "exception"],
+)
 def test_fault_on_one_rank_is_reported_first_and_ends_all(tmp_path: Path, fault: dict[str, Any], backend: str) -> None:
     fault |= {"state": str(tmp_path / "state"), "fault_file": str(tmp_path / "fault"), "sleep_s": 0.05}
     job = ["train", {"steps": 8, "show": True, "changes": {"save_every_s": 0.01}, **fault}]
@@ -132,8 +136,9 @@ def kill_until_done(tmp_path: Path, kills: int, seed: int, backend: str) -> list
     return torch.load(out)
 
 
-@torch_slow
-@pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.slow  # quick ones: one process killed (test_engine.py), a world that resumes (test_resume.py)
+@both_backends
+@pytest.mark.parametrize("kills", [1, 6])
 def test_two_processes_resume_to_the_same_bits_after_their_launcher_is_killed(tmp_path: Path, kills: int, backend: str) -> None:
     jobs = [["train", {"steps": 60, "dropout": 0.3, "changes": {"validations": 12}}]]
     whole = run(2, tmp_path / "whole.pt", jobs, backend)

@@ -13,13 +13,13 @@ from alpro.launch import heartbeat
 from alpro.training.sample_log import SampleLog
 from alpro.training.schedule import learning_rate
 from tests.training.elastic_world import BATCH, planned
-from tests.training.processes import both_backends, done, world
+from tests.training.processes import done, torch_slow, world
 from tests.training.resized_world import SAMPLES, train
 
 FIRST, SECOND = 8, 14  # steps after which the number of processes changes: one, two, one
 
 
-@both_backends
+@torch_slow
 def test_resuming_with_other_world_sizes_continues_and_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], backend: str
 ) -> None:
