@@ -56,7 +56,7 @@ def _check_hosts(value: str) -> str:
 
 def _check_interface(value: str) -> str:
     try:
-        if "/" in value:
+        if "/" in value:  # an address with its prefix, as `ip address` prints it, stands for its network
             return str(ipaddress.IPv4Network(value, strict=False))
         return _check_interface_name(value)
     except ValueError as error:

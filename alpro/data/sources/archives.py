@@ -85,8 +85,10 @@ def _damage_as_data_error(archive: Path) -> Iterator[None]:
     """Turn what the readers raise for damage or for an unknown compression into a DataError."""
     try:
         yield
-    # zipfile raises NotImplementedError for a compression that it does not know
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+    # zipfile raises NotImplementedError for a compression that it does not know, UnicodeDecodeError for a damaged name
+    except (
+        zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError,
+    ) as error:  # fmt: skip
         raise _damaged(archive, error) from None
     except OSError as error:
         if error.errno is not None:  # the disk; bz2 raises a plain OSError for damage
@@ -118,8 +120,6 @@ def _open_member(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
     """Open a member. Raises BadZipFile if the archive's table of contents is damaged where it names the member's place."""
     try:
         return file.open(member)
-    except UnicodeDecodeError:
-        raise zipfile.BadZipFile(f"the name of {member.filename!r} is damaged") from None
     except OSError as error:
         if error.errno != errno.EINVAL:  # of a seek to before the beginning; any other is the disk's
             raise
