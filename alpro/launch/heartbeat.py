@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -32,6 +33,7 @@ LOST = b"lost\n"  # the host of a rank of an elastic world has vanished
 HANDSHAKE_S = 30.0
 MAX_LINE_BYTES = 4096  # of a process that has not proved anything yet
 HEARD_S = 2.0  # how long a failing rank waits for that answer
+BEAT_S = 0.1  # between two heartbeats that are sent: a small model has a hundred a second
 
 _link: _Link | None = None
 _stop = threading.Event()
@@ -54,10 +56,13 @@ class _Link:
         self.lock = threading.Lock()
         self.heard = threading.Event()
         self.count = 0
+        self.beat: dict[str, Any] = {}  # the newest one
+        self.has_beat = threading.Event()  # it is not sent yet
         self.lines = self.socket.makefile("rb")
         self._shake_hands(secret, rank)
         self.socket.settimeout(None)
         threading.Thread(target=self._wait_for_end, name="launcher-watch", daemon=True).start()
+        threading.Thread(target=self._send_beats, name="heartbeats", daemon=True).start()
 
     def _shake_hands(self, secret: str, rank: int) -> None:
         """Prove to each other that both sides know the secret. Raises LaunchError if the other side is not the launcher."""
@@ -73,6 +78,12 @@ class _Link:
                 self.socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             exit_orphaned()
+
+    def _send_beats(self) -> None:
+        while self.has_beat.wait():
+            self.has_beat.clear()
+            self.send(**self.beat)
+            time.sleep(BEAT_S)
 
     def _wait_for_end(self) -> None:
         try:
@@ -186,11 +197,15 @@ def ask_to_stop() -> None:
 
 
 def beat(what: str, step: int | None = None, total: int | None = None) -> None:
-    """Tell the launcher that this rank makes progress: what it does now, and step `step` of `total`."""
+    """Tell the launcher that this rank makes progress: what it does now, and step `step` of `total`.
+
+    Another thread sends the newest heartbeat within BEAT_S, so this takes no time.
+    """
     if _link is None or _link.owner != os.getpid():
         return
     _link.count += 1
-    _link.send(event="beat", count=_link.count, what=what, step=step, total=total)
+    _link.beat = {"event": "beat", "count": _link.count, "what": what, "step": step, "total": total}
+    _link.has_beat.set()
 
 
 def failed(line: str) -> None:

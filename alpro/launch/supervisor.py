@@ -34,7 +34,7 @@ from alpro.terminal.progress import Bar
 
 log = logs.get(__name__)
 GRACE_S = 120.0  # time for ranks to stop gracefully, then they are killed; enough for a full-size step and snapshot
-LATE_OUTPUT_S = 1.0  # a failing rank's output may arrive this much later than the news of its failure
+LATE_OUTPUT_S = 1.0  # output may arrive this much later than the news of a failure, or than the end of the starter
 STDERR_LINES = 200
 
 
@@ -60,6 +60,7 @@ class Supervisor:
         self.secret = new_secret()
         self.exited: list[Rank] = []  # in exit order
         self.starter_lines: list[str] = []
+        self.open_streams = {"stdout", "stderr"}  # of the starter, whose end is not read yet
         self.stopping = ""  # why the run was asked to stop
         self.impatient = False  # asked a second time
         self.stopped: Stopped | None = None
@@ -115,9 +116,15 @@ class Supervisor:
                 self._check_times(began_s)
             if code != 0:
                 raise self._diagnose(None, f"the starter ended with exit code {code}")
-            for kind, source, content in self._events_during(LATE_OUTPUT_S):
+            late = self._events_during(
+                LATE_OUTPUT_S
+            )  # not for longer: a process that outlives the ranks may keep a stream open
+            while self.open_streams and (event := next(late, None)) is not None:
+                kind, source, content = event
                 if kind == "line":
                     self._print_line(source, content)
+                elif kind == "closed":
+                    self.open_streams.discard(source)
             return 0
         finally:
             self._shut_down()
@@ -141,6 +148,8 @@ class Supervisor:
             self._handle_message(source, content)
         elif kind == "gone" and not source.leaving:
             self._on_failure(source, content)
+        elif kind == "closed":
+            self.open_streams.discard(source)
         elif kind == "exit":
             return int(source)
         return None

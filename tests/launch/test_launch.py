@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +23,9 @@ from alpro.cli.main import app
 from alpro.config import Launch
 from alpro.errors import LaunchError
 from alpro.launch import command as commands
-from alpro.launch import run
+from alpro.launch import heartbeat, run
+from alpro.launch import supervisor as supervision
+from alpro.launch.diagnosis import Rank
 from alpro.launch.supervisor import Supervisor
 from alpro.system import parent
 from tests.training.processes import ROOT, both_backends, done, ended, first_failure, world
@@ -220,6 +223,38 @@ def test_progress_bar_counts_training_steps_and_validation_units() -> None:
     finally:
         supervisor._shut_down()
     assert moves == [("training", 3, 10), ("training", 3, 10), ("validation", 1, 4)]
+
+
+def test_many_heartbeats_are_sent_as_a_few_and_the_newest_always_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor = Supervisor(Launch(processes=2), ["sleep", "60"], dict(os.environ))
+    host, port = supervisor.listener.address
+    monkeypatch.setattr(heartbeat, "exit_orphaned", lambda: None)
+    monkeypatch.setattr(heartbeat, "_link", heartbeat._Link(f"{host}:{port}:{supervisor.secret}", 1))
+    messages: list[str] = []
+    update = Rank.update
+    monkeypatch.setattr(Rank, "update", lambda rank, message: update(rank, message) or messages.append(message["event"]))
+    try:
+        for step in range(1000):
+            heartbeat.beat("computing", step)
+        until_s = time.monotonic() + 20
+        while supervisor.ranks[1].beats < 1000 and time.monotonic() < until_s:
+            supervisor._handle_next(timeout=0.1)
+        assert supervisor.ranks[1].position == "computing of step 999"
+        assert messages.count("beat") < 100
+    finally:
+        supervisor._shut_down()
+
+
+@pytest.mark.parametrize("command", ["echo '[0]<stdout>:said'", "(sleep 0.5; echo '[0]<stdout>:said') &"])
+def test_run_ends_once_its_output_has_ended(
+    monkeypatch: pytest.MonkeyPatch, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(supervision, "LATE_OUTPUT_S", 100.0)
+    supervisor = Supervisor(Launch(processes=2), ["sh", "-c", command], dict(os.environ))
+    began_s = time.monotonic()
+    assert supervisor.wait() == 0
+    assert time.monotonic() - began_s < 50
+    assert capsys.readouterr().out == "said\n"
 
 
 @both_backends
