@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request
 
 import alpro
 from flows.team import compose
@@ -66,6 +65,8 @@ def test_our_containers_have_no_rights_to_lose() -> None:
 
 def test_pages_of_mlflow_answer_under_the_name_of_the_host() -> None:
     """MLflow refuses changes, and searches, that come from a page whose address it was not told."""
+    from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request  # here, as it takes seconds
+
     words = shlex.split(SERVICES["mlflow"]["command"][-1].replace("$ALPRO_HOST", "team.example"))
     hosts, origins = (words[words.index(option) + 1].split(",") for option in ("--allowed-hosts", "--cors-allowed-origins"))
     assert is_allowed_host_header(hosts, "team.example:5000") and not is_allowed_host_header(hosts, "other.example:5000")

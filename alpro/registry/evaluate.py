@@ -60,15 +60,19 @@ def evaluate_packed(params: Params, task: str, packed: PackedModel, record: Path
 
 
 def unpack(store: TrackingStore, version: ModelVersion, folder: Path) -> PackedModel:
-    """Download a version's files into a new folder. Raises TrackingError if they are not a packed checkpoint."""
-    import mlflow
+    """Download a version's checkpoint, without its code, into a new folder. Raises TrackingError if it has none."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     folder.mkdir(parents=True)
     uri = store.client.get_model_version_download_uri(version.name, version.version)
-    model = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=store.uri))
+    files = get_artifact_repository(uri, tracking_uri=store.uri)
+
+    def download(path: str) -> Path:
+        return Path(files.download_artifacts(path, str(folder)))
+
     try:
-        flavour = yaml.safe_load((model / "MLmodel").read_text(encoding="utf-8"))["flavors"]["python_function"]
-        checkpoint, config = model / flavour["artifacts"]["checkpoint"]["path"], flavour["config"]
+        flavour = yaml.safe_load(download("MLmodel").read_text(encoding="utf-8"))["flavors"]["python_function"]
+        checkpoint, config = download(flavour["artifacts"]["checkpoint"]["path"]), flavour["config"]
         return PackedModel(checkpoint, config["frames"], config["max_text_tokens"])
     except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
         raise TrackingError(f"{label(version)}: its files are not a packed checkpoint ({error!r})") from None

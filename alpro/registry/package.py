@@ -19,6 +19,7 @@ REQUIREMENTS = (
     "mlflow", "torch", "torchvision", "timm", "transformers", "tokenizers", "safetensors", "decord", "av",
     "numpy", "pandas", "pillow", "psutil", "pydantic", "pyyaml",
 )  # fmt: skip
+CODE = Path(alpro.__file__).parent
 EXAMPLES = {"caption": "a red ball moves to the left", "question": "what moves to the left?"}
 
 
@@ -48,7 +49,7 @@ def save(
         path=str(into),
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
         artifacts={"checkpoint": artifact_location(checkpoint.absolute())},
-        code_paths=[str(Path(alpro.__file__).parent)],
+        code_paths=[str(CODE)],
         signature=signature(task),
         input_example=pandas.DataFrame({"video": ["video0.mp4"], column: [EXAMPLES[column]]}),
         pip_requirements=requirements(),

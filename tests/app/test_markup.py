@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from alpro.app.look_tab import _crops, _heat_maps
 from alpro.app.markup import answered_by, bars, clip_cards, notice, player, text
-from alpro.app.models_tab import _task
 from alpro.search.query import Hit
 from alpro.served.look import Crop, Word
 from alpro.served.registry_view import RegisteredVersion, TaskView
@@ -47,6 +45,9 @@ class Tags(HTMLParser):
 def parts(stack: Served, evil: str) -> dict[str, str]:
     """Return every part of the page with a caller's text in it."""
     import numpy as np
+
+    from alpro.app.look_tab import _crops, _heat_maps  # here, as Gradio takes seconds to import
+    from alpro.app.models_tab import _task
 
     version = stack.models.version("search")
     heat = np.eye(4, dtype=np.float32)

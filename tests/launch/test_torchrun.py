@@ -16,7 +16,7 @@ from alpro.launch.torchrun import Slot, assign
 from tests.launch import cluster
 from tests.training.processes import ROOT
 
-COLLECTIVES = ["-m", "tests.distributed.world_of_four"]
+COLLECTIVES = ["-m", "tests.distributed.collectives_world"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from tests.tracking.conftest import (  # noqa: F401
     no_other_store,
     params,
     project,
+    short_code,
     synced,
     unused_port,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,17 @@ def no_other_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove the environment variables that name a store."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "ALPRO_LIVE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Pack an empty package in place of alpro's 370 files, whose copies would take most of the time (tests/serving has all)."""
+    package = tmp_path_factory.mktemp("code") / "alpro"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alpro.registry.package.CODE", package)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from alpro.data.media.probe_table import COLUMNS, probe_folder, table
 from alpro.data.text.tokenizer import train_vocabulary
 from alpro.data.validation.check import REMEDIES, check_set
 from alpro.data.validation.limits import limits_of
-from alpro.data.validation.suites import rows_suite, videos_suite
 from alpro.errors import ConfigError, DataError
 from tests.data.clips import make_video
 
@@ -122,6 +121,8 @@ def test_undeclared_set_suggests_nearest_name(own):
 
 
 def test_each_check_has_a_remedy(own):
+    from alpro.data.validation.suites import rows_suite, videos_suite  # here, as Great Expectations takes seconds to import
+
     params = load()
     for name in ("own", "msrvtt_ret", *params.corpora):
         limits = limits_of(params, name)
