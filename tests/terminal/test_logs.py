@@ -84,8 +84,8 @@ def test_unknown_value_is_one_line(name: str, value: str, monkeypatch: pytest.Mo
 
 
 def test_error_of_a_command_is_json_too() -> None:
-    command = [sys.executable, "-m", "alpro", "plan", "-S", "nothing"]
+    command = [sys.executable, "-m", "alpro", "data", "check", "nothing"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {logs.FORMAT: "json"}, capture_output=True, text=True)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert json.loads(line)["level"] == "error" and "key=value" in json.loads(line)["message"]
+    assert json.loads(line)["level"] == "error" and "nothing" in json.loads(line)["message"]

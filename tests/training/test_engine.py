@@ -360,7 +360,7 @@ def test_bad_step_is_reported_by_its_own_number_and_batch_although_it_is_read_on
 
 
 def test_two_threads_sum_vtm_gradients_in_a_fixed_order() -> None:
-    """A clip is in several pairs. Without the engine's setting, threads add in any order and the last bits differ."""
+    """A clip is in several pairs. Without the engine's setting, threads add in any order: three of four times bits differ."""
     train(1)
     sizes = Model(
         width=128, heads=4, intermediate=512, vision_layers=1, text_layers=1, fusion_layers=2, embed_dim=32, dropout=0
@@ -377,7 +377,7 @@ def test_two_threads_sum_vtm_gradients_in_a_fixed_order() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        first, *others = (gradients_of_pairs() for _ in range(40))
+        first, *others = (gradients_of_pairs() for _ in range(10))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
