@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from alpro.config import Params, parse
 from alpro.registry import sync
@@ -20,9 +22,14 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with empty MLflow tables (creating it takes seconds)."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.create_sqlite(path)
+    """A SQLite file with empty MLflow tables. Creating it takes seconds, so all workers of pytest-xdist share one."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "empty-store.db"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            made = tmp_path_factory.mktemp("store") / "mlflow.db"
+            store.create_sqlite(made)
+            made.replace(path)
     return path
 
 
