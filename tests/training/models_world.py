@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -123,15 +124,19 @@ def gradients(
     return results
 
 
-if __name__ == "__main__":
+def run_rank(out: str | Path, tasks: Iterable[str]) -> None:
+    """Join the world, compute the gradients of its ranks, and write them to a file on rank 0."""
     distributed.init()
-    tasks = sys.argv[2:] or LOSSES
     result = {
         "float32": gradients(tasks=tasks),
         "float64": gradients(torch.float64, tasks=tasks),
         "processes": gradients(torch.float64, tasks=tasks, average="processes"),
     }
     if distributed.rank() == 0:
-        torch.save(result, sys.argv[1])
+        torch.save(result, out)
     distributed.barrier()
     distributed.shutdown()
+
+
+if __name__ == "__main__":
+    run_rank(sys.argv[1], sys.argv[2:] or LOSSES)

@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +21,7 @@ import psutil
 import pytest
 import yaml
 
-from alpro.system import parent
+from alpro.system import parent, place
 
 ROOT = Path(__file__).parent.parent.parent
 needs_horovod = pytest.mark.skipif(
@@ -60,6 +62,32 @@ def forked(job: Callable[[], object]) -> Iterator[int]:
             os.kill(child, signal.SIGKILL)
         with suppress(ChildProcessError):
             os.waitpid(child, 0)
+
+
+def forked_world(processes: int, job: Callable[[], object]) -> None:
+    """Run a job in forked ranks of backend torch, which saves the start of `alpro launch` and the imports."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    ranks = []
+    for rank in range(processes):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                place.forget()
+                own = dict(zip(place.OF_TORCH, (rank, processes, rank, processes), strict=True))
+                own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+                os.environ.update({name: str(content) for name, content in own.items()})
+                job()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        ranks.append(psutil.Process(child))
+    _, running = psutil.wait_procs(ranks, callback=lambda rank: rank.returncode and [r.kill() for r in ranks])
+    assert not running and not any(rank.returncode for rank in ranks), "the output has the error of a rank"
 
 
 def world(

@@ -37,7 +37,7 @@ from alpro.training.record import final_figures
 from alpro.training.snapshots import SnapshotStore
 from alpro.training.task import Best
 from alpro.training.weights import trained_weights
-from tests.training.processes import ROOT, forked
+from tests.training.processes import forked
 from tests.training.toy import ToyBatch, ToyTask, gradients, same, settings, train
 
 
@@ -169,17 +169,22 @@ def test_training_stops_on_a_full_disk_and_resumes_with_free_space(small_disk: P
 
 def test_training_survives_a_closed_log_pipe(tmp_path: Path) -> None:
     """Simulate `alpro train ... | head -1`."""
-    code = (
-        "import sys\nfrom tests.training.toy import train\ntrain(40, show=True, sleep_s=0.02)\nprint('done', file=sys.stderr)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None and process.stderr is not None
-    assert "step 2/40" in process.stdout.readline()
-    process.stdout.close()
-    errors = process.stderr.read()
-    assert process.wait() == 0 and errors.count("the reader of the log is gone") == 1 and errors.endswith("done\n")
+    reader, log = os.pipe()
+
+    def work() -> None:
+        os.close(reader)
+        sys.stdout = open(log, "w", buffering=1)  # noqa: SIM115
+        sys.stderr = sys.__stderr__ = (tmp_path / "stderr").open("w", buffering=1)  # type: ignore[misc]
+        train(40, show=True, sleep_s=0.02)
+        print("done", file=sys.stderr)
+
+    with forked(work) as child:
+        os.close(log)
+        with open(reader) as lines:
+            assert "step 2/40" in lines.readline()
+        _, status = os.waitpid(child, 0)
+    errors = (tmp_path / "stderr").read_text()
+    assert status == 0 and errors.count("the reader of the log is gone") == 1 and errors.endswith("done\n"), errors
 
 
 @pytest.mark.parametrize("fault", ["full disk", "lost terminal"])

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from alpro.training.snapshots import SnapshotStore
-from tests.training.processes import both_backends, done, ended, first_failure, torch_slow, world
-from tests.training.toy import gradients, same, train
+from tests.training.processes import both_backends, done, ended, first_failure, forked_world, torch_slow, world
+from tests.training.toy import gradients, main, same, train
 
 TOY = ["-m", "tests.training.toy"]
 JOBS = [
@@ -69,7 +69,11 @@ def run(processes: int, out: Path, jobs: Any, backend: str) -> list[Any]:
 
 @both_backends
 def test_two_processes_give_the_results_of_one_and_sum_skipped_samples(tmp_path: Path, backend: str) -> None:
-    results = run(2, tmp_path / "out.pt", JOBS, backend)
+    if backend == "torch":
+        forked_world(2, lambda: main(str(tmp_path / "out.pt"), json.dumps(JOBS)))
+        results = torch.load(tmp_path / "out.pt")
+    else:
+        results = run(2, tmp_path / "out.pt", JOBS, backend)
     check_equal(results)
     check_culprits(results)
     assert [row.get("left_out") for row in results[4]["history"] if row["split"] == "train"] == [

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.models_world import LOSSES, ROWS, gradients
-from tests.training.processes import both_backends, done, torch_slow, world
+from tests.training.models_world import LOSSES, ROWS, gradients, run_rank
+from tests.training.processes import both_backends, done, forked_world, world
 
 FAINT = 1e-6  # relative to the whole gradient; smaller ones are rounding errors, as key biases have an exact gradient of zero
 
@@ -53,11 +53,11 @@ def check_equal(results: dict[str, Any], tasks: Iterable[str] = LOSSES) -> None:
     compare(results["float64"], gradients(torch.float64, tasks=tasks), 1e-10, 1e-10)
 
 
-@torch_slow
-def test_two_processes_give_the_pretraining_gradients_of_one_large_batch(tmp_path: Path, backend: str) -> None:
-    """Pre-training has all losses except that of question answering; the slow tests cover all tasks."""
+def test_two_processes_give_the_pretraining_gradients_of_one_large_batch(tmp_path: Path) -> None:
+    """Pre-training has all losses except that of question answering; the slow tests cover all tasks, and Horovod."""
     tasks = ["pretrain", "counted", "retrieval_shared", "qa_shared"]
-    results = run(2, tmp_path / "out.pt", tasks, backend=backend)
+    forked_world(2, lambda: run_rank(tmp_path / "out.pt", tasks))
+    results = torch.load(tmp_path / "out.pt")
     check_equal(results, tasks)
     check_mean_of_means(results["processes"], 2)
 
