@@ -152,7 +152,8 @@ def check_order(rank: int, world: int) -> None:
             torch.testing.assert_close(mean, p.grad)
 
 
-if __name__ == "__main__":
+def run_rank(out: str | Path) -> None:
+    """Join the world, check every collective, and write the digests to a file on rank 0."""
     distributed.init()
     rank, world = distributed.rank(), distributed.size()
     check_gather(rank, world)
@@ -170,6 +171,10 @@ if __name__ == "__main__":
     results = distributed.gather_objects([digests, rank, distributed.local_rank(), distributed.local_size()])
     distributed.barrier()
     if rank == 0:
-        Path(sys.argv[1]).write_text(json.dumps(results))
+        Path(out).write_text(json.dumps(results))
     distributed.shutdown()
     assert (distributed.rank(), distributed.size()) == (0, 1)
+
+
+if __name__ == "__main__":
+    run_rank(sys.argv[1])

@@ -136,6 +136,7 @@ def test_outputs_without_a_dvc_remote_are_pushed_by_the_next_run(remotes: Remote
     assert (remotes.experiments(), remotes.learning_rates(), remotes.kept()) == (["one", "two"], ["0.2", "0.3"], [])
 
 
+@pytest.mark.slow  # quick: an experiment that is kept and then pushed, above
 def test_kept_experiment_that_still_cannot_be_pushed_stays(remotes: Remotes) -> None:
     damaged = clone.pool_folder() / "unpushed" / "one.bundle"
     damaged.write_text("not a bundle")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from alpro.cli.main import main
 from alpro.config import load
 from alpro.data.media.probe_table import COLUMNS, probe_folder, table
 from alpro.data.text.tokenizer import train_vocabulary
@@ -67,12 +68,14 @@ def test_valid_custom_set_passes(own, monkeypatch):
     ]
 
 
-def test_json_report_has_every_problem_with_its_remedy(own, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+def test_json_report_has_every_problem_with_its_remedy(own, monkeypatch, capsys):
     (own / "own.csv").write_text(GOOD + "test,e,what is it?,dog\n")
-    done = alpro("data", "check", "own", "--json")
-    report = json.loads(done.stdout)
-    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("alpro: own: ")
+    monkeypatch.setattr(sys, "argv", ["alpro", "data", "check", "own", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    stdout, stderr = capsys.readouterr()
+    report = json.loads(stdout)
+    assert ended.value.code == 2 and stderr.splitlines()[-1].startswith("alpro: own: ")
     assert report["set"] == "own" and report["errors"] == len([p for p in report["problems"] if p["severity"] == "error"]) > 0
     assert {problem["video"]: problem["remedy"] for problem in report["problems"]}["e"].startswith("replace it with")
 
