@@ -116,9 +116,7 @@ class Supervisor:
                 self._check_times(began_s)
             if code != 0:
                 raise self._diagnose(None, f"the starter ended with exit code {code}")
-            late = self._events_during(
-                LATE_OUTPUT_S
-            )  # not for longer: a process that outlives the ranks may keep a stream open
+            late = self._events_during(LATE_OUTPUT_S)  # a process that outlives the ranks may keep a stream open for longer
             while self.open_streams and (event := next(late, None)) is not None:
                 kind, source, content = event
                 if kind == "line":

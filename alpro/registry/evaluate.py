@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import yaml
@@ -72,7 +72,9 @@ def unpack(store: TrackingStore, version: ModelVersion, folder: Path) -> PackedM
 
     try:
         flavour = yaml.safe_load(download("MLmodel").read_text(encoding="utf-8"))["flavors"]["python_function"]
-        checkpoint, config = download(flavour["artifacts"]["checkpoint"]["path"]), flavour["config"]
-        return PackedModel(checkpoint, config["frames"], config["max_text_tokens"])
-    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+        path, config = PurePosixPath(flavour["artifacts"]["checkpoint"]["path"]), flavour["config"]
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"the checkpoint's path {path} leads out of them")
+        return PackedModel(download(str(path)), config["frames"], config["max_text_tokens"])
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise TrackingError(f"{label(version)}: its files are not a packed checkpoint ({error!r})") from None
