@@ -71,10 +71,14 @@ def unpack(store: TrackingStore, version: ModelVersion, folder: Path) -> PackedM
         return Path(files.download_artifacts(path, str(folder)))
 
     try:
+        if "MLmodel" not in {file.path for file in files.list_artifacts()}:
+            raise ValueError("there is no MLmodel")
         flavour = yaml.safe_load(download("MLmodel").read_text(encoding="utf-8"))["flavors"]["python_function"]
         path, config = PurePosixPath(flavour["artifacts"]["checkpoint"]["path"]), flavour["config"]
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"the checkpoint's path {path} leads out of them")
+        if not files.list_artifacts(str(path)):
+            raise ValueError(f"there is no {path}")
         return PackedModel(download(str(path)), config["frames"], config["max_text_tokens"])
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise TrackingError(f"{label(version)}: its files are not a packed checkpoint ({error!r})") from None

@@ -35,6 +35,13 @@ def test_the_checkpoint_is_downloaded_without_the_code(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "into").rglob("*") if file.is_file()} == {"MLmodel", "config.json"}
 
 
+def test_a_version_without_a_model_is_refused(tmp_path: Path) -> None:
+    store = stored(tmp_path / "stored", "artifacts/checkpoint")
+    (tmp_path / "stored/MLmodel").unlink()
+    with pytest.raises(TrackingError, match=r"there is no MLmodel"):
+        unpack(store, VERSION, tmp_path / "into")
+
+
 @pytest.mark.parametrize("path", ["../other", "/etc", "artifacts/../../other", "artifacts/nothing"])
 def test_a_checkpoint_elsewhere_is_refused(tmp_path: Path, path: str) -> None:
     (tmp_path / "other").mkdir()
