@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_collectives_are_exact_and_reproducible(tmp_path: Path) -> None:
     """Those of torch; those of Horovod are checked below, and by the gradients of tests/training/test_engine_world.py."""
     files = [tmp_path / "first.json", tmp_path / "second.json"]
     for file in files:
-        forked_world(3, lambda: run_rank(file))  # noqa: B023  (it is called before the next turn)
+        forked_world(3, partial(run_rank, file))
     check_reproducible(files, 3)
 
 

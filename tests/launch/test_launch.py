@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -228,7 +229,8 @@ def test_progress_bar_counts_training_steps_and_validation_units() -> None:
 def test_many_heartbeats_are_sent_as_a_few_and_the_newest_always_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
     supervisor = Supervisor(Launch(processes=2), ["sleep", "60"], dict(os.environ))
     host, port = supervisor.listener.address
-    monkeypatch.setattr(heartbeat, "exit_orphaned", lambda: None)
+    lost = threading.Event()
+    monkeypatch.setattr(heartbeat, "exit_orphaned", lost.set)
     monkeypatch.setattr(heartbeat, "_link", heartbeat._Link(f"{host}:{port}:{supervisor.secret}", 1))
     messages: list[str] = []
     update = Rank.update
@@ -243,6 +245,7 @@ def test_many_heartbeats_are_sent_as_a_few_and_the_newest_always_arrives(monkeyp
         assert messages.count("beat") < 100
     finally:
         supervisor._shut_down()
+        assert lost.wait(20)  # before the true `exit_orphaned` is there again, which would end the tests
 
 
 @pytest.mark.parametrize("command", ["echo '[0]<stdout>:said'", "(sleep 0.5; echo '[0]<stdout>:said') &"])

@@ -42,7 +42,7 @@ def no_other_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def short_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Pack an empty package in place of alpro's 370 files, whose copies would take most of the time (tests/serving has all)."""
+    """Pack an empty package in place of alpro, whose copies would take most of the time (tests/serving has all of it)."""
     package = tmp_path_factory.mktemp("code") / "alpro"
     package.mkdir()
     (package / "__init__.py").touch()

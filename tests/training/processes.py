@@ -13,7 +13,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def forked(job: Callable[[], object]) -> Iterator[int]:
         try:
             job()
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     try:
@@ -68,26 +71,19 @@ def forked_world(processes: int, job: Callable[[], object]) -> None:
     """Run a job in forked ranks of backend torch, which saves the start of `alpro launch` and the imports."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    ranks = []
-    for rank in range(processes):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                place.forget()
-                own = dict(zip(place.OF_TORCH, (rank, processes, rank, processes), strict=True))
-                own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-                os.environ.update({name: str(content) for name, content in own.items()})
-                job()
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        ranks.append(psutil.Process(child))
-    _, running = psutil.wait_procs(ranks, callback=lambda rank: rank.returncode and [r.kill() for r in ranks])
-    assert not running and not any(rank.returncode for rank in ranks), "the output has the error of a rank"
+
+    def join(rank: int) -> None:
+        place.forget()
+        own = dict(zip(place.OF_TORCH, (rank, processes, rank, processes), strict=True))
+        own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(content) for name, content in own.items()})
+        job()
+
+    with ExitStack() as children:  # which kills those that wait for one that has failed
+        alive = [psutil.Process(children.enter_context(forked(partial(join, rank)))) for rank in range(processes)]
+        while alive:
+            gone, alive = psutil.wait_procs(alive, timeout=0.1)
+            assert not any(rank.returncode for rank in gone), "a rank failed; its error is above"
 
 
 def world(
